@@ -149,7 +149,9 @@ def register_new(map_name: str, name: str, func: Callable[..., Any] | None = Non
                 names.append(name)
     elif key in _TABLES:
         if not callable(func):
-            raise UsageError(f"register_new({map_name!r}, {name!r}) needs a function, got {func!r}.")
+            raise UsageError(
+                f"register_new({map_name!r}, {name!r}) needs a function, got {func!r}."
+            )
         _TABLES[key][name] = func
     else:
         raise UsageError(

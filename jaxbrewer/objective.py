@@ -1,0 +1,293 @@
+"""The total loss of a distillation config, as a pure function of two models' outputs.
+
+An objective has two halves. :meth:`Objective.terms` gives every loss as sums and counts;
+:meth:`Objective.combine` weighs them and divides. Between the two, sums and counts of micro-batches
+add up, which makes the split of a batch irrelevant.
+"""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from .adaptors import Outputs
+from .configs import DistillationConfig, IntermediateMatch
+from .errors import UsageError
+from .losses import Mean
+from .projections import apply_projection, init_projection
+from .registry import KD_LOSS_MAP, MATCH_LOSS_MAP, PROJ_MAP
+from .schedules import temperature_rule, weight_schedule
+from .selection import pair_selected, probability_shift
+
+Terms = dict[str, tuple[Mean, ...]]
+"""Each loss by its metric name; the loss is the sum of the means."""
+Metrics = dict[str, jax.Array]
+Projections = dict[str, dict[str, jax.Array]]
+"""The projection of ``intermediate_matches[i]`` under ``str(i)``, where it has one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """``objective(student, teacher, projections, step) -> (loss, metrics)``; see the two halves.
+
+    Attributes:
+        config: What it was made of.
+        weights: For each term, its weight as a schedule, or a float if it never changes.
+        temperature: The base temperature, likewise.
+    """
+
+    config: DistillationConfig
+    weights: dict[str, optax.Schedule | float]
+    temperature: optax.Schedule | float
+    _kd_loss: Callable[..., Any]
+    _rule: Callable[..., Any] | None
+
+    def __call__(
+        self,
+        student: Outputs,
+        teacher: Outputs | None,
+        projections: Projections,
+        step: jax.Array | int = 0,
+    ) -> tuple[jax.Array, Metrics]:
+        """The total loss and every metric.
+
+        Args:
+            student: The student's outputs.
+            teacher: The teacher's; ``None`` trains on the student's own losses alone.
+            projections: Parameters from :meth:`init_projections`.
+            step: Optimizer updates so far, which schedules follow.
+
+        Returns:
+            The total, a scalar, and metrics: ``total_loss``, ``unweighted_<term>`` under
+            TextBrewer's names, and ``weighted_<term>``.
+        """
+        return self.combine(self.terms(student, teacher, projections, step), step)
+
+    def init_projections(self, key: jax.Array) -> Projections:
+        """New projections: N(0, 0.02) kernels, zero biases."""
+        return {
+            str(index): init_projection(jax.random.fold_in(key, index), *match.proj[1:3])
+            for index, match in enumerate(self.config.intermediate_matches)
+            if match.proj
+        }
+
+    def terms(
+        self,
+        student: Outputs,
+        teacher: Outputs | None,
+        projections: Projections,
+        step: jax.Array | int = 0,
+    ) -> Terms:
+        """Every loss as sums and counts, in float32 (float64 for float64 inputs).
+
+        Raises:
+            UsageError: Something the config needs is missing or does not fit; raised while
+                tracing, before anything is compiled.
+        """
+        terms: Terms = {}
+        if teacher is not None:
+            if student.logits and teacher.logits:
+                terms["kd_loss"] = self._kd_terms(student, teacher, step)
+            elif not self.config.intermediate_matches:
+                missing = "student" if not student.logits else "teacher"
+                raise UsageError(f"The {missing}'s adaptor returned no 'logits' to distil.")
+            for index, match in enumerate(self.config.intermediate_matches):
+                name = _term_name(match, index, self.config)
+                terms[name] = (_match_term(index, match, student, teacher, projections),)
+        if student.losses:
+            terms["hard_label_loss"] = student.losses
+        if not terms:
+            raise UsageError("There is nothing to train on: the adaptor returned no 'losses'.")
+        return terms
+
+    def combine(self, terms: Terms, step: jax.Array | int = 0) -> tuple[jax.Array, Metrics]:
+        """The weighted total of ``terms`` after ``step`` updates, and the metrics."""
+        metrics: Metrics = {}
+        total: Any = 0.0
+        for name, means in terms.items():
+            loss = functools.reduce(jnp.add, (mean.value() for mean in means))
+            metrics[f"unweighted_{name}"] = loss
+            weight = self.weights[name]
+            if callable(weight):
+                weight = jnp.asarray(weight(step), loss.dtype)
+            elif weight == 0:  # nothing to learn from it: no gradient is computed
+                loss = jax.lax.stop_gradient(jnp.zeros_like(loss))
+            metrics[f"weighted_{name}"] = weight * loss
+            total = total + weight * loss
+        return total, {"total_loss": total, **metrics}
+
+    def _kd_terms(
+        self, student: Outputs, teacher: Outputs, step: jax.Array | int
+    ) -> tuple[Mean, ...]:
+        heads = len(student.logits)
+        if len(teacher.logits) != heads:
+            raise UsageError(
+                f"The student's adaptor returned {heads} 'logits', the teacher's "
+                f"{len(teacher.logits)}: each head needs its counterpart."
+            )
+        labels = student.labels or teacher.labels
+        if self.config.probability_shift and len(labels) != heads:
+            raise UsageError(
+                f"probability_shift needs 'labels' from the student's adaptor for each of its "
+                f"{heads} heads, got {len(labels)}."
+            )
+        masks_S = _per_head("student", student.logits_mask, heads)
+        masks_T = _per_head("teacher", teacher.logits_mask, heads)
+        temperature = self.temperature(step) if callable(self.temperature) else self.temperature
+        means = []
+        for head, (logits_S, logits_T) in enumerate(
+            zip(student.logits, teacher.logits, strict=True)
+        ):
+            mask = None
+            if logits_S.ndim > 2:
+                mask = masks_S[head] if masks_S[head] is not None else masks_T[head]
+            if mask is not None and masks_T[head] is not None:
+                logits_T, mask = pair_selected(logits_T, mask, masks_T[head])
+            _same_shape(f"logits[{head}]", logits_S, logits_T)
+            if self.config.probability_shift:
+                logits_T = probability_shift(logits_T, labels[head])
+            tau = temperature
+            if self._rule is not None:
+                tau = self._rule(logits_S, logits_T, temperature, mask)
+            means.append(_undivided(self._kd_loss)(logits_S, logits_T, tau, mask=mask))
+        return tuple(means)
+
+
+def make_objective(config: DistillationConfig, *, total_steps: int | None = None) -> Objective:
+    """Builds the objective of a config.
+
+    Args:
+        config: The distillation config.
+        total_steps: Optimizer updates of the whole training, which ``"linear_decay"`` and
+            ``"linear_growth"`` divide by; not needed without them.
+
+    Raises:
+        UsageError: A schedule or a rule cannot be built from what the config says.
+
+    Examples:
+        >>> objective = make_objective(DistillationConfig(temperature=1))
+        >>> same = Outputs(logits=(jnp.zeros((1, 2)),))
+        >>> loss, metrics = objective(same, same, {}, step=0)
+        >>> print(f"{loss:.4f}", sorted(metrics))
+        0.6931 ['total_loss', 'unweighted_kd_loss', 'weighted_kd_loss']
+    """
+    weights = {
+        "kd_loss": weight_schedule(
+            config.kd_loss_weight_scheduler, config.kd_loss_weight, total_steps
+        ),
+        "hard_label_loss": weight_schedule(
+            config.hard_label_weight_scheduler, config.hard_label_weight, total_steps
+        ),
+    }
+    for index, match in enumerate(config.intermediate_matches):
+        weights[_term_name(match, index, config)] = weight_schedule(
+            match.weight_scheduler, match.weight, total_steps
+        )
+    temperature: Any = config.temperature
+    if not isinstance(temperature, (int, float)):
+        temperature = weight_schedule(temperature, 0.0, total_steps)
+    rule = None
+    if config.temperature_scheduler != "none":
+        rule = temperature_rule(config.temperature_scheduler)
+    return Objective(config, weights, temperature, KD_LOSS_MAP[config.kd_loss_type], rule)
+
+
+def _term_name(match: IntermediateMatch, index: int, config: DistillationConfig) -> str:
+    """TextBrewer's name; a number is added where two matches share it."""
+    earlier = sum(other.name == match.name for other in config.intermediate_matches[:index])
+    return match.name if not earlier else f"{match.name}#{earlier + 1}"
+
+
+def _match_term(
+    index: int,
+    match: IntermediateMatch,
+    student: Outputs,
+    teacher: Outputs,
+    projections: Projections,
+) -> Mean:
+    where = f"intermediate_matches[{index}] ({match.name})"
+    state_S = _layers(where, "student", student, match.feature, match.layer_S)
+    state_T = _layers(where, "teacher", teacher, match.feature, match.layer_T)
+    if match.proj:
+        activation, width = PROJ_MAP[match.proj[0]], match.proj[1]
+        for layer in state_S:
+            if layer.shape[-1] != width:
+                raise UsageError(
+                    f"{where}: proj expects a student width of {width}, but the student's "
+                    f"{match.feature!r} has shape {layer.shape}."
+                )
+        state_S = [apply_projection(projections[str(index)], x, activation) for x in state_S]
+    pair = isinstance(match.layer_S, tuple)
+    arguments = (state_S, state_T) if pair else (state_S[0], state_T[0])
+    mask = student.inputs_mask if student.inputs_mask is not None else teacher.inputs_mask
+    try:
+        return _undivided(MATCH_LOSS_MAP[match.loss])(*arguments, mask=mask)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
+
+
+def _layers(
+    where: str, who: str, outputs: Outputs, feature: str, layers: Any
+) -> list[jax.Array]:
+    found = outputs.features.get(feature, ())
+    if not found:
+        raise UsageError(f"{where} needs {feature!r}, which the {who}'s adaptor does not return.")
+    indices = layers if isinstance(layers, tuple) else (layers,)
+    for layer in indices:
+        if not -len(found) <= layer < len(found):
+            raise UsageError(
+                f"{where}: layer_{who[0].upper()}={layer} is out of range: the {who}'s adaptor "
+                f"returned {len(found)} layers of {feature!r}."
+            )
+    return [found[layer] for layer in indices]
+
+
+def _per_head(
+    who: str, masks: tuple[jax.Array, ...], heads: int
+) -> tuple[jax.Array | None, ...]:
+    if not masks:
+        return (None,) * heads
+    if len(masks) == 1:
+        return masks * heads
+    if len(masks) != heads:
+        raise UsageError(
+            f"The {who}'s adaptor returned {len(masks)} 'logits_mask' for {heads} heads: "
+            "give one per head, or one for all."
+        )
+    return masks
+
+
+def _same_shape(what: str, student: jax.Array, teacher: jax.Array) -> None:
+    if student.shape != teacher.shape:
+        raise UsageError(
+            f"{what}: the student's shape {student.shape} and the teacher's {teacher.shape} differ."
+        )
+
+
+def _undivided(loss: Callable[..., Any]) -> Callable[..., Mean]:
+    """The loss as sum and count; one that only returns a scalar counts once per micro-batch."""
+    function = getattr(loss, "sum_and_count", loss)
+    name = getattr(loss, "__name__", repr(loss))
+
+    def call(*args: Any, mask: jax.Array | None) -> Mean:
+        if "mask" in inspect.signature(function).parameters:
+            value = function(*args, mask=mask)
+        elif mask is None:
+            value = function(*args)
+        else:
+            raise UsageError(f"The loss {name!r} takes no 'mask', but the adaptor returned one.")
+        if isinstance(value, Mean):
+            return value
+        value = jnp.asarray(value)
+        if value.shape != ():
+            raise UsageError(
+                f"The loss {name!r} must return a scalar or a Mean, got shape {value.shape}."
+            )
+        return Mean(value, jnp.ones((), value.dtype))
+
+    return call

@@ -1,0 +1,204 @@
+"""What a training carries from step to step, how it starts, and what moves it."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from .configs import IntermediateMatch
+from .errors import UsageError
+from .functional import Model, PyTree
+from .objective import Objective
+from .precision import LossScale, Policy
+from .schedules import weight_schedule
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Arrays only; a checkpoint is this and the position in the data.
+
+    Attributes:
+        step: Optimizer updates so far, int32 scalar.
+        trainable: ``{"student": params, "projections": {...}}``, what the optimizer moves.
+        model_state: The student's mutable state (batch statistics); ``{}`` for most.
+        opt_state: The optimizer's state.
+        loss_scale: For float16, else ``None``.
+        key: PRNG key; step ``n`` draws from ``fold_in(key, n)``, so a resumed run draws the same.
+    """
+
+    step: jax.Array
+    trainable: dict[str, PyTree]
+    model_state: PyTree
+    opt_state: PyTree
+    loss_scale: LossScale | None
+    key: jax.Array
+
+    @property
+    def params(self) -> PyTree:
+        """The student's weights."""
+        return self.trainable["student"]
+
+
+def init_train_state(
+    student: Model,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    *,
+    seed: int | jax.Array = 0,
+    precision: Policy = Policy(),
+) -> TrainState:
+    """The state before the first update, with copies of the student's weights.
+
+    Args:
+        student: The student, whose arrays stay valid when the state is donated.
+        objective: Says which projections there are.
+        optimizer: From :func:`make_optimizer`, or any optax transformation.
+        seed: A seed or a PRNG key.
+        precision: The dtypes.
+
+    Examples:
+        >>> from jaxbrewer import DistillationConfig, as_model, make_objective
+        >>> student = as_model((lambda params, x: x * params["w"], {"w": jnp.ones(3)}))
+        >>> objective = make_objective(DistillationConfig())
+        >>> state = init_train_state(student, objective, optax.sgd(0.1))
+        >>> print(state.step, state.params["w"].shape)
+        0 (3,)
+    """
+    key = jax.random.key(seed) if isinstance(seed, int) else seed
+    init_key, key = jax.random.split(key)
+    trainable = {
+        "student": precision.cast_to_param(copy_arrays(student.params)),
+        "projections": precision.cast_to_param(objective.init_projections(init_key)),
+    }
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        trainable=trainable,
+        model_state=copy_arrays(student.state),
+        opt_state=optimizer.init(trainable),
+        loss_scale=LossScale.start() if precision.loss_scaling else None,
+        key=key,
+    )
+
+
+def copy_arrays(tree: PyTree) -> PyTree:
+    """New buffers with the same values, which may be donated."""
+    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)
+
+
+OptimizerFactory = Callable[..., optax.GradientTransformation]
+
+
+def make_optimizer(
+    optimizer: optax.GradientTransformation | OptimizerFactory,
+    objective: Objective,
+    *,
+    max_grad_norm: float = -1.0,
+) -> optax.GradientTransformationExtraArgs:
+    """One transformation of student and projections, each group with its own settings.
+
+    The student is moved by ``optimizer``, seen with the student's own parameter tree, so that
+    masks and labels that fit the student fit here. Projections are moved by the same rule, or with
+    the settings of their ``proj[3]`` (``{"lr": 1e-3}``).
+
+    Args:
+        optimizer: An optax transformation, or a function that makes one (``optax.adamw`` with its
+            arguments in a ``functools.partial``), whose arguments ``proj[3]`` then replaces.
+        objective: Its matches say which projections have settings.
+        max_grad_norm: Global norm to which the gradients of student and projections together are
+            clipped; -1 does not clip.
+
+    Raises:
+        UsageError: ``proj[3]`` sets what cannot be set.
+    """
+    student = optimizer if _is_transformation(optimizer) else _make(optimizer, "optimizer", {})
+    groups = {
+        str(index): _projection_optimizer(index, match, optimizer, student)
+        for index, match in enumerate(objective.config.intermediate_matches)
+        if match.proj
+    }
+    grouped = _in_groups({"student": student, "projections": _in_groups(groups)})
+    if max_grad_norm > 0:
+        grouped = optax.chain(optax.clip_by_global_norm(max_grad_norm), grouped)
+    return optax.with_extra_args_support(grouped)
+
+
+_TORCH_NAMES = {"lr": "learning_rate", "eps": "eps", "momentum": "momentum"}
+
+
+def _projection_optimizer(
+    index: int,
+    match: IntermediateMatch,
+    optimizer: optax.GradientTransformation | OptimizerFactory,
+    student: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+    settings = dict(match.proj[3]) if match.proj and len(match.proj) == 4 else {}
+    if not settings:
+        return student
+    where = f"intermediate_matches[{index}].proj[3]"
+    name = settings.pop("optimizer", None)
+    if name is not None:
+        factory = getattr(optax, str(name), None)
+        if not callable(factory):
+            raise UsageError(f"{where}: optax has no optimizer {name!r}.")
+    elif _is_transformation(optimizer):
+        raise UsageError(
+            f"{where} sets {sorted(settings)}, but the settings of a finished optax transformation "
+            "cannot be changed: pass optimizer=functools.partial(optax.adamw, learning_rate=...), "
+            "or name the rule there, as in {'optimizer': 'adamw', 'lr': 0.001}."
+        )
+    else:
+        factory = optimizer
+    arguments: dict[str, Any] = {}
+    for key, value in settings.items():
+        if key == "betas":
+            arguments["b1"], arguments["b2"] = value
+        elif isinstance(value, Mapping):
+            arguments[_TORCH_NAMES.get(key, key)] = weight_schedule(value, 0.0, None)
+        else:
+            arguments[_TORCH_NAMES.get(key, key)] = value
+    return _make(factory, where, arguments)
+
+
+def _make(
+    factory: OptimizerFactory, where: str, arguments: dict[str, Any]
+) -> optax.GradientTransformation:
+    try:
+        return factory(**arguments)
+    except TypeError as error:
+        allowed = ", ".join(inspect.signature(factory).parameters)
+        raise UsageError(f"{where}: {error}. The optimizer takes: {allowed}.") from None
+
+
+def _is_transformation(optimizer: Any) -> bool:
+    return hasattr(optimizer, "init") and hasattr(optimizer, "update")
+
+
+def _in_groups(
+    groups: dict[str, optax.GradientTransformation],
+) -> optax.GradientTransformationExtraArgs:
+    """Each transformation on the entry of its name; ``optax.partition`` without masked leaves."""
+    rules = {name: optax.with_extra_args_support(rule) for name, rule in groups.items()}
+
+    def init(params: PyTree) -> PyTree:
+        return {name: rule.init(params[name]) for name, rule in rules.items()}
+
+    def update(
+        updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
+    ) -> tuple[PyTree, PyTree]:
+        moved = {
+            name: rule.update(
+                updates[name], state[name], None if params is None else params[name], **extra
+            )
+            for name, rule in rules.items()
+        }
+        return (
+            {name: result[0] for name, result in moved.items()},
+            {name: result[1] for name, result in moved.items()},
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)
