@@ -131,6 +131,26 @@ def make_train_step(
     return train_step
 
 
+def make_teacher_step(
+    teacher: Model,
+    adaptor: Adaptor,
+    *,
+    precision: Policy = Policy(),
+    args: Mapping[str, Any] = {},
+) -> Callable[[PyTree, Batch], Outputs]:
+    """Builds ``teacher_step(teacher_variables, batch) -> Outputs``, in evaluation mode.
+
+    Its result may stand in a batch as ``"teacher_cache"``; the teacher is then not run.
+    """
+    teach = _make_forward(teacher, adaptor, "teacher", precision, args)
+
+    def teacher_step(teacher_variables: PyTree, batch: Batch) -> Outputs:
+        outputs, _ = teach(teacher_variables, *_teacher_part(batch), None)
+        return outputs
+
+    return teacher_step
+
+
 def make_eval_step(
     student: Model,
     teacher: Model | None,
@@ -178,7 +198,8 @@ def _make_forward(
 ) -> Callable[..., tuple[Outputs, PyTree]]:
     """``forward(variables, batch, outputs, key) -> (Outputs, state)``.
 
-    Given ``outputs`` (a teacher's cached ones), the model is not run; given a ``key``, it trains.
+    Given ``outputs`` (a teacher's cached ones, the model's or the adaptor's), the model is not run;
+    given a ``key``, it trains.
     """
 
     def forward(
@@ -188,6 +209,8 @@ def _make_forward(
         if adaptor is None:
             raise UsageError(f"The {who} needs an adaptor.")
         new_state: PyTree = {}
+        if isinstance(outputs, Outputs):
+            return outputs, new_state
         if outputs is None:
             state = variables["state"]
             outputs, new_state = model.apply(

@@ -1,0 +1,195 @@
+"""Batches: from arrays, from any iterable, grouped into optimizer updates."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from typing import Any
+
+import jax
+import numpy as np
+
+from .errors import UsageError
+
+Batch = Any
+
+
+class ArrayLoader:
+    """Batches of arrays that fit in memory, reshuffled in every epoch.
+
+    The order is a function of the seed and the epoch alone.
+
+    Args:
+        arrays: A dict (or tuple) of arrays with the same first axis, one row per example.
+        batch_size: Examples in a batch.
+        shuffle: Whether to draw a new order in every epoch.
+        seed: Seed of the orders.
+        drop_last: Whether to leave out the incomplete last batch.
+
+    Raises:
+        UsageError: The arrays differ in length or hold nothing, or a batch would be empty.
+
+    Examples:
+        >>> loader = ArrayLoader({"x": np.arange(5)}, batch_size=2, shuffle=False)
+        >>> len(loader), [batch["x"].tolist() for batch in loader]
+        (3, [[0, 1], [2, 3], [4]])
+    """
+
+    def __init__(
+        self,
+        arrays: Mapping[str, Any] | tuple[Any, ...],
+        batch_size: int,
+        *,
+        shuffle: bool = True,
+        seed: int = 0,
+        drop_last: bool = False,
+    ):
+        self._arrays = jax.tree.map(np.asarray, arrays)
+        lengths = {len(leaf) for leaf in jax.tree.leaves(self._arrays)}
+        if len(lengths) != 1 or 0 in lengths:
+            raise UsageError(
+                f"ArrayLoader needs arrays of one positive length, got lengths {sorted(lengths)}."
+            )
+        (self._examples,) = lengths
+        if batch_size < 1 or (drop_last and batch_size > self._examples):
+            raise UsageError(f"ArrayLoader.batch_size {batch_size} for {self._examples} examples.")
+        self._batch_size, self._shuffle, self._seed = batch_size, shuffle, seed
+        self._drop_last, self._epoch = drop_last, 0
+
+    def __len__(self) -> int:
+        full, rest = divmod(self._examples, self._batch_size)
+        return full + (1 if rest and not self._drop_last else 0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Makes the next iteration that of ``epoch``, counted from 0."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[Batch]:
+        order = np.arange(self._examples)
+        if self._shuffle:
+            order = np.random.default_rng([self._seed, self._epoch]).permutation(self._examples)
+        self._epoch += 1
+        for index in range(len(self)):
+            rows = order[index * self._batch_size : (index + 1) * self._batch_size]
+            yield jax.tree.map(lambda leaf: leaf[rows], self._arrays)  # noqa: B023
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """The batches of one optimizer update, and where in the data they stand."""
+
+    batches: tuple[Batch, ...]
+    epoch: int
+    """Pass over the data that the last of them belongs to, from 0."""
+    batch_in_epoch: int
+    """Batches of that pass consumed so far."""
+
+
+def count_batches(dataloader: Any) -> int:
+    """Batches in one pass; loaders without a length are walked through once.
+
+    Raises:
+        UsageError: It is empty, or an iterator, which can be walked through only once.
+    """
+    if isinstance(dataloader, Sized):
+        count = len(dataloader)
+    elif not isinstance(dataloader, Iterable):
+        raise UsageError(
+            f"The dataloader must be an iterable of batches, got {type(dataloader).__name__}."
+        )
+    elif isinstance(dataloader, Iterator):
+        raise UsageError(
+            "The dataloader is an iterator without a length, so the steps of an epoch are unknown: "
+            "pass num_steps instead of num_epochs, or list(dataloader)."
+        )
+    else:
+        count = sum(1 for _ in dataloader)
+    if count == 0:
+        raise UsageError("The dataloader is empty: it has no batches.")
+    return count
+
+
+def groups(dataloader: Any, size: int, *, num_epochs: int | None = None) -> Iterator[Group]:
+    """``size`` batches at a time.
+
+    With ``num_epochs``, groups do not cross epochs, and what is left at the end of one is not
+    used. Without, the data are repeated for ever and groups run across the passes.
+
+    Raises:
+        UsageError: A pass gives no batches at all (an iterator that has run dry).
+    """
+    held: list[Batch] = []
+    for epoch in itertools.count() if num_epochs is None else range(num_epochs):
+        set_epoch(dataloader, epoch)
+        seen = 0
+        for seen, batch in enumerate(dataloader, start=1):  # noqa: B007
+            held.append(batch)
+            if len(held) == size:
+                yield Group(tuple(held), epoch, seen)
+                held = []
+        if seen == 0:
+            raise UsageError(
+                "The dataloader has run dry"
+                + (f" after {epoch} passes over the data." if epoch else ": it has no batches.")
+                + " An iterator can be used up only once; pass a list or a loader."
+            )
+        if num_epochs is not None:
+            held = []
+
+
+def set_epoch(dataloader: Any, epoch: int) -> None:
+    """Tells a loader, or its sampler, which epoch begins, where it wants to know."""
+    for owner in (dataloader, getattr(dataloader, "sampler", None)):
+        if hasattr(owner, "set_epoch"):
+            owner.set_epoch(epoch)
+
+
+def as_arrays(batch: Batch) -> Batch:
+    """A batch with NumPy or JAX arrays for tensors, numbers and lists of numbers.
+
+    Raises:
+        UsageError: An entry holds something else, such as text; the message names it.
+
+    Examples:
+        >>> as_arrays({"ids": [[1, 2]], "pair": (1.5, np.zeros(2))})
+        {'ids': array([[1, 2]]), 'pair': (array(1.5), array([0., 0.]))}
+        >>> as_arrays({"text": ["a", "b"]})
+        Traceback (most recent call last):
+        ...
+        jaxbrewer.errors.UsageError: The batch entry 'text' holds str, not numbers: leave it out...
+    """
+    return _as_arrays(batch, "")
+
+
+def _as_arrays(value: Any, path: str) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _as_arrays(item, f"{path}.{key}".strip(".")) for key, item in value.items()}
+    if isinstance(value, (np.ndarray, jax.Array)) and value.dtype.kind not in "OUS":
+        return value
+    if value is None:
+        return None
+    if isinstance(value, (list, tuple)) and not _is_numbers(value):
+        if path and isinstance(value, list) and all(isinstance(item, str) for item in value):
+            value = value[0] if value else ""
+        else:
+            return tuple(_as_arrays(item, f"{path}[{i}]") for i, item in enumerate(value))
+    if hasattr(value, "detach"):  # a PyTorch tensor
+        value = value.detach().cpu()
+    array = np.asarray(value)
+    if array.dtype.kind in "OUS":
+        raise UsageError(
+            f"The batch entry {path!r} holds {type(value).__name__}, not numbers: leave it out, or "
+            "turn it into arrays in batch_postprocessor."
+        )
+    return array
+
+
+def _is_numbers(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return bool(value) and all(map(_is_numbers, value))
+    return isinstance(value, (int, float))
+
+
+def signature(batch: Batch) -> Any:
+    """The structure, shapes and dtypes of a batch, which is what a compiled step is made for."""
+    leaves, treedef = jax.tree.flatten(batch)
+    return treedef, tuple((np.shape(leaf), np.asarray(leaf).dtype.name) for leaf in leaves)

@@ -1,0 +1,283 @@
+"""TextBrewer's distillers: a constructor and ``train``, over the pure functions of the package."""
+
+import dataclasses
+import functools
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Self
+
+import jax
+import numpy as np
+import optax
+
+from . import loop
+from .adaptors import Adaptor
+from .cache import CachedLoader
+from .checkpoint import Plan
+from .configs import DistillationConfig, TrainingConfig
+from .errors import UsageError
+from .functional import PyTree, as_model
+from .objective import Objective, make_objective
+from .precision import policy_of
+from .state import OptimizerFactory, TrainState, copy_arrays, init_train_state, make_optimizer
+from .step import make_teacher_step, make_train_step
+from .tracking import open_run
+
+Optimizer = optax.GradientTransformation | OptimizerFactory
+_OF_PYTORCH = ("scheduler_class", "scheduler_args", "scheduler")
+
+
+class Result(NamedTuple):
+    """What ``train`` returns.
+
+    Attributes:
+        student: The trained student, of the kind that was given: the NNX module itself, updated in
+            place; the variables of a Linen module; the parameters of a function.
+        history: Every metric as an array with one entry per optimizer update, and ``step``.
+    """
+
+    student: Any
+    history: dict[str, np.ndarray]
+
+
+class _Training:
+    """What all distillers share: checked arguments, ``train``, and weights that go on."""
+
+    def __init__(
+        self,
+        train_config: TrainingConfig,
+        distill_config: DistillationConfig | None,
+        model_T: Any,
+        model_S: Any,
+        adaptor_T: Adaptor | None,
+        adaptor_S: Adaptor,
+    ):
+        for field, value, kind in (
+            ("train_config", train_config, TrainingConfig),
+            ("distill_config", distill_config, (DistillationConfig, type(None))),
+        ):
+            if not isinstance(value, kind):
+                raise UsageError(f"{field} must be a config, got {type(value).__name__}.")
+        for name, adaptor in (("adaptor_T", adaptor_T), ("adaptor_S", adaptor_S)):
+            if not callable(adaptor) and not (adaptor is None and model_T is None):
+                raise UsageError(f"{name} must be a function, got {type(adaptor).__name__}.")
+        self.train_config, self.distill_config = train_config, distill_config
+        self.adaptor_T, self.adaptor_S = adaptor_T, adaptor_S
+        self._teacher = None if model_T is None else as_model(model_T)
+        self._student = as_model(model_S)
+        self._projections: PyTree = None
+        make_objective(self._objective_config, total_steps=1)  # a config that cannot be built
+
+    @property
+    def _objective_config(self) -> DistillationConfig:
+        """The losses to train on; without a distillation, the model's own with weight 1."""
+        return self.distill_config or DistillationConfig(hard_label_weight=1)
+
+    def __enter__(self) -> Self:
+        """TextBrewer's ``with distiller:``; modes are set without it too."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def train(
+        self,
+        optimizer: Optimizer,
+        dataloader: Any,
+        num_epochs: int | None = None,
+        *,
+        num_steps: int | None = None,
+        max_grad_norm: float = -1.0,
+        callback: Callable[..., Any] | None = None,
+        batch_postprocessor: Callable[[Any], Any] | None = None,
+        **args: Any,
+    ) -> Result:
+        """Trains the student; a further call goes on from its weights and projections.
+
+        Args:
+            optimizer: An optax transformation, its learning rate usually a schedule of optax; or
+                a function that makes one (``functools.partial(optax.adamw, learning_rate=...)``),
+                which lets ``proj[3]`` change settings for a projection.
+            dataloader: Any iterable of batches: dicts (keyword arguments of the models), tuples
+                (positional ones), or ``{"teacher": ..., "student": ...}`` with one for each.
+            num_epochs: Passes over the data.
+            num_steps: Optimizer updates, instead of ``num_epochs``; the data are then repeated as
+                often as it takes.
+            max_grad_norm: Global norm of the gradients of student and projections together above
+                which they are scaled down; -1 does not clip.
+            callback: Called as ``callback(model=student, step=update)`` after each checkpoint,
+                with a copy of the student in evaluation mode.
+            batch_postprocessor: ``batch -> batch``, applied before anything else.
+            **args: Further keyword arguments of every call of either model.
+
+        Returns:
+            The student and the history.
+
+        Raises:
+            UsageError: Something does not fit; raised before anything is compiled.
+        """
+        for name in _OF_PYTORCH:
+            if args.pop(name, None) is not None:
+                raise UsageError(
+                    f"train() takes no {name!r}: give the optimizer a schedule of optax as its "
+                    "learning rate."
+                )
+        config = self.train_config
+        plan = loop.plan_training(config, dataloader, num_epochs, num_steps)
+        objective = make_objective(self._objective_config, total_steps=plan.total_steps)
+        rule = make_optimizer(optimizer, objective, max_grad_norm=max_grad_norm)
+        precision = policy_of(config)
+        state = init_train_state(
+            self._student, objective, rule, seed=config.seed, precision=precision
+        )
+        if self._projections is not None:
+            state = dataclasses.replace(
+                state,
+                trainable={**state.trainable, "projections": copy_arrays(self._projections)},
+            )
+        step = make_train_step(
+            self._student,
+            self._teacher,
+            objective,
+            rule,
+            adaptor_S=self.adaptor_S,
+            adaptor_T=self.adaptor_T,
+            gradient_accumulation_steps=config.gradient_accumulation_steps,
+            precision=precision,
+            args=args,
+        )
+
+        def on_checkpoint(step: int, state: TrainState) -> None:
+            if callback is not None:
+                weights = copy_arrays((state.params, state.model_state))
+                callback(model=self._student.export(*weights), step=step)
+
+        if self._objective_config.is_caching_logits:
+            dataloader = self._cached(dataloader, batch_postprocessor, objective, args)
+            batch_postprocessor = None
+        state, history = loop.run(
+            step,
+            state,
+            None if self._teacher is None else self._teacher.variables,
+            dataloader,
+            config=config,
+            plan=plan,
+            directory=open_run(config, self.distill_config, self._facts(plan)),
+            batch_postprocessor=batch_postprocessor,
+            on_checkpoint=on_checkpoint,
+        )
+        self._student = dataclasses.replace(
+            self._student, params=state.params, state=state.model_state
+        )
+        self._projections = state.trainable["projections"]
+        return Result(self._student.write_back(state.params, state.model_state), history)
+
+    def _cached(
+        self,
+        dataloader: Any,
+        batch_postprocessor: Callable[[Any], Any] | None,
+        objective: Objective,
+        args: Mapping[str, Any],
+    ) -> CachedLoader:
+        """The batches with what the teacher says of them, for ``is_caching_logits``."""
+        if self._teacher is None or self.adaptor_T is None:
+            raise UsageError("is_caching_logits needs a teacher.")
+        teach = make_teacher_step(
+            self._teacher, self.adaptor_T, precision=policy_of(self.train_config), args=args
+        )
+        return CachedLoader(
+            dataloader,
+            functools.partial(jax.jit(teach), self._teacher.variables),
+            batch_postprocessor,
+            with_features=bool(objective.config.intermediate_matches),
+            seed=self.train_config.seed,
+        )
+
+    def _facts(self, plan: Plan) -> dict[str, Any]:
+        """What the run's manifest says of the models and the length."""
+        models = {"student": self._student, "teacher": self._teacher}
+        return {
+            "distiller": type(self).__name__,
+            "total_steps": plan.total_steps,
+            "parameters": {
+                name: sum(leaf.size for leaf in jax.tree.leaves(model.params))
+                for name, model in models.items()
+                if model is not None
+            },
+        }
+
+
+class BasicTrainer(_Training):
+    """Trains one model on the losses that its adaptor returns, without a teacher.
+
+    Args:
+        train_config: How the training runs.
+        model: An NNX module, ``(linen_module, variables)``, ``(function, params)`` or a
+            :class:`~jaxbrewer.Model`.
+        adaptor: ``adaptor(batch, model_outputs) -> {"losses": ...}``.
+
+    Examples:
+        >>> import jax.numpy as jnp, optax
+        >>> def model(params, x):
+        ...     return x @ params["w"]
+        >>> def adaptor(batch, outputs):
+        ...     return {"losses": jnp.mean((outputs - batch["y"]) ** 2)}
+        >>> config = TrainingConfig(output_dir=None, progress=False)
+        >>> trainer = BasicTrainer(config, (model, {"w": jnp.zeros(2)}), adaptor)
+        >>> batches = [{"x": np.eye(2, dtype="f"), "y": np.ones(2, "f")}]
+        >>> student, history = trainer.train(optax.sgd(1.0), batches, num_epochs=2)
+        >>> print(student["w"], history["total_loss"])
+        [1. 1.] [1. 0.]
+    """
+
+    def __init__(self, train_config: TrainingConfig, model: Any, adaptor: Adaptor):
+        super().__init__(train_config, None, None, model, None, adaptor)
+
+
+class GeneralDistiller(_Training):
+    """One teacher, one student: logits, labels, and any intermediate layers.
+
+    Args:
+        train_config: How the training runs.
+        distill_config: What the student is taught.
+        model_T: The teacher, any model that :class:`BasicTrainer` takes. It runs in evaluation
+            mode and is never changed.
+        model_S: The student, likewise; it runs in training mode.
+        adaptor_T: ``adaptor(batch, model_outputs) -> dict`` with the keys of ``ADAPTOR_KEYS``.
+        adaptor_S: The same for the student.
+    """
+
+    def __init__(
+        self,
+        train_config: TrainingConfig,
+        distill_config: DistillationConfig,
+        model_T: Any,
+        model_S: Any,
+        adaptor_T: Adaptor,
+        adaptor_S: Adaptor,
+    ):
+        super().__init__(train_config, distill_config, model_T, model_S, adaptor_T, adaptor_S)
+
+
+class BasicDistiller(GeneralDistiller):
+    """One teacher, one student: logits and labels; the arguments of :class:`GeneralDistiller`.
+
+    As in TextBrewer, ``intermediate_matches`` have no effect here; a warning says so.
+    """
+
+    def __init__(
+        self,
+        train_config: TrainingConfig,
+        distill_config: DistillationConfig,
+        model_T: Any,
+        model_S: Any,
+        adaptor_T: Adaptor,
+        adaptor_S: Adaptor,
+    ):
+        if distill_config.intermediate_matches:
+            warnings.warn(
+                "BasicDistiller does not use intermediate_matches; GeneralDistiller does.",
+                stacklevel=2,
+            )
+            distill_config = dataclasses.replace(distill_config, intermediate_matches=())
+        super().__init__(train_config, distill_config, model_T, model_S, adaptor_T, adaptor_S)
