@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Float, Shaped
 
 from .errors import UsageError, suggest
-from .losses import loss_dtype, masked_mean, valid
+from .losses import masked_mean, valid
 from .registry import TEMPERATURE_SCHEDULER, WEIGHT_SCHEDULER
 
 Scalar = float | Float[Array, ""]
@@ -248,9 +248,11 @@ def temperature_rule(spec: Any) -> TemperatureRule:
         rule = spec
         _bind("temperature_scheduler", rule, ("logits_S", "logits_T", 1.0, None), {})
     else:
-        name, *given = [spec] if isinstance(spec, str) else list(spec)
+        name, *given = (spec,) if isinstance(spec, str) else tuple(spec)
         builder = constant_temperature if name == "none" else TEMPERATURE_SCHEDULER[name]
-        named = dict(given.pop()) if given and isinstance(given[-1], Mapping) else {}
+        named: dict[str, Any] = {}
+        if given and isinstance(given[-1], Mapping):
+            named = dict(given.pop())
         _bind(f"temperature rule {name!r}", builder, given, named)
         rule = builder(*given, **named)
 

@@ -102,7 +102,8 @@ def pair_selected(
     if mask_S.shape != mask_T.shape:
         return _pair(teacher, mask_S, mask_T)
     equal = jnp.array_equal(mask_S != 0, mask_T != 0)
-    return jax.lax.cond(equal, _keep, _pair, teacher, mask_S, mask_T)
+    paired: tuple[Array, Array] = jax.lax.cond(equal, _keep, _pair, teacher, mask_S, mask_T)
+    return paired
 
 
 def _keep(teacher: Array, mask_S: Array, mask_T: Array) -> tuple[Array, Array]:

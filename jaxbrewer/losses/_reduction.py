@@ -6,11 +6,12 @@ processes and divided once, which gives the number of the whole batch whatever t
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, Protocol, cast
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
+
+P = ParamSpec("P")
 
 
 class Mean(NamedTuple):
@@ -28,14 +29,23 @@ class Mean(NamedTuple):
     """
 
     total: Float[Array, ""]
-    count: Float[Array, ""]
+    count: Float[Array, ""]  # type: ignore[assignment]  # tuple has a method of that name
 
     def value(self) -> Float[Array, ""]:
         """``total / count``, and 0 where nothing was counted."""
         return self.total / jnp.where(self.count > 0, self.count, 1)
 
 
-def as_loss(sum_and_count: Callable[..., Mean]) -> Callable[..., Float[Array, ""]]:
+class Loss(Protocol[P]):
+    """A function that returns a scalar, and the undivided form of it."""
+
+    sum_and_count: Callable[P, Mean]
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Float[Array, ""]:
+        """The loss of the batch, a scalar."""
+
+
+def as_loss(sum_and_count: Callable[P, Mean]) -> Loss[P]:
     """Turns a function that returns a :class:`Mean` into a loss.
 
     The loss returns the scalar ``total / count``; its attribute ``sum_and_count`` is the undivided
@@ -44,7 +54,7 @@ def as_loss(sum_and_count: Callable[..., Mean]) -> Callable[..., Float[Array, ""
     Examples:
         >>> @as_loss
         ... def l1_loss(student, teacher, mask=None):
-        ...     gap = jnp.abs(student - teacher)
+        ...     gap = jnp.abs(valid(student, mask) - valid(teacher, mask))
         ...     return masked_mean(gap, mask)
         >>> student, teacher = jnp.array([1.0, 2.0]), jnp.array([1.0, 5.0])
         >>> print(l1_loss(student, teacher), l1_loss.sum_and_count(student, teacher).count)
@@ -52,32 +62,38 @@ def as_loss(sum_and_count: Callable[..., Mean]) -> Callable[..., Float[Array, ""
     """
 
     @functools.wraps(sum_and_count)
-    def loss(*args: Any, **kwargs: Any) -> Float[Array, ""]:
+    def loss(*args: P.args, **kwargs: P.kwargs) -> Float[Array, ""]:
         return sum_and_count(*args, **kwargs).value()
 
     loss.sum_and_count = sum_and_count  # type: ignore[attr-defined]
-    return loss
+    return cast(Loss[P], loss)
 
 
-def loss_dtype(*arrays: Array) -> Any:
+def loss_dtype(*arrays: Any) -> Any:
     """float64 if any input is float64, float32 otherwise: losses never see half precision."""
     return jnp.result_type(jnp.float32, *arrays)
 
 
-def valid(x: Array, mask: Array | None) -> Array:
-    """``x`` in the loss dtype, with zeros where ``mask`` is 0.
+def valid(
+    x: Shaped[Array, "..."], mask: Shaped[Array, "..."] | None, fill: float = 0.0
+) -> Float[Array, "..."]:
+    """``x`` in the loss dtype, with ``fill`` where ``mask`` is 0.
 
     Padding is overwritten before it is used, so that a NaN there reaches neither the value nor the
     gradient. ``mask`` covers the leading axes of ``x``.
+
+    Examples:
+        >>> print(valid(jnp.array([1.0, jnp.nan]), jnp.array([1, 0])))
+        [1. 0.]
     """
-    x = x.astype(loss_dtype(x))
+    x = jnp.asarray(x, loss_dtype(x))
     if mask is None:
         return x
     mask = jnp.reshape(mask, mask.shape + (1,) * (x.ndim - mask.ndim))
-    return jnp.where(mask != 0, x, jnp.zeros((), x.dtype))
+    return jnp.where(mask != 0, x, jnp.asarray(fill, x.dtype))
 
 
-def masked_mean(values: Array, mask: Array | None = None) -> Mean:
+def masked_mean(values: Shaped[Array, "..."], mask: Shaped[Array, "..."] | None = None) -> Mean:
     """Sum and count of ``values`` over the positions whose ``mask`` is not 0.
 
     Args:
@@ -87,16 +103,26 @@ def masked_mean(values: Array, mask: Array | None = None) -> Mean:
 
     Returns:
         ``Mean(sum of mask * values, sum of mask)``.
+
+    Examples:
+        >>> print(masked_mean(jnp.array([1.0, 2.0, 6.0]), jnp.array([1, 1, 0])).value())
+        1.5
     """
-    values = values.astype(loss_dtype(values))
+    values = jnp.asarray(values, loss_dtype(values))
     if mask is None:
         return Mean(jnp.sum(values), jnp.asarray(values.size, values.dtype))
-    mask = jnp.reshape(mask, mask.shape + (1,) * (values.ndim - mask.ndim)).astype(values.dtype)
-    weights = jnp.broadcast_to(mask, values.shape)
+    weights = jnp.reshape(mask, mask.shape + (1,) * (values.ndim - mask.ndim)).astype(values.dtype)
     weighted = jnp.where(weights != 0, values * weights, jnp.zeros((), values.dtype))
-    return Mean(jnp.sum(weighted), jnp.sum(weights))
+    return Mean(jnp.sum(weighted), jnp.sum(weights) * (values.size // max(weights.size, 1)))
 
 
 def add_means(*means: Mean) -> Mean:
-    """The :class:`Mean` of the parts of a batch taken together."""
-    return jax.tree.map(lambda *leaves: functools.reduce(jnp.add, leaves), *means)
+    """The :class:`Mean` of the parts of a batch taken together.
+
+    Examples:
+        >>> parts = masked_mean(jnp.ones(1)), masked_mean(jnp.full(3, 5.0))
+        >>> print(add_means(*parts).value())  # not 3.0, the mean of the means
+        4.0
+    """
+    totals, counts = zip(*means, strict=True)
+    return Mean(functools.reduce(jnp.add, totals), functools.reduce(jnp.add, counts))

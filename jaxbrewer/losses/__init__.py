@@ -1,0 +1,27 @@
+"""Losses between student and teacher, under TextBrewer's names: student first, teacher second.
+
+Each is a function of arrays that returns a scalar, the mean over the valid positions of the batch.
+Its attribute ``sum_and_count`` returns the two parts of that mean (:class:`Mean`), which may be
+added over micro-batches, devices or processes before they are divided; the objective does so.
+A loss of your own needs no more than :func:`as_loss` over a function that returns a
+:class:`Mean`, usually by :func:`masked_mean` of a loss per position.
+"""
+
+from ._attention import att_ce_loss as att_ce_loss
+from ._attention import att_ce_mean_loss as att_ce_mean_loss
+from ._attention import att_mse_loss as att_mse_loss
+from ._attention import att_mse_sum_loss as att_mse_sum_loss
+from ._hidden import cos_loss as cos_loss
+from ._hidden import hid_mse_loss as hid_mse_loss
+from ._hidden import pkd_loss as pkd_loss
+from ._logits import kd_ce_loss as kd_ce_loss
+from ._logits import kd_mse_loss as kd_mse_loss
+from ._reduction import Loss as Loss
+from ._reduction import Mean as Mean
+from ._reduction import add_means as add_means
+from ._reduction import as_loss as as_loss
+from ._reduction import loss_dtype as loss_dtype
+from ._reduction import masked_mean as masked_mean
+from ._reduction import valid as valid
+from ._relational import fsp_loss as fsp_loss
+from ._relational import mmd_loss as mmd_loss
