@@ -15,7 +15,7 @@ from .registry import TEMPERATURE_SCHEDULER, WEIGHT_SCHEDULER
 
 Scalar = float | Float[Array, ""]
 Schedule = Callable[[Any], Scalar]
-"""From the number of finished optimizer updates to a weight; a Python float if constant."""
+"""From the number of finished optimizer updates to a weight."""
 
 
 class TemperatureRule(Protocol):
@@ -51,7 +51,7 @@ def linear_decay(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return 1 - x
 
 
-def weight_schedule(spec: Any, constant: float, total_steps: int | None = None) -> Schedule:
+def weight_schedule(spec: Any, constant: float, total_steps: int | None = None) -> Schedule | float:
     """The weight of a loss as a function of the optimizer update.
 
     Args:
@@ -64,25 +64,25 @@ def weight_schedule(spec: Any, constant: float, total_steps: int | None = None) 
             it.
 
     Returns:
-        ``schedule(step) -> weight``, optax-style. For ``"none"`` it returns ``constant`` as a
-        Python float, so that the caller can see a weight that is 0 for ever before it traces.
+        ``schedule(step) -> weight``, optax-style; for ``"none"`` the constant itself, as a Python
+        float, so that the caller sees a weight that is always 0 before anything is traced.
 
     Raises:
         UsageError: The name is unknown, the arguments are wrong, or ``total_steps`` is missing.
 
     Examples:
-        >>> print([float(weight_schedule("linear_decay", 0.3, 4)(step)) for step in range(6)])
+        >>> decay = weight_schedule("linear_decay", 0.3, total_steps=4)
+        >>> print([float(decay(step)) for step in range(6)])
         [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
         >>> warmup = {"schedule": "linear_schedule", "init_value": 0, "end_value": 2,
         ...           "transition_steps": 10}
         >>> print(weight_schedule(warmup, 1.0)(5))
         1.0
-        >>> weight_schedule("none", 0)(7)
+        >>> weight_schedule("none", 0)
         0.0
     """
     if spec == "none":
-        weight = float(constant)
-        return lambda step: weight
+        return float(constant)
     if callable(spec):
         return spec  # type: ignore[no-any-return]
     if isinstance(spec, str):
