@@ -70,9 +70,7 @@ def collect(answer: Mapping[str, Any], who: str) -> Outputs:
     if len(masks) > 1:
         raise UsageError(f"The {who}'s adaptor returned {len(masks)} arrays as 'inputs_mask'.")
     plain = {key: lists.pop(key) for key in ("logits", "logits_mask", "labels") if key in lists}
-    return Outputs(
-        **plain, losses=losses, inputs_mask=masks[0] if masks else None, features=lists
-    )
+    return Outputs(**plain, losses=losses, inputs_mask=masks[0] if masks else None, features=lists)
 
 
 def _as_tuple(who: str, key: str, value: Any) -> tuple[Any, ...]:

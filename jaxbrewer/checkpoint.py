@@ -87,11 +87,10 @@ class CheckpointStore:
 
         Args:
             step: One of :meth:`steps`.
-            like: A state of the same structure, arrays or ``jax.ShapeDtypeStruct``.
+            like: A state of the same structure, which also says where each array shall live.
         """
-        loaded = self._checkpointer.load_checkpointables(
-            step, {**jax.eval_shape(lambda: _parts(like)), "position": None}
-        )
+        template = jax.tree.map(_abstract, _parts(like))
+        loaded = self._checkpointer.load_checkpointables(step, {**template, "position": None})
         student, training = loaded["student"], loaded["training"]
         trainable = {"student": student["params"], "projections": training.pop("projections")}
         state = TrainState(trainable=trainable, model_state=student["state"], **training)
@@ -123,8 +122,18 @@ def load_student(directory: str | Path, step: int | None = None) -> dict[str, Py
         if not saved or (step is not None and step not in saved):
             raise UsageError(f"{directory} has no checkpoint of step {step}; it has {saved}.")
         chosen = saved[-1] if step is None else step
-        loaded = checkpointer.load_checkpointables(chosen, {"student": None})
+        saved_as = checkpointer.checkpointables_metadata(chosen).metadata["student"]
+        template = jax.tree.map(_abstract, saved_as)
+        loaded = checkpointer.load_checkpointables(chosen, {"student": template})
         return {"state": {}, **loaded["student"]}
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    """Shape, dtype and place of an array, or of a saved one on the default device."""
+    sharding = leaf.sharding if isinstance(leaf, jax.Array) else None
+    if sharding is None:
+        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def _parts(state: TrainState) -> dict[str, PyTree]:

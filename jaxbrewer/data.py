@@ -165,8 +165,8 @@ def _as_arrays(value: Any, path: str) -> Any:
         return {key: _as_arrays(item, f"{path}.{key}".strip(".")) for key, item in value.items()}
     if isinstance(value, (np.ndarray, jax.Array)) and value.dtype.kind not in "OUS":
         return value
-    if value is None:
-        return None
+    if not jax.tree_util.all_leaves([value]) and not isinstance(value, (list, tuple)):
+        return jax.tree.map(as_arrays, value)  # None, or a dataclass of arrays
     if isinstance(value, (list, tuple)) and not _is_numbers(value):
         if path and isinstance(value, list) and all(isinstance(item, str) for item in value):
             value = value[0] if value else ""

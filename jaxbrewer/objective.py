@@ -231,9 +231,7 @@ def _match_term(
         raise UsageError(f"{where}: {error}") from None
 
 
-def _layers(
-    where: str, who: str, outputs: Outputs, feature: str, layers: Any
-) -> list[jax.Array]:
+def _layers(where: str, who: str, outputs: Outputs, feature: str, layers: Any) -> list[jax.Array]:
     found = outputs.features.get(feature, ())
     if not found:
         raise UsageError(f"{where} needs {feature!r}, which the {who}'s adaptor does not return.")
@@ -247,9 +245,7 @@ def _layers(
     return [found[layer] for layer in indices]
 
 
-def _per_head(
-    who: str, masks: tuple[jax.Array, ...], heads: int
-) -> tuple[jax.Array | None, ...]:
+def _per_head(who: str, masks: tuple[jax.Array, ...], heads: int) -> tuple[jax.Array | None, ...]:
     if not masks:
         return (None,) * heads
     if len(masks) == 1:

@@ -80,9 +80,7 @@ def make_train_step(
         def counts_of(batch: Batch, key: jax.Array) -> Counts:
             # Counts depend on masks and shapes, not on what a model computes: in the compiled
             # program nothing of either model is left of this call.
-            terms, _ = terms_of(
-                state.trainable, state.model_state, batch, key, targets_of(batch)
-            )
+            terms, _ = terms_of(state.trainable, state.model_state, batch, key, targets_of(batch))
             return _counts(terms)
 
         def gradient_of(
