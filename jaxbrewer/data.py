@@ -121,7 +121,7 @@ def groups(dataloader: Any, size: int, *, num_epochs: int | None = None) -> Iter
     for epoch in itertools.count() if num_epochs is None else range(num_epochs):
         set_epoch(dataloader, epoch)
         seen = 0
-        for seen, batch in enumerate(dataloader, start=1):  # noqa: B007
+        for seen, batch in enumerate(dataloader, start=1):
             held.append(batch)
             if len(held) == size:
                 yield Group(tuple(held), epoch, seen)
@@ -139,8 +139,9 @@ def groups(dataloader: Any, size: int, *, num_epochs: int | None = None) -> Iter
 def set_epoch(dataloader: Any, epoch: int) -> None:
     """Tells a loader, or its sampler, which epoch begins, where it wants to know."""
     for owner in (dataloader, getattr(dataloader, "sampler", None)):
-        if hasattr(owner, "set_epoch"):
-            owner.set_epoch(epoch)
+        tell = getattr(owner, "set_epoch", None)
+        if tell is not None:
+            tell(epoch)
 
 
 def as_arrays(batch: Batch) -> Batch:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import jax
 import numpy as np
@@ -23,7 +23,7 @@ from .state import OptimizerFactory, TrainState, copy_arrays, init_train_state, 
 from .step import make_teacher_step, make_train_step
 from .tracking import open_run
 
-Optimizer = optax.GradientTransformation | OptimizerFactory
+Optimizer: TypeAlias = optax.GradientTransformation | OptimizerFactory
 _OF_PYTORCH = ("scheduler_class", "scheduler_args", "scheduler")
 
 

@@ -50,10 +50,14 @@ class Policy:
         return cast_floating(tree, self.param)
 
 
+AS_GIVEN = Policy()
+"""Leaves every dtype as it is."""
+
+
 def policy_of(config: TrainingConfig) -> Policy:
     """The policy that ``fp16``, ``fp16_opt_level`` and ``half_dtype`` describe."""
     if not config.fp16 or config.fp16_opt_level == "O0":
-        return Policy()
+        return AS_GIVEN
     half = jnp.dtype(config.half_dtype)
     if config.fp16_opt_level == "O3":
         return Policy(param=half, compute=half)

@@ -13,7 +13,7 @@ from .configs import IntermediateMatch
 from .errors import UsageError
 from .functional import Model, PyTree
 from .objective import Objective
-from .precision import LossScale, Policy
+from .precision import AS_GIVEN, LossScale, Policy
 from .schedules import weight_schedule
 
 
@@ -50,7 +50,7 @@ def init_train_state(
     optimizer: optax.GradientTransformation,
     *,
     seed: int | jax.Array = 0,
-    precision: Policy = Policy(),
+    precision: Policy = AS_GIVEN,
 ) -> TrainState:
     """The state before the first update, with copies of the student's weights.
 
@@ -127,9 +127,6 @@ def make_optimizer(
     return optax.with_extra_args_support(grouped)
 
 
-_TORCH_NAMES = {"lr": "learning_rate", "eps": "eps", "momentum": "momentum"}
-
-
 def _projection_optimizer(
     index: int,
     match: IntermediateMatch,
@@ -157,10 +154,11 @@ def _projection_optimizer(
     for key, value in settings.items():
         if key == "betas":
             arguments["b1"], arguments["b2"] = value
-        elif isinstance(value, Mapping):
-            arguments[_TORCH_NAMES.get(key, key)] = weight_schedule(value, 0.0, None)
+        elif key in ("lr", "learning_rate"):
+            is_schedule = isinstance(value, Mapping)
+            arguments["learning_rate"] = weight_schedule(value, 0.0) if is_schedule else value
         else:
-            arguments[_TORCH_NAMES.get(key, key)] = value
+            arguments[key] = value
     return _make(factory, where, arguments)
 
 

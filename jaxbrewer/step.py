@@ -17,7 +17,7 @@ from .errors import UsageError
 from .functional import Batch, Model, PyTree
 from .losses import Mean
 from .objective import Metrics, Objective, Terms
-from .precision import Policy
+from .precision import AS_GIVEN, Policy
 from .state import TrainState
 
 TrainStep = Callable[[TrainState, PyTree, Batch], tuple[TrainState, Metrics]]
@@ -33,7 +33,7 @@ def make_train_step(
     adaptor_S: Adaptor,
     adaptor_T: Adaptor | None = None,
     gradient_accumulation_steps: int = 1,
-    precision: Policy = Policy(),
+    precision: Policy = AS_GIVEN,
     args: Mapping[str, Any] = {},
 ) -> TrainStep:
     """Builds ``train_step(state, teacher_variables, batch) -> (state, metrics)``.
@@ -133,7 +133,7 @@ def make_teacher_step(
     teacher: Model,
     adaptor: Adaptor,
     *,
-    precision: Policy = Policy(),
+    precision: Policy = AS_GIVEN,
     args: Mapping[str, Any] = {},
 ) -> Callable[[PyTree, Batch], Outputs]:
     """Builds ``teacher_step(teacher_variables, batch) -> Outputs``, in evaluation mode.
@@ -156,7 +156,7 @@ def make_eval_step(
     *,
     adaptor_S: Adaptor,
     adaptor_T: Adaptor | None = None,
-    precision: Policy = Policy(),
+    precision: Policy = AS_GIVEN,
     args: Mapping[str, Any] = {},
 ) -> EvalStep:
     """Builds ``eval_step(state, teacher_variables, batch) -> terms``, both models in evaluation.
