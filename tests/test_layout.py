@@ -1,0 +1,60 @@
+"""Data flows one way: a module imports only from those before it."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "jaxbrewer"
+ORDER = [
+    "_version", "errors", "registry", "configs", "functional", "losses", "schedules",
+    "projections", "selection", "adaptors", "objective", "precision", "state", "step", "data",
+    "cache", "sharding", "checkpoint", "tracking", "loop", "distillers", "models", "text", "demo",
+    "cli", "__main__",
+]  # fmt: skip
+
+
+def part_of(path):
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imports_of(path):
+    """Top-level parts of the package that a file imports."""
+    relative = path.relative_to(PACKAGE)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.ImportFrom) or not node.level:
+            continue
+        base = relative.parts[: len(relative.parts) - node.level]
+        target = [*base, *(node.module.split(".") if node.module else [])]
+        yield from [target[0]] if target else [alias.name for alias in node.names]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"],
+    ids=lambda path: str(path.relative_to(PACKAGE)),
+)
+def test_a_module_imports_only_from_what_stands_before_it(path):
+    own = ORDER.index(part_of(path))
+    later = [name for name in imports_of(path) if ORDER.index(name) > own]
+    assert not later
+
+
+def test_every_public_name_is_importable_and_documented():
+    import jaxbrewer as jb
+
+    constants = {"__version__", "losses"}
+    for name in jb.__all__:
+        value = getattr(jb, name)
+        if name not in constants and not name.isupper():
+            assert value.__doc__, name
+
+
+def test_configs_are_read_and_refused_without_loading_jax():
+    code = (
+        "import sys; from jaxbrewer import DistillationConfig; DistillationConfig(temperature=2)\n"
+        "assert 'jax' not in sys.modules and 'numpy' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
