@@ -1,0 +1,73 @@
+"""Weight schedules and temperature rules against TextBrewer."""
+
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxbrewer.registry import WEIGHT_SCHEDULER
+from jaxbrewer.schedules import temperature_rule
+
+from . import PRECISIONS, Case, cases, evaluate
+
+RULES = [case for case in cases("schedulers") if "builder" in case.args]
+WEIGHTS = [case for case in cases("schedulers") if "builder" not in case.args]
+FLOOR = 0.01
+
+
+def spec_of(case: Case, **options):
+    builder = case.args["builder"]
+    if isinstance(builder, str):
+        return builder
+    if isinstance(builder[-1], dict):
+        spec = [*builder[:-1], {**builder[-1], **options}]
+    else:
+        spec = [*builder, options]
+    return tuple(spec) if case.args["builder_is_tuple"] else spec
+
+
+def temperatures(case: Case, x):
+    base = case.args["base_temperature"]
+    dtype = x["logits_S"].dtype
+    free, floored = (
+        jnp.asarray(temperature_rule(spec)(x["logits_S"], x["logits_T"], base), dtype)
+        for spec in (spec_of(case, minimum=-jnp.inf), spec_of(case))
+    )
+    return {"tau": free, "mean_tau": free.mean(), "floored": floored}
+
+
+@functools.cache
+def computed(precision: str):
+    return evaluate(RULES, temperatures, precision)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("case", RULES, ids=str)
+def test_temperature(case: Case, precision: str):
+    result = computed(precision)[case.name]
+    for name in ("tau", "mean_tau"):
+        assert result[name].dtype == precision
+        case.outputs[name].check(result[name], name)
+
+
+@pytest.mark.parametrize("case", RULES, ids=str)
+def test_temperature_has_a_floor(case: Case):
+    """On purpose different: TextBrewer's temperatures may be 0 or negative, ours may not."""
+    result = computed("float64")[case.name]
+    np.testing.assert_allclose(result["floored"], np.maximum(result["tau"], FLOOR))
+
+
+def test_some_case_needs_the_floor():
+    assert {str(case) for case in RULES if case.outputs["tau"].float64.min() < FLOOR} == {
+        "flsw_dict",
+        "flsw_eps",
+    }
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("case", WEIGHTS, ids=str)
+def test_weight(case: Case, precision: str):
+    function = WEIGHT_SCHEDULER[case.args["key"]]
+    result = evaluate([case], lambda case, x: function(x["x"]), precision)
+    case.outputs["value"].check(result[case.name])
