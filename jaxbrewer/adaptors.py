@@ -1,6 +1,7 @@
 """What an adaptor answers, checked once and put into one form."""
 
 import dataclasses
+import numbers
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -82,7 +83,7 @@ def _as_tuple(who: str, key: str, value: Any) -> tuple[Any, ...]:
         else (value,)
     )
     for item in items:
-        if not isinstance(item, Mean) and not hasattr(item, "shape") and not jnp.isscalar(item):
+        if not isinstance(item, (Mean, numbers.Number)) and not hasattr(item, "shape"):
             raise UsageError(
                 f"The {who}'s adaptor returned {type(item).__name__} under {key!r}; "
                 "it must be an array or a list of arrays."

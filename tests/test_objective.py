@@ -1,0 +1,200 @@
+"""The objective: TextBrewer's total and metric names, and one clear line for what does not fit."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxbrewer as jb
+from jaxbrewer import losses
+from jaxbrewer.adaptors import collect
+
+RNG = np.random.default_rng(0)
+B, L, C = 3, 4, 5
+
+
+def outputs(width=6, **extra):
+    answer = {
+        "logits": RNG.normal(size=(B, C)).astype("f"),
+        "hidden": [RNG.normal(size=(B, L, width)).astype("f") for _ in range(3)],
+        "inputs_mask": np.array([[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]]),
+        **extra,
+    }
+    return collect({key: value for key, value in answer.items() if value is not None}, "student")
+
+
+def hidden_match(**changes):
+    match = {"layer_T": 2, "layer_S": 1, "feature": "hidden", "loss": "hidden_mse", "weight": 0.5}
+    return {**match, **changes}
+
+
+def make(total_steps=10, **fields):
+    return jb.make_objective(jb.DistillationConfig(**fields), total_steps=total_steps)
+
+
+STUDENT, TEACHER = outputs(losses=[np.array([1.0, 2.0], "f"), np.float32(4)]), outputs()
+
+
+def test_total_and_names_are_textbrewers():
+    objective = make(temperature=2, kd_loss_weight=0.3, hard_label_weight=0.1,
+                     intermediate_matches=[hidden_match()])  # fmt: skip
+    total, metrics = objective(STUDENT, TEACHER, {})
+    kd = losses.kd_ce_loss(STUDENT.logits[0], TEACHER.logits[0], 2)
+    hidden = losses.hid_mse_loss(
+        STUDENT.features["hidden"][1], TEACHER.features["hidden"][2], STUDENT.inputs_mask
+    )
+    expected = {
+        "unweighted_kd_loss": kd, "weighted_kd_loss": 0.3 * kd,
+        "unweighted_hidden_hidden_mse_1_2": hidden,
+        "weighted_hidden_hidden_mse_1_2": 0.5 * hidden,
+        "unweighted_hard_label_loss": 1.5 + 4, "weighted_hard_label_loss": 0.55,
+        "total_loss": 0.3 * kd + 0.5 * hidden + 0.55,
+    }  # fmt: skip
+    assert metrics.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-6, err_msg=name)
+    assert total is metrics["total_loss"]
+
+
+def test_schedules_hold_from_step_0_and_replace_the_constant():
+    """Lesson B.7, 45: the constructor's weight was used for the first step."""
+    objective = make(total_steps=4, kd_loss_weight=0.3, kd_loss_weight_scheduler="linear_decay")
+    weights = [
+        objective(STUDENT, TEACHER, {}, step)[1]["weighted_kd_loss"]
+        / objective(STUDENT, TEACHER, {}, step)[1]["unweighted_kd_loss"]
+        for step in range(4)
+    ]
+    np.testing.assert_allclose(weights, [1, 0.75, 0.5, 0.25], rtol=1e-6)
+
+
+def test_a_match_and_the_temperature_follow_schedules():
+    objective = make(
+        temperature={"schedule": "linear_schedule", "init_value": 4.0, "end_value": 1.0,
+                     "transition_steps": 3},
+        intermediate_matches=[hidden_match(weight_scheduler="linear_growth")],
+    )  # fmt: skip
+    metrics = objective(STUDENT, TEACHER, {}, jnp.int32(3))[1]
+    np.testing.assert_allclose(
+        metrics["unweighted_kd_loss"],
+        losses.kd_ce_loss(STUDENT.logits[0], TEACHER.logits[0], 1),
+        rtol=1e-6,
+    )
+    np.testing.assert_allclose(
+        metrics["weighted_hidden_hidden_mse_1_2"],
+        0.3 * metrics["unweighted_hidden_hidden_mse_1_2"],
+        rtol=1e-6,
+    )
+
+
+def test_a_weight_of_zero_computes_no_gradient():
+    objective = make(hard_label_weight=0)
+    student = outputs(losses=np.float32(np.nan))
+    total, metrics = objective(student, TEACHER, {})
+    assert np.isfinite(total)
+    assert np.isnan(metrics["unweighted_hard_label_loss"])
+
+
+def test_projections_map_the_student_to_the_teachers_width():
+    objective = make(intermediate_matches=[hidden_match(proj=["tanh", 6, 8]), hidden_match()])
+    projections = objective.init_projections(jax.random.key(0))
+    assert jax.tree.map(jnp.shape, projections) == {"0": {"kernel": (6, 8), "bias": (8,)}}
+    teacher = outputs(8)
+    first = jb.make_objective(
+        jb.DistillationConfig(intermediate_matches=[hidden_match(proj=["tanh", 6, 8])])
+    )
+    _, metrics = first(STUDENT, teacher, projections)
+    mapped = np.tanh(STUDENT.features["hidden"][1] @ projections["0"]["kernel"])
+    np.testing.assert_allclose(
+        metrics["unweighted_hidden_hidden_mse_1_2"],
+        losses.hid_mse_loss(mapped, teacher.features["hidden"][2], STUDENT.inputs_mask),
+        rtol=1e-5,
+    )
+
+
+def test_the_same_match_twice_keeps_both_metrics():
+    _, metrics = make(intermediate_matches=[hidden_match(), hidden_match(weight=2)])(
+        STUDENT, TEACHER, {}
+    )
+    assert metrics["weighted_hidden_hidden_mse_1_2#2"] == 2 * metrics[
+        "unweighted_hidden_hidden_mse_1_2"
+    ]
+
+
+def test_a_users_loss_may_return_a_scalar_or_a_mean():
+    def scalar(state_S, state_T, mask=None):
+        return jnp.mean(jnp.abs(state_S - state_T))
+
+    for function in (scalar, losses.as_loss(lambda s, t, mask=None: losses.masked_mean(abs(s - t)))):
+        jb.register_new("match_loss", "own", function)
+        _, metrics = make(intermediate_matches=[hidden_match(loss="own")])(STUDENT, TEACHER, {})
+        gap = STUDENT.features["hidden"][1] - TEACHER.features["hidden"][2]
+        np.testing.assert_allclose(
+            metrics["unweighted_hidden_own_1_2"], np.abs(gap).mean(), rtol=1e-6
+        )
+        del jb.MATCH_LOSS_MAP["own"]
+
+
+def test_a_users_kd_loss_without_mask_works_where_no_mask_is_needed():
+    jb.register_new("kd_loss", "own", lambda s, t, temperature: jnp.sum((s - t) ** 2) / temperature)
+    objective = make(kd_loss_type="own", temperature=2)
+    _, metrics = objective(STUDENT, TEACHER, {})
+    gap = STUDENT.logits[0] - TEACHER.logits[0]
+    np.testing.assert_allclose(metrics["unweighted_kd_loss"], np.sum(gap**2) / 2, rtol=1e-6)
+    masked = outputs(logits=np.zeros((B, L, C), "f"), logits_mask=np.ones((B, L)))
+    with pytest.raises(jb.UsageError, match="takes no 'mask'"):
+        objective(masked, masked, {})
+    del jb.KD_LOSS_MAP["own"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "student", "teacher", "says"),
+    [
+        ({}, outputs(logits=None), TEACHER, "student's adaptor returned no 'logits'"),
+        ({}, STUDENT, outputs(logits=None), "teacher's adaptor returned no 'logits'"),
+        ({}, STUDENT, outputs(logits=[np.zeros((B, C))] * 2), "1 'logits', the teacher's 2"),
+        ({}, STUDENT, outputs(logits=np.zeros((B, C + 1), "f")), r"\(3, 5\).*\(3, 6\)"),
+        ({"probability_shift": True}, STUDENT, TEACHER, "needs 'labels'"),
+        ({"intermediate_matches": [hidden_match(layer_S=3)]}, STUDENT, TEACHER,
+         r"\[0\] \(hidden_hidden_mse_3_2\): layer_S=3 .* 3 layers"),
+        ({"intermediate_matches": [hidden_match(layer_T=-4)]}, STUDENT, TEACHER, "layer_T=-4"),
+        ({"intermediate_matches": [hidden_match(feature="attention", loss="attention_mse")]},
+         STUDENT, TEACHER, "needs 'attention', which the student's adaptor does not return"),
+        ({"intermediate_matches": [hidden_match()]}, STUDENT, outputs(8), r"\[0\].*proj"),
+        ({"intermediate_matches": [hidden_match(proj=["linear", 7, 8])]}, STUDENT, outputs(8),
+         "student width of 7"),
+        ({}, outputs(logits=np.zeros((B, L, C), "f"), logits_mask=[np.ones((B, L))] * 2),
+         outputs(logits=np.zeros((B, L, C), "f")), "2 'logits_mask' for 1 heads"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_named_before_anything_is_compiled(fields, student, teacher, says):
+    objective = make(**fields)
+    projections = objective.init_projections(jax.random.key(0))
+    with pytest.raises(jb.UsageError, match=says) as caught:
+        jax.eval_shape(objective, student, teacher, projections)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        ([1], "must return a dict, got list"),
+        ({"logit": 1}, "did you mean 'logits'"),
+        ({"hidden": {"a": 1}}, "dict under 'hidden'"),
+        ({"logits": ["a"]}, "str under 'logits'"),
+        ({"inputs_mask": [np.ones(2), np.ones(2)]}, "2 arrays as 'inputs_mask'"),
+    ],
+)
+def test_adaptors_are_checked(answer, says):
+    with pytest.raises(jb.UsageError, match=says):
+        collect(answer, "student")
+
+
+def test_two_masks_for_two_heads_or_one_for_both():
+    logits = [RNG.normal(size=(B, L, C)).astype("f") for _ in range(2)]
+    mask = np.array([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 0, 0]])
+    one = outputs(logits=logits, logits_mask=mask)
+    two = outputs(logits=logits, logits_mask=[mask, mask])
+    teacher = outputs(logits=[logit + 1 for logit in logits[::-1]], logits_mask=mask)
+    assert make()(one, teacher, {})[0] == make()(two, teacher, {})[0]
+    only = outputs(logits=[logit + 1 for logit in logits[::-1]])
+    np.testing.assert_allclose(make()(one, teacher, {})[0], make()(one, only, {})[0], rtol=1e-6)
