@@ -43,7 +43,7 @@ class ArrayLoader:
         seed: int = 0,
         drop_last: bool = False,
     ):
-        self._arrays = jax.tree.map(np.asarray, arrays)
+        self._arrays = as_arrays(arrays)
         lengths = {len(leaf) for leaf in jax.tree.leaves(self._arrays)}
         if len(lengths) != 1 or 0 in lengths:
             raise UsageError(
