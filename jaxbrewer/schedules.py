@@ -84,7 +84,7 @@ def weight_schedule(spec: Any, constant: float, total_steps: int | None = None) 
     if spec == "none":
         return float(constant)
     if callable(spec):
-        return spec  # type: ignore[no-any-return]
+        return spec
     if isinstance(spec, str):
         return _of_fraction(spec, total_steps)
     if isinstance(spec, Mapping):
@@ -118,7 +118,7 @@ def _optax_schedule(name: Any, arguments: dict[str, Any]) -> Schedule:
     builder = getattr(optax.schedules, name)
     _bind(f"schedule {name!r}", builder, (), arguments)
     try:
-        return builder(**arguments)  # type: ignore[no-any-return]
+        return builder(**arguments)
     except (TypeError, ValueError) as error:
         raise UsageError(f"schedule {name!r}: {error}") from None
 
@@ -287,9 +287,15 @@ def _require_numbers(name: str, **arguments: Any) -> None:
 def _bind(subject: str, function: Any, given: Sequence[Any], named: Mapping[str, Any]) -> None:
     """Raises :class:`UsageError` if ``function`` cannot be called like this."""
     signature = inspect.signature(function)
+    parameters = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+    takes = inspect.Signature(parameters)
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        for name in named:
+            if name not in takes.parameters:
+                raise UsageError(
+                    f"{subject} has no argument {name!r}: {suggest(name, takes.parameters)}"
+                )
     try:
-        signature.bind(*given, **named)
+        takes.bind(*given, **named)
     except TypeError as error:
-        raise UsageError(
-            f"{subject}: {error}; it takes {signature.replace(return_annotation=signature.empty)}."
-        ) from None
+        raise UsageError(f"{subject}: {error}; it takes {takes}.") from None

@@ -28,9 +28,7 @@ def test_shift(case: Case):
 def distil_selected(case: Case, x):
     heads = [str(head) for head in range(case.args["num_heads"])]
     masks = [(x[f"mask_S{head}"], x[f"mask_T{head}"]) for head in heads]
-    pairs = [
-        pair_selected(x[f"T{head}"], *mask) for head, mask in zip(heads, masks, strict=True)
-    ]
+    pairs = [pair_selected(x[f"T{head}"], *mask) for head, mask in zip(heads, masks, strict=True)]
 
     def value(students):
         loss = KD_LOSS_MAP[case.args["kd_loss_type"]]

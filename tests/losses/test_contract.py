@@ -66,9 +66,7 @@ def test_more_padding_changes_nothing(spec: Spec):
 def test_parts_of_a_batch_add_up(spec: Spec):
     student, teacher = spec.inputs()
     example = jax.jit(jax.vmap(lambda s, t, mask: spec.loss.sum_and_count(s, t, mask=mask)))
-    parts = jax.device_get(
-        example(*jax.tree.map(lambda x: x[:, None], (student, teacher, MASK)))
-    )
+    parts = jax.device_get(example(*jax.tree.map(lambda x: x[:, None], (student, teacher, MASK))))
     for uneven in ([0], [1, 2, 3]), ([0, 1], [2, 3]), ([0], [1], [2], [3]):
         means = [losses.Mean(parts.total[rows].sum(), parts.count[rows].sum()) for rows in uneven]
         whole = losses.add_means(*means)
