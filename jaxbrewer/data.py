@@ -169,8 +169,8 @@ def _as_arrays(value: Any, path: str) -> Any:
     if not jax.tree_util.all_leaves([value]) and not isinstance(value, (list, tuple)):
         return jax.tree.map(as_arrays, value)  # None, or a dataclass of arrays
     if isinstance(value, (list, tuple)) and not _is_numbers(value):
-        if path and isinstance(value, list) and all(isinstance(item, str) for item in value):
-            value = value[0] if value else ""
+        if path and isinstance(value, list) and value and isinstance(value[0], str):
+            value = value[0]
         else:
             return tuple(_as_arrays(item, f"{path}[{i}]") for i, item in enumerate(value))
     if hasattr(value, "detach"):  # a PyTorch tensor
