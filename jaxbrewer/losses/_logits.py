@@ -128,6 +128,4 @@ def _soften(loss: str, logits: Array, temperature: Any, mask: Array | None) -> A
             f"{loss}: the temperature must be a scalar or have the shape {positions[:1]} or "
             f"{positions}, got {temperature.shape}."
         )
-    temperature = temperature.reshape(temperature.shape + (1,) * (logits.ndim - temperature.ndim))
-    temperature = jnp.broadcast_to(temperature, (*positions, 1))
-    return logits / valid(temperature, mask, fill=1.0)
+    return logits / temperature.reshape(temperature.shape + (1,) * (logits.ndim - temperature.ndim))

@@ -74,10 +74,8 @@ def loss_dtype(*arrays: Any) -> Any:
     return jnp.result_type(jnp.float32, *arrays)
 
 
-def valid(
-    x: Shaped[Array, "..."], mask: Shaped[Array, "..."] | None, fill: float = 0.0
-) -> Float[Array, "..."]:
-    """``x`` in the loss dtype, with ``fill`` where ``mask`` is 0.
+def valid(x: Shaped[Array, "..."], mask: Shaped[Array, "..."] | None) -> Float[Array, "..."]:
+    """``x`` in the loss dtype, with zeros where ``mask`` is 0.
 
     Padding is overwritten before it is used, so that a NaN there reaches neither the value nor the
     gradient. ``mask`` covers the leading axes of ``x``.
@@ -90,7 +88,7 @@ def valid(
     if mask is None:
         return x
     mask = jnp.reshape(mask, mask.shape + (1,) * (x.ndim - mask.ndim))
-    return jnp.where(mask != 0, x, jnp.asarray(fill, x.dtype))
+    return jnp.where(mask != 0, x, jnp.zeros((), x.dtype))
 
 
 def masked_mean(values: Shaped[Array, "..."], mask: Shaped[Array, "..."] | None = None) -> Mean:
