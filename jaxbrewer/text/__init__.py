@@ -1,0 +1,8 @@
+"""Text files and tokenizers -> batches of arrays; needs the extra ``jaxbrewer[text]``."""
+
+from .loader import TextLoader as TextLoader
+from .read import UNLABELLED as UNLABELLED
+from .read import Examples as Examples
+from .read import read_examples as read_examples
+from .tokenize import Encoded as Encoded
+from .tokenize import Tokenizer as Tokenizer

@@ -1,0 +1,158 @@
+"""Tokenized examples -> batches of few shapes, in an order that seed and epoch decide."""
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from ..errors import UsageError
+from .tokenize import Encoded
+
+WIDTH_STEP = 8
+"""Batches are multiples of this many tokens wide."""
+
+WINDOW = 50
+"""So many batches of shuffled examples are sorted by length together."""
+
+
+def choose_widths(lengths: Int[np.ndarray, " examples"], count: int) -> list[int]:
+    """The widths, at most ``count``, that hold all lengths with the least padding.
+
+    Each example is taken to be padded to the smallest width that holds it. Exact, by dynamic
+    programming over multiples of ``WIDTH_STEP``.
+
+    Args:
+        lengths: Tokens per example.
+        count: How many widths there may be.
+
+    Returns:
+        Ascending multiples of ``WIDTH_STEP``; the last holds the longest example.
+
+    Examples:
+        >>> choose_widths(np.array([5, 6, 7, 8, 30, 61]), 2)
+        [8, 64]
+        >>> choose_widths(np.array([5, 6, 7, 8, 30, 61]), 9)
+        [8, 32, 64]
+    """
+    candidates, counts = np.unique(-(-lengths // WIDTH_STEP) * WIDTH_STEP, return_counts=True)
+    widths, examples = candidates.tolist(), np.cumsum(counts).tolist()
+
+    @functools.cache
+    def best(last: int, count: int) -> tuple[int, list[int]]:
+        """Tokens and widths for all examples up to ``widths[last]``, the widest one used."""
+        widest = widths[last]
+        options = [(widest * examples[last], [widest])]
+        for below in range(last) if count > 1 else ():
+            tokens, narrower = best(below, count - 1)
+            wide = examples[last] - examples[below]
+            options.append((tokens + widest * wide, [*narrower, widest]))
+        return min(options)
+
+    return best(len(widths) - 1, count)[1]
+
+
+class TextLoader:
+    """Batches of tokenized examples of similar length.
+
+    Every epoch draws a new order from the seed and the epoch alone. Windows of ``WINDOW`` batches
+    are sorted by length, cut into batches, and these shuffled again, so that padding is small. A
+    batch is as wide as the smallest of a few widths that holds it: each width is one shape, and
+    one compilation. All batches are full but the last, whose examples are drawn like all others;
+    it has the largest width, which makes one shape more.
+
+    A batch is a dict of ``input_ids``, ``attention_mask``, ``token_type_ids`` (int32
+    ``[batch, width]``), ``index`` (the example numbers, int32 ``[batch]``) and, if given,
+    ``labels``.
+
+    Args:
+        encoded: The examples.
+        batch_size: Examples in a batch.
+        labels: One per example, ``[examples, ...]``.
+        shuffle: Whether to draw a new order in every epoch; otherwise examples come by length,
+            and ``index`` tells which they are.
+        seed: Seed of the orders.
+        drop_last: Whether to leave out the incomplete last batch.
+        num_widths: How many widths there may be; they are chosen for the least padding.
+
+    Raises:
+        UsageError: There are no examples or not one label for each, or a batch would be empty.
+
+    Examples:
+        >>> tokens = np.arange(6, dtype=np.int32)
+        >>> encoded = Encoded(tokens, 0 * tokens, np.array([0, 1, 3, 6]))
+        >>> loader = TextLoader(encoded, batch_size=2, labels=[7, 8, 9], shuffle=False)
+        >>> len(loader), [batch["labels"].tolist() for batch in loader]
+        (2, [[7, 8], [9]])
+    """
+
+    def __init__(
+        self,
+        encoded: Encoded,
+        batch_size: int,
+        *,
+        labels: Any = None,
+        shuffle: bool = True,
+        seed: int = 0,
+        drop_last: bool = False,
+        num_widths: int = 4,
+    ):
+        examples = len(encoded)
+        if examples == 0 or batch_size < 1 or (drop_last and batch_size > examples):
+            raise UsageError(f"TextLoader.batch_size {batch_size} for {examples} examples.")
+        if num_widths < 1:
+            raise UsageError(f"TextLoader.num_widths must be at least 1, got {num_widths}.")
+        if labels is not None and len(labels) != examples:
+            raise UsageError(f"TextLoader got {len(labels)} labels for {examples} examples.")
+        self._encoded, self._batch_size = encoded, batch_size
+        self._labels = None if labels is None else np.asarray(labels)
+        self._shuffle, self._seed, self._drop_last, self._epoch = shuffle, seed, drop_last, 0
+        self._widths = np.array(choose_widths(encoded.lengths, num_widths))
+
+    @property
+    def widths(self) -> list[int]:
+        """The widths that batches may have, ascending."""
+        return self._widths.tolist()
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self._encoded), self._batch_size)
+        return full + (1 if rest and not self._drop_last else 0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Makes the next iteration that of ``epoch``, counted from 0."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        batches = self._batches(self._epoch)
+        self._epoch += 1
+        for rows in batches:
+            length = self._encoded.lengths[rows].max()
+            full = len(rows) == self._batch_size
+            width = (
+                self._widths[np.searchsorted(self._widths, length)] if full else max(self._widths)
+            )
+            batch = self._encoded.batch(rows, int(width)) | {"index": rows.astype(np.int32)}
+            if self._labels is not None:
+                batch["labels"] = self._labels[rows]
+            yield batch
+
+    def _batches(self, epoch: int) -> list[Int[np.ndarray, " rows"]]:
+        """The example numbers of each batch."""
+        lengths, size = self._encoded.lengths, self._batch_size
+        if not self._shuffle:
+            order = np.argsort(lengths, kind="stable")
+            window, draw = len(order), None
+        else:
+            draw = np.random.default_rng([self._seed, epoch])
+            order = draw.permutation(len(lengths))
+            window = WINDOW * size
+        full = len(order) - len(order) % size
+        batches: list[Int[np.ndarray, " rows"]] = []
+        for start in range(0, full, window):
+            rows = order[start : min(start + window, full)]
+            rows = rows[np.argsort(lengths[rows], kind="stable")].reshape(-1, size)
+            batches.extend(rows if draw is None else draw.permutation(rows))
+        if full < len(order) and not self._drop_last:
+            batches.append(order[full:])
+        return batches

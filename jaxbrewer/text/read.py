@@ -1,0 +1,259 @@
+"""Text files with named columns -> examples; whatever is wrong is said with file and line."""
+
+import bz2
+import csv
+import dataclasses
+import gzip
+import io
+import json
+import lzma
+import math
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from ..errors import UsageError, suggest
+
+UNLABELLED = -100
+"""The label number of a text without a label."""
+
+_COMPRESSION: dict[str, Callable[[Path], Any]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+}
+_UNREADABLE = (OSError, EOFError, lzma.LZMAError, zlib.error)
+
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """Texts, alone or in pairs, and their labels.
+
+    Attributes:
+        texts: One text per example.
+        pairs: The second text of each example, or ``None`` for single texts.
+        labels: Positions in ``label_names``, int32 ``[examples]``; ``UNLABELLED`` where there is
+            no label, ``None`` if no example has one.
+        label_names: The classes; the position is the number that a model sees.
+    """
+
+    texts: list[str]
+    pairs: list[str] | None = None
+    labels: Int[np.ndarray, " examples"] | None = None
+    label_names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def take(self, rows: Sequence[int] | Int[np.ndarray, " rows"]) -> "Examples":
+        """The examples with these numbers, in this order.
+
+        Examples:
+            >>> Examples(["a", "b", "c"]).take([2, 0]).texts
+            ['c', 'a']
+        """
+        return dataclasses.replace(
+            self,
+            texts=[self.texts[row] for row in rows],
+            pairs=None if self.pairs is None else [self.pairs[row] for row in rows],
+            labels=None if self.labels is None else self.labels[np.asarray(rows, int)],
+        )
+
+    def with_unlabelled(self, more: "Examples") -> "Examples":
+        """These examples, then the texts of ``more`` without their labels.
+
+        Raises:
+            UsageError: One has pairs of texts and the other has not.
+
+        Examples:
+            >>> some = Examples(["a", "b"], labels=np.array([1, 0], np.int32))
+            >>> some.with_unlabelled(Examples(["c"])).labels
+            array([   1,    0, -100], dtype=int32)
+        """
+        if (self.pairs is None) != (more.pairs is None):
+            raise UsageError("Either all texts come in pairs (text_pair) or none do.")
+        labels = [
+            np.full(len(self), UNLABELLED) if self.labels is None else self.labels,
+            np.full(len(more), UNLABELLED),
+        ]
+        return dataclasses.replace(
+            self,
+            texts=self.texts + more.texts,
+            pairs=None if self.pairs is None or more.pairs is None else self.pairs + more.pairs,
+            labels=np.concatenate(labels).astype(np.int32),
+        )
+
+
+def read_examples(
+    path: str | Path,
+    *,
+    text: str = "text",
+    text_pair: str | None = None,
+    label: str | None = "label",
+    labels: Sequence[str] | None = None,
+) -> Examples:
+    r"""Reads a JSONL, CSV or TSV file, also compressed (``.csv.gz``, ``.tsv.xz``, ...).
+
+    CSV and TSV files begin with a line of column names. CSV fields may be quoted; in TSV files a
+    quote is a character like any other, and in both a field ``nan`` or ``NaN`` is a missing value.
+    Other columns are passed over, blank lines too.
+
+    Args:
+        path: The file; its suffix says what it holds.
+        text: Column of the text.
+        text_pair: Column of a second text, if examples are pairs.
+        label: Column of the label, a string or an integer; ``None`` for texts without labels.
+        labels: The classes in order. Without, they are those of the file, sorted (as numbers, if
+            all of them are).
+
+    Returns:
+        At least one example.
+
+    Raises:
+        UsageError: The file is missing, empty, damaged or of another kind; a column is unknown or
+            a line has too many or too few; a text is not a string, is empty or NaN; a label is
+            missing, NaN, or not among ``labels``.
+
+    Examples:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "animals.csv")
+        ...     _ = path.write_text("text,label\nit barks,dog\nit purrs,cat\n")
+        ...     examples = read_examples(path)
+        >>> examples.texts, examples.labels.tolist(), examples.label_names
+        (['it barks', 'it purrs'], [1, 0], ('cat', 'dog'))
+    """
+    path = Path(path)
+    columns = {"text": text, "text_pair": text_pair, "label": label}
+    wanted = {field: column for field, column in columns.items() if column is not None}
+    found: dict[str, list[str]] = {field: [] for field in wanted}
+    lines: list[int] = []
+    for line, row in _rows(path):
+        for field, column in wanted.items():
+            if column not in row:
+                raise UsageError(
+                    f"{path}:{line}: no column {column!r} for {field}: {suggest(column, row)}"
+                )
+            check = _label if field == "label" else _text
+            found[field].append(check(row[column], f"{path}:{line}: the {field} {column!r}"))
+        lines.append(line)
+    if not lines:
+        raise UsageError(f"{path} is empty: it has no examples.")
+    numbers, names = None, tuple(map(str, labels or ()))
+    if label is not None:
+        names = names or _sorted_names(set(found["label"]))
+        numbers = _numbers(found["label"], names, path, lines)
+    return Examples(found["text"], found.get("text_pair"), numbers, names)
+
+
+def _numbers(
+    found: list[str], names: tuple[str, ...], path: Path, lines: list[int]
+) -> Int[np.ndarray, " examples"]:
+    number = {name: position for position, name in enumerate(names)}
+    if len(number) < len(names):
+        raise UsageError(f"labels has a name twice: {list(names)}.")
+    for name, line in zip(found, lines, strict=True):
+        if name not in number:
+            raise UsageError(
+                f"{path}:{line}: the label {name!r} is not in the set: {suggest(name, names)}"
+            )
+    return np.array([number[name] for name in found], np.int32)
+
+
+def _sorted_names(names: set[str]) -> tuple[str, ...]:
+    numeric = all(name.removeprefix("-").isdecimal() for name in names)
+    return tuple(sorted(names, key=int if numeric else None))
+
+
+def _text(value: Any, where: str) -> str:
+    if isinstance(value, float) and math.isnan(value):
+        raise UsageError(f"{where} is NaN, a missing value: fill it or leave the line out.")
+    if not isinstance(value, str):
+        raise UsageError(f"{where} must be a string, got {type(value).__name__}: {value!r}.")
+    if not value.strip():
+        raise UsageError(f"{where} is empty.")
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        raise UsageError(f"{where} holds half a surrogate pair, which is not text: {value!r}.")
+    return value
+
+
+def _label(value: Any, where: str) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if value is None:
+        raise UsageError(f"{where} is missing.")
+    if not isinstance(value, (str, float)):
+        raise UsageError(f"{where} must be a string or an integer, got {value!r}.")
+    return _text(value, where)
+
+
+def _rows(path: Path) -> Iterator[tuple[int, Row]]:
+    """Line numbers and rows of the file."""
+    suffix = path.suffix.lower()
+    compressed = suffix in _COMPRESSION
+    kind = Path(path.stem).suffix.lower() if compressed else suffix
+    if kind not in _READERS:
+        raise UsageError(
+            f"{path} is of a kind that cannot be read: "
+            + suggest(kind, [*_READERS, *(f".csv{end}" for end in _COMPRESSION)])
+        )
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist, or is not a file.")
+    try:
+        with _COMPRESSION[suffix](path) if compressed else path.open("rb") as raw:
+            # newline="" leaves line ends inside quoted fields to the csv module
+            lines = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
+            yield from _READERS[kind](lines, path)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 text: {error.reason}.") from error
+    except _UNREADABLE as error:
+        raise UsageError(f"{path} cannot be read: {error}") from error
+
+
+def _json_lines(lines: Iterator[str], path: Path) -> Iterator[tuple[int, Row]]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UsageError(f"{path}:{number}: malformed JSON: {error.msg}.") from error
+        if not isinstance(row, dict):
+            raise UsageError(f"{path}:{number}: expected a JSON object, got {line.strip()[:40]}")
+        yield number, row
+
+
+def _table(lines: Iterator[str], path: Path, **dialect: Any) -> Iterator[tuple[int, Row]]:
+    rows = csv.reader(lines, strict=True, **dialect)
+    try:
+        header = next(filter(None, rows), [])
+        if len(set(header)) < len(header):
+            raise UsageError(f"{path}:{rows.line_num}: a column has the name of another: {header}.")
+        for row in filter(None, rows):
+            if len(row) != len(header):
+                raise UsageError(
+                    f"{path}:{rows.line_num}: {len(row)} columns, but the first line names "
+                    f"{len(header)}: {', '.join(header)}."
+                )
+            # in a table, NaN can only be spelt
+            cells = (math.nan if cell in ("nan", "NaN") else cell for cell in row)
+            yield rows.line_num, dict(zip(header, cells, strict=True))
+    except csv.Error as error:
+        raise UsageError(f"{path}:{rows.line_num}: malformed line: {error}.") from error
+
+
+def _csv(lines: Iterator[str], path: Path) -> Iterator[tuple[int, Row]]:
+    return _table(lines, path)
+
+
+def _tsv(lines: Iterator[str], path: Path) -> Iterator[tuple[int, Row]]:
+    return _table(lines, path, delimiter="\t", quoting=csv.QUOTE_NONE)
+
+
+_READERS = {".jsonl": _json_lines, ".csv": _csv, ".tsv": _tsv}

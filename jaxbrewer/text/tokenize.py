@@ -1,0 +1,187 @@
+"""Texts -> token numbers, with the tokenizer of a Hugging Face directory."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from ..errors import UsageError
+
+FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+"""What a tokenizer may consist of in a Hugging Face directory."""
+
+_AT_ONCE = 10_000
+"""Texts tokenized in one call, which bounds the memory of the intermediate objects."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """Tokenized examples, laid end to end without padding.
+
+    Attributes:
+        input_ids: Token numbers of all examples, int32 ``[tokens]``.
+        token_type_ids: 0 for the first text of an example and 1 for the second, int32
+            ``[tokens]``.
+        offsets: Where each example begins, and the end, int64 ``[examples + 1]``.
+        pad_id: The token that fills a batch up; it is masked.
+    """
+
+    input_ids: Int[np.ndarray, " tokens"]
+    token_type_ids: Int[np.ndarray, " tokens"]
+    offsets: Int[np.ndarray, " bounds"]
+    pad_id: int = 0
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> Int[np.ndarray, " examples"]:
+        """Tokens of each example."""
+        return np.diff(self.offsets)
+
+    def batch(self, rows: Sequence[int] | Int[np.ndarray, " rows"], width: int) -> dict[str, Any]:
+        """Examples side by side, filled up to ``width`` tokens.
+
+        Args:
+            rows: Numbers of the examples.
+            width: Tokens per row, at least the longest of these examples.
+
+        Returns:
+            ``input_ids``, ``attention_mask`` and ``token_type_ids``, int32 ``[rows, width]``.
+
+        Examples:
+            >>> tokens = np.array([5, 6, 7], np.int32)
+            >>> encoded = Encoded(tokens, np.zeros(3, np.int32), np.array([0, 2, 3]))
+            >>> encoded.batch([1, 0], width=3)["input_ids"].tolist()
+            [[7, 0, 0], [5, 6, 0]]
+        """
+        starts, lengths = self.offsets[rows], self.lengths[rows]
+        positions = np.arange(width)
+        mask = positions < lengths[:, None]
+        source = (starts[:, None] + positions)[mask]
+        if len(source) < lengths.sum():
+            raise UsageError(f"Examples of {lengths.max()} tokens do not fit a width of {width}.")
+        batch = {"attention_mask": mask.astype(np.int32)}
+        for name, fill in (("input_ids", self.pad_id), ("token_type_ids", 0)):
+            batch[name] = np.full(mask.shape, fill, np.int32)
+            batch[name][mask] = getattr(self, name)[source]
+        return batch
+
+
+class Tokenizer:
+    """The tokenizer of a Hugging Face directory: ``tokenizer.json``, or else ``vocab.txt``.
+
+    Padding and truncation that are baked into ``tokenizer.json`` do not apply.
+
+    Args:
+        directory: The directory. With ``vocab.txt`` alone the tokenizer is BERT's, in the variant
+            that ``tokenizer_config.json`` describes.
+
+    Attributes:
+        vocab_size: Token numbers are below this.
+        pad_id: Number of the padding token.
+
+    Raises:
+        UsageError: The directory or the files are missing or damaged, or the library
+            ``tokenizers`` is not installed.
+    """
+
+    def __init__(self, directory: str | Path):
+        self._directory = Path(directory)
+        self._tokenizer = _load(self._directory)
+        self._tokenizer.no_padding()
+        self.vocab_size: int = self._tokenizer.get_vocab_size()
+        token = _settings(self._directory).get("pad_token", "[PAD]")
+        token = token["content"] if isinstance(token, dict) else token
+        self.pad_id: int = self._tokenizer.token_to_id(str(token)) or 0
+
+    def encode(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, max_length: int
+    ) -> Encoded:
+        """Tokenizes texts, with the special tokens that the model expects.
+
+        Args:
+            texts: The texts.
+            pairs: A second text for each.
+            max_length: Longer examples are cut to so many tokens, special ones included; of a
+                pair, the longer text first.
+
+        Raises:
+            UsageError: ``max_length`` leaves no room for text, or ``pairs`` has another length.
+        """
+        special = self._tokenizer.num_special_tokens_to_add(is_pair=pairs is not None)
+        if max_length <= special:
+            raise UsageError(
+                f"max_length must be above {special}, the number of special tokens, "
+                f"got {max_length}."
+            )
+        if pairs is not None and len(pairs) != len(texts):
+            raise UsageError(f"{len(texts)} texts with {len(pairs)} second texts.")
+        self._tokenizer.enable_truncation(max_length)
+        inputs = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
+        ids: list[Any] = [np.zeros(0, np.int32)]
+        types: list[Any] = [np.zeros(0, np.int32)]
+        for start in range(0, len(inputs), _AT_ONCE):
+            for encoding in self._tokenizer.encode_batch(inputs[start : start + _AT_ONCE]):
+                ids.append(np.array(encoding.ids, np.int32))
+                types.append(np.array(encoding.type_ids, np.int32))
+        offsets = np.cumsum([len(row) for row in ids])
+        return Encoded(np.concatenate(ids), np.concatenate(types), offsets, self.pad_id)
+
+    def save(self, directory: str | Path) -> None:
+        """Copies the tokenizer's files into ``directory``, beside a saved model.
+
+        Files of another tokenizer there are replaced or removed.
+        """
+        target = Path(directory)
+        target.mkdir(parents=True, exist_ok=True)
+        for name in FILES:
+            if (self._directory / name).is_file():
+                (target / name).write_bytes((self._directory / name).read_bytes())
+            else:
+                (target / name).unlink(missing_ok=True)
+
+
+def _load(directory: Path) -> Any:
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise UsageError(
+            "Text needs the library tokenizers: pip install jaxbrewer[text]"
+        ) from error
+    if (directory / "tokenizer.json").is_file():
+        path = directory / "tokenizer.json"
+    elif (directory / "vocab.txt").is_file():
+        path = directory / "vocab.txt"
+    else:
+        raise UsageError(f"{directory} has no tokenizer: neither tokenizer.json nor vocab.txt.")
+    try:
+        if path.suffix == ".json":
+            return tokenizers.Tokenizer.from_file(str(path))
+        settings = _settings(directory)
+        return tokenizers.BertWordPieceTokenizer(
+            str(path),
+            lowercase=settings.get("do_lower_case", True),
+            handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
+            strip_accents=settings.get("strip_accents"),
+        )
+    except Exception as error:  # the library raises nothing narrower
+        raise UsageError(f"{path} cannot be read as a tokenizer: {error}") from error
+
+
+def _settings(directory: Path) -> dict[str, Any]:
+    path = directory / "tokenizer_config.json"
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    except ValueError as error:
+        raise UsageError(f"{path} cannot be read: {error}") from error
