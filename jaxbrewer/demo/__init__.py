@@ -1,0 +1,1 @@
+"""A real model distilled on real text: ``jaxbrewer demo``."""
