@@ -12,6 +12,7 @@ from .distillers import GeneralDistiller as GeneralDistiller
 from .errors import UsageError as UsageError
 from .functional import Model as Model
 from .functional import as_model as as_model
+from .functional import freeze as freeze
 from .functional import from_function as from_function
 from .functional import from_linen as from_linen
 from .functional import from_nnx as from_nnx

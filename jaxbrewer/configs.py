@@ -31,8 +31,8 @@ TemperatureSpec = str | Sequence[Any] | Callable[..., Any]
 """``"none"``, ``"constant"``, ``["flsw", beta, gamma]``, ``["cwsm", beta]`` or a rule."""
 
 
-class _Config:
-    """Reading and writing that both configs and their parts share."""
+class Config:
+    """Reading, writing and checking that all configs share."""
 
     @classmethod
     def from_dict(cls, dict_object: Mapping[str, Any]) -> Self:
@@ -95,12 +95,30 @@ class _Config:
             given = getattr(self, field)
             raise UsageError(f"{type(self).__name__}.{field} must be {allowed}, got {given!r}.")
 
+    def _require_number(
+        self, field: str, *, minimum: float | None = None, whole: bool = False
+    ) -> None:
+        value = getattr(self, field)
+        holds = _is_int(value) if whole else _is_number(value)
+        kind = "an int" if whole else "a finite number"
+        bound = "" if minimum is None else f" >= {minimum}"
+        self._require(field, holds and (minimum is None or value >= minimum), kind + bound)
+
+    def _nest(self, field: str, cls: "type[Config]") -> None:
+        """Builds a section from a mapping; ``None`` is the section's default."""
+        value = getattr(self, field)
+        if not isinstance(value, cls):
+            try:
+                object.__setattr__(self, field, cls.from_dict({} if value is None else value))
+            except UsageError as error:
+                raise UsageError(f"{field}: {error}") from None
+
     def _freeze(self, field: str) -> None:
         object.__setattr__(self, field, _frozen(getattr(self, field)))
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, _Config):
+    if isinstance(value, Config):
         return value.to_dict()
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
@@ -118,10 +136,8 @@ def _frozen(value: Any) -> Any:
     return value
 
 
-def _is_int(value: Any, minimum: int | None = None) -> bool:
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-        return False
-    return minimum is None or int(value) >= minimum
+def _is_int(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def _is_number(value: Any) -> bool:
@@ -133,7 +149,7 @@ def _is_number(value: Any) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingConfig(_Config):
+class TrainingConfig(Config):
     """How a training runs; see TextBrewer's class of the same name.
 
     Args:
@@ -194,9 +210,9 @@ class TrainingConfig(_Config):
             ("seed", 0),
             ("local_rank", -1),
         ):
-            self._require(field, _is_int(getattr(self, field), minimum), f"an int >= {minimum}")
-        steps = self.ckpt_steps
-        self._require("ckpt_steps", steps is None or _is_int(steps, 1), "an int >= 1 or None")
+            self._require_number(field, minimum=minimum, whole=True)
+        if self.ckpt_steps is not None:
+            self._require_number("ckpt_steps", minimum=1, whole=True)
         for field in ("log_dir", "output_dir"):
             path = getattr(self, field)
             self._require(field, path is None or isinstance(path, (str, Path)), "a path or None")
@@ -213,7 +229,7 @@ class TrainingConfig(_Config):
 
 
 @dataclasses.dataclass(frozen=True)
-class IntermediateMatch(_Config):
+class IntermediateMatch(Config):
     """One entry of ``intermediate_matches``: a student layer imitates a teacher layer.
 
     Args:
@@ -257,7 +273,7 @@ class IntermediateMatch(_Config):
         if self.loss in ("fsp", "gram", "mmd", "nst"):
             self._require("layer_T", pair and len(self.layer_T) == 2, "a list of two layers")  # type: ignore[arg-type]
             self._require("layer_S", pair and len(self.layer_S) == 2, "a list of two layers")  # type: ignore[arg-type]
-        self._require("weight", _is_number(self.weight), "a finite number")
+        self._require_number("weight")
         _require_row("IntermediateMatch.loss", self.loss, MATCH_LOSS_MAP)
         _require_row("IntermediateMatch.feature", self.feature, FEATURES)
         _check_schedule("IntermediateMatch.weight_scheduler", self.weight_scheduler)
@@ -268,7 +284,7 @@ class IntermediateMatch(_Config):
         allowed = "[activation, student width, teacher width] and optionally a dict of settings"
         self._require("proj", len(proj) in (3, 4), allowed)
         _require_row("IntermediateMatch.proj[0]", proj[0], PROJ_MAP)
-        self._require("proj", all(_is_int(width, 1) for width in proj[1:3]), allowed)
+        self._require("proj", all(_is_int(w) and w > 0 for w in proj[1:3]), allowed)
         self._require("proj", len(proj) == 3 or isinstance(proj[3], Mapping), allowed)
 
     @property
@@ -288,7 +304,7 @@ class IntermediateMatch(_Config):
 
 
 @dataclasses.dataclass(frozen=True)
-class DistillationConfig(_Config):
+class DistillationConfig(Config):
     r"""What the student is taught; see TextBrewer's class of the same name.
 
     .. math:: L = w_{KD} L_{KD} + w_{hl} L_{hl} + \sum_i w_i L_{match,i}
@@ -344,7 +360,7 @@ class DistillationConfig(_Config):
         self._freeze("temperature_scheduler")
         _check_temperature_rule(self.temperature_scheduler)
         for field in ("hard_label_weight", "kd_loss_weight"):
-            self._require(field, _is_number(getattr(self, field)), "a finite number")
+            self._require_number(field)
             scheduler = f"{field}_scheduler"
             _check_schedule(f"DistillationConfig.{scheduler}", getattr(self, scheduler))
             self._freeze(scheduler)

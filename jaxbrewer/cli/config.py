@@ -1,0 +1,251 @@
+"""The one file that describes a whole job on text, and its overrides from the command line."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..configs import Config, DistillationConfig, TrainingConfig
+from ..errors import UsageError, suggest
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig(Config):
+    """Where the texts are.
+
+    Args:
+        train: Labelled texts: JSONL, CSV or TSV.
+        unlabelled: Further texts for distillation; their labels, if any, are not used.
+        test: Labelled texts to evaluate on.
+        text: Name of the column with the text.
+        text_pair: Name of the column with the second text, if texts come in pairs.
+        label: Name of the column with the label.
+        labels: The names of all classes; by default those that ``train`` has.
+        max_length: Tokens after which a text is cut off.
+    """
+
+    train: str | None = None
+    unlabelled: str | None = None
+    test: str | None = None
+    text: str = "text"
+    text_pair: str | None = None
+    label: str = "label"
+    labels: Sequence[str] | None = None
+    max_length: int = 128
+
+    def __post_init__(self) -> None:
+        """Checks each field."""
+        for field in ("train", "unlabelled", "test", "text_pair"):
+            value = getattr(self, field)
+            self._require(field, value is None or isinstance(value, str), "a name or null")
+        for field in ("text", "label"):
+            self._require(field, isinstance(getattr(self, field), str), "a name")
+        if self.labels is not None:
+            holds = isinstance(self.labels, Sequence) and not isinstance(self.labels, str)
+            holds = holds and not any(isinstance(name, bool) for name in self.labels)
+            self._require("labels", holds, "a list of names (yes and no need quotes in YAML)")
+            object.__setattr__(self, "labels", tuple(map(str, self.labels)))
+        self._require_number("max_length", minimum=4, whole=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizationConfig(Config):
+    """AdamW with a linear warm-up and a linear decay to 0.
+
+    Args:
+        num_epochs: Passes over the training data.
+        num_steps: Optimizer updates, instead of ``num_epochs``.
+        batch_size: Texts in a batch.
+        learning_rate: The peak.
+        warmup: Share of the updates in which the rate grows from 0 to the peak.
+        weight_decay: AdamW's, on matrices only.
+        max_grad_norm: Norm to which gradients are clipped; -1 does not clip.
+    """
+
+    num_epochs: int = 3
+    num_steps: int | None = None
+    batch_size: int = 32
+    learning_rate: float = 1e-4
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Checks each field."""
+        for field in ("num_epochs", "batch_size"):
+            self._require_number(field, minimum=1, whole=True)
+        if self.num_steps is not None:
+            self._require_number("num_steps", minimum=1, whole=True)
+        for field in ("learning_rate", "warmup", "weight_decay"):
+            self._require_number(field, minimum=0)
+        self._require("warmup", self.warmup <= 1, "a share of 1")
+        self._require_number("max_grad_norm")
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherConfig(Config):
+    """The big model.
+
+    Args:
+        path: A Hugging Face directory: what ``train`` begins from, and what ``distill`` learns
+            from unless ``train`` has made a teacher in the same ``output_dir``.
+        frozen: Parts that ``train`` leaves as they are, by the beginning of their path, such as
+            ``"bert.embeddings"``.
+        optimization: How ``train`` trains it.
+    """
+
+    path: str | None = None
+    frozen: Sequence[str] = ()
+    optimization: OptimizationConfig = OptimizationConfig(learning_rate=5e-5)
+
+    def __post_init__(self) -> None:
+        """Checks each field."""
+        self._require("path", self.path is None or isinstance(self.path, str), "a directory")
+        holds = isinstance(self.frozen, Sequence) and not isinstance(self.frozen, str)
+        self._require("frozen", holds, "a list of paths")
+        object.__setattr__(self, "frozen", tuple(self.frozen))
+        self._nest("optimization", OptimizationConfig)
+
+
+@dataclasses.dataclass(frozen=True)
+class StudentConfig(Config):
+    """The small model: one of a directory, layers of the teacher, or a size.
+
+    Args:
+        path: A Hugging Face directory to begin from.
+        layers: Layers of the teacher to begin from, such as ``[0, 2, 4]``.
+        size: Fields of a BERT config that differ from the teacher's, such as
+            ``{"num_hidden_layers": 2, "hidden_size": 128}``; the student begins at random.
+        optimization: How ``distill`` trains it.
+    """
+
+    path: str | None = None
+    layers: Sequence[int] | None = None
+    size: Mapping[str, Any] | None = None
+    optimization: OptimizationConfig = OptimizationConfig()
+
+    def __post_init__(self) -> None:
+        """Checks each field."""
+        given = [name for name in ("path", "layers", "size") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise UsageError(f"StudentConfig takes one of path, layers and size, got {given}.")
+        self._require("path", self.path is None or isinstance(self.path, str), "a directory")
+        if self.layers is not None:
+            holds = isinstance(self.layers, (list, tuple))
+            self._require("layers", holds, "a list of layer numbers")
+            object.__setattr__(self, "layers", tuple(self.layers))
+        if self.size is not None:
+            self._require("size", isinstance(self.size, Mapping), "a mapping")
+        self._nest("optimization", OptimizationConfig)
+
+
+_DISTILLATION, _TRAINING = DistillationConfig(), TrainingConfig(output_dir="runs/job")
+
+
+@dataclasses.dataclass(frozen=True)
+class JobConfig(Config):
+    """Everything of a job: the sections of the file."""
+
+    data: DataConfig = DataConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    student: StudentConfig = StudentConfig()
+    distillation: DistillationConfig = _DISTILLATION
+    training: TrainingConfig = _TRAINING
+
+    def __post_init__(self) -> None:
+        """Builds the sections from mappings."""
+        for field in dataclasses.fields(self):
+            self._nest(field.name, type(field.default))
+        self.training._require("output_dir", self.training.output_dir is not None, "a directory")
+
+
+def read_job(path: str | Path, overrides: Sequence[str] = ()) -> JobConfig:
+    """The job in a YAML or JSON file, with ``--section.field value`` pairs on top.
+
+    Values of overrides are read as YAML, so ``8`` is a number and ``[0, 2]`` a list; an item of a
+    list is named by its number (``--distillation.intermediate_matches.0.weight 2``).
+
+    Raises:
+        UsageError: The file cannot be read, or a key or a value cannot be used.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}.") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is not text in UTF-8.") from None
+    try:
+        content = json.loads(text) if path.suffix == ".json" else _read_yaml(text)
+    except (json.JSONDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"{path} cannot be parsed: {reason}") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} must hold a mapping with the sections of a job.")
+    for name, value in _pairs(overrides):
+        _override(content, name, value)
+    return JobConfig.from_dict(content)
+
+
+def _pairs(overrides: Sequence[str]) -> list[tuple[str, Any]]:
+    """``--a.b value`` or ``--a.b=value``, in either form."""
+    pairs, words = [], list(overrides)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--") or "." not in word.split("=")[0]:
+            sections = [field.name for field in dataclasses.fields(JobConfig)]
+            raise UsageError(
+                f"The argument {word!r} is unknown; overrides have the form --section.field value "
+                f"with a section of {', '.join(sections)}."
+            )
+        name, equals, value = word[2:].partition("=")
+        if not equals:
+            if not words:
+                raise UsageError(f"The override {word} needs a value.")
+            value = words.pop(0)
+        try:
+            pairs.append((name, _read_yaml(value)))
+        except yaml.YAMLError:
+            raise UsageError(f"The value of {word} cannot be read: {value!r}.") from None
+    return pairs
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML in which ``1e-4`` is a number, as everywhere but in version 1.1."""
+
+
+_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+_Yaml.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
+
+
+def _read_yaml(text: str) -> Any:
+    return yaml.load(text, _Yaml)
+
+
+def _override(content: dict[str, Any], name: str, value: Any) -> None:
+    *parents, last = name.split(".")
+    place: Any = content
+    for parent in parents:
+        if isinstance(place, list):
+            place = place[_index(place, parent, name)]
+        else:
+            if place.get(parent) is None:
+                place[parent] = {}
+            place = place[parent]
+        if not isinstance(place, (dict, list)):
+            raise UsageError(f"--{name}: {parent!r} is {place!r}, not a section.")
+    if isinstance(place, list):
+        place[_index(place, last, name)] = value
+    else:
+        place[last] = value
+
+
+def _index(items: list[Any], text: str, name: str) -> int:
+    if not text.isdecimal() or int(text) >= len(items):
+        numbers = suggest(text, range(len(items)))
+        raise UsageError(f"--{name}: the list has no item {text!r}. {numbers}")
+    return int(text)
