@@ -46,7 +46,7 @@ def test_groups_of_epochs_drop_what_is_left_and_those_of_steps_do_not():
     batches = list("abcde")
     by_epoch = [group.batches for group in groups(batches, 2, num_epochs=2)]
     assert by_epoch == [("a", "b"), ("c", "d")] * 2
-    by_step = [group for group in itertools.islice(groups(batches, 2), 4)]
+    by_step = list(itertools.islice(groups(batches, 2), 4))
     assert [group.batches for group in by_step] == [
         ("a", "b"), ("c", "d"), ("e", "a"), ("b", "c"),
     ]  # fmt: skip
@@ -114,12 +114,15 @@ class Tensor:
 
 
 def test_batches_of_all_kinds_become_arrays():
-    Pair = namedtuple("Pair", "x y")  # noqa: PYI024
+    Pair = namedtuple("Pair", "x y")
     batch = as_arrays(
         OrderedDict(
-            t=Tensor([1, 2]), numbers=[[1], [2]], layers=[np.zeros(1), jnp.ones(2)], none=None,
+            t=Tensor([1, 2]),
+            numbers=[[1], [2]],
+            layers=[np.zeros(1), jnp.ones(2)],
+            none=None,
             pair=Pair(1, 2.5),
-        )  # fmt: skip
+        )
     )
     assert type(batch) is dict
     np.testing.assert_array_equal(batch["t"], [1, 2])

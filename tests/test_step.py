@@ -146,7 +146,9 @@ def test_evaluation_adds_up_to_the_whole_data_set():
     objective = jb.make_objective(CONFIG, total_steps=10)
     _, state = setup()
     evaluate = jax.jit(
-        make_eval_step(STUDENT, TEACHER, objective, adaptor_S=exact_adaptor, adaptor_T=exact_adaptor)
+        make_eval_step(
+            STUDENT, TEACHER, objective, adaptor_S=exact_adaptor, adaptor_T=exact_adaptor
+        )
     )
     parts = [evaluate(state, TEACHER.variables, batch) for batch in rows(2, 5)]
     whole = evaluate(state, TEACHER.variables, DATA)
@@ -158,7 +160,7 @@ def test_evaluation_adds_up_to_the_whole_data_set():
 @pytest.mark.parametrize("half", [jnp.bfloat16, jnp.float16])
 def test_half_precision_follows_float32(half):
     full, state = setup()
-    expected, metrics = full(state, TEACHER.variables, DATA)
+    _, metrics = full(state, TEACHER.variables, DATA)
     policy = Policy(param=jnp.float32, compute=half, loss_scaling=half == jnp.float16)
     step, state = setup(precision=policy)
     actual, half_metrics = step(state, TEACHER.variables, DATA)
@@ -201,7 +203,8 @@ def train_projection(optimizer, settings):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"lr": 0.0}, {"optimizer": "sgd", "learning_rate": 0.0}, {"optimizer": "set_to_zero"}]
+    "settings",
+    [{"lr": 0.0}, {"optimizer": "sgd", "learning_rate": 0.0}, {"optimizer": "set_to_zero"}],
 )
 def test_a_projection_may_have_settings_of_its_own(settings):
     moved = train_projection(functools.partial(optax.sgd, learning_rate=0.1), settings)
