@@ -275,7 +275,8 @@ def freeze(model: Any, *paths: str) -> Model:
 
 def _split(tree: PyTree, paths: tuple[str, ...], prefix: str = "") -> tuple[PyTree, PyTree]:
     """What is not under any of ``paths``, and what is."""
-    outside, inside = {}, {}
+    outside: dict[str, Any] = {}
+    inside: dict[str, Any] = {}
     for name, value in tree.items():
         path = f"{prefix}{name}"
         if any(path == start or path.startswith(f"{start}.") for start in paths):

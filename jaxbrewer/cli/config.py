@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from ..configs import Config, DistillationConfig, TrainingConfig
+from ..configs import Config, DistillationConfig, OptimizationConfig, TrainingConfig
 from ..errors import UsageError, suggest
 
 
@@ -41,49 +41,15 @@ class DataConfig(Config):
         """Checks each field."""
         for field in ("train", "unlabelled", "test", "text_pair"):
             value = getattr(self, field)
-            self._require(field, value is None or isinstance(value, str), "a name or null")
+            self.require(field, value is None or isinstance(value, str), "a name or null")
         for field in ("text", "label"):
-            self._require(field, isinstance(getattr(self, field), str), "a name")
+            self.require(field, isinstance(getattr(self, field), str), "a name")
         if self.labels is not None:
             holds = isinstance(self.labels, Sequence) and not isinstance(self.labels, str)
             holds = holds and not any(isinstance(name, bool) for name in self.labels)
-            self._require("labels", holds, "a list of names (yes and no need quotes in YAML)")
+            self.require("labels", holds, "a list of names (yes and no need quotes in YAML)")
             object.__setattr__(self, "labels", tuple(map(str, self.labels)))
-        self._require_number("max_length", minimum=4, whole=True)
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizationConfig(Config):
-    """AdamW with a linear warm-up and a linear decay to 0.
-
-    Args:
-        num_epochs: Passes over the training data.
-        num_steps: Optimizer updates, instead of ``num_epochs``.
-        batch_size: Texts in a batch.
-        learning_rate: The peak.
-        warmup: Share of the updates in which the rate grows from 0 to the peak.
-        weight_decay: AdamW's, on matrices only.
-        max_grad_norm: Norm to which gradients are clipped; -1 does not clip.
-    """
-
-    num_epochs: int = 3
-    num_steps: int | None = None
-    batch_size: int = 32
-    learning_rate: float = 1e-4
-    warmup: float = 0.1
-    weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Checks each field."""
-        for field in ("num_epochs", "batch_size"):
-            self._require_number(field, minimum=1, whole=True)
-        if self.num_steps is not None:
-            self._require_number("num_steps", minimum=1, whole=True)
-        for field in ("learning_rate", "warmup", "weight_decay"):
-            self._require_number(field, minimum=0)
-        self._require("warmup", self.warmup <= 1, "a share of 1")
-        self._require_number("max_grad_norm")
+        self.require_number("max_length", minimum=4, whole=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,15 +66,17 @@ class TeacherConfig(Config):
 
     path: str | None = None
     frozen: Sequence[str] = ()
-    optimization: OptimizationConfig = OptimizationConfig(learning_rate=5e-5)
+    optimization: OptimizationConfig = dataclasses.field(
+        default_factory=lambda: OptimizationConfig(learning_rate=5e-5)
+    )
 
     def __post_init__(self) -> None:
         """Checks each field."""
-        self._require("path", self.path is None or isinstance(self.path, str), "a directory")
+        self.require("path", self.path is None or isinstance(self.path, str), "a directory")
         holds = isinstance(self.frozen, Sequence) and not isinstance(self.frozen, str)
-        self._require("frozen", holds, "a list of paths")
+        self.require("frozen", holds, "a list of paths")
         object.__setattr__(self, "frozen", tuple(self.frozen))
-        self._nest("optimization", OptimizationConfig)
+        self.nest("optimization", OptimizationConfig)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,41 +94,49 @@ class StudentConfig(Config):
     path: str | None = None
     layers: Sequence[int] | None = None
     size: Mapping[str, Any] | None = None
-    optimization: OptimizationConfig = OptimizationConfig()
+    optimization: OptimizationConfig = dataclasses.field(default_factory=OptimizationConfig)
 
     def __post_init__(self) -> None:
         """Checks each field."""
         given = [name for name in ("path", "layers", "size") if getattr(self, name) is not None]
         if len(given) > 1:
             raise UsageError(f"StudentConfig takes one of path, layers and size, got {given}.")
-        self._require("path", self.path is None or isinstance(self.path, str), "a directory")
+        self.require("path", self.path is None or isinstance(self.path, str), "a directory")
         if self.layers is not None:
             holds = isinstance(self.layers, (list, tuple))
-            self._require("layers", holds, "a list of layer numbers")
+            self.require("layers", holds, "a list of layer numbers")
             object.__setattr__(self, "layers", tuple(self.layers))
         if self.size is not None:
-            self._require("size", isinstance(self.size, Mapping), "a mapping")
-        self._nest("optimization", OptimizationConfig)
-
-
-_DISTILLATION, _TRAINING = DistillationConfig(), TrainingConfig(output_dir="runs/job")
+            self.require("size", isinstance(self.size, Mapping), "a mapping")
+        self.nest("optimization", OptimizationConfig)
 
 
 @dataclasses.dataclass(frozen=True)
 class JobConfig(Config):
     """Everything of a job: the sections of the file."""
 
-    data: DataConfig = DataConfig()
-    teacher: TeacherConfig = TeacherConfig()
-    student: StudentConfig = StudentConfig()
-    distillation: DistillationConfig = _DISTILLATION
-    training: TrainingConfig = _TRAINING
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    teacher: TeacherConfig = dataclasses.field(default_factory=TeacherConfig)
+    student: StudentConfig = dataclasses.field(default_factory=StudentConfig)
+    distillation: DistillationConfig = dataclasses.field(default_factory=DistillationConfig)
+    training: TrainingConfig = dataclasses.field(
+        default_factory=lambda: TrainingConfig(output_dir="runs/job")
+    )
 
     def __post_init__(self) -> None:
         """Builds the sections from mappings."""
-        for field in dataclasses.fields(self):
-            self._nest(field.name, type(field.default))
-        self.training._require("output_dir", self.training.output_dir is not None, "a directory")
+        for name, section in SECTIONS.items():
+            self.nest(name, section)
+        self.training.require("output_dir", self.training.output_dir is not None, "a directory")
+
+
+SECTIONS: dict[str, type[Config]] = {
+    "data": DataConfig,
+    "teacher": TeacherConfig,
+    "student": StudentConfig,
+    "distillation": DistillationConfig,
+    "training": TrainingConfig,
+}
 
 
 def read_job(path: str | Path, overrides: Sequence[str] = ()) -> JobConfig:
@@ -197,10 +173,9 @@ def _pairs(overrides: Sequence[str]) -> list[tuple[str, Any]]:
     while words:
         word = words.pop(0)
         if not word.startswith("--") or "." not in word.split("=")[0]:
-            sections = [field.name for field in dataclasses.fields(JobConfig)]
             raise UsageError(
                 f"The argument {word!r} is unknown; overrides have the form --section.field value "
-                f"with a section of {', '.join(sections)}."
+                f"with a section of {', '.join(SECTIONS)}."
             )
         name, equals, value = word[2:].partition("=")
         if not equals:

@@ -1,0 +1,12 @@
+"""All settings as frozen dataclasses, with lossless dict and JSON forms.
+
+Building a config checks every field it can check alone and nothing else: no directory is made, no
+device is touched, and JAX is not imported. Lists become tuples, so that a config cannot change
+under a running training.
+"""
+
+from ._base import Config as Config
+from .distillation import DistillationConfig as DistillationConfig
+from .distillation import IntermediateMatch as IntermediateMatch
+from .optimization import OptimizationConfig as OptimizationConfig
+from .training import TrainingConfig as TrainingConfig

@@ -1,0 +1,208 @@
+"""What a student is taught."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..errors import UsageError, suggest
+from ..registry import (
+    FEATURES,
+    KD_LOSS_MAP,
+    MATCH_LOSS_MAP,
+    PROJ_MAP,
+    TEMPERATURE_SCHEDULER,
+    WEIGHT_SCHEDULER,
+)
+from ._base import Config, is_int, is_number, plain
+
+ScheduleSpec = str | Mapping[str, Any] | Callable[..., Any]
+"""``"none"``, a name of ``WEIGHT_SCHEDULER``, ``{"schedule": <optax name>, ...}`` or a function
+of the optimizer update."""
+
+TemperatureSpec = str | Sequence[Any] | Callable[..., Any]
+"""``"none"``, ``"constant"``, ``["flsw", beta, gamma]``, ``["cwsm", beta]`` or a rule."""
+
+
+@dataclasses.dataclass(frozen=True)
+class IntermediateMatch(Config):
+    """One entry of ``intermediate_matches``: a student layer imitates a teacher layer.
+
+    Args:
+        layer_T: Index into the teacher adaptor's ``feature`` list; negative counts from the end.
+            A list of two for ``fsp`` (``gram``) and ``mmd`` (``nst``).
+        layer_S: The same for the student.
+        weight: Weight of the loss in the total.
+        loss: A name of ``MATCH_LOSS_MAP``.
+        feature: ``"hidden"`` or ``"attention"``, or a registered feature.
+        proj: ``[activation, student width, teacher width]``, and optionally a dict of optimizer
+            settings (``{"lr": 1e-3}``) for this projection.
+        weight_scheduler: Replaces ``weight`` by a schedule; see :class:`DistillationConfig`.
+
+    Raises:
+        UsageError: A field cannot be used; the message names it.
+    """
+
+    layer_T: int | Sequence[int]
+    layer_S: int | Sequence[int]
+    weight: float
+    loss: str
+    feature: str
+    proj: Sequence[Any] | None = None
+    weight_scheduler: ScheduleSpec = "none"
+
+    def __post_init__(self) -> None:
+        """Checks each field and turns lists into tuples."""
+        for field in ("layer_T", "layer_S", "proj", "weight_scheduler"):
+            self.freeze(field)
+        for field in ("layer_T", "layer_S"):
+            value = getattr(self, field)
+            indices = value if isinstance(value, tuple) else (value,)
+            holds = bool(indices) and all(is_int(index) for index in indices)
+            self.require(field, holds, "an int or a list of ints")
+        if isinstance(self.layer_T, tuple) != isinstance(self.layer_S, tuple):
+            raise UsageError(
+                "IntermediateMatch.layer_T and layer_S must both be ints or both lists, got "
+                f"{plain(self.layer_T)!r} and {plain(self.layer_S)!r}."
+            )
+        pair = isinstance(self.layer_T, tuple)
+        if self.loss in ("fsp", "gram", "mmd", "nst"):
+            self.require("layer_T", pair and len(self.layer_T) == 2, "a list of two layers")  # type: ignore[arg-type]
+            self.require("layer_S", pair and len(self.layer_S) == 2, "a list of two layers")  # type: ignore[arg-type]
+        self.require_number("weight")
+        _require_row("IntermediateMatch.loss", self.loss, MATCH_LOSS_MAP)
+        _require_row("IntermediateMatch.feature", self.feature, FEATURES)
+        _check_schedule("IntermediateMatch.weight_scheduler", self.weight_scheduler)
+        if self.proj is not None:
+            self._check_projection(tuple(self.proj))
+
+    def _check_projection(self, proj: tuple[Any, ...]) -> None:
+        allowed = "[activation, student width, teacher width] and optionally a dict of settings"
+        self.require("proj", len(proj) in (3, 4), allowed)
+        _require_row("IntermediateMatch.proj[0]", proj[0], PROJ_MAP)
+        self.require("proj", all(is_int(w) and w > 0 for w in proj[1:3]), allowed)
+        self.require("proj", len(proj) == 3 or isinstance(proj[3], Mapping), allowed)
+
+    @property
+    def name(self) -> str:
+        """The loss's name in metrics, TextBrewer's: ``hidden_hidden_mse_3_10`` (S, then T).
+
+        Examples:
+            >>> match = {"layer_T": 10, "layer_S": 3, "feature": "hidden", "loss": "hidden_mse"}
+            >>> IntermediateMatch(**match, weight=1).name
+            'hidden_hidden_mse_3_10'
+        """
+        layers = [
+            "-".join(map(str, layer)) if isinstance(layer, tuple) else str(layer)
+            for layer in (self.layer_S, self.layer_T)
+        ]
+        return "_".join([self.feature, self.loss, *layers])
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillationConfig(Config):
+    r"""What the student is taught; see TextBrewer's class of the same name.
+
+    .. math:: L = w_{KD} L_{KD} + w_{hl} L_{hl} + \sum_i w_i L_{match,i}
+
+    Args:
+        temperature: Divides the logits of both models in :math:`L_{KD}`; a positive number, or a
+            schedule of the optimizer update (``{"schedule": ...}`` or a function).
+        temperature_scheduler: A rule that sets the temperature per position from the logits:
+            ``"none"``, ``"constant"``, ``["flsw", beta, gamma]`` or ``["cwsm", beta]``.
+        hard_label_weight: Weight of the sum of the student adaptor's ``losses``.
+        hard_label_weight_scheduler: Replaces that weight by a schedule: ``"none"``,
+            ``"linear_decay"``, ``"linear_growth"``, any schedule of optax as
+            ``{"schedule": "cosine_decay_schedule", "init_value": 1.0, "decay_steps": 100}``, or a
+            function of the optimizer update.
+        kd_loss_type: A name of ``KD_LOSS_MAP``.
+        kd_loss_weight: Weight of the loss between logits.
+        kd_loss_weight_scheduler: As for hard labels.
+        probability_shift: Swaps the teacher's largest logit with that of the label.
+        intermediate_matches: Dicts or :class:`IntermediateMatch`.
+        is_caching_logits: Runs the teacher once per batch and keeps its logits in memory.
+
+    Raises:
+        UsageError: A field cannot be used; the message names it.
+
+    Examples:
+        >>> config = DistillationConfig(temperature=8)
+        >>> DistillationConfig.from_dict(config.to_dict()) == config
+        True
+        >>> DistillationConfig(kd_loss_type="cee")
+        Traceback (most recent call last):
+        ...
+        jaxbrewer.errors.UsageError: DistillationConfig.kd_loss_type 'cee' is unknown: did you...
+    """
+
+    temperature: float | Mapping[str, Any] | Callable[..., Any] = 4
+    temperature_scheduler: TemperatureSpec = "none"
+    hard_label_weight: float = 0
+    hard_label_weight_scheduler: ScheduleSpec = "none"
+    kd_loss_type: str = "ce"
+    kd_loss_weight: float = 1
+    kd_loss_weight_scheduler: ScheduleSpec = "none"
+    probability_shift: bool = False
+    intermediate_matches: Sequence[IntermediateMatch] = ()
+    is_caching_logits: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks each field and turns lists into tuples, dicts into matches."""
+        if is_number(self.temperature):
+            self.require("temperature", self.temperature > 0, "a positive number")  # type: ignore[operator]
+        else:
+            _check_schedule("DistillationConfig.temperature", self.temperature, named=False)
+            self.freeze("temperature")
+        self.freeze("temperature_scheduler")
+        _check_temperature_rule(self.temperature_scheduler)
+        for field in ("hard_label_weight", "kd_loss_weight"):
+            self.require_number(field)
+            scheduler = f"{field}_scheduler"
+            _check_schedule(f"DistillationConfig.{scheduler}", getattr(self, scheduler))
+            self.freeze(scheduler)
+        _require_row("DistillationConfig.kd_loss_type", self.kd_loss_type, KD_LOSS_MAP)
+        for field in ("probability_shift", "is_caching_logits"):
+            self.require(field, getattr(self, field) in (False, True), "true or false")
+            object.__setattr__(self, field, bool(getattr(self, field)))
+        matches = self.intermediate_matches
+        if matches is not None:
+            holds = isinstance(matches, Sequence) and not isinstance(matches, str)
+            self.require("intermediate_matches", holds, "a list")
+        object.__setattr__(
+            self, "intermediate_matches", tuple(map(_match, enumerate(matches or ())))
+        )
+
+
+def _match(numbered: tuple[int, Any]) -> IntermediateMatch:
+    index, match = numbered
+    if isinstance(match, IntermediateMatch):
+        return match
+    try:
+        return IntermediateMatch.from_dict(match)
+    except UsageError as error:
+        raise UsageError(f"intermediate_matches[{index}]: {error}") from None
+
+
+def _require_row(field: str, name: object, rows: Any) -> None:
+    if not isinstance(name, str) or name not in rows:
+        raise UsageError(f"{field} {name!r} is unknown: {suggest(name, rows)}")
+
+
+def _check_schedule(field: str, spec: object, *, named: bool = True) -> None:
+    if callable(spec):
+        return
+    if isinstance(spec, Mapping):
+        if not isinstance(spec.get("schedule"), str):
+            raise UsageError(f"{field} {dict(spec)!r} needs the key 'schedule', a name of optax.")
+        return
+    if named:
+        _require_row(field, spec, ["none", *WEIGHT_SCHEDULER])
+    else:
+        raise UsageError(f"{field} must be a positive number or a schedule, got {spec!r}.")
+
+
+def _check_temperature_rule(spec: object) -> None:
+    field = "DistillationConfig.temperature_scheduler"
+    if callable(spec):
+        return
+    name = spec[0] if isinstance(spec, tuple) and spec else spec
+    _require_row(field, name, ["none", *TEMPERATURE_SCHEDULER])
