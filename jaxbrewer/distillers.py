@@ -15,12 +15,13 @@ from .adaptors import Adaptor
 from .cache import CachedLoader
 from .checkpoint import Plan
 from .configs import DistillationConfig, TrainingConfig
+from .data import as_arrays, groups
 from .errors import UsageError
 from .functional import PyTree, as_model
 from .objective import Objective, make_objective
 from .precision import policy_of
 from .state import OptimizerFactory, TrainState, copy_arrays, init_train_state, make_optimizer
-from .step import make_teacher_step, make_train_step
+from .step import TrainStep, make_teacher_step, make_train_step
 from .tracking import open_run
 
 Optimizer: TypeAlias = optax.GradientTransformation | OptimizerFactory
@@ -116,36 +117,10 @@ class _Training:
         Raises:
             UsageError: Something does not fit; raised before anything is compiled.
         """
-        for name in _OF_PYTORCH:
-            if args.pop(name, None) is not None:
-                raise UsageError(
-                    f"train() takes no {name!r}: give the optimizer a schedule of optax as its "
-                    "learning rate."
-                )
         config = self.train_config
         plan = loop.plan_training(config, dataloader, num_epochs, num_steps)
-        objective = make_objective(self._objective_config, total_steps=plan.total_steps)
-        rule = make_optimizer(optimizer, objective, max_grad_norm=max_grad_norm)
-        precision = policy_of(config)
-        state = init_train_state(
-            self._student, objective, rule, seed=config.seed, precision=precision
-        )
-        if self._projections is not None:
-            state = dataclasses.replace(
-                state,
-                trainable={**state.trainable, "projections": copy_arrays(self._projections)},
-            )
-        step = make_train_step(
-            self._student,
-            self._teacher,
-            objective,
-            rule,
-            adaptor_S=self.adaptor_S,
-            adaptor_T=self.adaptor_T,
-            gradient_accumulation_steps=config.gradient_accumulation_steps,
-            precision=precision,
-            args=args,
-        )
+        start, step, objective = self._prepare(optimizer, plan, max_grad_norm, args)
+        state = start()
 
         def on_checkpoint(step: int, state: TrainState) -> None:
             if callback is not None:
@@ -171,6 +146,100 @@ class _Training:
         )
         self._projections = state.trainable["projections"]
         return Result(self._student.write_back(state.params, state.model_state), history)
+
+    def check(
+        self,
+        optimizer: Optimizer,
+        dataloader: Any,
+        num_epochs: int | None = None,
+        *,
+        num_steps: int | None = None,
+        max_grad_norm: float = -1.0,
+        batch_postprocessor: Callable[[Any], Any] | None = None,
+        **args: Any,
+    ) -> Plan:
+        """Finds what :meth:`train` would find wrong, without training.
+
+        The first update is traced on the first batches, by ``jax.eval_shape``: models and adaptors
+        run on shapes, nothing is compiled or computed, no directory is made.
+
+        Args:
+            optimizer: As for :meth:`train`, like all others.
+            dataloader: An iterator loses its first batches.
+            num_epochs: Passes over the data.
+            num_steps: Optimizer updates, instead of ``num_epochs``.
+            max_grad_norm: Norm to which gradients are clipped.
+            batch_postprocessor: ``batch -> batch``.
+            **args: Further keyword arguments of every call of either model.
+
+        Returns:
+            How many updates there would be, and after which of them a checkpoint.
+
+        Raises:
+            UsageError: Something does not fit.
+
+        Examples:
+            >>> import jax.numpy as jnp, optax
+            >>> model = (lambda params, x: x @ params, jnp.zeros((2, 3)))
+            >>> config = TrainingConfig(output_dir=None)
+            >>> trainer = BasicTrainer(config, model, lambda batch, y: {"losses": jnp.mean(y**2)})
+            >>> trainer.check(optax.sgd(1.0), [{"x": np.ones((4, 2))}], num_epochs=5).total_steps
+            5
+        """
+        config = self.train_config
+        plan = loop.plan_training(config, dataloader, num_epochs, num_steps)
+        start, step, _ = self._prepare(optimizer, plan, max_grad_norm, args)
+        size = config.gradient_accumulation_steps
+        batches = next(groups(dataloader, size, num_epochs=plan.num_epochs)).batches
+        if batch_postprocessor is not None:
+            batches = tuple(map(batch_postprocessor, batches))
+        batches = tuple(map(as_arrays, batches))
+        teacher = None if self._teacher is None else self._teacher.variables
+        jax.eval_shape(
+            lambda teacher, batch: step(start(), teacher, batch),
+            teacher,
+            batches if size > 1 else batches[0],
+        )
+        return plan
+
+    def _prepare(
+        self, optimizer: Optimizer, plan: Plan, max_grad_norm: float, args: dict[str, Any]
+    ) -> tuple[Callable[[], TrainState], TrainStep, Objective]:
+        """What makes the first state, the step, and the objective of a training."""
+        for name in _OF_PYTORCH:
+            if args.pop(name, None) is not None:
+                raise UsageError(
+                    f"train() takes no {name!r}: give the optimizer a schedule of optax as its "
+                    "learning rate."
+                )
+        config = self.train_config
+        objective = make_objective(self._objective_config, total_steps=plan.total_steps)
+        rule = make_optimizer(optimizer, objective, max_grad_norm=max_grad_norm)
+        precision = policy_of(config)
+
+        def start() -> TrainState:
+            state = init_train_state(
+                self._student, objective, rule, seed=config.seed, precision=precision
+            )
+            if self._projections is None:
+                return state
+            projections = copy_arrays(self._projections)
+            return dataclasses.replace(
+                state, trainable={**state.trainable, "projections": projections}
+            )
+
+        step = make_train_step(
+            self._student,
+            self._teacher,
+            objective,
+            rule,
+            adaptor_S=self.adaptor_S,
+            adaptor_T=self.adaptor_T,
+            gradient_accumulation_steps=config.gradient_accumulation_steps,
+            precision=precision,
+            args=args,
+        )
+        return start, step, objective
 
     def _cached(
         self,

@@ -402,3 +402,39 @@ def test_nnx_students_keep_their_own_mode():
         lambda batch, outputs: {"logits": outputs},
     ).train(SGD, [{"inputs": DATA["x"], **DATA}], num_epochs=1)  # fmt: skip
     assert np.isfinite(student.kernel[...]).all()
+
+
+def test_a_check_finds_what_training_would_and_writes_nothing(tmp_path):
+    wrong = {**HIDDEN_MATCH, "proj": ["linear", 7, 8]}
+    models = Encoder(8, 2, seed=1), Encoder(6, 1, seed=2)
+    loader = jb.ArrayLoader(text_data(16), 4)
+    config = quiet(output_dir=str(tmp_path / "run"), gradient_accumulation_steps=2)
+
+    def general(match):
+        distill = jb.DistillationConfig(intermediate_matches=[match])
+        return jb.GeneralDistiller(config, distill, *models, hidden_adaptor, hidden_adaptor)
+
+    with pytest.raises(jb.UsageError, match="proj expects a student width of 7"):
+        general(wrong).check(SGD, loader, num_epochs=2)
+    plan = general(HIDDEN_MATCH).check(SGD, loader, num_epochs=2)
+    assert plan == Plan(total_steps=4, steps_per_epoch=2)
+    assert not list(tmp_path.iterdir())
+    assert len(general(HIDDEN_MATCH).train(SGD, loader, num_epochs=2).history["step"]) == 4
+
+
+def test_a_check_leaves_the_training_as_it_would_be():
+    loader = jb.ArrayLoader(DATA, 8)
+    expected = distiller().train(SGD, loader, num_epochs=2).history["total_loss"]
+    checked = distiller()
+    checked.check(SGD, loader, num_epochs=2)
+    actual = checked.train(SGD, loader, num_epochs=2).history["total_loss"]
+    np.testing.assert_array_equal(actual, expected)
+
+
+def test_a_check_goes_through_the_postprocessor_and_pytorchs_arguments():
+    with pytest.raises(jb.UsageError, match="scheduler_class"):
+        distiller().check(SGD, BATCHES, num_epochs=1, scheduler_class=print)
+    with pytest.raises(jb.UsageError, match="'x' holds str"):
+        distiller().check(
+            SGD, BATCHES, num_steps=1, batch_postprocessor=lambda batch: batch | {"x": ["a", "b"]}
+        )
