@@ -1,7 +1,9 @@
 """Text classification with a BERT: what it learns, how it is trained, how good it is."""
 
-from collections.abc import Mapping
-from typing import Any
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
+from ..checkpoint import Plan
 from ..configs import DistillationConfig, OptimizationConfig, TrainingConfig
 from ..distillers import BasicTrainer, GeneralDistiller, Result
 from ..functional import Model, as_model, freeze
@@ -53,7 +56,47 @@ def adaptor(batch: Mapping[str, Array], outputs: Mapping[str, Any]) -> dict[str,
     return answer
 
 
-def train(
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """A training that is ready to run.
+
+    Attributes:
+        trainer: The trainer or distiller.
+        loader: The texts.
+        optimization: How the weights are optimized.
+        batch_postprocessor: As ``train`` of the trainer takes it.
+    """
+
+    trainer: BasicTrainer | GeneralDistiller
+    loader: TextLoader
+    optimization: OptimizationConfig
+    batch_postprocessor: Callable[[Any], Any] | None = None
+
+    def train(self) -> Result:
+        """Runs it."""
+        return self._call(self.trainer.train)
+
+    def check(self) -> Plan:
+        """Finds what :meth:`train` would find wrong, by tracing the first update."""
+        return self._call(self.trainer.check)
+
+    def _call(self, method: Callable[..., Any]) -> Any:
+        optimization = self.optimization
+        updates_per_epoch = (
+            len(self.loader) // self.trainer.train_config.gradient_accumulation_steps
+        )
+        steps = optimization.num_steps or optimization.num_epochs * max(updates_per_epoch, 1)
+        return method(
+            make_adamw(optimization, steps),
+            self.loader,
+            num_epochs=None if optimization.num_steps else optimization.num_epochs,
+            num_steps=optimization.num_steps,
+            max_grad_norm=optimization.max_grad_norm,
+            batch_postprocessor=self.batch_postprocessor,
+        )
+
+
+def make_fine_tuning(
     model: Any,
     encoded: Encoded,
     labels: Int[np.ndarray, " examples"],
@@ -61,70 +104,132 @@ def train(
     training: TrainingConfig,
     *,
     frozen: tuple[str, ...] = (),
-) -> Result:
-    """Trains a classifier on labels; ``frozen`` are the beginnings of parameter paths."""
+) -> Training:
+    """A classifier to be trained on labels; ``frozen`` are the beginnings of parameter paths."""
     loader = TextLoader(encoded, optimization.batch_size, labels=labels, seed=training.seed)
     trainer = BasicTrainer(training, freeze(model, *frozen), adaptor)
-    return _train(trainer, loader, optimization)
+    return Training(trainer, loader, optimization)
 
 
-def distill(
+def train(self) -> Result:
+        """Runs it."""
+        return self._call(self.trainer.train)
+
+    def check(self) -> Plan:
+        """Finds what :meth:`train` would find wrong, by tracing the first update."""
+        return self._call(self.trainer.check)
+
+    def _call(self, method: Callable[..., Any]) -> Any:
+        optimization = self.optimization
+        updates_per_epoch = (
+            len(self.loader) // self.trainer.train_config.gradient_accumulation_steps
+        )
+        steps = optimization.num_steps or optimization.num_epochs * max(updates_per_epoch, 1)
+        return method(
+            make_adamw(optimization, steps),
+            self.loader,
+            num_epochs=None if optimization.num_steps else optimization.num_epochs,
+            num_steps=optimization.num_steps,
+            max_grad_norm=optimization.max_grad_norm,
+            batch_postprocessor=self.batch_postprocessor,
+        )
+
+
+def make_fine_tuning(
+    model: Any,
+    encoded: Encoded,
+    labels: Int[np.ndarray, " examples"],
+    optimization: OptimizationConfig,
+    training: TrainingConfig,
+    *,
+    frozen: tuple[str, ...] = (),
+) -> Training:
+    """A classifier to be trained on labels; ``frozen`` are the beginnings of parameter paths."""
+    loader = TextLoader(encoded, optimization.batch_size, labels=labels, seed=training.seed)
+    trainer = BasicTrainer(training, freeze(model, *frozen), adaptor)
+    return Training(trainer, loader, optimization)
+
+
+def make_distillation(
     teacher: Any,
     student: Any,
     encoded: Encoded,
     labels: Int[np.ndarray, " examples"],
-    distillation: DistillationConfig,
+    config: DistillationConfig,
     optimization: OptimizationConfig,
     training: TrainingConfig,
     *,
     teacher_logits: Float[np.ndarray, "examples classes"] | None = None,
-) -> Result:
-    """Distils a classifier, on labelled texts and, where ``labels`` are negative, unlabelled ones.
+) -> Training:
+    """A classifier to be distilled, on labelled texts and, where ``labels`` are negative, others.
 
     Args:
         teacher: The teacher.
         student: The student.
         encoded: The texts.
         labels: Their classes.
-        distillation: What the student is taught.
+        config: What the student is taught.
         optimization: How it is trained.
         training: How the training runs.
         teacher_logits: What the teacher says of each text (:func:`predict`); the teacher is then
             not run again. For distillation of logits alone.
     """
     loader = TextLoader(encoded, optimization.batch_size, labels=labels, seed=training.seed)
-    distiller = GeneralDistiller(training, distillation, teacher, student, adaptor, adaptor)
+    distiller = GeneralDistiller(training, config, teacher, student, adaptor, adaptor)
     if teacher_logits is None:
-        return _train(distiller, loader, optimization)
+        return Training(distiller, loader, optimization)
 
     def with_cache(batch: dict[str, Any]) -> dict[str, Any]:
         return {**batch, "teacher_cache": {"logits": teacher_logits[batch["index"]]}}
 
-    return _train(distiller, loader, optimization, batch_postprocessor=with_cache)
+    return Training(distiller, loader, optimization, with_cache)
 
 
-def _train(
-    trainer: BasicTrainer | GeneralDistiller,
-    loader: TextLoader,
-    optimization: OptimizationConfig,
-    **arguments: Any,
-) -> Result:
-    updates_per_epoch = len(loader) // trainer.train_config.gradient_accumulation_steps
-    steps = optimization.num_steps or optimization.num_epochs * max(updates_per_epoch, 1)
-    return trainer.train(
-        make_adamw(optimization, steps),
-        loader,
-        num_epochs=None if optimization.num_steps else optimization.num_epochs,
-        num_steps=optimization.num_steps,
-        max_grad_norm=optimization.max_grad_norm,
-        **arguments,
-    )
+def train(*args: Any, **keywords: Any) -> Result:
+    """Trains a classifier; the arguments are those of :func:`make_fine_tuning`."""
+    return make_fine_tuning(*args, **keywords).train()
+
+
+def distill(*args: Any, **keywords: Any) -> Result:
+    """Distils a classifier; the arguments are those of :func:`make_distillation`."""
+    return make_distillation(*args, **keywords).train()
 
 
 def predict(
     model: Any, encoded: Encoded, *, batch_size: int = 64
 ) -> Float[np.ndarray, "examples classes"]:
     """The logits of a classifier in evaluation mode, in the order of the examples."""
+    return _timed_logits(model, encoded, batch_size)[0]
+
+
+class Scores(NamedTuple):
+    """How good a classifier is, and how fast.
+
+    Attributes:
+        accuracy: Share of examples whose class has the largest logit.
+        loss: Mean cross-entropy of the labels, in nats.
+        examples_per_second: Speed of the model, compilation not counted.
+    """
+
+    accuracy: float
+    loss: float
+    examples_per_second: float
+
+
+def evaluate(
+    model: Any, encoded: Encoded, labels: Int[np.ndarray, " examples"], *, batch_size: int = 64
+) -> Scores:
+    """Runs a classifier over labelled texts."""
+    logits, seconds = _timed_logits(model, encoded, batch_size)
+    known = labels >= 0
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits[known], labels[known])
+    return Scores(accuracy(logits, labels), float(losses.mean()), len(encoded) / seconds)
+
+
+def _timed_logits(
+    model: Any, encoded: Encoded, batch_size: int
+) -> tuple[Float[np.ndarray, "examples classes"], float]:
+    """Logits in the order of the examples, and the seconds that the model took."""
     wrapped: Model = as_model(model)
 
     @jax.jit
@@ -132,13 +237,22 @@ def predict(
         outputs, _ = wrapped.apply(variables["params"], variables["state"], batch, train=False)
         return outputs["logits"]
 
+    loader = TextLoader(encoded, min(batch_size, len(encoded)), shuffle=False)
+    programs: dict[tuple[int, ...], Any] = {}
+    for batch in loader:
+        del batch["index"]
+        shape = batch["input_ids"].shape
+        if shape not in programs:
+            programs[shape] = logits_of.lower(wrapped.variables, batch).compile()
     found: list[tuple[np.ndarray, Array]] = []
-    for batch in TextLoader(encoded, min(batch_size, len(encoded)), shuffle=False):
+    start = time.perf_counter()
+    for batch in loader:
         rows = batch.pop("index")
-        found.append((rows, logits_of(wrapped.variables, batch)))
-    rows = np.concatenate([part for part, _ in found])
+        program = programs[batch["input_ids"].shape]
+        found.append((rows, program(wrapped.variables, batch)))
     logits = np.concatenate([np.asarray(part) for _, part in found])
-    return logits[np.argsort(rows)]
+    seconds = time.perf_counter() - start
+    return logits[np.argsort(np.concatenate([rows for rows, _ in found]))], seconds
 
 
 def accuracy(
