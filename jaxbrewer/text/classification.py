@@ -111,51 +111,12 @@ def make_fine_tuning(
     return Training(trainer, loader, optimization)
 
 
-def train(self) -> Result:
-        """Runs it."""
-        return self._call(self.trainer.train)
-
-    def check(self) -> Plan:
-        """Finds what :meth:`train` would find wrong, by tracing the first update."""
-        return self._call(self.trainer.check)
-
-    def _call(self, method: Callable[..., Any]) -> Any:
-        optimization = self.optimization
-        updates_per_epoch = (
-            len(self.loader) // self.trainer.train_config.gradient_accumulation_steps
-        )
-        steps = optimization.num_steps or optimization.num_epochs * max(updates_per_epoch, 1)
-        return method(
-            make_adamw(optimization, steps),
-            self.loader,
-            num_epochs=None if optimization.num_steps else optimization.num_epochs,
-            num_steps=optimization.num_steps,
-            max_grad_norm=optimization.max_grad_norm,
-            batch_postprocessor=self.batch_postprocessor,
-        )
-
-
-def make_fine_tuning(
-    model: Any,
-    encoded: Encoded,
-    labels: Int[np.ndarray, " examples"],
-    optimization: OptimizationConfig,
-    training: TrainingConfig,
-    *,
-    frozen: tuple[str, ...] = (),
-) -> Training:
-    """A classifier to be trained on labels; ``frozen`` are the beginnings of parameter paths."""
-    loader = TextLoader(encoded, optimization.batch_size, labels=labels, seed=training.seed)
-    trainer = BasicTrainer(training, freeze(model, *frozen), adaptor)
-    return Training(trainer, loader, optimization)
-
-
 def make_distillation(
     teacher: Any,
     student: Any,
     encoded: Encoded,
     labels: Int[np.ndarray, " examples"],
-    config: DistillationConfig,
+    distillation: DistillationConfig,
     optimization: OptimizationConfig,
     training: TrainingConfig,
     *,
@@ -168,14 +129,14 @@ def make_distillation(
         student: The student.
         encoded: The texts.
         labels: Their classes.
-        config: What the student is taught.
+        distillation: What the student is taught.
         optimization: How it is trained.
         training: How the training runs.
         teacher_logits: What the teacher says of each text (:func:`predict`); the teacher is then
             not run again. For distillation of logits alone.
     """
     loader = TextLoader(encoded, optimization.batch_size, labels=labels, seed=training.seed)
-    distiller = GeneralDistiller(training, config, teacher, student, adaptor, adaptor)
+    distiller = GeneralDistiller(training, distillation, teacher, student, adaptor, adaptor)
     if teacher_logits is None:
         return Training(distiller, loader, optimization)
 
