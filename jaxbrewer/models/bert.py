@@ -22,7 +22,8 @@ class BertHead(nnx.Module):
 
     def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
         self.config = config
-        self.bert = BertModel(config, pooler=self.pooled, rngs=rngs)
+        pooler = self.pooled and config.classifier_pooling == "cls"
+        self.bert = BertModel(config, pooler=pooler, rngs=rngs)
 
     def encode(
         self, input_ids: Any, attention_mask: Any, token_type_ids: Any, position_ids: Any
@@ -103,7 +104,11 @@ class BertForSequenceClassification(BertHead):
             UsageError: The inputs do not fit each other or the model.
         """
         outputs = self.encode(input_ids, attention_mask, token_type_ids, position_ids)
-        pooled = self.bert.pooler(outputs["hidden_states"][-1])
+        hidden = outputs["hidden_states"][-1]
+        if self.config.classifier_pooling == "mean":
+            pooled = _mean_of_tokens(hidden, attention_mask)
+        else:
+            pooled = self.bert.pooler(hidden)
         return {"logits": self.classifier(self.dropout(pooled)), **outputs}
 
 
@@ -177,6 +182,16 @@ class BertForQuestionAnswering(BertHead):
 def _dropout(config: BertConfig, rngs: nnx.Rngs) -> nnx.Dropout:
     rate = config.classifier_dropout
     return nnx.Dropout(config.hidden_dropout_prob if rate is None else rate, rngs=rngs)
+
+
+def _mean_of_tokens(
+    hidden: Float[Array, "batch length width"], mask: Shaped[Array, "batch length"] | None
+) -> Float[Array, "batch width"]:
+    if mask is None:
+        return jnp.mean(hidden, axis=1)
+    weights = (mask != 0).astype(hidden.dtype)
+    counts = jnp.maximum(jnp.sum(weights, axis=1, keepdims=True), 1)
+    return jnp.einsum("bld,bl->bd", hidden, weights) / counts
 
 
 def _per_token(

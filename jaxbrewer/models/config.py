@@ -33,6 +33,9 @@ class BertConfig:
         type_vocab_size: Rows of the token-type embeddings.
         initializer_range: Standard deviation of new weights.
         layer_norm_eps: Added to the variance in layer norms.
+        classifier_pooling: What a sequence classifier looks at: ``"cls"``, the pooler's view of the
+            first token, as ``transformers`` has it; or ``"mean"``, the mean over the tokens, which
+            suits encoders of sentences (MiniLM) and which ``transformers`` does not have.
         pad_token_id: The id that fills up short inputs; kept for the tokeniser's sake.
         num_labels: Outputs of a classification head.
         labels: Their names, in order; ``None`` for ``LABEL_0, LABEL_1, ...``.
@@ -62,6 +65,7 @@ class BertConfig:
     type_vocab_size: int = 2
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
+    classifier_pooling: str = "cls"
     pad_token_id: int | None = 0
     num_labels: int = 2
     labels: tuple[str, ...] | None = None
@@ -84,6 +88,8 @@ class BertConfig:
         if self.hidden_act not in ACTIVATION_NAMES:
             hint = suggest(self.hidden_act, ACTIVATION_NAMES)
             raise UsageError(f"BertConfig hidden_act {self.hidden_act!r} is not known: {hint}")
+        if self.classifier_pooling not in ("cls", "mean"):
+            self._refuse("classifier_pooling", "must be 'cls' or 'mean'")
         if self.hidden_size % self.num_attention_heads:
             raise UsageError(
                 f"BertConfig hidden_size {self.hidden_size} is not a multiple of "
@@ -145,6 +151,8 @@ class BertConfig:
         """
         own = dataclasses.asdict(self)
         del own["labels"], own["num_labels"]
+        if self.classifier_pooling == "cls":  # what everyone takes for granted
+            del own["classifier_pooling"]
         return (
             own
             | _ONLY
