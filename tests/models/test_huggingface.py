@@ -1,0 +1,332 @@
+"""Directories: what is read, what is written, and what is said when something does not fit."""
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file, save_file
+
+from jaxbrewer import UsageError
+from jaxbrewer.models import (
+    BertConfig,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    cut_layers,
+    huggingface,
+    load_bert,
+    save_bert,
+)
+from tests.models.conftest import CASES, FIXTURES, TASKS, stacked
+
+CASE = FIXTURES / "sequence_gelu"
+LARGER = {
+    BertForSequenceClassification: {"hidden_size": 192, "num_attention_heads": 6,
+                                    "num_hidden_layers": 6, "intermediate_size": 768},
+    BertForTokenClassification: {"hidden_size": 256, "num_attention_heads": 2,
+                                 "num_hidden_layers": 3, "intermediate_size": 320},
+    BertForQuestionAnswering: {"hidden_size": 768, "num_attention_heads": 12,
+                               "num_hidden_layers": 2, "intermediate_size": 3072},
+}  # fmt: skip
+
+
+def weights(model):
+    return nnx.to_pure_dict(nnx.state(model, nnx.Param))
+
+
+def assert_same_weights(ours, theirs):
+    jax.tree.map(np.testing.assert_array_equal, weights(ours), weights(theirs))
+
+
+@pytest.fixture
+def rewrite(tmp_path):
+    """A copy of a stored model after ``change`` was done to its tensors, and its config."""
+
+    def make(change=dict, config=None):
+        tensors = change(load_file(CASE / "model.safetensors"))
+        save_file(tensors, tmp_path / "model.safetensors")
+        fields = json.loads((CASE / "config.json").read_text()) | (config or {})
+        (tmp_path / "config.json").write_text(json.dumps(fields))
+        return tmp_path
+
+    return make
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_saved_model_has_the_tensors_of_transformers(case, tmp_path):
+    model = load_bert(FIXTURES / case)
+    save_bert(model, tmp_path / "new" / "folder")
+    theirs = load_file(FIXTURES / case / "model.safetensors")
+    ours = load_file(tmp_path / "new" / "folder" / "model.safetensors")
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        assert ours[name].dtype == tensor.dtype
+        np.testing.assert_array_equal(ours[name], tensor, err_msg=name)
+    written = json.loads((tmp_path / "new" / "folder" / "config.json").read_text())
+    given = json.loads((FIXTURES / case / "config.json").read_text())
+    assert written["architectures"] == given["architectures"]
+    assert written["model_type"] == "bert"
+    assert sorted(os.listdir(tmp_path / "new" / "folder")) == ["config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("head", LARGER)
+def test_save_and_load_is_bitwise(head, tmp_path):
+    config = BertConfig(vocab_size=30, max_position_embeddings=9, **SMALL, labels=("a", "b"))
+    model = head(config, rngs=nnx.Rngs(3))
+    save_bert(model, tmp_path)
+    loaded = load_bert(tmp_path)
+    assert type(loaded) is head
+    assert loaded.config == model.config
+    assert_same_weights(loaded, model)
+
+
+SMALL = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2,
+         "intermediate_size": 12}  # fmt: skip
+
+
+def test_prefix_or_none_old_norm_names_and_buffers(rewrite, caplog):
+    def change(tensors):
+        renamed = {name.removeprefix("bert."): value for name, value in tensors.items()}
+        renamed = {
+            name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+                "LayerNorm.bias", "LayerNorm.beta"
+            ): value
+            for name, value in renamed.items()
+        }
+        return {**renamed, "embeddings.position_ids": np.arange(20)[None]}
+
+    with caplog.at_level(logging.INFO, "jaxbrewer"):
+        assert_same_weights(load_bert(rewrite(change)), load_bert(CASE))
+    assert not caplog.records
+
+
+def test_what_the_file_lacks_starts_afresh_and_is_said_in_one_line(rewrite, caplog):
+    def change(tensors):
+        return {
+            name: value
+            for name, value in tensors.items()
+            if not name.startswith(("classifier", "bert.pooler"))
+        }
+
+    folder = rewrite(change)
+    with caplog.at_level(logging.INFO, "jaxbrewer"):
+        model = load_bert(folder, num_labels=25)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "bert.pooler.dense.bias, bert.pooler.dense.weight, classifier.bias" in record.message
+    kernel = np.asarray(model.classifier.kernel[...])
+    assert kernel.shape == (32, 25)
+    assert 0.015 < kernel.std() < 0.025
+    assert not np.asarray(model.classifier.bias[...]).any()
+    assert not np.allclose(kernel[:, :1], model.bert.pooler.dense.kernel[:, :1])
+    assert_same_weights(model, load_bert(folder, num_labels=25))
+    other = load_bert(folder, num_labels=25, seed=1)
+    assert not np.allclose(other.classifier.kernel[...], kernel)
+
+
+def test_a_head_can_start_afresh(caplog):
+    model = load_bert(CASE, labels=list("abcd"), new_head=True)
+    assert model.config.labels == tuple("abcd")
+    assert model.classifier.bias.shape == (4,)
+    assert "classifier.bias, classifier.weight" in caplog.text
+    encoder = weights(model)["bert"]
+    jax.tree.map(np.testing.assert_array_equal, encoder, weights(load_bert(CASE))["bert"])
+
+
+def test_what_the_model_has_no_place_for_is_said(rewrite, caplog):
+    def change(tensors):
+        extra = {
+            "cls.predictions.bias": np.zeros(60, np.float32),
+            "bert.encoder.layer.2.output.dense.bias": np.zeros(32, np.float32),
+        }
+        return tensors | extra
+
+    with caplog.at_level(logging.INFO, "jaxbrewer"):
+        load_bert(rewrite(change))
+    said = {record.levelname: record.message.rpartition(": ")[2] for record in caplog.records}
+    assert said == {
+        "INFO": "cls.predictions.bias",
+        "WARNING": "bert.encoder.layer.2.output.dense.bias",
+    }
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_any_head_on_any_encoder(kind):
+    task = TASKS[kind]
+    model = load_bert(FIXTURES / "token_tanh", task)
+    outputs = jax.eval_shape(model, jnp.ones((2, 5), int))
+    shapes = {name: out.shape for name, out in outputs.items() if name.endswith("logits")}
+    assert (
+        shapes
+        == {
+            "sequence": {"logits": (2, 2)},
+            "token": {"logits": (2, 5, 2)},
+            "span": {"start_logits": (2, 5), "end_logits": (2, 5)},
+        }[kind]
+    )
+
+
+def test_layers_are_cut_while_loading():
+    assert_same_weights(load_bert(CASE, layers=[-1]), cut_layers(load_bert(CASE), [1]))
+
+
+def test_settings_differ_from_the_file():
+    model = load_bert(CASE, hidden_dropout_prob=0.4)
+    assert model.bert.embeddings.dropout.rate == model.dropout.rate == 0.4
+    assert model.bert.embeddings.dropout.deterministic
+    with pytest.raises(UsageError, match="no field 'hidden_dropout': did you mean 'hidden_drop"):
+        load_bert(CASE, hidden_dropout=0.4)
+
+
+@pytest.mark.parametrize("stored", ["float16", "bfloat16"])
+def test_half_precision_files_load_as_float32_or_as_asked(rewrite, stored):
+    folder = rewrite(
+        lambda tensors: {name: value.astype(stored) for name, value in tensors.items()}
+    )
+    wide, half = load_bert(folder), load_bert(folder, dtype=stored)
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(weights(wide))} == {"float32"}
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(weights(half))} == {stored}
+    save_bert(half, folder)
+    assert json.loads((folder / "config.json").read_text())["torch_dtype"] == stored
+    assert_same_weights(load_bert(folder), wide)
+
+
+def drop(prefix):
+    return lambda tensors: {n: value for n, value in tensors.items() if not n.startswith(prefix)}
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "message"),
+    [
+        (
+            drop("bert.encoder.layer.1"),
+            {},
+            "lacks 16 tensors of the encoder: bert.encoder.layer.1.* and 12 more",
+        ),
+        (
+            drop("bert."),
+            {},
+            "It has classifier.bias, classifier.weight",
+        ),
+        (
+            dict,
+            {"num_labels": 5},
+            r"classifier.bias has shape \[3\], the config asks for \[5\].*new_head=True",
+        ),
+        (
+            lambda tensors: tensors | {"classifier.weight": np.zeros((3, 31), np.float32)},
+            {},
+            r"classifier.weight has shape \[3, 31\], the config asks for \[3, 32\]",
+        ),
+        (dict, {"intermediate_size": 50}, r"layer.0.intermediate.dense.bias has shape \[48\]"),
+        (dict, {"vocab_size": 61}, r"word_embeddings.weight has shape \[60, 32\]"),
+        (dict, {"task": "classification"}, "task 'classification' is unknown: .*'token-class"),
+        (dict, {"labels": ["a", "b", "a"]}, "labels must all be different"),
+        (dict, {"layers": [5]}, r"layers \[5\] must name layers of a model of 2"),
+    ],
+)
+def test_files_that_do_not_fit_are_refused_by_name(rewrite, change, settings, message):
+    with pytest.raises(UsageError, match=message):
+        load_bert(rewrite(change), **settings)
+
+
+class TestDirectories:
+    def test_no_config(self, tmp_path):
+        with pytest.raises(
+            UsageError, match=r"no Hugging Face directory: there is no config\.json"
+        ):
+            load_bert(tmp_path)
+
+    @pytest.mark.parametrize(("text", "message"), [("{", "is not JSON"), ("[]", "JSON object")])
+    def test_a_config_that_is_none(self, tmp_path, text, message):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(UsageError, match=message):
+            load_bert(tmp_path)
+
+    def test_no_task_in_the_config(self, rewrite):
+        with pytest.raises(UsageError, match="names no head .*'BertModel'.* give a task"):
+            load_bert(rewrite(config={"architectures": ["BertModel"]}))
+
+    def test_no_weights(self, tmp_path):
+        shutil.copy(CASE / "config.json", tmp_path)
+        with pytest.raises(UsageError, match=r"has no model\.safetensors\."):
+            load_bert(tmp_path)
+        (tmp_path / "pytorch_model.bin").touch()
+        with pytest.raises(UsageError, match=r"pytorch_model\.bin, which transformers converts"):
+            load_bert(tmp_path)
+
+    @pytest.mark.parametrize("size", [0, 5, 2000])
+    def test_damaged_weights(self, tmp_path, size):
+        shutil.copy(CASE / "config.json", tmp_path)
+        whole = (CASE / "model.safetensors").read_bytes()
+        (tmp_path / "model.safetensors").write_bytes(whole[:size])
+        with pytest.raises(UsageError, match="is damaged or not a safetensors file"):
+            load_bert(tmp_path)
+
+    def test_a_save_that_fails_leaves_what_was_there(self, tmp_path, monkeypatch):
+        save_bert(load_bert(CASE), tmp_path)
+        before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+        other = load_bert(FIXTURES / "sequence_silu")
+
+        def fail(part, place):
+            raise OSError("disk full")
+
+        monkeypatch.setattr(huggingface.os, "replace", fail)
+        with pytest.raises(OSError, match="disk full"):
+            save_bert(other, tmp_path)
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("head", LARGER)
+def test_a_saved_student_answers_in_transformers_as_here(head, tmp_path):
+    python = os.environ.get("JAXBREWER_ORACLE_PYTHON")
+    if not python:
+        pytest.skip("JAXBREWER_ORACLE_PYTHON names no Python with torch and transformers")
+    config = BertConfig(vocab_size=500, max_position_embeddings=40, **LARGER[head], num_labels=9)
+    model = head(config, rngs=nnx.Rngs(0))
+    model.eval()
+    draw = np.random.default_rng(0)
+    noisy = jax.tree.map(
+        lambda leaf: leaf + 0.05 * draw.normal(size=leaf.shape).astype(np.float32), weights(model)
+    )
+    nnx.update(model, noisy)
+    student = cut_layers(model, [0, -1])
+    save_bert(student, tmp_path)
+    inputs = {
+        "input_ids": draw.integers(0, 500, (4, 40)),
+        "attention_mask": (np.arange(40) < np.array([[40], [31], [7], [1]])).astype(int),
+        "token_type_ids": draw.integers(0, 2, (4, 40)),
+    }
+    np.savez(tmp_path / "inputs.npz", **inputs)
+    oracle = Path(__file__).with_name("oracle.py")
+    subprocess.run(
+        [python, oracle, tmp_path, tmp_path / "inputs.npz", tmp_path / "outputs.npz"], check=True
+    )
+    outputs = stacked(jax.jit(lambda inputs: student(**inputs))(inputs))
+    theirs = dict(np.load(tmp_path / "outputs.npz"))
+    assert outputs.keys() == theirs.keys()
+    for name, value in theirs.items():
+        np.testing.assert_allclose(outputs[name], value, atol=1e-5, rtol=0, err_msg=name)
+
+
+def test_minilm_loads_in_under_two_seconds(minilm):
+    code = (
+        "import sys, time, jax\n"
+        "from jaxbrewer.models import load_bert\n"
+        "start = time.process_time()\n"  # other processes may hold the clock, not this
+        "jax.block_until_ready(jax.tree.leaves(load_bert(sys.argv[1], 'token-classification')))\n"
+        "print(time.process_time() - start)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, minilm], check=True, capture_output=True, text=True
+    )
+    assert float(run.stdout) < 2
