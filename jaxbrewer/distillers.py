@@ -218,14 +218,13 @@ class _Training:
         precision = policy_of(config)
 
         def start() -> TrainState:
-            state = init_train_state(
-                self._student, objective, rule, seed=config.seed, precision=precision
-            )
-            if self._projections is None:
-                return state
-            projections = copy_arrays(self._projections)
-            return dataclasses.replace(
-                state, trainable={**state.trainable, "projections": projections}
+            return init_train_state(
+                self._student,
+                objective,
+                rule,
+                seed=config.seed,
+                precision=precision,
+                projections=self._projections,
             )
 
         step = make_train_step(

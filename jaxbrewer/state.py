@@ -12,7 +12,7 @@ import optax
 from .configs import IntermediateMatch
 from .errors import UsageError
 from .functional import Model, PyTree
-from .objective import Objective
+from .objective import Objective, Projections
 from .precision import AS_GIVEN, LossScale, Policy
 from .schedules import weight_schedule
 
@@ -51,6 +51,7 @@ def init_train_state(
     *,
     seed: int | jax.Array = 0,
     precision: Policy = AS_GIVEN,
+    projections: Projections | None = None,
 ) -> TrainState:
     """The state before the first update, with copies of the student's weights.
 
@@ -60,6 +61,7 @@ def init_train_state(
         optimizer: From :func:`make_optimizer`, or any optax transformation.
         seed: A seed or a PRNG key.
         precision: The dtypes.
+        projections: Where projections begin, copied as well; ``None`` draws new ones.
 
     Examples:
         >>> from jaxbrewer import DistillationConfig, as_model, make_objective
@@ -71,10 +73,11 @@ def init_train_state(
     """
     key = jax.random.key(seed) if isinstance(seed, int) else seed
     init_key, key = jax.random.split(key)
-    trainable = {
-        "student": precision.cast_to_param(copy_arrays(student.params)),
-        "projections": precision.cast_to_param(objective.init_projections(init_key)),
-    }
+    if projections is None:
+        projections = objective.init_projections(init_key)
+    trainable = precision.cast_to_param(
+        copy_arrays({"student": student.params, "projections": projections})
+    )
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         trainable=trainable,
