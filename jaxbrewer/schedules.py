@@ -105,7 +105,7 @@ def _of_fraction(name: str, total_steps: int | None) -> Schedule:
             "or num_epochs with a data loader that has a length."
         )
     total = max(total_steps, 1)
-    return lambda step: function(jnp.minimum(jnp.asarray(step, jnp.float32) / total, 1.0))
+    return lambda step: function(jnp.minimum(jnp.asarray(step, float) / total, 1.0))
 
 
 def _optax_schedule(name: Any, arguments: dict[str, Any]) -> Schedule:
