@@ -1,0 +1,55 @@
+"""What the documents show is run: the README's code and the examples."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*arguments, cwd):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_readmes_code_runs_as_one_program(tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    (tmp_path / "readme.py").write_text("\n".join(blocks))
+    first, last = map(float, run("readme.py", cwd=tmp_path).split(" -> "))
+    assert last < first
+    assert (tmp_path / "runs" / "first" / "metrics.jsonl").exists()
+
+
+def test_the_readmes_files_exist():
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", (ROOT / "README.md").read_text()):
+        assert (ROOT / target).exists(), target
+
+
+@pytest.mark.slow
+def test_random_tokens(tmp_path):
+    output = run(str(ROOT / "examples" / "random_tokens.py"), cwd=tmp_path)
+    losses = dict(re.findall(r"(\w+): ([\d.]+ -> [\d.]+)", output))
+    assert len(losses) == 3
+    for first_and_last in losses.values():
+        first, last = map(float, first_and_last.split(" -> "))
+        assert last < first
+    assert output.count("step ") == 4
+
+
+@pytest.mark.slow
+def test_functional_loop(tmp_path):
+    path = ROOT / "examples" / "functional_loop.py"
+    assert len(path.read_text().splitlines()) < 80
+    output = run(str(path), cwd=tmp_path)
+    scores = [float(score) for score in re.findall(r"([\d.]+)% of 500", output)]
+    teacher, alone, distilled = scores
+    assert teacher > distilled > alone + 3
