@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import jax
 import numpy as np
@@ -128,7 +128,7 @@ class Tracker:
             else None
         )
         self._events = SummaryWriter(str(log_dir)) if log_dir is not None and is_writer else None
-        self._pending: list[tuple[int, int, dict[str, jax.Array]]] = []
+        self._pending: list[_Update] = []
         self._last_read = time.monotonic()
         self._history: dict[str, list[float]] = {}
         self._shown = _Progress(total_steps) if show and is_writer else None
@@ -155,9 +155,9 @@ class Tracker:
 
     def add(self, step: int, examples: int, metrics: dict[str, jax.Array]) -> None:
         """Takes the metrics of update ``step``, still on the device."""
-        self._pending.append((step, examples, metrics))
-        if len(self._pending) > 2:  # the host runs at most two updates ahead of the device
-            jax.block_until_ready(self._pending[-3][2])
+        if len(self._pending) > 1:  # the host runs at most two updates ahead of the device
+            jax.block_until_ready(self._pending[-2].metrics)
+        self._pending.append(_Update(step, examples, time.monotonic(), metrics))
         due = time.monotonic() - self._last_read >= self._SECONDS
         if due or len(self._pending) >= self._BLOCK:
             self._read(self._pending[:-2])
@@ -172,11 +172,11 @@ class Tracker:
         """Every scalar read so far: one array per name, one entry per update."""
         return {name: np.asarray(values) for name, values in self._history.items()}
 
-    def _read(self, block: list[tuple[int, int, dict[str, jax.Array]]]) -> None:
+    def _read(self, block: list["_Update"]) -> None:
         self._last_read = time.monotonic()
-        for (step, examples, _), metrics in zip(
-            block, jax.device_get([metrics for *_, metrics in block]), strict=True
-        ):
+        on_host = jax.device_get([update.metrics for update in block])
+        for update, metrics in zip(block, on_host, strict=True):
+            step = update.step
             scalars = {name: float(value) for name, value in metrics.items()}
             for name, value in {"step": step, **scalars}.items():
                 self._history.setdefault(name, []).append(value)
@@ -186,9 +186,18 @@ class Tracker:
                 for name, value in scalars.items():
                     self._events.add_scalar(f"scalar/{name}", value, step)
             if self._shown is not None:
-                self._shown.advance(step, examples, scalars["total_loss"])
+                self._shown.advance(update, scalars["total_loss"])
         if self._lines is not None:
             self._lines.flush()
+
+
+class _Update(NamedTuple):
+    """An update whose metrics are still on the device, and when it was handed to it."""
+
+    step: int
+    examples: int
+    at: float
+    metrics: dict[str, jax.Array]
 
 
 class _Progress:
@@ -198,8 +207,10 @@ class _Progress:
 
     def __init__(self, total_steps: int):
         console = Console(stderr=True)
-        self._total, self._step, self._loss, self._examples = total_steps, 0, float("nan"), 0
-        self._start = self._last_line = time.monotonic()
+        self._total, self._loss, self._examples = total_steps, float("nan"), 0
+        self._first: _Update | None = None
+        self._last: _Update | None = None
+        self._last_line = time.monotonic()
         self._bar: Progress | None = None
         if console.is_terminal or console.is_jupyter:
             self._bar = Progress(
@@ -213,28 +224,38 @@ class _Progress:
             self._task = self._bar.add_task("", total=total_steps, loss=float("nan"), speed=0.0)
             self._bar.start()
 
-    def advance(self, step: int, examples: int, loss: float) -> None:
-        self._step, self._loss, self._examples = step, loss, self._examples + examples
+    def advance(self, update: _Update, loss: float) -> None:
+        # Speed counts from the first update on, whose compilation would otherwise spoil it.
+        if self._first is None:
+            self._first = update
+        else:
+            self._examples += update.examples
+        self._last, self._loss = update, loss
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, loss=loss, speed=self._speed())
-        elif time.monotonic() - self._last_line >= self._SECONDS:
+            self._bar.update(self._task, completed=update.step, loss=loss, speed=self._speed())
+        elif self._examples and update.at - self._last_line >= self._SECONDS:
             self._line()
 
     def close(self) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif self._step:
+        elif self._last is not None:
             self._line()
 
+    def _seconds(self) -> float:
+        return self._last.at - self._first.at if self._last and self._first else 0.0
+
     def _speed(self) -> float:
-        return self._examples / max(time.monotonic() - self._start, 1e-9)
+        return self._examples / max(self._seconds(), 1e-9)
 
     def _line(self) -> None:
-        self._last_line = time.monotonic()
-        spent = self._last_line - self._start
-        left = spent / self._step * (self._total - self._step)
+        assert self._first is not None
+        assert self._last is not None
+        self._last_line = self._last.at
+        done = max(self._last.step - self._first.step, 1)
+        left = self._seconds() / done * (self._total - self._last.step)
         print(
-            f"step {self._step}/{self._total}  loss {self._loss:.4f}  "
+            f"step {self._last.step}/{self._total}  loss {self._loss:.4f}  "
             f"{self._speed():.0f} examples/s  {left:.0f} s left",
             file=sys.stderr,
             flush=True,
