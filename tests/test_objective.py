@@ -115,16 +115,20 @@ def test_the_same_match_twice_keeps_both_metrics():
     _, metrics = make(intermediate_matches=[hidden_match(), hidden_match(weight=2)])(
         STUDENT, TEACHER, {}
     )
-    assert metrics["weighted_hidden_hidden_mse_1_2#2"] == 2 * metrics[
-        "unweighted_hidden_hidden_mse_1_2"
-    ]
+    assert (
+        metrics["weighted_hidden_hidden_mse_1_2#2"]
+        == 2 * metrics["unweighted_hidden_hidden_mse_1_2"]
+    )
 
 
 def test_a_users_loss_may_return_a_scalar_or_a_mean():
     def scalar(state_S, state_T, mask=None):
         return jnp.mean(jnp.abs(state_S - state_T))
 
-    for function in (scalar, losses.as_loss(lambda s, t, mask=None: losses.masked_mean(abs(s - t)))):
+    for function in (
+        scalar,
+        losses.as_loss(lambda s, t, mask=None: losses.masked_mean(abs(s - t))),
+    ):
         jb.register_new("match_loss", "own", function)
         _, metrics = make(intermediate_matches=[hidden_match(loss="own")])(STUDENT, TEACHER, {})
         gap = STUDENT.features["hidden"][1] - TEACHER.features["hidden"][2]

