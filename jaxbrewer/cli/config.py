@@ -1,11 +1,12 @@
 """The one file that describes a whole job on text, and its overrides from the command line."""
 
 import dataclasses
+import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -76,6 +77,7 @@ class TeacherConfig(Config):
         holds = isinstance(self.frozen, Sequence) and not isinstance(self.frozen, str)
         self.require("frozen", holds, "a list of paths")
         object.__setattr__(self, "frozen", tuple(self.frozen))
+        _fill(self, "optimization", learning_rate=5e-5)
         self.nest("optimization", OptimizationConfig)
 
 
@@ -113,7 +115,11 @@ class StudentConfig(Config):
 
 @dataclasses.dataclass(frozen=True)
 class JobConfig(Config):
-    """Everything of a job: the sections of the file."""
+    """Everything of a job: the sections of the file.
+
+    ``training`` serves both models: the teacher's run lies in ``output_dir/teacher``, the
+    student's in ``output_dir/student``.
+    """
 
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     teacher: TeacherConfig = dataclasses.field(default_factory=TeacherConfig)
@@ -125,6 +131,7 @@ class JobConfig(Config):
 
     def __post_init__(self) -> None:
         """Builds the sections from mappings."""
+        _fill(self, "training", output_dir="runs/job")
         for name, section in SECTIONS.items():
             self.nest(name, section)
         self.training.require("output_dir", self.training.output_dir is not None, "a directory")
@@ -139,11 +146,45 @@ SECTIONS: dict[str, type[Config]] = {
 }
 
 
-def read_job(path: str | Path, overrides: Sequence[str] = ()) -> JobConfig:
+def _fill(config: Config, field: str, **defaults: Any) -> None:
+    """Gives a section that is a mapping the defaults that it has in this place."""
+    section = getattr(config, field)
+    if section is None or isinstance(section, Mapping):
+        object.__setattr__(config, field, {**defaults, **(section or {})})
+
+
+class Job(NamedTuple):
+    """A job as it was read.
+
+    Attributes:
+        path: The file.
+        config: The job.
+        sources: For each dotted name that was given, ``"file"`` or ``"command line"``; all others
+            have their defaults.
+    """
+
+    path: Path
+    config: JobConfig
+    sources: dict[str, str]
+
+    def need(self, name: str, what: str) -> Any:
+        """The value of a dotted name that has no default.
+
+        Raises:
+            UsageError: It was not given.
+        """
+        value = functools.reduce(getattr, name.split("."), self.config)
+        if value is None:
+            raise UsageError(f"{self.path} has no {name}: give {what} there, or as --{name}.")
+        return value
+
+
+def read_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
     """The job in a YAML or JSON file, with ``--section.field value`` pairs on top.
 
     Values of overrides are read as YAML, so ``8`` is a number and ``[0, 2]`` a list; an item of a
-    list is named by its number (``--distillation.intermediate_matches.0.weight 2``).
+    list is named by its number (``--distillation.intermediate_matches.0.weight 2``). Without an
+    ``output_dir``, it is ``runs/`` and the name of the file.
 
     Raises:
         UsageError: The file cannot be read, or a key or a value cannot be used.
@@ -157,14 +198,54 @@ def read_job(path: str | Path, overrides: Sequence[str] = ()) -> JobConfig:
         raise UsageError(f"{path} is not text in UTF-8.") from None
     try:
         content = json.loads(text) if path.suffix == ".json" else _read_yaml(text)
-    except (json.JSONDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"{path} cannot be parsed: {reason}") from None
+    except yaml.MarkedYAMLError as error:
+        line = 0 if error.problem_mark is None else error.problem_mark.line + 1
+        raise UsageError(f"{path}:{line} cannot be parsed: {error.problem}.") from None
+    except (yaml.YAMLError, ValueError) as error:  # also of JSON
+        raise UsageError(f"{path} cannot be parsed: {error}") from None
     if not isinstance(content, dict):
         raise UsageError(f"{path} must hold a mapping with the sections of a job.")
+    sources = dict.fromkeys(_names(content), "file")
     for name, value in _pairs(overrides):
         _override(content, name, value)
-    return JobConfig.from_dict(content)
+        sources |= dict.fromkeys(_names(value, name), "command line")
+    training = content["training"] = content.get("training") or {}
+    if isinstance(training, dict):
+        training.setdefault("output_dir", f"runs/{path.stem}")
+    try:
+        return Job(path, JobConfig.from_dict(content), sources)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
+
+
+def _names(value: Any, prefix: str = "") -> list[str]:
+    """The dotted names of everything in nested mappings."""
+    if not isinstance(value, Mapping):
+        return [prefix]
+    names = [_names(item, f"{prefix}.{key}".strip(".")) for key, item in value.items()]
+    return [name for part in names for name in part]
+
+
+def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """A command line without its overrides, and these.
+
+    Examples:
+        >>> split_overrides(["train", "--data.max_length", "64", "job.yaml", "--dry-run"])
+        (['train', 'job.yaml', '--dry-run'], ['--data.max_length', '64'])
+    """
+    rest: list[str] = []
+    overrides: list[str] = []
+    words = list(words)
+    while words:
+        word = words.pop(0)
+        name, equals, _ = word.partition("=")
+        if not (name.startswith("--") and "." in name):
+            rest.append(word)
+            continue
+        overrides.append(word)
+        if not equals and words:
+            overrides.append(words.pop(0))
+    return rest, overrides
 
 
 def _pairs(overrides: Sequence[str]) -> list[tuple[str, Any]]:
@@ -172,25 +253,31 @@ def _pairs(overrides: Sequence[str]) -> list[tuple[str, Any]]:
     pairs, words = [], list(overrides)
     while words:
         word = words.pop(0)
-        if not word.startswith("--") or "." not in word.split("=")[0]:
-            raise UsageError(
-                f"The argument {word!r} is unknown; overrides have the form --section.field value "
-                f"with a section of {', '.join(SECTIONS)}."
-            )
         name, equals, value = word[2:].partition("=")
         if not equals:
-            if not words:
+            if not words or words[0].startswith("--"):
                 raise UsageError(f"The override {word} needs a value.")
             value = words.pop(0)
         try:
             pairs.append((name, _read_yaml(value)))
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):
             raise UsageError(f"The value of {word} cannot be read: {value!r}.") from None
     return pairs
 
 
 class _Yaml(yaml.SafeLoader):
     """YAML in which ``1e-4`` is a number, as everywhere but in version 1.1."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """The mapping; a key that is given twice is an error."""
+        seen = []
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {key.value!r} is given twice", problem_mark=key.start_mark
+                )
+            seen.append(key.value)
+        return super().construct_mapping(node, deep)
 
 
 _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")

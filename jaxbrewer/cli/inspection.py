@@ -1,0 +1,166 @@
+"""``jaxbrewer inspect``: what a model directory, a run directory or a job holds."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError
+from .card import Card, Tensor, is_model, read_card
+from .config import Job, read_job
+from .runs import Run
+from .show import say, show, size, some
+
+_SIZES = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "vocab_size",
+    "max_position_embeddings",
+)
+
+
+def inspect(path: Path, overrides: Sequence[str] = ()) -> None:
+    """Prints what is at ``path``.
+
+    Raises:
+        UsageError: It is nothing of ours, or cannot be read.
+    """
+    if path.is_file():
+        return _show_job(read_job(path, overrides))
+    if overrides:
+        raise UsageError(f"{overrides[0]}: {path} is no job, and only a job takes overrides.")
+    runs = [
+        run for run in (Run(path), Run(path / "teacher"), Run(path / "student")) if run.is_there
+    ]
+    if not runs and path.is_dir() and not is_model(path):
+        raise UsageError(f"{path} is neither a model directory nor a run directory nor a job.")
+    for run in runs:
+        _show_run(run)
+    return None if runs else _show_model(read_card(path))
+
+
+def _show_model(card: Card) -> None:
+    fields, tensors = card.fields, card.tensors
+    facts = [
+        ("model", card.directory),
+        ("type", f"{fields.get('model_type', '?')}, {some(fields.get('architectures') or ['?'])}"),
+        *((name, fields[name]) for name in _SIZES if name in fields),
+        ("classes", f"{len(card.labels)}: {some(card.labels)}" if card.has_head else "no head"),
+    ]
+    show(facts)
+    say("")
+    blocks: dict[str, list[Tensor]] = {}
+    for name, tensor in tensors.items():
+        blocks.setdefault(_block(name), []).append(tensor)
+    blocks = dict(sorted(blocks.items(), key=lambda item: _natural(item[0])))
+    rows = [_row(name, block) for name, block in blocks.items()]
+    show(
+        [*rows, _row("total", list(tensors.values()))],
+        ["parameters of", "tensors", "numbers", "size", "types"],
+        numbers=(1, 2, 3),
+    )
+
+
+def _block(name: str) -> str:
+    """The part of a model that a tensor belongs to: a layer, or what stands beside the layers.
+
+    Examples:
+        >>> _block("bert.encoder.layer.3.output.dense.bias"), _block("classifier.weight")
+        ('encoder.layer.3', 'classifier')
+    """
+    parts = name.removeprefix("bert.").split(".")
+    for place, part in enumerate(parts):
+        if part.isdecimal():
+            return ".".join(parts[: place + 1])
+    return ".".join(parts[:2]) if parts[0] == "embeddings" else parts[0]
+
+
+def _natural(block: str) -> list[tuple[bool, int, str]]:
+    """Sorts embeddings first, the layers by their number, and heads last."""
+    order = ("embeddings", "encoder", "pooler")
+    first = block.split(".")[0]
+    rank = order.index(first) if first in order else len(order)
+    parts = [
+        (part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in block.split(".")
+    ]
+    return [(False, rank, ""), *parts]
+
+
+def _row(name: str, block: Sequence[Tensor]) -> list[Any]:
+    return [
+        name,
+        len(block),
+        f"{sum(tensor.numbers for tensor in block):,}",
+        size(sum(tensor.bytes for tensor in block)),
+        ", ".join(sorted({tensor.dtype for tensor in block})),
+    ]
+
+
+def _show_run(run: Run) -> None:
+    manifest = _read_json(run.directory / "manifest.json")
+    parameters: Mapping[str, int] = manifest.get("parameters", {})
+    steps = sorted(
+        int(entry.name)
+        for entry in (run.directory / "checkpoints").glob("*")
+        if entry.name.isdecimal()
+    )
+    lines = _lines(run.directory / "metrics.jsonl")
+    last = json.loads(lines[-1]) if lines else {}
+    show(
+        [
+            ("run", run.directory),
+            ("trained by", f"{manifest.get('distiller')}, begun {manifest.get('started')}"),
+            ("command", " ".join(manifest.get("command", []))),
+            *((f"{who}", f"{count:,} parameters") for who, count in parameters.items()),
+            ("seed", manifest.get("seed")),
+            ("devices", some(manifest.get("devices", []))),
+            ("updates", f"{last.get('step', 0):,} of {manifest.get('total_steps', 0):,}"),
+            ("checkpoints", f"after updates {some(steps)}" if steps else "none"),
+            ("model", run.model if run.has_model else "not saved yet"),
+            ("versions", ", ".join(f"{name} {manifest[name]}" for name in ("jaxbrewer", "jax"))),
+        ]
+    )
+    say("")
+    if last:
+        show(
+            [[name, f"{value:.6g}"] for name, value in last.items() if name != "step"],
+            ["metric", f"after update {last['step']}"],
+            numbers=(1,),
+        )
+        say("")
+
+
+def _lines(path: Path) -> list[str]:
+    """The complete lines of a file that may still be written to."""
+    if not path.is_file():
+        return []
+    return [line for line in path.read_text(encoding="utf-8").split("\n")[:-1] if line]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, OSError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from None
+
+
+def _show_job(job: Job) -> None:
+    rows = []
+    for name, value in _flat(job.config.to_dict()).items():
+        given = [source for key, source in job.sources.items() if _covers(key, name)]
+        rows.append([name, json.dumps(value, default=repr), *(given[-1:] or ["default"])])
+    show(rows, ["field", "value", "from"], title=str(job.path))
+
+
+def _covers(given: str, name: str) -> bool:
+    return given == name or given.startswith(f"{name}.")
+
+
+def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in section.items():
+        nested = isinstance(value, Mapping) and name != "size"
+        found |= _flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
+    return found

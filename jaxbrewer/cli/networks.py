@@ -1,0 +1,167 @@
+"""The models of a job: loaded or built, checked against the texts, saved, and described.
+
+The one module of the command line that imports JAX; commands import it when all else is checked.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from flax import nnx
+
+from ..configs import IntermediateMatch
+from ..errors import UsageError, suggest
+from ..functional import as_model
+from ..models import (
+    BertConfig,
+    BertForSequenceClassification,
+    cut_layers,
+    load_bert,
+    save_bert,
+)
+from ..step import make_teacher_step
+from ..text import Tokenizer
+from ..text.classification import Training, adaptor, evaluate
+from .card import Card, read_bert
+from .config import DataConfig, StudentConfig
+from .show import show, size
+from .texts import Classes, Texts
+
+Bert = BertForSequenceClassification
+
+
+def load(card: Card, classes: Classes, *, seed: int = 0) -> Bert:
+    """A classifier from a directory, with the names of its classes."""
+    model = load_bert(
+        card.directory,
+        Bert.task,
+        labels=classes.names,
+        new_head=classes.new_head,
+        seed=seed,
+    )
+    assert isinstance(model, Bert)
+    return model
+
+
+def make_student(
+    config: StudentConfig, teacher: Bert, names: tuple[str, ...], *, seed: int
+) -> Bert:
+    """The student that the job asks for, with the teacher's classes."""
+    if config.path is not None:
+        card = read_bert(config.path)
+        new_head = not card.has_head or card.labels != names
+        return load(card, Classes(names, new_head), seed=seed)
+    if config.layers is not None:
+        return cut_layers(teacher, config.layers)
+    return Bert(_sized(teacher.config, config.size or {}), rngs=nnx.Rngs(seed))
+
+
+def _sized(teacher: BertConfig, fields: Mapping[str, Any]) -> BertConfig:
+    own = {"num_labels", "labels"}
+    allowed = [field.name for field in dataclasses.fields(teacher) if field.name not in own]
+    for name in fields:
+        if name not in allowed:
+            raise UsageError(f"student.size has no field {name!r}: {suggest(name, allowed)}")
+    try:
+        return dataclasses.replace(teacher, **fields)
+    except UsageError as error:
+        raise UsageError(f"student.size: {error}") from None
+
+
+def refuse_misfit(
+    who: str, config: BertConfig, tokenizer: Tokenizer, data: DataConfig, texts: Sequence[Texts]
+) -> None:
+    """Raises :class:`UsageError` if the model cannot read the tokens."""
+    if tokenizer.vocab_size > config.vocab_size:
+        raise UsageError(
+            f"The {who} has a vocab_size of {config.vocab_size:,}, but the tokenizer has "
+            f"{tokenizer.vocab_size:,} tokens."
+        )
+    if data.max_length > config.max_position_embeddings:
+        raise UsageError(
+            f"data.max_length {data.max_length} is more than the {who} can read: its "
+            f"max_position_embeddings are {config.max_position_embeddings}."
+        )
+    kinds = max(int(part.encoded.token_type_ids.max()) + 1 for part in texts)
+    if kinds > config.type_vocab_size:
+        raise UsageError(
+            f"The texts come in pairs, but the {who} has a type_vocab_size of "
+            f"{config.type_vocab_size}."
+        )
+
+
+def save(model: Bert, tokenizer: Tokenizer, directory: Path) -> None:
+    """Writes model and tokenizer in Hugging Face's format."""
+    tokenizer.save(directory)
+    save_bert(model, directory)
+
+
+def describe(model: Bert) -> str:
+    """The model in a few words."""
+    config = model.config
+    return (
+        f"BERT of {config.num_hidden_layers} layers x {config.hidden_size}, "
+        f"{count_parameters(model):,} parameters"
+    )
+
+
+def count_parameters(model: Bert) -> int:
+    """All weights, trained or not."""
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+
+
+def describe_match(
+    match: IntermediateMatch, training: Training, teacher: Bert, student: Bert
+) -> str:
+    """What is compared with what, in shapes of the first batch."""
+    batch = next(iter(training.loader))
+
+    def shapes(model: Bert, layers: int | Sequence[int]) -> str:
+        wrapped = as_model(model)
+        outputs = jax.eval_shape(make_teacher_step(wrapped, adaptor), wrapped.variables, batch)
+        chosen = [layers] if isinstance(layers, int) else layers
+        return " & ".join(
+            "x".join(map(str, outputs.features[match.feature][layer].shape)) for layer in chosen
+        )
+
+    through = "" if not match.proj else f"{match.proj[0]} {match.proj[1]}x{match.proj[2]} -> "
+    weight = match.weight if match.weight_scheduler == "none" else match.weight_scheduler
+    return (
+        f"{match.name}: student {shapes(student, match.layer_S)} -> {through}"
+        f"teacher {shapes(teacher, match.layer_T)}, weight {weight}"
+    )
+
+
+def devices() -> str:
+    """The devices that are used by default."""
+    found = jax.devices()
+    return f"{len(found)} x {found[0].device_kind}" if len(found) > 1 else found[0].device_kind
+
+
+class Scored(NamedTuple):
+    """A model to be scored, the directory it lies in, and the texts."""
+
+    model: Bert
+    directory: Path
+    texts: Texts
+
+
+def show_scores(models: Mapping[str, Scored], *, title: str, batch_size: int = 64) -> None:
+    """Evaluates models and prints a table of them."""
+    header = ["", "accuracy", "loss", "parameters", "file", "texts/s"]
+    rows = []
+    for name, (model, directory, texts) in models.items():
+        scores = evaluate(model, texts.encoded, texts.labels, batch_size=batch_size)
+        rows.append(
+            [
+                name,
+                f"{scores.accuracy:.4f}",
+                f"{scores.loss:.4f}",
+                f"{count_parameters(model):,}",
+                size((directory / "model.safetensors").stat().st_size),
+                f"{scores.examples_per_second:,.0f}",
+            ]
+        )
+    show(rows, header, title=title, numbers=range(1, len(header)))

@@ -1,0 +1,98 @@
+"""What commands print: tables with lines on a terminal, plain columns elsewhere."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+
+def show(
+    rows: Iterable[Sequence[Any]],
+    header: Sequence[str] = (),
+    *,
+    title: str = "",
+    numbers: Sequence[int] = (),
+) -> None:
+    """Prints a table to standard output.
+
+    Args:
+        rows: The cells; ``None`` is an empty one.
+        header: The names of the columns; none for facts, whose first cell is their name.
+        title: A line above the table.
+        numbers: The columns that are aligned at their right.
+    """
+    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    console = Console(highlight=False)
+    if console.is_terminal:
+        console.print(_lined(cells, header, title, numbers))
+    else:
+        print(_plain(cells, header, title, numbers))
+
+
+def say(text: str) -> None:
+    """Prints a line to standard output, at once."""
+    print(text, flush=True)
+
+
+def _lined(
+    cells: list[list[str]], header: Sequence[str], title: str, numbers: Sequence[int]
+) -> Table:
+    table = Table(
+        title=title or None,
+        title_justify="left",
+        title_style="bold",
+        show_header=bool(header),
+        box=box.SIMPLE_HEAD if header else None,
+        padding=(0, 2, 0, 0),
+    )
+    for column in range(max(map(len, cells), default=0)):
+        table.add_column(
+            header[column] if header else "",
+            justify="right" if column in numbers else "left",
+            style="cyan" if column == 0 else "",
+            overflow="fold",
+        )
+    for row in cells:
+        table.add_row(*(cell.replace("[", r"\[") for cell in row))
+    return table
+
+
+def _plain(
+    cells: list[list[str]], header: Sequence[str], title: str, numbers: Sequence[int]
+) -> str:
+    every = [list(header), *cells] if header else cells
+    widths = [max(map(len, column)) for column in zip(*every, strict=True)]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if column in numbers else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in every
+    ]
+    return "\n".join([title, *lines] if title else lines)
+
+
+def size(count: float) -> str:
+    """Bytes for people.
+
+    Examples:
+        >>> size(960), size(90_900_000)
+        ('960 B', '90.9 MB')
+    """
+    power = min(int(math.log10(max(count, 1))) // 3, 4)
+    return f"{count / 1000**power:.{1 if power else 0}f} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
+
+
+def some(items: Sequence[Any], most: int = 6) -> str:
+    """The items, or the first and the last of many.
+
+    Examples:
+        >>> some([1, 2, 3]), some(range(100))
+        ('1, 2, 3', '0, 1, 2, 3, 4, ..., 99')
+    """
+    names = [str(item) for item in items]
+    shown = names if len(names) <= most else [*names[: most - 1], "...", names[-1]]
+    return ", ".join(shown)

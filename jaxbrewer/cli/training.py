@@ -1,0 +1,263 @@
+"""``jaxbrewer train`` and ``jaxbrewer distill``, and what ``--dry-run`` prints of them."""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..configs import DistillationConfig, OptimizationConfig
+from ..errors import UsageError
+from ..text import Examples, Tokenizer
+from .card import Card, read_bert
+from .config import DataConfig, Job
+from .runs import student_run, teacher_run
+from .show import say, show, some
+from .texts import (
+    Classes,
+    classes_to_distil,
+    classes_to_train,
+    in_order,
+    read_labelled,
+    read_unlabelled,
+    refuse_other_tokenizer,
+    tokenize,
+)
+
+if TYPE_CHECKING:
+    from ..checkpoint import Plan
+    from ..text.classification import Training
+
+Facts = list[tuple[str, Any]]
+
+
+def train(job: Job, *, dry_run: bool = False) -> None:
+    """Fine-tunes the teacher on labels and saves it."""
+    config, data = job.config, job.config.data
+    run = teacher_run(config.training)
+    card = read_bert(job.need("teacher.path", "the directory of the model to train"))
+    run.refuse_taken(overwrite=config.training.overwrite, used=card.directory)
+    examples = read_labelled(_training_file(job), data, data.labels)
+    classes = classes_to_train(card, examples)
+    examples, test = in_order(examples, classes.names), _read_test(data, classes)
+    tokenizer = Tokenizer(card.directory)
+    texts = tokenize(tokenizer, examples, data)
+    test_texts = None if test is None else tokenize(tokenizer, test, data)
+
+    from ..sharding import on_device
+    from ..text.classification import make_fine_tuning
+    from . import networks
+
+    with on_device(config.training):
+        teacher = networks.load(card, classes, seed=config.training.seed)
+        networks.refuse_misfit("teacher", teacher.config, tokenizer, data, [texts])
+        training = make_fine_tuning(
+            teacher,
+            texts.encoded,
+            texts.labels,
+            config.teacher.optimization,
+            run.training(config.training),
+            frozen=tuple(config.teacher.frozen),
+        )
+        plan = training.check()
+        head = "new head" if classes.new_head else "its own head"
+        facts: Facts = [
+            ("teacher", f"{card.directory}: {networks.describe(teacher)}, {head}"),
+            ("frozen", some(config.teacher.frozen) or "nothing"),
+            ("texts", _counts(data, examples, None, test)),
+            ("classes", f"{len(classes.names)}: {some(classes.names)}"),
+            *_how(job, training, plan, config.teacher.optimization),
+            ("devices", networks.devices()),
+            ("output", run.directory),
+        ]
+        show(facts)
+        if dry_run:
+            return say("Everything fits. Nothing was trained or written.")
+        run.remove_model()
+        training.train()
+        networks.save(teacher, tokenizer, run.model)
+        if test_texts is not None:
+            scored = {"teacher": networks.Scored(teacher, run.model, test_texts)}
+            networks.show_scores(scored, title=f"{len(test_texts.examples):,} texts of {data.test}")
+    return say(f"The teacher is saved in {run.model}.")
+
+
+def distill(job: Job, *, dry_run: bool = False) -> None:
+    """Distils the teacher into a student and saves it."""
+    config, data = job.config, job.config.data
+    run = student_run(config.training)
+    card = teacher_card(job)
+    _need_student(job)
+    run.refuse_taken(overwrite=config.training.overwrite, used=_path(config.student.path))
+    labelled = read_labelled(_training_file(job), data, data.labels)
+    classes = classes_to_distil(card, labelled, job)
+    labelled, test = in_order(labelled, classes.names), _read_test(data, classes)
+    unlabelled = None if data.unlabelled is None else read_unlabelled(data.unlabelled, data)
+    examples = labelled if unlabelled is None else labelled.with_unlabelled(unlabelled)
+    tokenizer = Tokenizer(card.directory)
+    if config.student.path is not None:
+        refuse_other_tokenizer(tokenizer, read_bert(config.student.path), examples)
+    texts = tokenize(tokenizer, examples, data)
+    test_texts = None if test is None else tokenize(tokenizer, test, data)
+
+    from ..sharding import on_device
+    from ..text.classification import make_distillation, predict
+    from . import networks
+
+    with on_device(config.training):
+        teacher = networks.load(card, classes)
+        student = networks.make_student(
+            config.student, teacher, classes.names, seed=config.training.seed
+        )
+        for who, model in (("teacher", teacher), ("student", student)):
+            networks.refuse_misfit(who, model.config, tokenizer, data, [texts])
+        training = make_distillation(
+            teacher,
+            student,
+            texts.encoded,
+            texts.labels,
+            config.distillation,
+            config.student.optimization,
+            run.training(config.training),
+        )
+        plan = training.check()
+        matches = config.distillation.intermediate_matches
+        facts: Facts = [
+            ("teacher", f"{card.directory}: {networks.describe(teacher)}"),
+            ("student", f"{_origin(job)}: {networks.describe(student)}"),
+            ("texts", _counts(data, labelled, unlabelled, test)),
+            ("classes", f"{len(classes.names)}: {some(classes.names)}"),
+            ("losses", _losses(config.distillation)),
+            *(
+                ("match", networks.describe_match(match, training, teacher, student))
+                for match in matches
+            ),
+            *_how(job, training, plan, config.student.optimization),
+            ("devices", networks.devices()),
+            ("output", run.directory),
+        ]
+        show(facts)
+        if dry_run:
+            return say("Everything fits. Nothing was trained or written.")
+        run.remove_model()
+        if config.distillation.is_caching_logits and not matches:
+            say(f"The teacher reads {len(examples):,} texts once.")
+            training = make_distillation(
+                teacher,
+                student,
+                texts.encoded,
+                texts.labels,
+                dataclasses.replace(config.distillation, is_caching_logits=False),
+                config.student.optimization,
+                run.training(config.training),
+                teacher_logits=predict(teacher, texts.encoded),
+            )
+        training.train()
+        networks.save(student, tokenizer, run.model)
+        if test_texts is not None:
+            scored = {
+                "teacher": networks.Scored(teacher, card.directory, test_texts),
+                "student": networks.Scored(student, run.model, test_texts),
+            }
+            networks.show_scores(scored, title=f"{len(test_texts.examples):,} texts of {data.test}")
+    return say(f"The student is saved in {run.model}.")
+
+
+def teacher_card(job: Job) -> Card:
+    """The teacher that ``train`` has made, or else ``teacher.path``.
+
+    Raises:
+        UsageError: There is neither, or a training of the teacher has not ended.
+    """
+    run = teacher_run(job.config.training)
+    if run.has_model:
+        return read_bert(run.model)
+    if run.is_there:
+        raise UsageError(
+            f"The training of the teacher in {run.directory} has not ended: run `jaxbrewer train "
+            f"{job.path} --training.overwrite true` again."
+        )
+    return read_bert(job.need("teacher.path", "the directory of the teacher"))
+
+
+def _training_file(job: Job) -> str:
+    return str(job.need("data.train", "the file with the labelled texts"))
+
+
+def _need_student(job: Job) -> None:
+    student = job.config.student
+    if (student.path, student.layers, student.size) == (None, None, None):
+        raise UsageError(
+            f"{job.path} has no student: give one of student.path (a directory), student.layers "
+            "(of the teacher, such as [0, 2, 4]) and student.size (such as {num_hidden_layers: 2})."
+        )
+
+
+def _path(path: str | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def _read_test(data: DataConfig, classes: Classes) -> Examples | None:
+    return None if data.test is None else read_labelled(data.test, data, classes.names)
+
+
+def _origin(job: Job) -> str:
+    student = job.config.student
+    if student.path is not None:
+        return student.path
+    if student.layers is not None:
+        return f"layers {some(student.layers, 12)} of the teacher"
+    return "random weights"
+
+
+def _counts(
+    data: DataConfig, labelled: Examples, unlabelled: Examples | None, test: Examples | None
+) -> str:
+    parts = [f"{len(labelled):,} labelled in {data.train}"]
+    if unlabelled is not None:
+        parts.append(f"{len(unlabelled):,} unlabelled in {data.unlabelled}")
+    parts.append("no test" if test is None else f"{len(test):,} to test on in {data.test}")
+    return "; ".join(parts)
+
+
+def _losses(config: DistillationConfig) -> str:
+    def weight(name: str) -> Any:
+        scheduler = getattr(config, f"{name}_scheduler")
+        return getattr(config, name) if scheduler == "none" else scheduler
+
+    rule = config.temperature_scheduler
+    temperature = f"temperature {config.temperature}" + ("" if rule == "none" else f", {rule}")
+    return (
+        f"logits {config.kd_loss_type} at {temperature}, weight {weight('kd_loss_weight')}; "
+        f"labels, weight {weight('hard_label_weight')}"
+    )
+
+
+def _how(job: Job, training: "Training", plan: "Plan", optimization: OptimizationConfig) -> Facts:
+    """The rows about batches, updates, optimizer and checkpoints."""
+    config, loader, steps = job.config.training, training.loader, plan.total_steps
+    groups = config.gradient_accumulation_steps
+    epochs = "" if plan.num_epochs is None else f", in {plan.num_epochs} epochs"
+    clipped, warmup = optimization.max_grad_norm, round(optimization.warmup * steps)
+    precision = (
+        f"{config.half_dtype}, {config.fp16_opt_level}"
+        if config.fp16 and config.fp16_opt_level != "O0"
+        else "float32"
+    )
+    saved = [step for step in range(1, steps + 1) if plan.saves_at(step, config)]
+    return [
+        (
+            "batches",
+            f"{len(loader):,} of {optimization.batch_size} texts, {some(loader.widths)} tokens "
+            f"wide, {precision}",
+        ),
+        (
+            "updates",
+            f"{steps:,}{epochs}" + (f", {groups} batches each" if groups > 1 else ""),
+        ),
+        (
+            "optimizer",
+            f"AdamW, learning rate {optimization.learning_rate} after {warmup:,} updates of "
+            f"warm-up, then falling to 0; weight decay {optimization.weight_decay}; "
+            + (f"gradients clipped at {clipped}" if clipped > 0 else "no clipping"),
+        ),
+        ("checkpoints", f"after updates {some(saved)}" if saved else "none"),
+    ]

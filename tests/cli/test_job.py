@@ -1,0 +1,278 @@
+"""A whole job through ``main``: train, distill, evaluate, inspect."""
+
+import dataclasses
+import json
+import re
+import shutil
+import types
+
+import numpy as np
+import pytest
+import yaml
+
+from jaxbrewer.cli import main
+from jaxbrewer.cli.card import read_card
+from jaxbrewer.models import load_bert, save_bert
+from jaxbrewer.text import Tokenizer, read_examples
+from jaxbrewer.text.classification import accuracy, predict
+from tests.cli.conftest import KINDS, run, texts, write_model
+
+
+@pytest.fixture(scope="module")
+def done(content, tmp_path_factory):
+    """The job, and what its commands printed."""
+    place = tmp_path_factory.mktemp("job")
+    training = {"progress": False, "output_dir": str(place / "run"), "log_dir": str(place / "log")}
+    path = place / "job.json"
+    path.write_text(json.dumps({**content, "training": training}))
+    printed = {
+        "check": run("train", path, "--dry-run"),
+        "train": run("train", path),
+        "distill": run("distill", path),
+        "evaluate": run("evaluate", path),
+        "inspect": run("inspect", place / "run"),
+    }
+    return types.SimpleNamespace(path=path, run=place / "run", log=place / "log", **printed)
+
+
+def logits_of(directory, path):
+    examples = read_examples(path)
+    encoded = Tokenizer(directory).encode(examples.texts, max_length=8)
+    return predict(load_bert(directory), encoded), examples.labels
+
+
+def rows_of(printed):
+    """The rows of a table of scores by their name: accuracy, loss, parameters."""
+    rows = re.findall(r"^(\w+) +([\d.]+) +([\d.]+) +([\d,]+) ", printed, re.MULTILINE)
+    return {name: tuple(numbers) for name, *numbers in rows}
+
+
+def test_the_teacher_learns_and_is_saved(done, data):
+    accuracy_of_teacher = float(rows_of(done.train)["teacher"][0])
+    assert accuracy_of_teacher > 0.9
+    model = done.run / "teacher" / "model"
+    assert f"The teacher is saved in {model}." in done.train
+    assert read_card(model).labels == tuple(sorted(KINDS))
+    assert (model / "vocab.txt").read_bytes() == (data / "base" / "vocab.txt").read_bytes()
+    logits, labels = logits_of(model, data / "test.jsonl")
+    assert accuracy(logits, labels) == pytest.approx(accuracy_of_teacher, abs=1e-4)
+
+
+def test_the_student_learns_from_the_teacher(done, data):
+    rows = rows_of(done.distill)
+    assert rows["teacher"] == rows_of(done.train)["teacher"]
+    assert float(rows["student"][0]) > 0.9
+    model = done.run / "student" / "model"
+    assert read_card(model).fields["num_hidden_layers"] == 1
+    assert read_card(model).labels == tuple(sorted(KINDS))
+    teacher, _ = logits_of(done.run / "teacher" / "model", data / "test.jsonl")
+    student, _ = logits_of(model, data / "test.jsonl")
+    assert np.corrcoef(teacher.ravel(), student.ravel())[0, 1] > 0.9
+
+
+def test_evaluation_of_what_was_saved_gives_the_same_numbers(done, data):
+    assert rows_of(done.evaluate) == rows_of(done.distill)
+    model = done.run / "student" / "model"
+    printed = run("evaluate", model, data / "test.jsonl", "--max-length", 8, "--batch-size", 5)
+    assert rows_of(printed)["model"] == rows_of(done.distill)["student"]
+    size = (model / "model.safetensors").stat().st_size
+    assert f"{size / 1000:.1f} kB" in printed
+
+
+def test_the_unlabelled_texts_are_used(done):
+    lines = (done.run / "student" / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == (96 + 48) // 16 * 6
+    assert "unweighted_hidden_hidden_mse_1_2" in json.loads(lines[-1])
+    assert "96 labelled in" in done.distill
+    assert "48 unlabelled in" in done.distill
+
+
+def test_each_run_has_its_own_logs(done):
+    for name in ("teacher", "student"):
+        assert list((done.log / name).glob("events.out.tfevents.*"))
+
+
+def test_runs_and_models_and_jobs_are_inspected(done, data):
+    assert f"run          {done.run / 'student'}" in done.inspect
+    assert "updates      54 of 54" in done.inspect
+    assert "checkpoints  after updates 9, 18, 27, 36, 45, 54" in done.inspect
+    assert "checkpoints  after updates 6, 12, 18, 24, 30, ..., 48" in done.inspect
+    last = json.loads((done.run / "student" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert f"{last['total_loss']:.6g}" in done.inspect
+    printed = run("inspect", done.run / "student" / "model")
+    count = rows_of(done.distill)["student"][2]
+    assert re.search(rf"^total +\d+ +{count} ", printed, re.MULTILINE)
+    assert "classes                  3: cat, dog, fox" in printed
+    assert "encoder.layer.0" in printed
+    assert "no head" in run("inspect", data / "base")
+    printed = run("inspect", done.path, "--distillation.temperature", 9, "--student.layers", "[0]")
+    assert re.search(r"^distillation.temperature +9 +command line$", printed, re.MULTILINE)
+    assert re.search(r"^student.layers +\[0\] +command line$", printed, re.MULTILINE)
+    assert re.search(r"^student.optimization.batch_size +16 +file$", printed, re.MULTILINE)
+    assert re.search(r"^distillation.kd_loss_type +\"ce\" +default$", printed, re.MULTILINE)
+
+
+def test_a_dry_run_says_what_would_run(done):
+    assert "96 labelled in" in done.check
+    assert "32 to test on in" in done.check
+    assert "new head" in done.check
+    assert "48, in 8 epochs" in done.check
+    assert "6 of 16 texts, 8 tokens wide" in done.check
+    assert "after updates 6, 12, 18, 24, 30, ..., 48" in done.check
+    assert "after 5 updates of warm-up" in done.check
+    assert "Nothing was trained or written." in done.check
+
+
+def test_a_dry_run_writes_nothing(job, tmp_path):
+    run("train", job, "--dry-run")
+    assert [path.name for path in tmp_path.iterdir()] == ["job.yaml"]
+
+
+def test_a_dry_run_of_a_distillation_shows_its_matches(done, tmp_path):
+    printed = run(
+        "distill", done.path, "--dry-run", "--training.overwrite", "true", "--student.layers=",
+        "--student.size", "{hidden_size: 8, num_hidden_layers: 1}",
+        "--distillation.intermediate_matches.0.proj", "[linear, 8, 16]",
+        "--distillation.hard_label_weight", "0.5",
+        "--student.optimization.num_steps", "5", "--training.ckpt_steps", "2",
+    )  # fmt: skip
+    assert (
+        "hidden_hidden_mse_1_2: student 16x8x8 -> linear 8x16 -> teacher 16x8x16, weight 1"
+        in printed
+    )
+    assert "logits ce at temperature 2, weight 1; labels, weight 0.5" in printed
+    assert "random weights: BERT of 1 layers x 8" in printed
+    assert "after updates 2, 4, 5" in printed
+    assert (done.run / "student" / "model" / "config.json").exists()
+
+
+def test_a_cached_teacher_gives_the_same_student(done, tmp_path):
+    words = ["--student.optimization.num_epochs", 2, "--distillation.intermediate_matches", "[]"]
+    rows = []
+    for cached in ("false", "true"):
+        out = tmp_path / cached
+        teacher = done.run / "teacher" / "model"
+        run(
+            "distill", done.path, *words, "--training.output_dir", out, "--teacher.path", teacher,
+            "--distillation.is_caching_logits", cached, "--data.test=",
+        )  # fmt: skip
+        lines = (out / "student" / "metrics.jsonl").read_text().splitlines()
+        rows.append([json.loads(line)["total_loss"] for line in lines])
+    np.testing.assert_allclose(*rows, rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def shuffled(done, tmp_path_factory):
+    """The teacher, its classes in another order."""
+    directory = tmp_path_factory.mktemp("shuffled")
+    shutil.copytree(done.run / "teacher" / "model", directory, dirs_exist_ok=True)
+    model = load_bert(directory)
+    head = model.classifier
+    head.kernel[...], head.bias[...] = head.kernel[:, ::-1], head.bias[::-1]
+    model.config = dataclasses.replace(model.config, labels=("fox", "dog", "cat"))
+    save_bert(model, directory)
+    return directory
+
+
+def test_a_models_classes_keep_their_order(done, shuffled, data, tmp_path):
+    """Columns of logits must mean the same whatever order the data would give the classes."""
+    printed = run("evaluate", shuffled, data / "test.jsonl", "--max-length", 8)
+    assert rows_of(printed)["model"] == rows_of(done.train)["teacher"]
+    words = ["--teacher.path", shuffled, "--training.output_dir", tmp_path, "--dry-run"]
+    for command in ("train", "distill"):
+        printed = run(command, done.path, *words)
+        assert "classes      3: fox, dog, cat\n" in printed
+        assert "new head" not in printed
+    names = '["cat", "dog", "fox", "owl"]'
+    assert "new head" in run("train", done.path, *words, "--data.labels", names)
+
+
+def test_a_model_without_names_takes_those_of_the_job(done, shuffled, data, tmp_path):
+    fields = json.loads((shuffled / "config.json").read_text())
+    fields["id2label"] = {number: f"LABEL_{number}" for number in range(3)}
+    shutil.copytree(shuffled, tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text(json.dumps(fields))
+    words = ["--teacher.path", tmp_path / "model", "--training.output_dir", tmp_path, "--dry-run"]
+    printed = run("distill", done.path, *words, "--data.labels", "[fox, dog, cat]")
+    assert "classes      3: fox, dog, cat\n" in printed
+    rows = (data / "test.jsonl").read_text()
+    for name, number in {"fox": 0, "dog": 1, "cat": 2}.items():
+        rows = rows.replace(f'"{name}"', str(number))
+    (tmp_path / "numbers.jsonl").write_text(rows)
+    printed = run("evaluate", tmp_path / "model", tmp_path / "numbers.jsonl", "--max-length", 8)
+    assert rows_of(printed)["model"] == rows_of(done.train)["teacher"]
+
+
+def test_frozen_weights_stay(done, data):
+    before = load_bert(data / "base", "sequence-classification").bert
+    after = load_bert(done.run / "teacher" / "model").bert
+    assert "frozen       bert.embeddings.word_embeddings\n" in done.train
+    words = [bert.embeddings.word_embeddings.embedding[...] for bert in (before, after)]
+    np.testing.assert_array_equal(*words)
+    places = [bert.embeddings.position_embeddings.embedding[...] for bert in (before, after)]
+    assert not np.array_equal(*places)
+
+
+def test_pairs_of_texts_and_other_columns(content, data, tmp_path):
+    rows = [
+        json.dumps({"first": text, "second": "here it is", "kind": label})
+        for text, label in texts(32, 3)
+    ]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(rows))
+    columns = {"text": "first", "text_pair": "second", "label": "kind", "max_length": 16}
+    file = str(tmp_path / "pairs.jsonl")
+    teacher = write_model(tmp_path / "teacher", head=True, num_labels=3, labels=tuple(KINDS))
+    job = {
+        **content,
+        "data": {"train": file, "test": file, **columns},
+        "teacher": {"path": str(teacher)},
+        "student": {"path": str(data / "base"), "optimization": {"num_steps": 1}},
+        "distillation": {},
+        "training": {"progress": False, "output_dir": str(tmp_path / "run")},
+    }
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
+    printed = run("distill", tmp_path / "job.yaml")
+    assert "16 tokens wide" in printed
+    model = tmp_path / "run" / "student" / "model"
+    flags = ["--text", "first", "--text-pair", "second", "--label", "kind"]
+    assert rows_of(run("evaluate", model, file, *flags))["model"] == rows_of(printed)["student"]
+    run("evaluate", tmp_path / "job.yaml", "--data.text_pair=")  # a job takes overrides
+
+
+@pytest.fixture
+def again(done, tmp_path):
+    """Words that make the job write to a copy of its runs."""
+    shutil.copytree(done.run, tmp_path / "run")
+    return [str(done.path), "--training.output_dir", str(tmp_path / "run")]
+
+
+def test_a_run_is_replaced_only_if_told(again, tmp_path, capsys):
+    for command in ("train", "distill"):
+        assert main([command, *again]) == 2
+        assert "holds a run already" in capsys.readouterr().err
+    model = tmp_path / "run" / "teacher" / "model"
+    words = [*again, "--training.overwrite", "true"]
+    assert main(["train", *words, "--teacher.path", str(model)]) == 2
+    assert "would be replaced" in capsys.readouterr().err
+    (model / "config.json").write_text("old")
+    run("train", *words)
+    assert read_card(model).has_head
+
+
+def test_a_training_that_did_not_end_is_no_teacher(again, tmp_path, monkeypatch, capsys):
+    words = [*again, "--training.overwrite", "true"]
+    monkeypatch.setattr("jaxbrewer.tracking.Tracker.add", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["train", *words])
+    assert main(["distill", *words]) == 2
+    assert "has not ended: run `jaxbrewer train" in capsys.readouterr().err
+    assert "not saved yet" in run("inspect", tmp_path / "run")
+
+
+def test_a_training_that_does_not_fit_leaves_nothing_behind(done, tmp_path, capsys):
+    """Otherwise the next attempt would find the directory taken."""
+    words = ["--training.output_dir", str(tmp_path / "run"), "--teacher.path"]
+    words += [str(done.run / "teacher" / "model"), "--distillation.intermediate_matches.0.layer_T"]
+    assert main(["distill", str(done.path), *words, "7"]) == 2
+    assert "layer_T=7 is out of range" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,149 @@
+"""The process: help, versions, exit statuses, messages, caches."""
+
+import os
+import subprocess
+import sys
+import types
+import warnings
+
+import pytest
+
+from jaxbrewer import UsageError, __version__
+from jaxbrewer.cli import config, main
+from tests.cli.conftest import run
+
+
+def shell(*words, **keywords):
+    command = [sys.executable, "-m", "jaxbrewer", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **keywords)
+
+
+def without_jax(*words):
+    """Runs a command and fails if it has loaded JAX."""
+    code = (
+        "import sys\nfrom jaxbrewer.cli import main\n"
+        "try:\n    status = main(sys.argv[1:])\n"
+        "except SystemExit as end:\n    status = end.code or 0\n"
+        "assert 'jax' not in sys.modules and 'flax' not in sys.modules, 'JAX was loaded'\n"
+        "sys.exit(status)"
+    )
+    command = [sys.executable, "-c", code, *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_version_and_help_come_without_jax():
+    done = without_jax("--version")
+    assert (done.returncode, done.stdout) == (0, f"jaxbrewer {__version__}\n"), done.stderr
+    done = without_jax("--help")
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in ("demo", "train", "distill", "evaluate", "inspect"))
+    done = without_jax("distill", "--help")
+    assert "--dry-run" in done.stdout
+    assert "--section.field VALUE" in done.stdout
+
+
+def test_errors_come_without_jax_as_one_line_with_status_2(job, data):
+    for words, says in (
+        (["train", "nowhere.yaml"], "nowhere.yaml: No such file or directory"),
+        (["train", job, "--data.train", "nowhere.tsv"], "nowhere.tsv does not exist"),
+        (["distill", job, "--training.sed", "1"], "did you mean 'seed'"),
+        (["evaluate", data / "base", data / "test.jsonl"], "no classification head"),
+    ):
+        done = without_jax(*words)
+        assert done.returncode == 2, done.stderr
+        assert done.stdout == ""
+        assert done.stderr.startswith("jaxbrewer: error: ")
+        assert says in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "COMMAND"),
+        (["trian"], "'trian'"),
+        (["train"], "JOB"),
+        (["train", "job.yaml", "--dry"], "--dry"),
+        (["demo", "--large.size", "3"], "--large.size: `jaxbrewer demo` takes no overrides"),
+        (["evaluate", "model", "--batch-size", "few"], "--batch-size"),
+    ],
+)
+def test_words_that_make_no_command_are_refused(words, says, capsys):
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("jaxbrewer: error: ")
+    assert says in error
+    assert error.count("\n") == 1
+
+
+def failing(monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(config, "read_job", fail)
+    return main(["train", "job.yaml"])
+
+
+def test_an_error_is_one_line_whatever_it_holds(monkeypatch, capsys):
+    assert failing(monkeypatch, UsageError("first\n  second")) == 2
+    assert capsys.readouterr().err == "jaxbrewer: error: first second\n"
+
+
+def test_an_interruption_ends_with_130(monkeypatch, capsys):
+    assert failing(monkeypatch, KeyboardInterrupt()) == 130
+    assert capsys.readouterr().err == "jaxbrewer: interrupted\n"
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    with pytest.raises(ZeroDivisionError):
+        failing(monkeypatch, ZeroDivisionError())
+
+
+def test_a_reader_that_goes_away_is_no_error(data):
+    command = [sys.executable, "-m", "jaxbrewer", "inspect", str(data / "base")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
+def test_warnings_are_single_lines(monkeypatch, capsys):
+    def read(*_):
+        warnings.warn("something is odd", stacklevel=1)
+        raise UsageError("end")
+
+    monkeypatch.setattr(config, "read_job", read)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        main(["train", "job.yaml"])
+    assert capsys.readouterr().err.startswith("jaxbrewer: warning: something is odd\n")
+
+
+def test_the_demo_is_told_what_was_asked(monkeypatch):
+    asked = []
+    stub = types.SimpleNamespace(run_demo=lambda **keywords: asked.append(keywords))
+    monkeypatch.setitem(sys.modules, "jaxbrewer.demo.run", stub)
+    run("demo")
+    run("demo", "--large", "--output-dir", "here", "--seed", "3", "--overwrite")
+    assert asked == [
+        {"large": False, "output_dir": "runs/demo", "seed": 0, "overwrite": False},
+        {"large": True, "output_dir": "here", "seed": 3, "overwrite": True},
+    ]
+
+
+@pytest.mark.parametrize("given", [None, "mine"])
+def test_compiled_programs_are_kept_in_the_users_cache(tmp_path, given):
+    code = (
+        "from jaxbrewer.cli import _keep_compiled_programs as keep; keep(); import jax;"
+        "print(jax.config.jax_compilation_cache_dir,"
+        " jax.config.jax_persistent_cache_min_compile_time_secs)"
+    )
+    inherited = {name: value for name, value in os.environ.items() if "CACHE" not in name}
+    environment = {**inherited, "XDG_CACHE_HOME": str(tmp_path)}
+    if given:
+        environment["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path / given)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    expected = f"{tmp_path / given} 1.0" if given else f"{tmp_path}/jaxbrewer/compiled 0.0"
+    assert done.stdout.strip() == expected
