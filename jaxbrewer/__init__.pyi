@@ -10,9 +10,9 @@ from .distillers import BasicDistiller as BasicDistiller
 from .distillers import BasicTrainer as BasicTrainer
 from .distillers import GeneralDistiller as GeneralDistiller
 from .errors import UsageError as UsageError
+from .freezing import freeze as freeze
 from .functional import Model as Model
 from .functional import as_model as as_model
-from .functional import freeze as freeze
 from .functional import from_function as from_function
 from .functional import from_linen as from_linen
 from .functional import from_nnx as from_nnx

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "jaxbrewer"
 ORDER = [
-    "_version", "errors", "registry", "configs", "functional", "losses", "schedules",
+    "_version", "errors", "registry", "configs", "functional", "freezing", "losses", "schedules",
     "projections", "selection", "adaptors", "objective", "precision", "state", "step", "data",
     "cache", "sharding", "checkpoint", "tracking", "loop", "distillers", "models", "text", "demo",
     "cli", "__main__",

@@ -14,7 +14,8 @@ from jaxtyping import Array, Float, Int
 from ..checkpoint import Plan
 from ..configs import DistillationConfig, OptimizationConfig, TrainingConfig
 from ..distillers import BasicTrainer, GeneralDistiller, Result
-from ..functional import Model, as_model, freeze
+from ..freezing import freeze
+from ..functional import Model, as_model
 from ..losses import masked_mean
 from .loader import TextLoader
 from .tokenize import Encoded
