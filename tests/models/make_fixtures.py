@@ -7,8 +7,9 @@ Run once, in an environment of its own that the tests do not need:
     python tests/models/make_fixtures.py
 
 Each random model is a directory as ``save_pretrained`` writes it, with ``expected.npz`` beside:
-``input_*`` are the inputs, the others the outputs. All weights, biases and norms are random and
-large, so that each of them shows in the outputs. Of MiniLM only every ``STRIDE``-th feature and
+``input_*`` are the inputs, the others the outputs, computed in float64: in float32 PyTorch is as
+far from them as we are. All weights, biases and norms are random and large, so that each of them
+shows in the outputs. Of MiniLM only every ``STRIDE``-th feature and
 head is kept; its weights are not stored but read from the package.
 """
 
@@ -86,7 +87,7 @@ def random_model(directory, model_class, settings):
     }
     if model_class is not BertForQuestionAnswering:
         del inputs["position_ids"]
-    save(directory / "expected.npz", inputs, forward(load(directory), inputs))
+    save(directory / "expected.npz", inputs, forward(load(directory).double(), inputs))
 
 
 def minilm():
@@ -98,7 +99,8 @@ def minilm():
         "input_ids": np.array([encoding.ids for encoding in encodings]),
         "attention_mask": np.array([encoding.attention_mask for encoding in encodings]),
     }
-    outputs = forward(BertModel.from_pretrained(MINILM, attn_implementation="eager"), inputs)
+    model = BertModel.from_pretrained(MINILM, attn_implementation="eager")
+    outputs = forward(model.double().eval(), inputs)
     kept = {
         name: value[:, ::STRIDE] if name.startswith("attention") else value[..., ::STRIDE]
         for name, value in outputs.items()
@@ -108,7 +110,8 @@ def minilm():
 
 def save(path, inputs, outputs):
     stored = {f"input_{name}": np.int32(value) for name, value in inputs.items()}
-    np.savez_compressed(path, **stored, **outputs)
+    stored |= {name: np.float32(value) for name, value in outputs.items()}
+    np.savez_compressed(path, **stored)
 
 
 if __name__ == "__main__":
