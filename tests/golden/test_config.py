@@ -95,7 +95,7 @@ def stage_of_error(row) -> str:
         distiller = jb.GeneralDistiller(*pair.values(), *models, adaptor, adaptor)
         stage = "train"
         batches = [{"x": np.ones((2, 4), np.float32)}]
-        _, history = distiller.train(optax.sgd(0.1), batches, num_steps=1)
+        _, history = distiller.train(optax.sgd(0.1), batches, num_epochs=1)
         assert np.isfinite(history["total_loss"]).all()
     except jb.UsageError:
         return stage
