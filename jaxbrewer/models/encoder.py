@@ -74,7 +74,8 @@ def dense(inputs: int, outputs: int, config: BertConfig, rngs: nnx.Rngs) -> nnx.
     return nnx.Linear(inputs, outputs, kernel_init=init, rngs=rngs)
 
 
-def _layer_norm(config: BertConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
+def layer_norm(config: BertConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """A layer norm whose variance is that of the centred values, as PyTorch's."""
     return nnx.LayerNorm(
         config.hidden_size, epsilon=config.layer_norm_eps, use_fast_variance=False, rngs=rngs
     )
@@ -87,7 +88,7 @@ class BertEmbeddings(nnx.Module):
         self.word_embeddings = Embedding(config.vocab_size, config, rngs=rngs)
         self.position_embeddings = Embedding(config.max_position_embeddings, config, rngs=rngs)
         self.token_type_embeddings = Embedding(config.type_vocab_size, config, rngs=rngs)
-        self.LayerNorm = _layer_norm(config, rngs)
+        self.LayerNorm = layer_norm(config, rngs)
         self.dropout = nnx.Dropout(config.hidden_dropout_prob, rngs=rngs)
 
     def __call__(
@@ -136,7 +137,7 @@ class BertOutput(nnx.Module):
 
     def __init__(self, inputs: int, config: BertConfig, *, rngs: nnx.Rngs):
         self.dense = dense(inputs, config.hidden_size, config, rngs)
-        self.LayerNorm = _layer_norm(config, rngs)
+        self.LayerNorm = layer_norm(config, rngs)
         self.dropout = nnx.Dropout(config.hidden_dropout_prob, rngs=rngs)
 
     def __call__(self, x: Float[Array, "tokens inputs"], residual: Tokens) -> Tokens:

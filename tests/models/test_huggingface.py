@@ -127,10 +127,22 @@ def test_what_the_file_lacks_starts_afresh_and_is_said_in_one_line(rewrite, capl
     assert kernel.shape == (32, 25)
     assert 0.015 < kernel.std() < 0.025
     assert not np.asarray(model.classifier.bias[...]).any()
-    assert not np.allclose(kernel[:, :1], model.bert.pooler.dense.kernel[:, :1])
     assert_same_weights(model, load_bert(folder, num_labels=25))
     other = load_bert(folder, num_labels=25, seed=1)
     assert not np.allclose(other.classifier.kernel[...], kernel)
+
+
+def test_what_starts_afresh_and_every_dropout_draw_from_keys_of_their_own(rewrite):
+    model = load_bert(rewrite(drop("bert.pooler")), num_labels=32, new_head=True)
+    pooler, head = model.bert.pooler.dense.kernel[...], model.classifier.kernel[...]
+    assert pooler.shape == head.shape
+    assert not np.allclose(pooler, head)
+    keys = [jax.random.key_data(key).tobytes() for key in jax.tree.leaves(keys_of(model))]
+    assert len(set(keys)) == len(keys) == 8  # embeddings, three for each of two layers, head
+
+
+def keys_of(model):
+    return nnx.to_pure_dict(nnx.state(model, nnx.RngKey))
 
 
 def test_a_head_can_start_afresh(caplog):
