@@ -131,9 +131,9 @@ def run_demo(
     teacher_logits = predict(teacher, texts)
 
     optimization = OptimizationConfig(
-        num_steps=size.student_steps, batch_size=32, learning_rate=1e-3
+        num_steps=size.student_steps, batch_size=32, learning_rate=2e-3
     )
-    distillation = DistillationConfig(temperature=4, hard_label_weight=0.1)
+    distillation = DistillationConfig(temperature=2)
     for name, title, encoded, examples in (
         ("labels", "student, labels alone", labelled, data.train),
         ("distilled", "student, distilled", labelled, data.train),
@@ -180,6 +180,7 @@ def _new_student(data: Splits, tokenizer: Tokenizer, seed: int) -> BertForSequen
         intermediate_size=512,
         num_labels=len(names),
         labels=names,
+        classifier_pooling="mean",
     )
     return BertForSequenceClassification(config, rngs=nnx.Rngs(seed))
 
