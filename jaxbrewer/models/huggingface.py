@@ -141,14 +141,13 @@ def _build(
     }
     _report(names, wanted, found)
 
-    normal = nnx.initializers.normal(config.initializer_range)
-    keys = map(functools.partial(jax.random.fold_in, jax.random.key(seed)), itertools.count())
+    draw = np.random.default_rng(seed)  # NumPy's, as there is nothing to compile
     leaves = {}
     for path, leaf in shapes.items():
         is_kernel = path[-1] == "kernel"
         if path not in found:
-            fresh = normal(next(keys), leaf.shape) if is_kernel else jnp.zeros(leaf.shape)
-            leaves[path] = fresh.astype(dtype)
+            spread = config.initializer_range if is_kernel else 0.0
+            leaves[path] = jnp.array(draw.normal(0.0, spread, leaf.shape).astype(dtype))
             continue
         tensor = read(names[found[path]])
         tensor = tensor.T if is_kernel else tensor
@@ -156,9 +155,11 @@ def _build(
             _refuse_shape(names[found[path]], path, tensor.shape, leaf.shape)
         leaves[path] = jnp.array(tensor.astype(dtype, order="C"))
 
+    keys = map(functools.partial(jax.random.fold_in, jax.random.key(seed)), itertools.count())
+
     def start(leaf: Any) -> jax.Array:
         is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        return next(keys) if is_key else jnp.zeros(leaf.shape, leaf.dtype)
+        return next(keys) if is_key else jnp.array(np.zeros(leaf.shape, leaf.dtype))
 
     streams = jax.tree.map(start, nnx.to_pure_dict(rest))
     model = nnx.merge(graph, nnx.traversals.unflatten_mapping(leaves), streams)
