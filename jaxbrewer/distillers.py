@@ -66,7 +66,8 @@ class _Training:
         self.adaptor_T, self.adaptor_S = adaptor_T, adaptor_S
         self._teacher = None if model_T is None else as_model(model_T)
         self._student = as_model(model_S)
-        self._projections: PyTree = None
+        self.projections: PyTree | None = None
+        _warn_of_replaced_weights(self._objective_config)
         make_objective(self._objective_config, total_steps=1)  # a config that cannot be built
 
     @property
@@ -144,7 +145,7 @@ class _Training:
         self._student = dataclasses.replace(
             self._student, params=state.params, state=state.model_state
         )
-        self._projections = state.trainable["projections"]
+        self.projections = state.trainable["projections"]
         return Result(self._student.write_back(state.params, state.model_state), history)
 
     def check(
@@ -224,7 +225,7 @@ class _Training:
                 rule,
                 seed=config.seed,
                 precision=precision,
-                projections=self._projections,
+                projections=self.projections,
             )
 
         step = make_train_step(
@@ -275,6 +276,16 @@ class _Training:
         }
 
 
+def _warn_of_replaced_weights(config: DistillationConfig) -> None:
+    for field in ("kd_loss_weight", "hard_label_weight"):
+        weight, scheduler = getattr(config, field), getattr(config, f"{field}_scheduler")
+        if scheduler != "none" and weight != getattr(DistillationConfig, field):
+            warnings.warn(
+                f"{field}_scheduler={scheduler!r} replaces {field}={weight}, which has no effect.",
+                stacklevel=4,
+            )
+
+
 class BasicTrainer(_Training):
     """Trains one model on the losses that its adaptor returns, without a teacher.
 
@@ -313,6 +324,10 @@ class GeneralDistiller(_Training):
         model_S: The student, likewise; it runs in training mode.
         adaptor_T: ``adaptor(batch, model_outputs) -> dict`` with the keys of ``ADAPTOR_KEYS``.
         adaptor_S: The same for the student.
+
+    Attributes:
+        projections: The projection of ``intermediate_matches[i]`` under ``str(i)``: what the next
+            training begins from; ``None`` before the first draws new ones.
     """
 
     def __init__(

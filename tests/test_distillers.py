@@ -355,6 +355,12 @@ def test_changing_shapes_compile_once_each_and_are_warned_of():
         train(range(1, 11))
 
 
+def test_a_weight_beside_its_schedule_is_warned_of():
+    config = jb.DistillationConfig(kd_loss_weight=0.3, kd_loss_weight_scheduler="linear_decay")
+    with pytest.warns(UserWarning, match="'linear_decay' replaces kd_loss_weight=0.3"):
+        distiller(distill=config)
+
+
 def test_matches_without_effect_are_warned_of():
     config = jb.DistillationConfig(intermediate_matches=[HIDDEN_MATCH])
     with pytest.warns(UserWarning, match="BasicDistiller does not use intermediate_matches"):

@@ -133,7 +133,7 @@ def run_demo(
     optimization = OptimizationConfig(
         num_steps=size.student_steps, batch_size=32, learning_rate=2e-3
     )
-    distillation = DistillationConfig(temperature=2)
+    distillation = DistillationConfig(temperature=1)
     for name, title, encoded, examples in (
         ("labels", "student, labels alone", labelled, data.train),
         ("distilled", "student, distilled", labelled, data.train),

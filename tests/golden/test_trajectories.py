@@ -90,7 +90,7 @@ def _train(
         cls = {"Basic": jb.BasicDistiller, "General": jb.GeneralDistiller}[args["distiller"]]
         lesson = jb.DistillationConfig.from_dict(args["d_config"])
         distiller = cls(config, lesson, teacher, student, *adaptors)
-    distiller._projections = _transposed(arrays(case, "proj", precision))  # where to begin
+    distiller.projections = _transposed(arrays(case, "proj", precision))  # where to begin
     called: dict[int, Any] = {}
     with _leftovers(case), distiller:
         student, history = distiller.train(
@@ -99,7 +99,7 @@ def _train(
             callback=lambda model, step: called.update({step: model}),
             **args["train"],
         )
-    dtypes = {x.dtype.name for x in jax.tree.leaves((student, distiller._projections))}
+    dtypes = {x.dtype.name for x in jax.tree.leaves((student, distiller.projections))}
     assert dtypes == {precision}
     values = {"grad_norm": history["grad_norm"]}
     for key, losses in history.items():
@@ -111,7 +111,7 @@ def _train(
             values[f"{term.removesuffix('_label')}_weight"] = ratio
     for stage, params in (("step1", called[1]), ("final", student)):
         values |= {f"{stage}/S/{key}": x for key, x in params.items()}
-    for match, params in distiller._projections.items():
+    for match, params in distiller.projections.items():
         values[f"final/proj/{match}/weight"] = params["kernel"].T
         values[f"final/proj/{match}/bias"] = params["bias"]
     with contextlib.closing(CheckpointStore(f"{directory}/checkpoints")) as store:
@@ -151,6 +151,7 @@ def _leftovers(case: Case) -> contextlib.AbstractContextManager[Any]:
     return pytest.warns(UserWarning, match="make no full group")
 
 
+@pytest.mark.filterwarnings("ignore:.*_scheduler=.* replaces:UserWarning")
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("case", RUN, ids=str)
 def test_run(case: Case, precision: str):
