@@ -81,9 +81,12 @@ class ByHand:
             for layer_T, layer_S in PAIRS:
                 gap = output["hidden_states"][layer_S] - target["hidden_states"][layer_T]
                 total += jnp.sum(gap**2 * mask) / count
-            return total + optax.softmax_cross_entropy_with_integer_labels(
-                output["logits"], batch["labels"]
-            ).mean()
+            return (
+                total
+                + optax.softmax_cross_entropy_with_integer_labels(
+                    output["logits"], batch["labels"]
+                ).mean()
+            )
 
         def step(params, opt_state, teacher, batch):
             value, gradient = jax.value_and_grad(loss)(params, teacher, batch)

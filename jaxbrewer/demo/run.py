@@ -17,7 +17,13 @@ from rich.table import Table
 
 from ..configs import DistillationConfig, OptimizationConfig, TrainingConfig
 from ..errors import UsageError
-from ..models import BertConfig, BertForSequenceClassification, load_bert, save_bert
+from ..models import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertHead,
+    load_bert,
+    save_bert,
+)
 from ..text import Encoded, Examples, Tokenizer
 from ..text.classification import distill, evaluate, predict, train
 from .baseline import svm_accuracy
@@ -187,7 +193,7 @@ def _new_student(data: Splits, tokenizer: Tokenizer, seed: int) -> BertForSequen
 
 def _finish(
     name: str,
-    model: BertForSequenceClassification,
+    model: BertHead,
     directory: Path,
     tokenizer: Tokenizer,
     test: Encoded,
