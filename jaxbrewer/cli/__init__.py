@@ -32,13 +32,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         with _plain_messages():
-            _run(sys.argv[1:] if argv is None else argv)
-            sys.stdout.flush()
+            try:
+                _run(sys.argv[1:] if argv is None else argv)
+            finally:
+                sys.stdout.flush()
     except UsageError as error:
         print(f"jaxbrewer: error: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("jaxbrewer: interrupted", file=sys.stderr)
+        if argv is None:  # our own process, which JAX may crash if it ends with a step under way
+            with contextlib.suppress(BrokenPipeError):
+                sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(INTERRUPTED)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

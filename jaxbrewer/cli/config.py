@@ -205,10 +205,10 @@ def read_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
         raise UsageError(f"{path} cannot be parsed: {error}") from None
     if not isinstance(content, dict):
         raise UsageError(f"{path} must hold a mapping with the sections of a job.")
-    sources = dict.fromkeys(_names(content), "file")
+    sources = dict.fromkeys(flatten(content), "file")
     for name, value in _pairs(overrides):
         _override(content, name, value)
-        sources |= dict.fromkeys(_names(value, name), "command line")
+        sources |= dict.fromkeys(flatten(value, name), "command line")
     training = content["training"] = content.get("training") or {}
     if isinstance(training, dict):
         training.setdefault("output_dir", f"runs/{path.stem}")
@@ -218,12 +218,21 @@ def read_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
         raise UsageError(f"{path}: {error}") from None
 
 
-def _names(value: Any, prefix: str = "") -> list[str]:
-    """The dotted names of everything in nested mappings."""
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings, and lists of them, as one with dotted names.
+
+    Examples:
+        >>> flatten({"a": {"b": 1}, "c": [{"d": 2}], "e": [3, 4]})
+        {'a.b': 1, 'c.0.d': 2, 'e': [3, 4]}
+    """
+    if isinstance(value, (list, tuple)) and all(isinstance(item, Mapping) for item in value):
+        value = {str(number): item for number, item in enumerate(value)} or value
     if not isinstance(value, Mapping):
-        return [prefix]
-    names = [_names(item, f"{prefix}.{key}".strip(".")) for key, item in value.items()]
-    return [name for part in names for name in part]
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= flatten(item, f"{prefix}.{key}".strip("."))
+    return flat
 
 
 def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..configs import TrainingConfig
 from ..errors import UsageError
 from ..text import Tokenizer
 from .card import Card, read_bert
@@ -32,7 +33,7 @@ def evaluate(
         data = dataclasses.replace(job.config.data, **given)
         job = job._replace(config=dataclasses.replace(job.config, data=data))
         job.need("data.test", "a file with labelled texts")
-        return _evaluate(_models_of(job), data, batch_size)
+        return _evaluate(_models_of(job), data, job.config.training, batch_size)
     card = read_bert(path)
     if overrides:
         raise UsageError(f"{overrides[0]}: {path} is a model; only a job takes overrides.")
@@ -40,7 +41,7 @@ def evaluate(
         raise UsageError(f"Give a file with labelled texts to evaluate {path} on.")
     longest = card.fields.get("max_position_embeddings", DataConfig.max_length)
     data = DataConfig(**{"max_length": min(DataConfig.max_length, longest), **given})
-    return _evaluate({"model": card}, data, batch_size)
+    return _evaluate({"model": card}, data, TrainingConfig(), batch_size)
 
 
 def _models_of(job: Job) -> dict[str, Card]:
@@ -58,7 +59,9 @@ def _models_of(job: Job) -> dict[str, Card]:
     return cards
 
 
-def _evaluate(cards: dict[str, Card], data: DataConfig, batch_size: int) -> None:
+def _evaluate(
+    cards: dict[str, Card], data: DataConfig, training: TrainingConfig, batch_size: int
+) -> None:
     path, read = str(data.test), {}
     for name, card in cards.items():
         if not card.has_head:
@@ -70,12 +73,14 @@ def _evaluate(cards: dict[str, Card], data: DataConfig, batch_size: int) -> None
         texts = tokenize(tokenizer, in_order(examples, classes.names), data)
         read[name] = card, classes, tokenizer, texts
 
+    from ..sharding import on_device
     from . import networks
 
     models = {}
-    for name, (card, classes, tokenizer, texts) in read.items():
-        model = networks.load(card, classes)
-        networks.refuse_misfit(name, model.config, tokenizer, data, [texts])
-        models[name] = networks.Scored(model, card.directory, texts)
-    title = f"{len(texts.examples):,} texts of {path}"
-    networks.show_scores(models, title=title, batch_size=batch_size)
+    with on_device(training):
+        for name, (card, classes, tokenizer, texts) in read.items():
+            model = networks.load(card, classes)
+            networks.refuse_misfit(name, model.config, tokenizer, data, [texts])
+            models[name] = networks.Scored(model, card.directory, texts)
+        title = f"{len(texts.examples):,} texts of {path}"
+        networks.show_scores(models, title=title, batch_size=batch_size)

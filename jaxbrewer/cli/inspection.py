@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import UsageError
 from .card import Card, Tensor, is_model, read_card
-from .config import Job, read_job
+from .config import Job, flatten, read_job
 from .runs import Run
 from .show import say, show, size, some
 
@@ -19,6 +19,7 @@ _SIZES = (
     "vocab_size",
     "max_position_embeddings",
 )
+_ROLES = {"student": "trained"}  # a trainer without a teacher knows its model as the student
 
 
 def inspect(path: Path, overrides: Sequence[str] = ()) -> None:
@@ -113,7 +114,7 @@ def _show_run(run: Run) -> None:
             ("run", run.directory),
             ("trained by", f"{manifest.get('distiller')}, begun {manifest.get('started')}"),
             ("command", " ".join(manifest.get("command", []))),
-            *((f"{who}", f"{count:,} parameters") for who, count in parameters.items()),
+            *((_ROLES.get(who, who), f"{count:,} parameters") for who, count in parameters.items()),
             ("seed", manifest.get("seed")),
             ("devices", some(manifest.get("devices", []))),
             ("updates", f"{last.get('step', 0):,} of {manifest.get('total_steps', 0):,}"),
@@ -147,20 +148,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _show_job(job: Job) -> None:
-    rows = []
-    for name, value in _flat(job.config.to_dict()).items():
-        given = [source for key, source in job.sources.items() if _covers(key, name)]
-        rows.append([name, json.dumps(value, default=repr), *(given[-1:] or ["default"])])
+    rows = [
+        [name, json.dumps(value, default=repr), job.sources.get(name, "default")]
+        for name, value in flatten(job.config.to_dict()).items()
+    ]
     show(rows, ["field", "value", "from"], title=str(job.path))
-
-
-def _covers(given: str, name: str) -> bool:
-    return given == name or given.startswith(f"{name}.")
-
-
-def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in section.items():
-        nested = isinstance(value, Mapping) and name != "size"
-        found |= _flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
-    return found

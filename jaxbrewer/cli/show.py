@@ -7,6 +7,7 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
 def show(
@@ -41,7 +42,7 @@ def _lined(
     cells: list[list[str]], header: Sequence[str], title: str, numbers: Sequence[int]
 ) -> Table:
     table = Table(
-        title=title or None,
+        title=Text(title) if title else None,
         title_justify="left",
         title_style="bold",
         show_header=bool(header),
@@ -50,13 +51,14 @@ def _lined(
     )
     for column in range(max(map(len, cells), default=0)):
         table.add_column(
-            header[column] if header else "",
+            Text(header[column]) if header else "",
             justify="right" if column in numbers else "left",
             style="cyan" if column == 0 else "",
             overflow="fold",
+            no_wrap=column == 0,
         )
     for row in cells:
-        table.add_row(*(cell.replace("[", r"\[") for cell in row))
+        table.add_row(*map(Text, row))
     return table
 
 

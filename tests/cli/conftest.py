@@ -35,7 +35,7 @@ def texts(count, seed):
     rng = np.random.default_rng(seed)
     labels = [list(KINDS)[number] for number in rng.integers(0, len(KINDS), count)]
     return [
-        (" ".join([*rng.choice(FILLERS, 3), str(rng.choice(KINDS[label]))]), label)
+        (" ".join([*rng.choice(FILLERS, rng.integers(1, 4)), rng.choice(KINDS[label])]), label)
         for label in labels
     ]
 
@@ -60,7 +60,7 @@ def write_model(directory, *, head=False, **settings):
 def data(tmp_path_factory):
     """Files with texts, and the directories ``base`` (no head) and ``other`` (of 2 classes)."""
     place = tmp_path_factory.mktemp("data")
-    rows = [f"{label}\t{text}\n" for text, label in texts(96, 0)]
+    rows = [f"{label}\t{text}\n" for text, label in texts(144, 0)]
     (place / "train.tsv").write_text("label\ttext\n" + "".join(rows))
     (place / "more.csv").write_text("text\n" + "".join(f"{text}\n" for text, _ in texts(48, 1)))
     rows = [json.dumps({"text": text, "label": label}) + "\n" for text, label in texts(32, 2)]

@@ -35,6 +35,19 @@ def done(content, tmp_path_factory):
     return types.SimpleNamespace(path=path, run=place / "run", log=place / "log", **printed)
 
 
+@pytest.fixture(scope="module")
+def shuffled(done, tmp_path_factory):
+    """The teacher, its classes in another order."""
+    directory = tmp_path_factory.mktemp("shuffled")
+    shutil.copytree(done.run / "teacher" / "model", directory, dirs_exist_ok=True)
+    model = load_bert(directory)
+    head = model.classifier
+    head.kernel[...], head.bias[...] = head.kernel[:, ::-1], head.bias[::-1]
+    model.config = dataclasses.replace(model.config, labels=("fox", "dog", "cat"))
+    save_bert(model, directory)
+    return directory
+
+
 def logits_of(directory, path):
     examples = read_examples(path)
     encoded = Tokenizer(directory).encode(examples.texts, max_length=8)
@@ -75,15 +88,19 @@ def test_evaluation_of_what_was_saved_gives_the_same_numbers(done, data):
     model = done.run / "student" / "model"
     printed = run("evaluate", model, data / "test.jsonl", "--max-length", 8, "--batch-size", 5)
     assert rows_of(printed)["model"] == rows_of(done.distill)["student"]
+    lines = (data / "test.jsonl").read_text().splitlines(keepends=True)
+    (done.path.parent / "part.jsonl").write_text("".join(lines[:7]))
+    printed_part = run("evaluate", done.path, done.path.parent / "part.jsonl")
+    assert printed_part.startswith("7 texts of")
     size = (model / "model.safetensors").stat().st_size
     assert f"{size / 1000:.1f} kB" in printed
 
 
 def test_the_unlabelled_texts_are_used(done):
     lines = (done.run / "student" / "metrics.jsonl").read_text().splitlines()
-    assert len(lines) == (96 + 48) // 16 * 6
+    assert len(lines) == (144 + 48) // 16 * 6
     assert "unweighted_hidden_hidden_mse_1_2" in json.loads(lines[-1])
-    assert "96 labelled in" in done.distill
+    assert "144 labelled in" in done.distill
     assert "48 unlabelled in" in done.distill
 
 
@@ -94,9 +111,9 @@ def test_each_run_has_its_own_logs(done):
 
 def test_runs_and_models_and_jobs_are_inspected(done, data):
     assert f"run          {done.run / 'student'}" in done.inspect
-    assert "updates      54 of 54" in done.inspect
-    assert "checkpoints  after updates 9, 18, 27, 36, 45, 54" in done.inspect
-    assert "checkpoints  after updates 6, 12, 18, 24, 30, ..., 48" in done.inspect
+    assert "updates      72 of 72" in done.inspect
+    assert "checkpoints  after updates 12, 24, 36, 48, 60, 72" in done.inspect
+    assert "checkpoints  after updates 9, 18, 27, 36, 45, ..., 72" in done.inspect
     last = json.loads((done.run / "student" / "metrics.jsonl").read_text().splitlines()[-1])
     assert f"{last['total_loss']:.6g}" in done.inspect
     printed = run("inspect", done.run / "student" / "model")
@@ -109,17 +126,20 @@ def test_runs_and_models_and_jobs_are_inspected(done, data):
     assert re.search(r"^distillation.temperature +9 +command line$", printed, re.MULTILINE)
     assert re.search(r"^student.layers +\[0\] +command line$", printed, re.MULTILINE)
     assert re.search(r"^student.optimization.batch_size +16 +file$", printed, re.MULTILINE)
+    match = "distillation.intermediate_matches.0"
+    assert re.search(rf"^{match}.loss +\"hidden_mse\" +file$", printed, re.MULTILINE)
+    assert re.search(rf"^{match}.proj +null +default$", printed, re.MULTILINE)
     assert re.search(r"^distillation.kd_loss_type +\"ce\" +default$", printed, re.MULTILINE)
 
 
 def test_a_dry_run_says_what_would_run(done):
-    assert "96 labelled in" in done.check
+    assert "144 labelled in" in done.check
     assert "32 to test on in" in done.check
     assert "new head" in done.check
-    assert "48, in 8 epochs" in done.check
-    assert "6 of 16 texts, 8 tokens wide" in done.check
-    assert "after updates 6, 12, 18, 24, 30, ..., 48" in done.check
-    assert "after 5 updates of warm-up" in done.check
+    assert "72, in 8 epochs" in done.check
+    assert "9 of 16 texts, 8 tokens wide" in done.check
+    assert "after updates 9, 18, 27, 36, 45, ..., 72" in done.check
+    assert "after 7 updates of warm-up" in done.check
     assert "Nothing was trained or written." in done.check
 
 
@@ -146,32 +166,20 @@ def test_a_dry_run_of_a_distillation_shows_its_matches(done, tmp_path):
     assert (done.run / "student" / "model" / "config.json").exists()
 
 
-def test_a_cached_teacher_gives_the_same_student(done, tmp_path):
+def test_a_cached_teacher_gives_the_same_student(done, shuffled, tmp_path):
+    """The teacher numbers its classes otherwise than the data would, so that labels must follow."""
     words = ["--student.optimization.num_epochs", 2, "--distillation.intermediate_matches", "[]"]
     rows = []
     for cached in ("false", "true"):
         out = tmp_path / cached
-        teacher = done.run / "teacher" / "model"
         run(
-            "distill", done.path, *words, "--training.output_dir", out, "--teacher.path", teacher,
+            "distill", done.path, *words, "--training.output_dir", out, "--teacher.path", shuffled,
             "--distillation.is_caching_logits", cached, "--data.test=",
         )  # fmt: skip
         lines = (out / "student" / "metrics.jsonl").read_text().splitlines()
         rows.append([json.loads(line)["total_loss"] for line in lines])
+        assert json.loads(lines[-1])["unweighted_hard_label_loss"] < 0.5
     np.testing.assert_allclose(*rows, rtol=1e-4)
-
-
-@pytest.fixture(scope="module")
-def shuffled(done, tmp_path_factory):
-    """The teacher, its classes in another order."""
-    directory = tmp_path_factory.mktemp("shuffled")
-    shutil.copytree(done.run / "teacher" / "model", directory, dirs_exist_ok=True)
-    model = load_bert(directory)
-    head = model.classifier
-    head.kernel[...], head.bias[...] = head.kernel[:, ::-1], head.bias[::-1]
-    model.config = dataclasses.replace(model.config, labels=("fox", "dog", "cat"))
-    save_bert(model, directory)
-    return directory
 
 
 def test_a_models_classes_keep_their_order(done, shuffled, data, tmp_path):
@@ -226,7 +234,7 @@ def test_pairs_of_texts_and_other_columns(content, data, tmp_path):
         **content,
         "data": {"train": file, "test": file, **columns},
         "teacher": {"path": str(teacher)},
-        "student": {"path": str(data / "base"), "optimization": {"num_steps": 1}},
+        "student": {"path": str(data / "other"), "optimization": {"num_steps": 1}},
         "distillation": {},
         "training": {"progress": False, "output_dir": str(tmp_path / "run")},
     }

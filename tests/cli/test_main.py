@@ -13,11 +13,6 @@ from jaxbrewer.cli import config, main
 from tests.cli.conftest import run
 
 
-def shell(*words, **keywords):
-    command = [sys.executable, "-m", "jaxbrewer", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, **keywords)
-
-
 def without_jax(*words):
     """Runs a command and fails if it has loaded JAX."""
     code = (
@@ -99,12 +94,32 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
         failing(monkeypatch, ZeroDivisionError())
 
 
-def test_a_reader_that_goes_away_is_no_error(data):
-    command = [sys.executable, "-m", "jaxbrewer", "inspect", str(data / "base")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+@pytest.mark.parametrize("words", [["--version"], ["inspect", "base"]])
+def test_a_reader_that_goes_away_is_no_error(data, words):
+    command = [sys.executable, "-m", "jaxbrewer", *words]
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    buffered["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env=buffered, cwd=data, **pipes) as process:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 141
+
+
+def test_a_training_that_is_interrupted_ends_with_130(job):
+    """JAX crashed the process when it ended with a step under way."""
+    code = (
+        "import os, signal, sys\n"
+        "from jaxbrewer import tracking\n"
+        "from jaxbrewer.cli import main\n"
+        "tracking.Tracker.add = lambda *_: os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.exit(main())"
+    )
+    command = [sys.executable, "-c", code, "train", str(job)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.endswith("jaxbrewer: interrupted\n")
+    assert "optimizer" in done.stdout
 
 
 def test_warnings_are_single_lines(monkeypatch, capsys):

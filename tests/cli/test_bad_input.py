@@ -1,0 +1,193 @@
+"""Whatever is wrong with the input: one clear line, status 2, and nothing written."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from jaxbrewer.cli import main
+from tests.cli.conftest import WORDS, write_model
+
+
+def refused(capsys, *words):
+    """The line that a command says as it refuses its input."""
+    assert main([str(word) for word in words]) == 2
+    said = capsys.readouterr()
+    lines = [line for line in said.err.splitlines() if "random weights" not in line]
+    assert len(lines) == 1, said.err
+    assert said.out == ""
+    return lines[0].removeprefix("jaxbrewer: error: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("empty.tsv", "", "empty.tsv is empty"),
+        ("header.tsv", "label\ttext\n", "header.tsv is empty"),
+        ("columns.tsv", "label\ttxt\ncat\tit purrs\n", "columns.tsv:2: no column 'text' for text"),
+        ("nan.csv", "label,text\ncat,it purrs\ndog,nan\n", "nan.csv:3: the text 'text' is NaN"),
+        ("nan.jsonl", '{"text": NaN, "label": "cat"}', "nan.jsonl:1: the text 'text' is NaN"),
+        ("no.jsonl", '{"text": "it purrs"}', "no.jsonl:1: no column 'label' for label"),
+        ("bad.jsonl", '{"text": "it', "bad.jsonl:1: malformed JSON"),
+        ("data.txt", "it purrs", "'.jsonl', '.csv', '.tsv'"),
+    ],
+)
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_data(job, tmp_path, capsys, part, name, text, says):
+    (tmp_path / name).write_text(text)
+    line = refused(capsys, "train", job, f"--data.{part}", tmp_path / name)
+    assert says in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_labels_that_are_not_in_the_set(job, data, tmp_path, capsys):
+    (tmp_path / "test.csv").write_text("label,text\ncat,it purrs\nwolf,it hides\n")
+    line = refused(capsys, "train", job, "--data.test", tmp_path / "test.csv")
+    assert "test.csv:3: the label 'wolf' is not in the set" in line
+    line = refused(capsys, "train", job, "--data.labels", "[cat, dog]")
+    assert "train.tsv:" in line
+    assert "the label 'fox' is not in the set" in line
+    line = refused(capsys, "evaluate", data / "other", data / "test.jsonl")
+    assert "other has other classes (2: LABEL_0, LABEL_1) than the data (3: cat, dog, fox)" in line
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--data.train="], "has no data.train: give the file with the labelled texts there, or"),
+        (["--data.train", "nowhere.tsv"], "nowhere.tsv does not exist"),
+        (["--data.unlabelled", "nowhere.tsv"], "nowhere.tsv does not exist"),
+        (["--teacher.path="], "has no teacher.path"),
+        (["--teacher.path", "nowhere"], "nowhere does not exist, or is not a directory"),
+        (["--student.layers="], "has no student: give one of student.path (a directory), "),
+        (["--student.path", "here"], "one of path, layers and size"),
+        (["--student.layers", "[2]"], "layers [2] must name layers of a model of 2"),
+        (["--student.layers=", "--student.path", "nowhere"], "nowhere does not exist"),
+        (
+            ["--student.layers=", "--student.size", "{hidden_sizes: 8}"],
+            "student.size has no field 'hidden_sizes': did you mean 'hidden_size'?",
+        ),
+        (
+            ["--student.layers=", "--student.size", "{hidden_size: 7}"],
+            "student.size: BertConfig hidden_size 7 is not a multiple of num_attention_heads 2",
+        ),
+        (
+            ["--student.layers=", "--student.size", "{vocab_size: 10}"],
+            f"The student has a vocab_size of 10, but the tokenizer has {len(WORDS)} tokens",
+        ),
+        (
+            ["--student.layers=", "--student.size", "{max_position_embeddings: 4}"],
+            "data.max_length 8 is more than the student can read",
+        ),
+        (
+            ["--data.text_pair=text", "--student.layers=", "--student.size={type_vocab_size: 1}"],
+            "The texts come in pairs, but the student has a type_vocab_size of 1",
+        ),
+        (["--data.max_length", "17"], "data.max_length 17 is more than the teacher can read"),
+        (["--data.max_lengths", "17"], "no field 'max_lengths': did you mean 'max_length'?"),
+        (
+            ["--student.layers=", "--student.size", "{hidden_size: 8}"],
+            "intermediate_matches[0] (hidden_hidden_mse_1_2): ",
+        ),
+        (
+            ["--distillation.intermediate_matches.0.proj", "[linear, 12, 16]"],
+            "proj expects a student width of 12",
+        ),
+        (
+            ["--distillation.intermediate_matches.0.proj", "[linear, 16, 12]"],
+            "intermediate_matches[0] (hidden_hidden_mse_1_2): ",
+        ),
+        (["--distillation.intermediate_matches.0.layer_S", "2"], "layer_S=2 is out of range"),
+        (["--distillation.intermediate_matches.0.loss", "hid"], "'hid' is unknown"),
+        (["--distillation.kd_loss_type", "kl"], "kd_loss_type 'kl' is unknown"),
+        (["--student.optimization.batch_size", "0"], "batch_size must be an int >= 1"),
+        (["--training.gradient_accumulation_steps", "99"], "gradient_accumulation_steps=99"),
+        (["--training.output_dir", "{job}"], "cannot be written"),
+    ],
+)
+def test_distillations(job, data, capsys, words, says):
+    """All of them with a teacher that has a head, so that nothing else is wrong."""
+    teacher = data / "headed"
+    if not teacher.exists():
+        write_model(teacher, head=True, num_labels=3, labels=("cat", "dog", "fox"))
+    words = [str(word).format(job=job) if word == "{job}" else word for word in words]
+    for end in ([], ["--dry-run"]):
+        assert says in refused(capsys, "distill", job, "--teacher.path", teacher, *words, *end)
+    assert [path.name for path in job.parent.iterdir()] == ["job.yaml"]
+
+
+def test_teachers_that_cannot_teach(job, data, tmp_path, capsys):
+    remedy = f"Run `jaxbrewer train {job}` first, which trains a teacher on data.train."
+    line = refused(capsys, "distill", job)
+    assert line == f"{data / 'base'} has no classification head. {remedy}"
+    line = refused(capsys, "distill", job, "--teacher.path", data / "other")
+    assert line.endswith(f"than the data (3: cat, dog, fox). {remedy}")
+    line = refused(capsys, "distill", job, "--teacher.path", data)
+    assert "is not a model directory: it has no config.json" in line
+    line = refused(capsys, "evaluate", job)
+    assert "holds no model yet: run `jaxbrewer train" in line
+
+
+def test_frozen_paths_that_are_none(job, capsys):
+    line = refused(capsys, "train", job, "--teacher.frozen", "[bert.embedings]")
+    assert "No weights to freeze under 'bert.embedings': did you mean 'bert.embeddings'?" in line
+
+
+def test_a_student_with_another_tokenizer(job, data, tmp_path, capsys):
+    teacher = write_model(tmp_path / "teacher", head=True, num_labels=3, labels=tuple("abc"))
+    student = tmp_path / "student"
+    words = ["--teacher.path", teacher, "--student.layers=", "--student.path", student]
+    (tmp_path / "abc.csv").write_text("label,text\na,it purrs\nb,it barks\nc,it hides\n")
+    words += ["--data.train", tmp_path / "abc.csv", "--data.test=", "--data.unlabelled="]
+    for vocabulary in ([*WORDS, "more"], [*WORDS[:-2], WORDS[-1], WORDS[-2]]):
+        shutil.copytree(data / "base", student, dirs_exist_ok=True)
+        (student / "vocab.txt").write_text("\n".join(vocabulary))
+        line = refused(capsys, "distill", job, *words)
+        assert f"has another tokenizer (of {len(vocabulary)} tokens) than the teacher" in line
+
+
+def test_model_directories(data, tmp_path, capsys):
+    file = data / "test.jsonl"
+    assert "does not exist" in refused(capsys, "evaluate", tmp_path / "no", file)
+    assert "Give a file with labelled texts" in refused(capsys, "evaluate", data / "other")
+    assert "--batch-size" in refused(capsys, "evaluate", data / "other", file, "--batch-size", "0")
+    assert "is a model; only a job takes overrides" in refused(
+        capsys, "evaluate", data / "other", file, "--data.text", "x"
+    )
+    model = tmp_path / "model"
+    shutil.copytree(data / "other", model)
+    (model / "model.safetensors").write_bytes(b"no tensors")
+    assert "model.safetensors is damaged" in refused(capsys, "inspect", model)
+    (model / "model.safetensors").unlink()
+    assert "model.safetensors does not exist" in refused(capsys, "inspect", model)
+    (model / "config.json").write_text("{")
+    assert "config.json is not JSON" in refused(capsys, "inspect", model)
+    (model / "config.json").unlink()
+    line = refused(capsys, "inspect", model)
+    assert "is neither a model directory nor a run directory nor a job" in line
+    shutil.copytree(data / "other", model / "model")
+    assert f"Did you mean {model / 'model'}?" in refused(capsys, "evaluate", model, file)
+    (model / "model" / "vocab.txt").unlink()
+    (tmp_path / "numbers.csv").write_text("label,text\n0,it purrs\n1,it barks\n")
+    line = refused(capsys, "evaluate", model / "model", tmp_path / "numbers.csv")
+    assert "has no tokenizer" in line
+    fields = json.loads((data / "other" / "config.json").read_text()) | {"model_type": "gpt2"}
+    (model / "model" / "config.json").write_text(json.dumps(fields))
+    assert "a model of type 'gpt2'" in refused(capsys, "evaluate", model / "model", file)
+
+
+def test_in_a_process_of_its_own(job, data, tmp_path):
+    for words, says in (
+        (["train", job, "--data.labels", "[cat]", "--dry-run"], "is not in the set"),
+        (["train", job, "--data.max_length", "99"], "more than the teacher can read"),
+        (["inspect", tmp_path], "is neither a model directory"),
+    ):
+        command = [sys.executable, "-m", "jaxbrewer", *map(str, words)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert done.stderr.splitlines()[-1].startswith("jaxbrewer: error: ")
+        assert says in done.stderr
+        assert "Traceback" not in done.stderr
+        assert done.stderr.count("random weights") == ("--data.max_length" in words)
