@@ -107,7 +107,7 @@ def make_fine_tuning(
     frozen: tuple[str, ...] = (),
 ) -> Training:
     """A classifier to be trained on labels; ``frozen`` are the beginnings of parameter paths."""
-    loader = TextLoader(encoded, optimization.batch_size, labels=labels, seed=training.seed)
+    loader = _make_loader(encoded, labels, optimization, training)
     trainer = BasicTrainer(training, freeze(model, *frozen), adaptor)
     return Training(trainer, loader, optimization)
 
@@ -136,7 +136,7 @@ def make_distillation(
         teacher_logits: What the teacher says of each text (:func:`predict`); the teacher is then
             not run again. For distillation of logits alone.
     """
-    loader = TextLoader(encoded, optimization.batch_size, labels=labels, seed=training.seed)
+    loader = _make_loader(encoded, labels, optimization, training)
     distiller = GeneralDistiller(training, distillation, teacher, student, adaptor, adaptor)
     if teacher_logits is None:
         return Training(distiller, loader, optimization)
@@ -145,6 +145,22 @@ def make_distillation(
         return {**batch, "teacher_cache": {"logits": teacher_logits[batch["index"]]}}
 
     return Training(distiller, loader, optimization, with_cache)
+
+
+def _make_loader(
+    encoded: Encoded,
+    labels: Int[np.ndarray, " examples"],
+    optimization: OptimizationConfig,
+    training: TrainingConfig,
+) -> TextLoader:
+    """The loader of a training; an update compiles anew for each combination of its widths."""
+    return TextLoader(
+        encoded,
+        optimization.batch_size,
+        labels=labels,
+        seed=training.seed,
+        num_widths=max(4 // training.gradient_accumulation_steps, 1),
+    )
 
 
 def train(*args: Any, **keywords: Any) -> Result:

@@ -284,3 +284,15 @@ def test_a_training_that_does_not_fit_leaves_nothing_behind(done, tmp_path, caps
     assert main(["distill", str(done.path), *words, "7"]) == 2
     assert "layer_T=7 is out of range" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_groups_of_batches_have_few_shapes(done, tmp_path):
+    """Every combination of widths in a group is compiled anew."""
+    long = "it often barks here today gladly there it often barks here"
+    rows = (f"dog\t{' '.join(long.split()[: 1 + number % 11])}\n" for number in range(64))
+    (tmp_path / "long.tsv").write_text("label\ttext\n" + "".join(rows))
+    words = ["--data.train", tmp_path / "long.tsv", "--data.max_length", 16, "--dry-run"]
+    words += ["--data.labels", "[cat, dog, fox]", "--training.output_dir", tmp_path / "run"]
+    words += ["--training.gradient_accumulation_steps"]
+    assert "8, 16 tokens wide" in run("train", done.path, *words, 2)
+    assert "texts, 16 tokens wide" in run("train", done.path, *words, 4)
