@@ -55,7 +55,8 @@ class Card:
     def has_head(self) -> bool:
         """Whether it can classify texts as it is."""
         names = {name.removeprefix("bert.") for name in self.tensors}
-        return {"classifier.weight", "pooler.dense.weight"} <= names
+        pooled = self.fields.get("classifier_pooling", "cls") == "cls"
+        return {"classifier.weight", *(["pooler.dense.weight"] if pooled else [])} <= names
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -60,12 +60,15 @@ class TeacherConfig(Config):
     Args:
         path: A Hugging Face directory: what ``train`` begins from, and what ``distill`` learns
             from unless ``train`` has made a teacher in the same ``output_dir``.
+        settings: Fields of its BERT config that ``train`` changes, such as
+            ``{"classifier_pooling": "mean"}`` for a sentence encoder.
         frozen: Parts that ``train`` leaves as they are, by the beginning of their path, such as
             ``"bert.embeddings"``.
         optimization: How ``train`` trains it.
     """
 
     path: str | None = None
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     frozen: Sequence[str] = ()
     optimization: OptimizationConfig = dataclasses.field(
         default_factory=lambda: OptimizationConfig(learning_rate=5e-5)
@@ -74,6 +77,7 @@ class TeacherConfig(Config):
     def __post_init__(self) -> None:
         """Checks each field."""
         self.require("path", self.path is None or isinstance(self.path, str), "a directory")
+        self.require("settings", isinstance(self.settings, Mapping), "a mapping")
         holds = isinstance(self.frozen, Sequence) and not isinstance(self.frozen, str)
         self.require("frozen", holds, "a list of paths")
         object.__setattr__(self, "frozen", tuple(self.frozen))

@@ -6,6 +6,7 @@ The one module of the command line that imports JAX; commands import it when all
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -32,14 +33,29 @@ from .texts import Classes, Texts
 Bert = BertForSequenceClassification
 
 
-def load(card: Card, classes: Classes, *, seed: int = 0) -> Bert:
-    """A classifier from a directory, with the names of its classes."""
+def load(
+    card: Card,
+    classes: Classes,
+    *,
+    settings: Mapping[str, Any] = MappingProxyType({}),
+    seed: int = 0,
+) -> Bert:
+    """A classifier from a directory, with the names of its classes.
+
+    Args:
+        card: The directory.
+        classes: The classes.
+        settings: Fields of the config that shall differ, from ``teacher.settings``.
+        seed: Of weights that the file does not have.
+    """
+    _refuse_unknown("teacher.settings", settings)
     model = load_bert(
         card.directory,
         Bert.task,
         labels=classes.names,
         new_head=classes.new_head,
         seed=seed,
+        **settings,
     )
     assert isinstance(model, Bert)
     return model
@@ -59,15 +75,19 @@ def make_student(
 
 
 def _sized(teacher: BertConfig, fields: Mapping[str, Any]) -> BertConfig:
-    own = {"num_labels", "labels"}
-    allowed = [field.name for field in dataclasses.fields(teacher) if field.name not in own]
-    for name in fields:
-        if name not in allowed:
-            raise UsageError(f"student.size has no field {name!r}: {suggest(name, allowed)}")
+    _refuse_unknown("student.size", fields)
     try:
         return dataclasses.replace(teacher, **fields)
     except UsageError as error:
         raise UsageError(f"student.size: {error}") from None
+
+
+def _refuse_unknown(where: str, fields: Mapping[str, Any]) -> None:
+    """The classes are set by the data; all other fields may be."""
+    names = {field.name for field in dataclasses.fields(BertConfig)} - {"num_labels", "labels"}
+    for name in fields:
+        if name not in names:
+            raise UsageError(f"{where} has no field {name!r}: {suggest(name, sorted(names))}")
 
 
 def refuse_misfit(

@@ -1,6 +1,7 @@
 """``jaxbrewer train`` and ``jaxbrewer distill``, and what ``--dry-run`` prints of them."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,8 @@ def train(job: Job, *, dry_run: bool = False) -> None:
     from . import networks
 
     with on_device(config.training):
-        teacher = networks.load(card, classes, seed=config.training.seed)
+        settings, seed = config.teacher.settings, config.training.seed
+        teacher = networks.load(card, classes, settings=settings, seed=seed)
         networks.refuse_misfit("teacher", teacher.config, tokenizer, data, [texts])
         training = make_fine_tuning(
             teacher,
@@ -61,6 +63,7 @@ def train(job: Job, *, dry_run: bool = False) -> None:
         head = "new head" if classes.new_head else "its own head"
         facts: Facts = [
             ("teacher", f"{card.directory}: {networks.describe(teacher)}, {head}"),
+            *([("settings", json.dumps(settings))] if settings else []),
             ("frozen", some(config.teacher.frozen) or "nothing"),
             ("texts", _counts(data, examples, None, test)),
             ("classes", f"{len(classes.names)}: {some(classes.names)}"),

@@ -195,6 +195,20 @@ def test_a_models_classes_keep_their_order(done, shuffled, data, tmp_path):
     assert "new head" in run("train", done.path, *words, "--data.labels", names)
 
 
+def test_a_teacher_takes_settings(done, tmp_path, capsys):
+    words = ["--teacher.settings", "{classifier_pooling: mean}", "--teacher.frozen", "[]"]
+    words += ["--training.output_dir", str(tmp_path / "run"), "--data.test="]
+    run("train", done.path, *words, "--teacher.optimization.num_steps", 1)
+    card = read_card(tmp_path / "run" / "teacher" / "model")
+    assert card.fields["classifier_pooling"] == "mean"
+    assert "bert.pooler.dense.weight" not in card.tensors
+    assert card.has_head
+    run("distill", done.path, *words, "--dry-run")
+    words = ["--training.overwrite", "true", "--teacher.settings", "{num_labels: 3}"]
+    assert main(["train", str(done.path), *words]) == 2
+    assert "teacher.settings has no field 'num_labels'" in capsys.readouterr().err
+
+
 def test_a_model_without_names_takes_those_of_the_job(done, shuffled, data, tmp_path):
     fields = json.loads((shuffled / "config.json").read_text())
     fields["id2label"] = {number: f"LABEL_{number}" for number in range(3)}
