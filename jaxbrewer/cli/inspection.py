@@ -101,6 +101,7 @@ def _row(name: str, block: Sequence[Tensor]) -> list[Any]:
 
 def _show_run(run: Run) -> None:
     manifest = _read_json(run.directory / "manifest.json")
+    program, *words = manifest.get("command") or ["?"]
     parameters: Mapping[str, int] = manifest.get("parameters", {})
     steps = sorted(
         int(entry.name)
@@ -113,7 +114,7 @@ def _show_run(run: Run) -> None:
         [
             ("run", run.directory),
             ("trained by", f"{manifest.get('distiller')}, begun {manifest.get('started')}"),
-            ("command", " ".join(manifest.get("command", []))),
+            ("command", " ".join([Path(program).name, *words])),
             *((_ROLES.get(who, who), f"{count:,} parameters") for who, count in parameters.items()),
             ("seed", manifest.get("seed")),
             ("devices", some(manifest.get("devices", []))),
