@@ -44,7 +44,7 @@ class Size:
     student_steps: int
 
 
-SMALL, LARGE = Size(2_000, 8_000, 2_000), Size(4_000, 16_000, 4_000)
+SMALL, LARGE = Size(2_000, 8_000, 1_800), Size(4_000, 16_000, 3_600)
 
 
 @dataclasses.dataclass(frozen=True)
