@@ -21,6 +21,9 @@ from ._version import __version__
 from .configs import DistillationConfig, TrainingConfig
 from .errors import UsageError
 
+LEAD = 2
+"""So many updates the host may be ahead of the device."""
+
 _OWN = ("checkpoints", "metrics.jsonl", "config.json", "manifest.json")
 
 
@@ -155,13 +158,13 @@ class Tracker:
 
     def add(self, step: int, examples: int, metrics: dict[str, jax.Array]) -> None:
         """Takes the metrics of update ``step``, still on the device."""
-        if len(self._pending) > 1:  # the host runs at most two updates ahead of the device
-            jax.block_until_ready(self._pending[-2].metrics)
+        if len(self._pending) >= LEAD:
+            jax.block_until_ready(self._pending[-LEAD].metrics)
         self._pending.append(_Update(step, examples, time.monotonic(), metrics))
         due = time.monotonic() - self._last_read >= self._SECONDS
         if due or len(self._pending) >= self._BLOCK:
-            self._read(self._pending[:-2])
-            self._pending = self._pending[-2:]
+            self._read(self._pending[:-LEAD])
+            self._pending = self._pending[-LEAD:]
 
     def read(self) -> None:
         """Reads and writes everything that is still pending."""
@@ -208,6 +211,8 @@ class _Progress:
     def __init__(self, total_steps: int):
         console = Console(stderr=True)
         self._total, self._loss, self._examples = total_steps, float("nan"), 0
+        # Speed leaves out the compilation and the updates that the host is ahead of the device.
+        self._left_out = LEAD
         self._first: _Update | None = None
         self._last: _Update | None = None
         self._last_line = time.monotonic()
@@ -217,22 +222,24 @@ class _Progress:
                 TextColumn("training"),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("loss {task.fields[loss]:.4f}  {task.fields[speed]:.0f} examples/s"),
+                TextColumn("{task.fields[shown]}"),
                 TimeRemainingColumn(),
                 console=console,
             )
-            self._task = self._bar.add_task("", total=total_steps, loss=float("nan"), speed=0.0)
+            self._task = self._bar.add_task("", total=total_steps, shown="compiling")
             self._bar.start()
 
     def advance(self, update: _Update, loss: float) -> None:
-        # Speed counts from the first update on, whose compilation would otherwise spoil it.
-        if self._first is None:
+        if self._left_out:
+            self._left_out -= 1
+        elif self._first is None:
             self._first = update
         else:
             self._examples += update.examples
         self._last, self._loss = update, loss
         if self._bar is not None:
-            self._bar.update(self._task, completed=update.step, loss=loss, speed=self._speed())
+            shown = f"loss {loss:.4f}  {self._speed():.0f} examples/s"
+            self._bar.update(self._task, completed=update.step, shown=shown)
         elif self._examples and update.at - self._last_line >= self._SECONDS:
             self._line()
 
@@ -249,11 +256,10 @@ class _Progress:
         return self._examples / max(self._seconds(), 1e-9)
 
     def _line(self) -> None:
-        assert self._first is not None
         assert self._last is not None
         self._last_line = self._last.at
-        done = max(self._last.step - self._first.step, 1)
-        left = self._seconds() / done * (self._total - self._last.step)
+        done = self._last.step - self._first.step if self._first else 0
+        left = self._seconds() / max(done, 1) * (self._total - self._last.step)
         print(
             f"step {self._last.step}/{self._total}  loss {self._loss:.4f}  "
             f"{self._speed():.0f} examples/s  {left:.0f} s left",
