@@ -110,6 +110,7 @@ def test_a_training_that_is_interrupted_ends_with_130(job):
     """JAX crashed the process when it ended with a step under way."""
     code = (
         "import os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # may be ignored by our parent
         "from jaxbrewer import tracking\n"
         "from jaxbrewer.cli import main\n"
         "tracking.Tracker.add = lambda *_: os.kill(os.getpid(), signal.SIGINT)\n"
