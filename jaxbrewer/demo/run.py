@@ -1,5 +1,6 @@
 """``jaxbrewer demo``: a real BERT distilled on real text, against what one would do without."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -7,6 +8,7 @@ import logging
 import math
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -92,8 +94,6 @@ def run_demo(
         raise UsageError(
             f"{str(root)!r} holds a demo already: choose another --output-dir, or --overwrite."
         )
-    # The head of the teacher starts afresh, as it should; no need for a warning.
-    logging.getLogger("jaxbrewer").setLevel(logging.ERROR)
     source = _teacher_directory()
     data, tokenizer = splits(size.labelled, size.texts, seed), Tokenizer(source)
 
@@ -117,13 +117,14 @@ def run_demo(
     rows = [Row("TF-IDF + linear SVM", svm)]
 
     _say("The teacher: all-MiniLM-L6-v2, fine-tuned on the labels")
-    teacher = load_bert(
-        source,
-        "sequence-classification",
-        labels=data.train.label_names,
-        classifier_pooling="mean",
-        seed=seed,
-    )
+    with _without_warnings():  # its head starts afresh, as it should
+        teacher = load_bert(
+            source,
+            "sequence-classification",
+            labels=data.train.label_names,
+            classifier_pooling="mean",
+            seed=seed,
+        )
     fine_tuning = OptimizationConfig(num_epochs=3, batch_size=16, learning_rate=2e-4)
     train(
         teacher,
@@ -163,6 +164,17 @@ def run_demo(
         rows.append(_finish(title, student, root / name / "model", tokenizer, test, data))
     _report(rows, root, time.monotonic() - start)
     return rows
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    logger = logging.getLogger("jaxbrewer")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _say(text: str) -> None:
