@@ -34,7 +34,7 @@ class CachedLoader:
         seed: int = 0,
     ):
         count_batches(dataloader)
-        self._seed, self._epoch = seed, 0
+        self._seed, self._epoch, self._first = seed, 0, 0
         self._batches: list[dict[str, Any]] = []
         for batch in dataloader:
             batch = batch_postprocessor(batch) if batch_postprocessor else batch
@@ -51,9 +51,14 @@ class CachedLoader:
 
     def set_epoch(self, epoch: int) -> None:
         """Makes the next iteration that of ``epoch``, counted from 0."""
-        self._epoch = epoch
+        self.set_position(epoch, 0)
+
+    def set_position(self, epoch: int, batch: int) -> None:
+        """Makes the next iteration that of ``epoch`` from ``batch`` on, both counted from 0."""
+        self._epoch, self._first = epoch, batch
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         rng = np.random.default_rng([self._seed, self._epoch])
-        self._epoch += 1
-        yield from (self._batches[index] for index in rng.permutation(len(self)))
+        order = rng.permutation(len(self))[self._first :]
+        self._epoch, self._first = self._epoch + 1, 0
+        yield from (self._batches[index] for index in order)

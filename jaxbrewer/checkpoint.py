@@ -1,7 +1,6 @@
 """When checkpoints are made, and how they are saved and read: Orbax, asynchronous and atomic."""
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from orbax.checkpoint import v1 as ocp
 from .configs import TrainingConfig
 from .errors import UsageError
 from .functional import PyTree
+from .position import Position
 from .state import TrainState, copy_arrays
 
 
@@ -60,7 +60,7 @@ class CheckpointStore:
     """The checkpoints of a run, one directory per step.
 
     A checkpoint holds ``student`` (weights and mutable state, loadable alone), ``training`` (the
-    rest of the train state) and ``position`` (epoch and batch of the data). Saving copies the
+    rest of the train state) and ``position`` (where the data go on). Saving copies the
     arrays and goes on in the background; a directory appears when it is complete.
     """
 
@@ -71,10 +71,10 @@ class CheckpointStore:
             cleanup_tmp_directories=True,
         )
 
-    def save(self, step: int, state: TrainState, position: Mapping[str, int]) -> None:
+    def save(self, step: int, state: TrainState, position: Position) -> None:
         """Starts saving; waits first for the save before this one."""
         self._checkpointer.save_checkpointables_async(
-            step, {**copy_arrays(_parts(state)), "position": dict(position)}
+            step, {**copy_arrays(_parts(state)), "position": position}
         )
 
     def steps(self) -> list[int]:
@@ -82,7 +82,7 @@ class CheckpointStore:
         self._checkpointer.wait()
         return sorted(checkpoint.step for checkpoint in self._checkpointer.checkpoints)
 
-    def load(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, int]]:
+    def load(self, step: int, like: TrainState) -> tuple[TrainState, Position]:
         """The state and position after update ``step``.
 
         Args:

@@ -1,14 +1,16 @@
 """Batches: from arrays, from any iterable, grouped into optimizer updates."""
 
 import dataclasses
+import functools
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sized
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
 
 from .errors import UsageError
+from .position import Position, batches_of_pass, position_of
 
 Batch = Any
 
@@ -53,7 +55,7 @@ class ArrayLoader:
         if batch_size < 1 or (drop_last and batch_size > self._examples):
             raise UsageError(f"ArrayLoader.batch_size {batch_size} for {self._examples} examples.")
         self._batch_size, self._shuffle, self._seed = batch_size, shuffle, seed
-        self._drop_last, self._epoch = drop_last, 0
+        self._drop_last, self._epoch, self._first = drop_last, 0, 0
 
     def __len__(self) -> int:
         full, rest = divmod(self._examples, self._batch_size)
@@ -61,14 +63,19 @@ class ArrayLoader:
 
     def set_epoch(self, epoch: int) -> None:
         """Makes the next iteration that of ``epoch``, counted from 0."""
-        self._epoch = epoch
+        self.set_position(epoch, 0)
+
+    def set_position(self, epoch: int, batch: int) -> None:
+        """Makes the next iteration that of ``epoch`` from ``batch`` on, both counted from 0."""
+        self._epoch, self._first = epoch, batch
 
     def __iter__(self) -> Iterator[Batch]:
         order = np.arange(self._examples)
         if self._shuffle:
             order = np.random.default_rng([self._seed, self._epoch]).permutation(self._examples)
-        self._epoch += 1
-        for index in range(len(self)):
+        first = self._first
+        self._epoch, self._first = self._epoch + 1, 0
+        for index in range(first, len(self)):
             rows = order[index * self._batch_size : (index + 1) * self._batch_size]
             yield jax.tree.map(lambda leaf: leaf[rows], self._arrays)  # noqa: B023
 
@@ -82,6 +89,17 @@ class Group:
     """Pass over the data that the last of them belongs to, from 0."""
     batch_in_epoch: int
     """Batches of that pass consumed so far."""
+    locate: Callable[[], Position]
+    """Makes :attr:`position`, which only checkpoints need."""
+
+    @functools.cached_property
+    def position(self) -> Position:
+        """JSON from which the data go on with the group that follows this one."""
+        return self.locate()
+
+
+GroupSource: TypeAlias = Callable[[Position | None], Iterator[Group]]
+"""The updates of a training: from the beginning (``None``), or after the group of a position."""
 
 
 def count_batches(dataloader: Any) -> int:
@@ -108,23 +126,36 @@ def count_batches(dataloader: Any) -> int:
     return count
 
 
-def groups(dataloader: Any, size: int, *, num_epochs: int | None = None) -> Iterator[Group]:
+def groups(
+    dataloader: Any, size: int, *, num_epochs: int | None = None, start: Position | None = None
+) -> Iterator[Group]:
     """``size`` batches at a time.
 
     With ``num_epochs``, groups do not cross epochs, and what is left at the end of one is not
     used. Without, the data are repeated for ever and groups run across the passes.
 
+    Args:
+        dataloader: An iterable of batches; see :mod:`jaxbrewer.position` for those that can be
+            entered in the middle.
+        size: Batches in a group.
+        num_epochs: Passes over the data; ``None`` repeats them for ever.
+        start: The position of a group: its successors follow.
+
     Raises:
-        UsageError: A pass gives no batches at all (an iterator that has run dry).
+        UsageError: A pass gives no batches at all (an iterator that has run dry), or the data are
+            not those that ``start`` belongs to.
     """
     held: list[Batch] = []
-    for epoch in itertools.count() if num_epochs is None else range(num_epochs):
+    first = 0 if start is None else start["epoch"]
+    for epoch in itertools.count(first) if num_epochs is None else range(first, num_epochs):
         set_epoch(dataloader, epoch)
-        seen = 0
-        for seen, batch in enumerate(dataloader, start=1):
+        seen = 0 if start is None else start["batch"]
+        for state, batch in batches_of_pass(dataloader, start):
+            seen += 1
             held.append(batch)
             if len(held) == size:
-                yield Group(tuple(held), epoch, seen)
+                locate = functools.partial(position_of, epoch, seen, batch, state)
+                yield Group(tuple(held), epoch, seen, locate)
                 held = []
         if seen == 0:
             raise UsageError(
@@ -132,6 +163,7 @@ def groups(dataloader: Any, size: int, *, num_epochs: int | None = None) -> Iter
                 + (f" after {epoch} passes over the data." if epoch else ": it has no batches.")
                 + " An iterator can be used up only once; pass a list or a loader."
             )
+        start = None
         if num_epochs is not None:
             held = []
 

@@ -107,8 +107,7 @@ def run(
             tracker.add(number, sum(map(_examples, batches)), metrics)
             if plan.saves_at(number, config):
                 if store is not None:
-                    position = {"epoch": group.epoch, "batch": group.batch_in_epoch}
-                    store.save(number, state, position)
+                    store.save(number, state, group.position)
                 tracker.read()
                 if on_checkpoint is not None:
                     on_checkpoint(number, state)

@@ -107,7 +107,8 @@ class TextLoader:
             raise UsageError(f"TextLoader got {len(labels)} labels for {examples} examples.")
         self._encoded, self._batch_size = encoded, batch_size
         self._labels = None if labels is None else np.asarray(labels)
-        self._shuffle, self._seed, self._drop_last, self._epoch = shuffle, seed, drop_last, 0
+        self._shuffle, self._seed, self._drop_last = shuffle, seed, drop_last
+        self._epoch, self._first = 0, 0
         self._widths = np.array(choose_widths(encoded.lengths, num_widths))
 
     @property
@@ -121,11 +122,15 @@ class TextLoader:
 
     def set_epoch(self, epoch: int) -> None:
         """Makes the next iteration that of ``epoch``, counted from 0."""
-        self._epoch = epoch
+        self.set_position(epoch, 0)
+
+    def set_position(self, epoch: int, batch: int) -> None:
+        """Makes the next iteration that of ``epoch`` from ``batch`` on, both counted from 0."""
+        self._epoch, self._first = epoch, batch
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        batches = self._batches(self._epoch)
-        self._epoch += 1
+        batches = self._batches(self._epoch)[self._first :]
+        self._epoch, self._first = self._epoch + 1, 0
         for rows in batches:
             length = self._encoded.lengths[rows].max()
             full = len(rows) == self._batch_size
