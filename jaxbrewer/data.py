@@ -98,8 +98,8 @@ class Group:
         return self.locate()
 
 
-GroupSource: TypeAlias = Callable[[Position | None], Iterator[Group]]
-"""The updates of a training: from the beginning (``None``), or after the group of a position."""
+GroupSource: TypeAlias = Callable[..., Iterator[Group]]
+"""``source(start=position)``: the groups of a training after that one, or all for ``None``."""
 
 
 def count_batches(dataloader: Any) -> int:

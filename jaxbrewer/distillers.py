@@ -135,7 +135,9 @@ class _Training:
             step,
             state,
             None if self._teacher is None else self._teacher.variables,
-            dataloader,
+            functools.partial(
+                groups, dataloader, config.gradient_accumulation_steps, num_epochs=plan.num_epochs
+            ),
             config=config,
             plan=plan,
             directory=open_run(config, self.distill_config, self._facts(plan)),

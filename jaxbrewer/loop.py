@@ -12,7 +12,7 @@ import numpy as np
 
 from .checkpoint import CheckpointStore, Plan
 from .configs import TrainingConfig
-from .data import as_arrays, count_batches, groups, signature
+from .data import GroupSource, as_arrays, count_batches, signature
 from .errors import UsageError
 from .functional import PyTree
 from .sharding import make_mesh, on_device, replicate, split_batch
@@ -59,7 +59,7 @@ def run(
     step: TrainStep,
     state: TrainState,
     teacher_variables: PyTree,
-    dataloader: Any,
+    source: GroupSource,
     *,
     config: TrainingConfig,
     plan: Plan,
@@ -73,7 +73,7 @@ def run(
         step: A pure train step; it is jitted here, with its state donated.
         state: Where to begin. Its buffers are used up.
         teacher_variables: The second argument of ``step``.
-        dataloader: Any iterable of batches.
+        source: Gives the batches of each update.
         config: Frequencies, devices and directories.
         plan: Number of updates.
         directory: Run directory from :func:`~jaxbrewer.tracking.open_run`, or ``None``.
@@ -95,8 +95,8 @@ def run(
         jitted = jax.jit(step, donate_argnums=0)
         state = replicate(state, mesh)
         teacher_variables = replicate(jax.tree.map(jax.numpy.asarray, teacher_variables), mesh)
-        updates = groups(dataloader, size, num_epochs=plan.num_epochs)
-        for number, group in enumerate(itertools.islice(updates, plan.total_steps), start=1):
+        updates = itertools.islice(source(start=None), plan.total_steps)
+        for number, group in enumerate(updates, start=1):
             batches = group.batches
             if batch_postprocessor is not None:
                 batches = tuple(map(batch_postprocessor, batches))

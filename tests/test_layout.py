@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).parent.parent / "jaxbrewer"
 ORDER = [
     "_version", "errors", "registry", "configs", "functional", "freezing", "losses", "schedules",
     "projections", "selection", "adaptors", "objective", "precision", "state", "step",
-    "position", "data", "cache", "sharding", "checkpoint", "tracking", "loop", "distillers", "models", "text", "demo",
-    "cli", "__main__",
+    "position", "data", "cache", "sharding", "checkpoint", "tracking", "loop", "distillers",
+    "models", "text", "demo", "cli", "__main__",
 ]  # fmt: skip
 
 
