@@ -1,3 +1,4 @@
+from . import augmentation as augmentation
 from . import losses as losses
 from ._version import __version__ as __version__
 from .adaptors import Outputs as Outputs
@@ -6,6 +7,8 @@ from .configs import DistillationConfig as DistillationConfig
 from .configs import IntermediateMatch as IntermediateMatch
 from .configs import TrainingConfig as TrainingConfig
 from .data import ArrayLoader as ArrayLoader
+from .display import LayerNode as LayerNode
+from .display import display_parameters as display_parameters
 from .distillers import BasicDistiller as BasicDistiller
 from .distillers import BasicTrainer as BasicTrainer
 from .distillers import GeneralDistiller as GeneralDistiller

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,43 @@ import numpy as np
 
 FOLDER = Path(__file__).parent
 PRECISIONS = ("float32", "float64")
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """What a test says of one case: ``"equal"``, ``"differs"`` or ``"pending"``, and why."""
+
+    kind: str
+    why: str = ""
+
+
+EQUAL = Claim("equal")
+
+
+def differs(why: str) -> Claim:
+    """The claim that our value is another one on purpose, and that the test checks ours."""
+    return Claim("differs", why)
+
+
+def pending(why: str) -> Claim:
+    """The claim that nothing can be compared yet."""
+    return Claim("pending", why)
+
+
+def claims(
+    names: Sequence[str], differing: Mapping[str, str], missing: Mapping[str, str] | None = None
+) -> dict[str, Claim]:
+    """All ``names`` as equal, but for those that differ or cannot be compared yet."""
+    missing = missing or {}
+    assert {*differing, *missing} <= {*names}
+    return {
+        name: differs(differing[name])
+        if name in differing
+        else pending(missing[name])
+        if name in missing
+        else EQUAL
+        for name in names
+    }
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from jaxbrewer import TrainingConfig, UsageError
 from jaxbrewer.checkpoint import Plan
 from jaxbrewer.loop import plan_training
 
-from . import document
+from . import claims, document
 
 GRID = document("checkpoints")
 BATCHES_OF_STEPS = 3  # with num_steps, the length of the data is of no importance
@@ -19,6 +19,24 @@ DIFFERENCES = {
     "steps_multitask": "num_steps < ckpt_steps: one checkpoint at the end, as for the other "
     "distillers, where TextBrewer's multi-task distiller raises IndexError",
 }
+
+
+def names_of(key: str) -> list[str]:
+    return [f"checkpoints/{key}[{index}]" for index in range(len(GRID[key]))]
+
+
+CLAIMS = claims(
+    [name for key in GRID for name in names_of(key)],
+    {
+        name: DIFFERENCES[key]
+        for key, differing in (
+            ("epochs", [row[0] < row[1] for row in GRID["epochs"]]),
+            ("steps_multitask", [row[-1] == "IndexError" for row in GRID["steps_multitask"]]),
+        )
+        for name, differs in zip(names_of(key), differing, strict=True)
+        if differs
+    },
+)
 
 
 def saved(plan: Plan, config: TrainingConfig):

@@ -9,7 +9,9 @@ from jaxbrewer import losses
 from jaxbrewer.registry import KD_LOSS_MAP
 from jaxbrewer.selection import pair_selected, probability_shift
 
-from . import PRECISIONS, Case, cases, evaluate
+from . import PRECISIONS, Case, cases, claims, evaluate
+
+CLAIMS = claims([case.name for case in cases("fixed")], {})
 
 
 def loss_of(case: Case, x, students):
@@ -49,4 +51,5 @@ def test_fixed(case: Case, precision: str):
     result = computed(precision)[case.name]
     assert set(result) == set(case.outputs)
     for name, actual in result.items():
+        assert actual.dtype == precision
         case.outputs[name].check(actual, name)

@@ -9,9 +9,10 @@ import pytest
 from jaxbrewer.projections import apply_projection, init_projection
 from jaxbrewer.registry import PROJ_MAP
 
-from . import PRECISIONS, Case, cases, evaluate
+from . import PRECISIONS, Case, cases, claims, evaluate
 
 MAPS = [case for case in cases("projections") if not case.spec.get("property_only")]
+CLAIMS = claims([case.name for case in cases("projections")], {})
 PROPERTIES = [case for case in cases("projections") if case.spec.get("property_only")]
 
 

@@ -9,11 +9,20 @@ import pytest
 from jaxbrewer.registry import WEIGHT_SCHEDULER
 from jaxbrewer.schedules import temperature_rule
 
-from . import PRECISIONS, Case, cases, evaluate
+from . import PRECISIONS, Case, cases, claims, evaluate
 
 RULES = [case for case in cases("schedulers") if "builder" in case.args]
 WEIGHTS = [case for case in cases("schedulers") if "builder" not in case.args]
 FLOOR = 0.01
+
+CLAIMS = claims(
+    [case.name for case in cases("schedulers")],
+    {
+        f"schedulers/{name}": f"no temperature is below {FLOOR}, where TextBrewer's may be 0 or "
+        "negative; equal with minimum=-inf"
+        for name in ("flsw_dict", "flsw_eps")
+    },
+)
 
 
 def spec_of(case: Case, **options):
@@ -59,9 +68,8 @@ def test_temperature_has_a_floor(case: Case):
 
 
 def test_some_case_needs_the_floor():
-    assert {str(case) for case in RULES if case.outputs["tau"].float64.min() < FLOOR} == {
-        "flsw_dict",
-        "flsw_eps",
+    assert {case.name for case in RULES if case.outputs["tau"].float64.min() < FLOOR} == {
+        name for name, claim in CLAIMS.items() if claim.kind == "differs"
     }
 
 
@@ -69,5 +77,6 @@ def test_some_case_needs_the_floor():
 @pytest.mark.parametrize("case", WEIGHTS, ids=str)
 def test_weight(case: Case, precision: str):
     function = WEIGHT_SCHEDULER[case.args["key"]]
-    result = evaluate([case], lambda case, x: function(x["x"]), precision)
-    case.outputs["value"].check(result[case.name])
+    result = evaluate([case], lambda case, x: function(x["x"]), precision)[case.name]
+    assert result.dtype == precision
+    case.outputs["value"].check(result)

@@ -9,20 +9,24 @@ import pytest
 from jaxbrewer.registry import KD_LOSS_MAP
 from jaxbrewer.selection import pair_selected, probability_shift
 
-from . import PRECISIONS, Case, cases, evaluate
+from . import PRECISIONS, Case, cases, claims, evaluate
 
 SHIFTS = [case for case in cases("select_shift") if case.function == "probability_shift_"]
 SELECTIONS = [case for case in cases("select_shift") if case not in SHIFTS]
+CLAIMS = claims([case.name for case in cases("select_shift")], {})
 
 
 @functools.cache
-def shifted():
-    return evaluate(SHIFTS, lambda _, x: probability_shift(x["logits_T"], x["labels"]), "float32")
+def shifted(precision: str):
+    return evaluate(SHIFTS, lambda _, x: probability_shift(x["logits_T"], x["labels"]), precision)
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("case", SHIFTS, ids=str)
-def test_shift(case: Case):
-    case.outputs["shifted"].check(shifted()[case.name])
+def test_shift(case: Case, precision: str):
+    result = shifted(precision)[case.name]
+    assert result.dtype == precision
+    case.outputs["shifted"].check(result)
 
 
 def distil_selected(case: Case, x):

@@ -20,7 +20,7 @@ from jaxbrewer import distillers
 from jaxbrewer.cache import CachedLoader
 from jaxbrewer.checkpoint import CheckpointStore, Plan
 
-from . import PRECISIONS, Case, Output, cases
+from . import PRECISIONS, Case, Output, cases, claims
 from .models import make_adaptor, make_model
 from .recomputed import recompute
 from .runs import Replay, arrays, batches_of, factors_of, optimizer_of, references, updates_of
@@ -44,6 +44,11 @@ NOT_YET = {
     "multitask_mlp_adam_missing_grads": "no MultiTaskDistiller yet; parameters without a gradient "
     "are skipped by PyTorch's optimizers alone",
 }
+CLAIMS = claims(
+    [case.name for case in cases("trajectories")],
+    {f"trajectories/{name}": why for name, why in DIFFERENCES.items()},
+    {f"trajectories/{name}": why for name, why in NOT_YET.items()},
+)
 RUN = [case for case in cases("trajectories") if str(case) not in NOT_YET]
 RECOMPUTED = [case for case in RUN if str(case) in DIFFERENCES]
 
