@@ -1,6 +1,5 @@
 """A teacher that is run once per batch, its outputs kept in memory."""
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -18,19 +17,17 @@ class CachedLoader:
 
     Args:
         dataloader: Walked through once, when the loader is made.
-        teach: ``batch -> Outputs``.
+        teach: ``batch -> Outputs``, or a tuple of them for several teachers; all of it is kept.
         batch_postprocessor: Applied to each batch once, before the teacher sees it.
-        with_features: Whether to keep hidden states and attention too.
         seed: Seed of the orders.
     """
 
     def __init__(
         self,
         dataloader: Any,
-        teach: Callable[[Any], Outputs],
+        teach: Callable[[Any], Outputs | tuple[Outputs, ...]],
         batch_postprocessor: Callable[[Any], Any] | None = None,
         *,
-        with_features: bool = False,
         seed: int = 0,
     ):
         count_batches(dataloader)
@@ -40,8 +37,6 @@ class CachedLoader:
             batch = batch_postprocessor(batch) if batch_postprocessor else batch
             batch = as_arrays(batch)
             outputs = teach(batch)
-            if not with_features:
-                outputs = dataclasses.replace(outputs, features={})
             split = isinstance(batch, Mapping) and {"teacher", "student"} <= batch.keys()
             parts = batch if split else {"teacher": batch, "student": batch}
             self._batches.append({**parts, "teacher_cache": jax.device_get(outputs)})

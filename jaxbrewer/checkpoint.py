@@ -143,6 +143,7 @@ def _parts(state: TrainState) -> dict[str, PyTree]:
         "opt_state": state.opt_state,
         "loss_scale": state.loss_scale,
         "key": state.key,
+        "objective_state": state.objective_state,
     }
     return {
         "student": {"params": state.params, "state": state.model_state},

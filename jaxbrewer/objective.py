@@ -8,7 +8,7 @@ add up, which makes the split of a batch irrelevant.
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,18 +17,22 @@ import optax
 
 from .adaptors import Outputs
 from .configs import DistillationConfig, IntermediateMatch
+from .ensemble import Ensemble, Targets, Weight, as_targets, make_ensemble
 from .errors import UsageError
-from .losses import Mean
+from .losses import Mean, add_means
 from .projections import apply_projection, init_projection
 from .registry import KD_LOSS_MAP, MATCH_LOSS_MAP, PROJ_MAP
 from .schedules import temperature_rule, weight_schedule
-from .selection import pair_selected, probability_shift
+from .selection import pair_selected, per_head, probability_shift
 
 Terms = dict[str, tuple[Mean, ...]]
 """Each loss by its metric name; the loss is the sum of the means."""
 Metrics = dict[str, jax.Array]
 Projections = dict[str, dict[str, jax.Array]]
 """The projection of ``intermediate_matches[i]`` under ``str(i)``, where it has one."""
+ObjectiveState = dict[str, Any]
+"""What losses remember from update to update; arrays by the name of the term."""
+Teachers = Outputs | Sequence[Outputs] | Targets | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,34 +43,39 @@ class Objective:
         config: What it was made of.
         weights: For each term, its weight as a schedule, or a float if it never changes.
         temperature: The base temperature, likewise.
+        ensemble: How several teachers become one lesson.
     """
 
     config: DistillationConfig
     weights: dict[str, optax.Schedule | float]
     temperature: optax.Schedule | float
+    ensemble: Ensemble
     _kd_loss: Callable[..., Any]
     _rule: Callable[..., Any] | None
 
     def __call__(
         self,
         student: Outputs,
-        teacher: Outputs | None,
+        teacher: Teachers,
         projections: Projections,
         step: jax.Array | int = 0,
+        state: ObjectiveState | None = None,
     ) -> tuple[jax.Array, Metrics]:
         """The total loss and every metric.
 
         Args:
             student: The student's outputs.
-            teacher: The teacher's; ``None`` trains on the student's own losses alone.
+            teacher: The teacher's, or a sequence with those of several; ``None`` trains on the
+                student's own losses alone.
             projections: Parameters from :meth:`init_projections`.
             step: Optimizer updates so far, which schedules follow.
+            state: From :meth:`init_state` or :meth:`next_state`; ``None`` where no loss has one.
 
         Returns:
             The total, a scalar, and metrics: ``total_loss``, ``unweighted_<term>`` under
             TextBrewer's names, and ``weighted_<term>``.
         """
-        return self.combine(self.terms(student, teacher, projections, step), step)
+        return self.combine(self.terms(student, teacher, projections, step, state), step)
 
     def init_projections(self, key: jax.Array) -> Projections:
         """New projections: N(0, 0.02) kernels, zero biases."""
@@ -76,29 +85,46 @@ class Objective:
             if match.proj
         }
 
+    def init_state(self) -> ObjectiveState:
+        """What losses remember from update to update, at the beginning; ``{}`` for most."""
+        return {}
+
+    def next_state(self, state: ObjectiveState, terms: Terms) -> ObjectiveState:
+        """What they remember after an update on ``terms``, those of the whole group."""
+        return state
+
+    def base_temperature(self, step: jax.Array | int) -> jax.Array | float:
+        """The temperature after ``step`` updates."""
+        return self.temperature(step) if callable(self.temperature) else self.temperature
+
     def terms(
         self,
         student: Outputs,
-        teacher: Outputs | None,
+        teacher: Teachers,
         projections: Projections,
         step: jax.Array | int = 0,
+        state: ObjectiveState | None = None,
     ) -> Terms:
         """Every loss as sums and counts, in float32 (float64 for float64 inputs).
+
+        The arguments are those of a call of the objective.
 
         Raises:
             UsageError: Something the config needs is missing or does not fit; raised while
                 tracing, before anything is compiled.
         """
         terms: Terms = {}
-        if teacher is not None:
-            if student.logits and teacher.logits:
-                terms["kd_loss"] = self._kd_terms(student, teacher, step)
+        temperature = self.base_temperature(step)
+        targets = as_targets(self.ensemble, teacher, step=step, temperature=temperature)
+        if targets is not None:
+            if student.logits and targets.compared[0].logits:
+                terms["kd_loss"] = self._kd_terms(student, targets, temperature)
             elif not self.config.intermediate_matches:
                 missing = "student" if not student.logits else "teacher"
                 raise UsageError(f"The {missing}'s adaptor returned no 'logits' to distil.")
             for index, match in enumerate(self.config.intermediate_matches):
                 name = _term_name(match, index, self.config)
-                terms[name] = (_match_term(index, match, student, teacher, projections),)
+                terms[name] = (_match_term(index, match, student, targets.teachers, projections),)
         if student.losses:
             terms["hard_label_loss"] = student.losses
         if not terms:
@@ -121,8 +147,24 @@ class Objective:
             total = total + weight * loss
         return total, {"total_loss": total, **metrics}
 
-    def _kd_terms(
-        self, student: Outputs, teacher: Outputs, step: jax.Array | int
+    def _kd_terms(self, student: Outputs, targets: Targets, temperature: Any) -> tuple[Mean, ...]:
+        """One :class:`Mean` per head, a weighted one where the losses of several are averaged."""
+        several = len(targets.compared) > 1
+        parts = [
+            self._kd_terms_of_one(
+                student,
+                teacher,
+                self.ensemble.temperature(index, temperature) if several else temperature,
+                weight,
+            )
+            for index, (teacher, weight) in enumerate(
+                zip(targets.compared, targets.weights, strict=True)
+            )
+        ]
+        return tuple(add_means(*heads) for heads in zip(*parts, strict=True))
+
+    def _kd_terms_of_one(
+        self, student: Outputs, teacher: Outputs, temperature: Any, weight: Weight | None
     ) -> tuple[Mean, ...]:
         heads = len(student.logits)
         if len(teacher.logits) != heads:
@@ -136,9 +178,9 @@ class Objective:
                 f"probability_shift needs 'labels' from the student's adaptor for each of its "
                 f"{heads} heads, got {len(labels)}."
             )
-        masks_S = _per_head("student", student.logits_mask, heads)
-        masks_T = _per_head("teacher", teacher.logits_mask, heads)
-        temperature = self.temperature(step) if callable(self.temperature) else self.temperature
+        masks_S = per_head("student", student.logits_mask, heads)
+        masks_T = per_head("teacher", teacher.logits_mask, heads)
+        loss = _weighted(_undivided(self._kd_loss), weight)
         means = []
         for head, (logits_S, logits_T) in enumerate(
             zip(student.logits, teacher.logits, strict=True)
@@ -154,7 +196,7 @@ class Objective:
             tau = temperature
             if self._rule is not None:
                 tau = self._rule(logits_S, logits_T, temperature, mask)
-            means.append(_undivided(self._kd_loss)(logits_S, logits_T, tau, mask=mask))
+            means.append(loss(logits_S, logits_T, tau, mask=mask))
         return tuple(means)
 
 
@@ -194,7 +236,9 @@ def make_objective(config: DistillationConfig, *, total_steps: int | None = None
     rule = None
     if config.temperature_scheduler != "none":
         rule = temperature_rule(config.temperature_scheduler)
-    return Objective(config, weights, temperature, KD_LOSS_MAP[config.kd_loss_type], rule)
+    ensemble = make_ensemble(config, total_steps)
+    loss = KD_LOSS_MAP[config.kd_loss_type]
+    return Objective(config, weights, temperature, ensemble, loss, rule)
 
 
 def _term_name(match: IntermediateMatch, index: int, config: DistillationConfig) -> str:
@@ -207,10 +251,13 @@ def _match_term(
     index: int,
     match: IntermediateMatch,
     student: Outputs,
-    teacher: Outputs,
+    teachers: tuple[Outputs, ...],
     projections: Projections,
 ) -> Mean:
     where = f"intermediate_matches[{index}] ({match.name})"
+    if match.teacher >= len(teachers):
+        raise UsageError(f"{where}: there is no teacher {match.teacher} among {len(teachers)}.")
+    teacher = teachers[match.teacher]
     state_S = _layers(where, "student", student, match.feature, match.layer_S)
     state_T = _layers(where, "teacher", teacher, match.feature, match.layer_T)
     if match.proj:
@@ -245,19 +292,6 @@ def _layers(where: str, who: str, outputs: Outputs, feature: str, layers: Any) -
     return [found[layer] for layer in indices]
 
 
-def _per_head(who: str, masks: tuple[jax.Array, ...], heads: int) -> tuple[jax.Array | None, ...]:
-    if not masks:
-        return (None,) * heads
-    if len(masks) == 1:
-        return masks * heads
-    if len(masks) != heads:
-        raise UsageError(
-            f"The {who}'s adaptor returned {len(masks)} 'logits_mask' for {heads} heads: "
-            "give one per head, or one for all."
-        )
-    return masks
-
-
 def _same_shape(what: str, student: jax.Array, teacher: jax.Array) -> None:
     if student.shape != teacher.shape:
         raise UsageError(
@@ -285,5 +319,28 @@ def _undivided(loss: Callable[..., Any]) -> Callable[..., Mean]:
                 f"The loss {name!r} must return a scalar or a Mean, got shape {value.shape}."
             )
         return Mean(value, jnp.ones((), value.dtype))
+
+    return call
+
+
+def _weighted(loss: Callable[..., Mean], weight: Weight | None) -> Callable[..., Mean]:
+    """The loss with a weight for all, or one per example in place of the mask's ones."""
+    if weight is None:
+        return loss
+
+    def call(*args: Any, mask: jax.Array | None) -> Mean:
+        if jnp.ndim(weight) == 0:
+            mean = loss(*args, mask=mask)
+            return Mean(mean.total * weight, mean.count * weight)
+
+        def of_one(*example: Any) -> Mean:  # as a batch of one
+            *rest, mask = (
+                x if axis is None else x[None] for x, axis in zip(example, axes, strict=True)
+            )
+            return loss(*rest, mask=mask)
+
+        axes = tuple(0 if jnp.ndim(x) else None for x in (*args, 0 if mask is None else mask))
+        each = jax.vmap(of_one, in_axes=axes)(*args, mask)
+        return Mean(*(jnp.sum(jnp.where(weight != 0, weight * part, 0)) for part in each))
 
     return call

@@ -106,6 +106,26 @@ def pair_selected(
     return paired
 
 
+def per_head(
+    who: str, masks: tuple[Shaped[Array, "batch length"], ...], heads: int
+) -> tuple[Shaped[Array, "batch length"] | None, ...]:
+    """A mask for each of ``heads``: the one for all, or its own; ``None`` where there are none.
+
+    Raises:
+        UsageError: The numbers of masks and heads differ.
+    """
+    if not masks:
+        return (None,) * heads
+    if len(masks) == 1:
+        return masks * heads
+    if len(masks) != heads:
+        raise UsageError(
+            f"The {who}'s adaptor returned {len(masks)} 'logits_mask' for {heads} heads: "
+            "give one per head, or one for all."
+        )
+    return masks
+
+
 def _keep(teacher: Array, mask_S: Array, mask_T: Array) -> tuple[Array, Array]:
     return teacher, mask_S != 0
 

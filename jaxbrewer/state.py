@@ -12,7 +12,7 @@ import optax
 from .configs import IntermediateMatch
 from .errors import UsageError
 from .functional import Model, PyTree
-from .objective import Objective, Projections
+from .objective import Objective, ObjectiveState, Projections
 from .precision import AS_GIVEN, LossScale, Policy
 from .schedules import weight_schedule
 
@@ -29,6 +29,7 @@ class TrainState:
         opt_state: The optimizer's state.
         loss_scale: For float16, else ``None``.
         key: PRNG key; step ``n`` draws from ``fold_in(key, n)``, so a resumed run draws the same.
+        objective_state: What losses remember from update to update; ``{}`` for most.
     """
 
     step: jax.Array
@@ -37,6 +38,7 @@ class TrainState:
     opt_state: PyTree
     loss_scale: LossScale | None
     key: jax.Array
+    objective_state: ObjectiveState = dataclasses.field(default_factory=dict)
 
     @property
     def params(self) -> PyTree:
@@ -85,6 +87,7 @@ def init_train_state(
         opt_state=optimizer.init(trainable),
         loss_scale=LossScale.start() if precision.loss_scaling else None,
         key=key,
+        objective_state=objective.init_state(),
     )
 
 

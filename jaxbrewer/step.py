@@ -12,13 +12,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from .adaptors import Adaptor, Outputs, collect
+from .adaptors import Adaptor
+from .ensemble import Targets
 from .errors import UsageError
+from .forward import make_forward, student_part
 from .functional import Batch, Model, PyTree
 from .losses import Mean
 from .objective import Metrics, Objective, Terms
 from .precision import AS_GIVEN, Policy
 from .state import TrainState
+from .teachers import Adaptors, Teacher, make_teach
 
 TrainStep = Callable[[TrainState, PyTree, Batch], tuple[TrainState, Metrics]]
 EvalStep = Callable[[TrainState, PyTree, Batch], Terms]
@@ -26,12 +29,12 @@ EvalStep = Callable[[TrainState, PyTree, Batch], Terms]
 
 def make_train_step(
     student: Model,
-    teacher: Model | None,
+    teacher: Teacher,
     objective: Objective,
     optimizer: optax.GradientTransformation,
     *,
     adaptor_S: Adaptor,
-    adaptor_T: Adaptor | None = None,
+    adaptor_T: Adaptors = None,
     gradient_accumulation_steps: int = 1,
     precision: Policy = AS_GIVEN,
     args: Mapping[str, Any] = {},
@@ -40,11 +43,12 @@ def make_train_step(
 
     Args:
         student: The student; its weights come from the state.
-        teacher: The teacher, or ``None`` to train on the student's own losses.
+        teacher: The teacher, a sequence of several, or ``None`` to train on the student's own
+            losses.
         objective: The total loss.
         optimizer: What made the state's ``opt_state``.
         adaptor_S: The student's adaptor.
-        adaptor_T: The teacher's.
+        adaptor_T: The teacher's; for several teachers one each, or one for all.
         gradient_accumulation_steps: With more than one, ``batch`` is a tuple of that many
             batches; they may differ in shape, and the update is that of one batch of them all.
         precision: The dtypes.
@@ -52,13 +56,13 @@ def make_train_step(
 
     Returns:
         A pure function of the :class:`~jaxbrewer.TrainState` (donate it), ``teacher.variables``
-        (``None`` without a teacher; never donate it) and a batch. Metrics are the objective's and
+        (a tuple for several, ``None`` without one; never donate it) and a batch. Metrics are the objective's and
         ``grad_norm``, before clipping; with loss scaling, ``loss_scale`` and ``skipped_steps``.
     """
     accumulated = gradient_accumulation_steps
     optimizer = optax.with_extra_args_support(optimizer)
-    learn = _make_forward(student, adaptor_S, "student", precision, args)
-    teach = _make_forward(teacher, adaptor_T, "teacher", precision, args)
+    learn = make_forward(student, adaptor_S, "student", precision, args)
+    teach = make_teach(teacher, adaptor_T, objective, precision=precision, args=args)
 
     def train_step(
         state: TrainState, teacher_variables: PyTree, batch: Batch
@@ -67,15 +71,14 @@ def make_train_step(
             trainable: PyTree, model_state: PyTree, batch: Batch, key: jax.Array, targets: Any
         ) -> tuple[Terms, PyTree]:
             variables = {"params": trainable["student"], "state": model_state}
-            outputs, model_state = learn(variables, _student_part(batch), None, key)
-            terms = objective.terms(outputs, targets, trainable["projections"], state.step)
+            outputs, model_state = learn(variables, student_part(batch), None, key)
+            terms = objective.terms(
+                outputs, targets, trainable["projections"], state.step, state.objective_state
+            )
             return terms, model_state
 
-        def targets_of(batch: Batch) -> Outputs | None:
-            if teacher is None:
-                return None
-            outputs, _ = teach(teacher_variables, *_teacher_part(batch), None)
-            return jax.lax.stop_gradient(outputs)
+        def targets_of(batch: Batch) -> Targets | None:
+            return teach(teacher_variables, batch, state.step)
 
         def counts_of(batch: Batch, key: jax.Array) -> Counts:
             # Counts depend on masks and shapes, not on what a model computes: in the compiled
@@ -116,6 +119,7 @@ def make_train_step(
             trainable=optax.apply_updates(state.trainable, updates),
             model_state=model_state,
             opt_state=opt_state,
+            objective_state=objective.next_state(state.objective_state, terms),
         )
         metrics |= {"grad_norm": norm}
         if state.loss_scale is not None:
@@ -129,33 +133,13 @@ def make_train_step(
     return train_step
 
 
-def make_teacher_step(
-    teacher: Model,
-    adaptor: Adaptor,
-    *,
-    precision: Policy = AS_GIVEN,
-    args: Mapping[str, Any] = {},
-) -> Callable[[PyTree, Batch], Outputs]:
-    """Builds ``teacher_step(teacher_variables, batch) -> Outputs``, in evaluation mode.
-
-    Its result may stand in a batch as ``"teacher_cache"``; the teacher is then not run.
-    """
-    teach = _make_forward(teacher, adaptor, "teacher", precision, args)
-
-    def teacher_step(teacher_variables: PyTree, batch: Batch) -> Outputs:
-        outputs, _ = teach(teacher_variables, *_teacher_part(batch), None)
-        return outputs
-
-    return teacher_step
-
-
 def make_eval_step(
     student: Model,
-    teacher: Model | None,
+    teacher: Teacher,
     objective: Objective,
     *,
     adaptor_S: Adaptor,
-    adaptor_T: Adaptor | None = None,
+    adaptor_T: Adaptors = None,
     precision: Policy = AS_GIVEN,
     args: Mapping[str, Any] = {},
 ) -> EvalStep:
@@ -164,16 +148,15 @@ def make_eval_step(
     Terms are sums and counts: add those of all batches with :func:`add_terms`, then
     ``objective.combine(terms)`` gives the exact loss and metrics of the whole data set.
     """
-    learn = _make_forward(student, adaptor_S, "student", precision, args)
-    teach = _make_forward(teacher, adaptor_T, "teacher", precision, args)
+    learn = make_forward(student, adaptor_S, "student", precision, args)
+    teach = make_teach(teacher, adaptor_T, objective, precision=precision, args=args)
 
     def eval_step(state: TrainState, teacher_variables: PyTree, batch: Batch) -> Terms:
         variables = {"params": state.params, "state": state.model_state}
-        outputs, _ = learn(variables, _student_part(batch), None, None)
-        targets = None
-        if teacher is not None:
-            targets, _ = teach(teacher_variables, *_teacher_part(batch), None)
-        return objective.terms(outputs, targets, state.trainable["projections"], state.step)
+        outputs, _ = learn(variables, student_part(batch), None, None)
+        targets = teach(teacher_variables, batch, state.step)
+        projections, memory = state.trainable["projections"], state.objective_state
+        return objective.terms(outputs, targets, projections, state.step, memory)
 
     return eval_step
 
@@ -185,66 +168,6 @@ def add_terms(*terms: Terms) -> Terms:
 
 Counts = Any
 """The counts of :data:`Terms`, in the same structure."""
-
-
-def _make_forward(
-    model: Model | None,
-    adaptor: Adaptor | None,
-    who: str,
-    precision: Policy,
-    args: Mapping[str, Any],
-) -> Callable[..., tuple[Outputs, PyTree]]:
-    """``forward(variables, batch, outputs, key) -> (Outputs, state)``.
-
-    Given ``outputs`` (a teacher's cached ones, the model's or the adaptor's), the model is not run;
-    given a ``key``, it trains.
-    """
-
-    def forward(
-        variables: PyTree, batch: Batch, outputs: Any, key: jax.Array | None
-    ) -> tuple[Outputs, PyTree]:
-        assert model is not None
-        if adaptor is None:
-            raise UsageError(f"The {who} needs an adaptor.")
-        new_state: PyTree = {}
-        if isinstance(outputs, Outputs):
-            return outputs, new_state
-        if outputs is None:
-            state = variables["state"]
-            outputs, new_state = model.apply(
-                precision.cast_to_compute(variables["params"]),
-                state,
-                precision.cast_to_compute(batch),
-                train=key is not None,
-                rng=key,
-                args=args,
-            )
-            new_state = jax.tree.map(lambda new, old: new.astype(old.dtype), new_state, state)
-        return collect(adaptor(batch, outputs), who), new_state
-
-    return forward
-
-
-def _student_part(batch: Batch) -> Batch:
-    if _is_split(batch):
-        return batch["student"]
-    return _without_cache(batch)
-
-
-def _teacher_part(batch: Batch) -> tuple[Batch, Any]:
-    """The teacher's batch, and its cached outputs if the batch brings them."""
-    cached = batch.get("teacher_cache") if isinstance(batch, Mapping) else None
-    return (batch["teacher"] if _is_split(batch) else _without_cache(batch)), cached
-
-
-def _is_split(batch: Batch) -> bool:
-    return isinstance(batch, Mapping) and "teacher" in batch and "student" in batch
-
-
-def _without_cache(batch: Batch) -> Batch:
-    if isinstance(batch, Mapping):
-        return {name: value for name, value in batch.items() if name != "teacher_cache"}
-    return batch
 
 
 def _checked_group(batch: Batch, expected: int) -> Sequence[Batch]:

@@ -10,10 +10,9 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "jaxbrewer"
 ORDER = [
     "_version", "errors", "registry", "configs", "functional", "freezing", "display", "losses",
-    "schedules", "projections", "selection", "adaptors", "objective", "precision", "state", "step",
-    "position", "data", "augmentation", "cache", "sharding", "checkpoint", "tracking", "loop",
-    "distillers",
-    "models", "text", "demo", "cli", "__main__",
+    "schedules", "projections", "selection", "adaptors", "ensemble", "objective", "precision",
+    "forward", "teachers", "state", "step", "position", "data", "augmentation", "cache", "sharding",
+    "checkpoint", "tracking", "loop", "distillers", "models", "text", "demo", "cli", "__main__",
 ]  # fmt: skip
 
 

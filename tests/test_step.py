@@ -10,7 +10,8 @@ import pytest
 
 import jaxbrewer as jb
 from jaxbrewer.precision import Policy
-from jaxbrewer.step import add_terms, make_eval_step, make_teacher_step
+from jaxbrewer.step import add_terms, make_eval_step
+from jaxbrewer.teachers import make_teacher_step
 from tests.toys import (
     HIDDEN_MATCH,
     Encoder,

@@ -22,7 +22,7 @@ from ..models import (
     load_bert,
     save_bert,
 )
-from ..step import make_teacher_step
+from ..teachers import make_teacher_step
 from ..text import Tokenizer
 from ..text.classification import Training, adaptor, evaluate
 from .card import Card, read_bert

@@ -23,6 +23,9 @@ TemperatureSpec = str | Sequence[Any] | Callable[..., Any]
 """``"none"``, ``"constant"``, ``["flsw", beta, gamma]``, ``["cwsm", beta]`` or a rule."""
 
 
+TEACHER_AVERAGES = ("logits", "probabilities", "losses")
+
+
 @dataclasses.dataclass(frozen=True)
 class IntermediateMatch(Config):
     """One entry of ``intermediate_matches``: a student layer imitates a teacher layer.
@@ -37,6 +40,7 @@ class IntermediateMatch(Config):
         proj: ``[activation, student width, teacher width]``, and optionally a dict of optimizer
             settings (``{"lr": 1e-3}``) for this projection.
         weight_scheduler: Replaces ``weight`` by a schedule; see :class:`DistillationConfig`.
+        teacher: Which teacher, counted from 0, where there are several.
 
     Raises:
         UsageError: A field cannot be used; the message names it.
@@ -49,9 +53,11 @@ class IntermediateMatch(Config):
     feature: str
     proj: Sequence[Any] | None = None
     weight_scheduler: ScheduleSpec = "none"
+    teacher: int = 0
 
     def __post_init__(self) -> None:
         """Checks each field and turns lists into tuples."""
+        self.require_number("teacher", minimum=0, whole=True)
         for field in ("layer_T", "layer_S", "proj", "weight_scheduler"):
             self.freeze(field)
         for field in ("layer_T", "layer_S"):
@@ -86,6 +92,8 @@ class IntermediateMatch(Config):
     def name(self) -> str:
         """The loss's name in metrics, TextBrewer's: ``hidden_hidden_mse_3_10`` (S, then T).
 
+        Those of further teachers end in ``_T1``, ``_T2``.
+
         Examples:
             >>> match = {"layer_T": 10, "layer_S": 3, "feature": "hidden", "loss": "hidden_mse"}
             >>> IntermediateMatch(**match, weight=1).name
@@ -95,7 +103,8 @@ class IntermediateMatch(Config):
             "-".join(map(str, layer)) if isinstance(layer, tuple) else str(layer)
             for layer in (self.layer_S, self.layer_T)
         ]
-        return "_".join([self.feature, self.loss, *layers])
+        whose = [f"T{self.teacher}"] if self.teacher else []
+        return "_".join([self.feature, self.loss, *layers, *whose])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +129,14 @@ class DistillationConfig(Config):
         probability_shift: Swaps the teacher's largest logit with that of the label.
         intermediate_matches: Dicts or :class:`IntermediateMatch`.
         is_caching_logits: Runs the teacher once per batch and keeps its logits in memory.
+        teacher_weights: Of several teachers: a weight each, a number >= 0 or a schedule as above;
+            ``None`` weighs all alike. Only their ratios matter. A batch may set them per example,
+            with ``"teacher_id"`` (``[batch]``) or ``"teacher_weights"`` (``[batch, teachers]``).
+        teacher_average: Of several teachers: the average of their ``"logits"`` is the one target,
+            as in TextBrewer; or that of their ``"probabilities"`` at the temperature; or each is a
+            target and the ``"losses"`` are averaged.
+        teacher_temperatures: Of several teachers: a temperature each, for their logits alone;
+            with averaged losses, for the student's logits beside them too.
 
     Raises:
         UsageError: A field cannot be used; the message names it.
@@ -144,6 +161,9 @@ class DistillationConfig(Config):
     probability_shift: bool = False
     intermediate_matches: Sequence[IntermediateMatch] = ()
     is_caching_logits: bool = False
+    teacher_weights: Sequence[float | ScheduleSpec] | None = None
+    teacher_average: str = "logits"
+    teacher_temperatures: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         """Checks each field and turns lists into tuples, dicts into matches."""
@@ -163,6 +183,7 @@ class DistillationConfig(Config):
         for field in ("probability_shift", "is_caching_logits"):
             self.require(field, getattr(self, field) in (False, True), "true or false")
             object.__setattr__(self, field, bool(getattr(self, field)))
+        self._check_teachers()
         matches = self.intermediate_matches
         if matches is not None:
             holds = isinstance(matches, Sequence) and not isinstance(matches, str)
@@ -170,6 +191,26 @@ class DistillationConfig(Config):
         object.__setattr__(
             self, "intermediate_matches", tuple(map(_match, enumerate(matches or ())))
         )
+
+    def _check_teachers(self) -> None:
+        _require_row("DistillationConfig.teacher_average", self.teacher_average, TEACHER_AVERAGES)
+        for field in ("teacher_weights", "teacher_temperatures"):
+            values = getattr(self, field)
+            if values is None:
+                continue
+            holds = isinstance(values, Sequence) and not isinstance(values, str) and bool(values)
+            self.require(field, holds, "a list with one entry per teacher")
+            self.freeze(field)
+        for weight in self.teacher_weights or ():
+            if not is_number(weight):
+                _check_schedule("DistillationConfig.teacher_weights", weight)
+        numbers = [weight for weight in self.teacher_weights or () if is_number(weight)]
+        self.require("teacher_weights", all(weight >= 0 for weight in numbers), "numbers >= 0")  # type: ignore[operator]
+        some = len(numbers) < len(self.teacher_weights or ()) or any(numbers) or not numbers
+        self.require("teacher_weights", some, "numbers that are not all 0")
+        temperatures = self.teacher_temperatures or ()
+        holds = all(is_number(value) and value > 0 for value in temperatures)
+        self.require("teacher_temperatures", holds, "positive numbers")
 
 
 def _match(numbered: tuple[int, Any]) -> IntermediateMatch:

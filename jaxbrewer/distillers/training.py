@@ -1,4 +1,4 @@
-"""TextBrewer's distillers: a constructor and ``train``, over the pure functions of the package."""
+"""What all distillers share: checked arguments, the steps of ``train``, weights that go on."""
 
 import dataclasses
 import functools
@@ -10,19 +10,20 @@ import jax
 import numpy as np
 import optax
 
-from . import loop
-from .adaptors import Adaptor
-from .cache import CachedLoader
-from .checkpoint import Plan
-from .configs import DistillationConfig, TrainingConfig
-from .data import as_arrays, groups
-from .errors import UsageError
-from .functional import PyTree, as_model
-from .objective import Objective, make_objective
-from .precision import policy_of
-from .state import OptimizerFactory, TrainState, copy_arrays, init_train_state, make_optimizer
-from .step import TrainStep, make_teacher_step, make_train_step
-from .tracking import open_run
+from .. import loop
+from ..adaptors import Adaptor, Outputs
+from ..cache import CachedLoader
+from ..checkpoint import Plan
+from ..configs import DistillationConfig, TrainingConfig
+from ..data import as_arrays, groups
+from ..errors import UsageError
+from ..functional import Model, PyTree, as_model
+from ..objective import Objective, make_objective
+from ..precision import policy_of
+from ..state import OptimizerFactory, TrainState, copy_arrays, init_train_state, make_optimizer
+from ..step import TrainStep, make_train_step
+from ..teachers import Adaptors, make_teacher_step, only_needed
+from ..tracking import open_run
 
 Optimizer: TypeAlias = optax.GradientTransformation | OptimizerFactory
 _OF_PYTORCH = ("scheduler_class", "scheduler_args", "scheduler")
@@ -41,7 +42,7 @@ class Result(NamedTuple):
     history: dict[str, np.ndarray]
 
 
-class _Training:
+class Training:
     """What all distillers share: checked arguments, ``train``, and weights that go on."""
 
     def __init__(
@@ -50,7 +51,7 @@ class _Training:
         distill_config: DistillationConfig | None,
         model_T: Any,
         model_S: Any,
-        adaptor_T: Adaptor | None,
+        adaptor_T: Adaptors,
         adaptor_S: Adaptor,
     ):
         for field, value, kind in (
@@ -59,16 +60,29 @@ class _Training:
         ):
             if not isinstance(value, kind):
                 raise UsageError(f"{field} must be a config, got {type(value).__name__}.")
-        for name, adaptor in (("adaptor_T", adaptor_T), ("adaptor_S", adaptor_S)):
+        adaptors = adaptor_T if isinstance(adaptor_T, (list, tuple)) else [adaptor_T]
+        for name, adaptor in [*(("adaptor_T", one) for one in adaptors), ("adaptor_S", adaptor_S)]:
             if not callable(adaptor) and not (adaptor is None and model_T is None):
                 raise UsageError(f"{name} must be a function, got {type(adaptor).__name__}.")
         self.train_config, self.distill_config = train_config, distill_config
         self.adaptor_T, self.adaptor_S = adaptor_T, adaptor_S
-        self._teacher = None if model_T is None else as_model(model_T)
+        self._teacher = self._as_teacher(model_T)
         self._student = as_model(model_S)
         self.projections: PyTree | None = None
         _warn_of_replaced_weights(self._objective_config)
         make_objective(self._objective_config, total_steps=1)  # a config that cannot be built
+
+    @staticmethod
+    def _as_teacher(model_T: Any) -> Model | tuple[Model, ...] | None:
+        """The teacher as the step takes it."""
+        return None if model_T is None else as_model(model_T)
+
+    @property
+    def _teacher_variables(self) -> PyTree:
+        """The step's second argument."""
+        if self._teacher is None or isinstance(self._teacher, Model):
+            return self._teacher and self._teacher.variables
+        return tuple(model.variables for model in self._teacher)
 
     @property
     def _objective_config(self) -> DistillationConfig:
@@ -134,7 +148,7 @@ class _Training:
         state, history = loop.run(
             step,
             state,
-            None if self._teacher is None else self._teacher.variables,
+            self._teacher_variables,
             functools.partial(
                 groups, dataloader, config.gradient_accumulation_steps, num_epochs=plan.num_epochs
             ),
@@ -197,10 +211,9 @@ class _Training:
         if batch_postprocessor is not None:
             batches = tuple(map(batch_postprocessor, batches))
         batches = tuple(map(as_arrays, batches))
-        teacher = None if self._teacher is None else self._teacher.variables
         jax.eval_shape(
             lambda teacher, batch: step(start(), teacher, batch),
-            teacher,
+            self._teacher_variables,
             batches if size > 1 else batches[0],
         )
         return plan
@@ -256,24 +269,39 @@ class _Training:
         teach = make_teacher_step(
             self._teacher, self.adaptor_T, precision=policy_of(self.train_config), args=args
         )
+
+        def needed(variables: PyTree, batch: Any) -> Outputs | tuple[Outputs, ...]:
+            outputs = teach(variables, batch)
+            if isinstance(outputs, Outputs):
+                return only_needed(outputs, objective.config)
+            return tuple(
+                only_needed(one, objective.config, teacher=index)
+                for index, one in enumerate(outputs)
+            )
+
         return CachedLoader(
             dataloader,
-            functools.partial(jax.jit(teach), self._teacher.variables),
+            functools.partial(jax.jit(needed), self._teacher_variables),
             batch_postprocessor,
-            with_features=bool(objective.config.intermediate_matches),
             seed=self.train_config.seed,
         )
 
     def _facts(self, plan: Plan) -> dict[str, Any]:
         """What the run's manifest says of the models and the length."""
-        models = {"student": self._student, "teacher": self._teacher}
+        models: dict[str, Any] = {"student": self._student.params}
+        if self._teacher is not None:
+            one = isinstance(self._teacher, Model)
+            several = [self._teacher] if isinstance(self._teacher, Model) else self._teacher
+            models |= {
+                "teacher" if one else f"teacher {index}": model.params
+                for index, model in enumerate(several)
+            }
         return {
             "distiller": type(self).__name__,
             "total_steps": plan.total_steps,
             "parameters": {
-                name: sum(leaf.size for leaf in jax.tree.leaves(model.params))
-                for name, model in models.items()
-                if model is not None
+                name: sum(leaf.size for leaf in jax.tree.leaves(params))
+                for name, params in models.items()
             },
         }
 
@@ -286,83 +314,3 @@ def _warn_of_replaced_weights(config: DistillationConfig) -> None:
                 f"{field}_scheduler={scheduler!r} replaces {field}={weight}, which has no effect.",
                 stacklevel=4,
             )
-
-
-class BasicTrainer(_Training):
-    """Trains one model on the losses that its adaptor returns, without a teacher.
-
-    Args:
-        train_config: How the training runs.
-        model: An NNX module, ``(linen_module, variables)``, ``(function, params)`` or a
-            :class:`~jaxbrewer.Model`.
-        adaptor: ``adaptor(batch, model_outputs) -> {"losses": ...}``.
-
-    Examples:
-        >>> import jax.numpy as jnp, optax
-        >>> def model(params, x):
-        ...     return x @ params["w"]
-        >>> def adaptor(batch, outputs):
-        ...     return {"losses": jnp.mean((outputs - batch["y"]) ** 2)}
-        >>> config = TrainingConfig(output_dir=None, progress=False)
-        >>> trainer = BasicTrainer(config, (model, {"w": jnp.zeros(2)}), adaptor)
-        >>> batches = [{"x": np.eye(2, dtype="f"), "y": np.ones(2, "f")}]
-        >>> student, history = trainer.train(optax.sgd(1.0), batches, num_epochs=2)
-        >>> print(student["w"], history["total_loss"])
-        [1. 1.] [1. 0.]
-    """
-
-    def __init__(self, train_config: TrainingConfig, model: Any, adaptor: Adaptor):
-        super().__init__(train_config, None, None, model, None, adaptor)
-
-
-class GeneralDistiller(_Training):
-    """One teacher, one student: logits, labels, and any intermediate layers.
-
-    Args:
-        train_config: How the training runs.
-        distill_config: What the student is taught.
-        model_T: The teacher, any model that :class:`BasicTrainer` takes. It runs in evaluation
-            mode and is never changed.
-        model_S: The student, likewise; it runs in training mode.
-        adaptor_T: ``adaptor(batch, model_outputs) -> dict`` with the keys of ``ADAPTOR_KEYS``.
-        adaptor_S: The same for the student.
-
-    Attributes:
-        projections: The projection of ``intermediate_matches[i]`` under ``str(i)``: what the next
-            training begins from; ``None`` before the first draws new ones.
-    """
-
-    def __init__(
-        self,
-        train_config: TrainingConfig,
-        distill_config: DistillationConfig,
-        model_T: Any,
-        model_S: Any,
-        adaptor_T: Adaptor,
-        adaptor_S: Adaptor,
-    ):
-        super().__init__(train_config, distill_config, model_T, model_S, adaptor_T, adaptor_S)
-
-
-class BasicDistiller(GeneralDistiller):
-    """One teacher, one student: logits and labels; the arguments of :class:`GeneralDistiller`.
-
-    As in TextBrewer, ``intermediate_matches`` have no effect here; a warning says so.
-    """
-
-    def __init__(
-        self,
-        train_config: TrainingConfig,
-        distill_config: DistillationConfig,
-        model_T: Any,
-        model_S: Any,
-        adaptor_T: Adaptor,
-        adaptor_S: Adaptor,
-    ):
-        if distill_config.intermediate_matches:
-            warnings.warn(
-                "BasicDistiller does not use intermediate_matches; GeneralDistiller does.",
-                stacklevel=2,
-            )
-            distill_config = dataclasses.replace(distill_config, intermediate_matches=())
-        super().__init__(train_config, distill_config, model_T, model_S, adaptor_T, adaptor_S)

@@ -1,0 +1,70 @@
+"""Several teachers of one task, one student."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..adaptors import Adaptor
+from ..configs import DistillationConfig, TrainingConfig
+from ..errors import UsageError
+from ..functional import Model, as_model
+from .training import Training
+
+
+class MultiTeacherDistiller(Training):
+    """Several teachers, which may differ in architecture and tokenizer, and one student.
+
+    The student learns from the mean of the teachers' logits, as in TextBrewer, unless the config
+    says otherwise: ``teacher_weights``, ``teacher_average`` and ``teacher_temperatures``. A match of
+    inner layers names its teacher: ``"teacher": 1``. Batches may route: ``"teacher_id"``
+    (``[batch]``) or ``"teacher_weights"`` (``[batch, teachers]``) beside the other entries. Where the
+    teachers read different inputs, a batch is ``{"teacher": [one for each], "student": ...}``.
+
+    Args:
+        train_config: How the training runs.
+        distill_config: What the student is taught.
+        model_T: The teachers, a list of models as :class:`GeneralDistiller` takes them.
+        model_S: The student.
+        adaptor_T: One adaptor for all teachers, or a list with one for each.
+        adaptor_S: The student's adaptor.
+
+    Raises:
+        UsageError: ``model_T`` is no list, or settings for each teacher are not as many.
+
+    Examples:
+        >>> import jax.numpy as jnp, numpy as np, optax
+        >>> def model(params, x):
+        ...     return x @ params["w"]
+        >>> def adaptor(batch, logits):
+        ...     return {"logits": logits}
+        >>> teachers = [(model, {"w": jnp.eye(2)}), (model, {"w": -jnp.eye(2)})]
+        >>> distiller = MultiTeacherDistiller(
+        ...     TrainingConfig(output_dir=None, progress=False),
+        ...     DistillationConfig(temperature=1, teacher_weights=[3, 1]),
+        ...     teachers, (model, {"w": jnp.zeros((2, 2))}), adaptor, adaptor,
+        ... )
+        >>> batches = [{"x": np.eye(2, dtype="f")}]
+        >>> student, history = distiller.train(optax.sgd(1.0), batches, num_epochs=200)
+        >>> print(student["w"].round(1))  # (3 - 1) / 4 of the way from -1 to 1
+        [[ 0.2 -0.2]
+         [-0.2  0.2]]
+    """
+
+    def __init__(
+        self,
+        train_config: TrainingConfig,
+        distill_config: DistillationConfig,
+        model_T: Sequence[Any],
+        model_S: Any,
+        adaptor_T: Adaptor | Sequence[Adaptor],
+        adaptor_S: Adaptor,
+    ):
+        super().__init__(train_config, distill_config, model_T, model_S, adaptor_T, adaptor_S)
+
+    @staticmethod
+    def _as_teacher(model_T: Any) -> tuple[Model, ...]:
+        if not isinstance(model_T, (list, tuple)) or not model_T:
+            raise UsageError(
+                f"MultiTeacherDistiller.model_T must be a list of models, got "
+                f"{type(model_T).__name__}."
+            )
+        return tuple(map(as_model, model_T))
