@@ -28,7 +28,8 @@ class Outputs:
         losses: The student's own losses (those on labels, usually).
         labels: One array of class numbers per head; negative ones are ignored.
         inputs_mask: ``[batch, length]``, 1 for tokens and 0 for padding.
-        features: ``"hidden"``, ``"attention"`` and registered features: a tuple of layers each.
+        features: ``"hidden"``, ``"attention"`` and registered features: a tuple of layers each, in
+            which ``None`` stands for a layer that was not kept.
     """
 
     logits: tuple[jax.Array, ...] = ()
@@ -36,7 +37,7 @@ class Outputs:
     losses: tuple[Mean, ...] = ()
     labels: tuple[jax.Array, ...] = ()
     inputs_mask: jax.Array | None = None
-    features: dict[str, tuple[jax.Array, ...]] = dataclasses.field(default_factory=dict)
+    features: dict[str, tuple[jax.Array | None, ...]] = dataclasses.field(default_factory=dict)
 
 
 def collect(answer: Mapping[str, Any], who: str) -> Outputs:

@@ -89,7 +89,10 @@ def make_ensemble(config: DistillationConfig, total_steps: int | None = None) ->
             else weight_schedule(weight, 1.0, total_steps)
             for weight in weights
         )
-    return Ensemble(config.teacher_average, weights, config.teacher_temperatures)
+    temperatures = config.teacher_temperatures
+    return Ensemble(
+        config.teacher_average, weights, None if temperatures is None else tuple(temperatures)
+    )
 
 
 def routing_weights(

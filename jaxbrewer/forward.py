@@ -1,4 +1,4 @@
-"""A model and its adaptor as one function of a batch, and which part of the batch each model gets."""
+"""A model and its adaptor as one function, and which part of a batch each model gets."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -283,13 +283,18 @@ def _layers(where: str, who: str, outputs: Outputs, feature: str, layers: Any) -
     if not found:
         raise UsageError(f"{where} needs {feature!r}, which the {who}'s adaptor does not return.")
     indices = layers if isinstance(layers, tuple) else (layers,)
+    chosen = []
     for layer in indices:
         if not -len(found) <= layer < len(found):
             raise UsageError(
                 f"{where}: layer_{who[0].upper()}={layer} is out of range: the {who}'s adaptor "
                 f"returned {len(found)} layers of {feature!r}."
             )
-    return [found[layer] for layer in indices]
+        array = found[layer]
+        if array is None:
+            raise UsageError(f"{where}: layer {layer} of {feature!r} was not kept in the cache.")
+        chosen.append(array)
+    return chosen
 
 
 def _same_shape(what: str, student: jax.Array, teacher: jax.Array) -> None:

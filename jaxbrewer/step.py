@@ -56,8 +56,9 @@ def make_train_step(
 
     Returns:
         A pure function of the :class:`~jaxbrewer.TrainState` (donate it), ``teacher.variables``
-        (a tuple for several, ``None`` without one; never donate it) and a batch. Metrics are the objective's and
-        ``grad_norm``, before clipping; with loss scaling, ``loss_scale`` and ``skipped_steps``.
+        (a tuple for several, ``None`` without one; never donate it) and a batch. Metrics are the
+        objective's and ``grad_norm``, before clipping; with loss scaling, ``loss_scale`` and
+        ``skipped_steps``.
     """
     accumulated = gradient_accumulation_steps
     optimizer = optax.with_extra_args_support(optimizer)

@@ -143,7 +143,7 @@ def _forwards(
             "each, or one for all."
         )
     return tuple(
-        make_forward(model, own, f"teacher {index}", precision, args)  # type: ignore[arg-type]
+        make_forward(model, own, f"teacher {index}", precision, args)
         for index, (model, own) in enumerate(zip(teacher, adaptors, strict=True))
     )
 

@@ -14,10 +14,10 @@ class MultiTeacherDistiller(Training):
     """Several teachers, which may differ in architecture and tokenizer, and one student.
 
     The student learns from the mean of the teachers' logits, as in TextBrewer, unless the config
-    says otherwise: ``teacher_weights``, ``teacher_average`` and ``teacher_temperatures``. A match of
-    inner layers names its teacher: ``"teacher": 1``. Batches may route: ``"teacher_id"``
-    (``[batch]``) or ``"teacher_weights"`` (``[batch, teachers]``) beside the other entries. Where the
-    teachers read different inputs, a batch is ``{"teacher": [one for each], "student": ...}``.
+    says otherwise: ``teacher_weights``, ``teacher_average`` and ``teacher_temperatures``. A match
+    of inner layers names its teacher: ``"teacher": 1``. Batches may route, by ``"teacher_id"``
+    (``[batch]``) or ``"teacher_weights"`` (``[batch, teachers]``) beside their other entries. Where
+    the teachers read different inputs, a batch is ``{"teacher": [one each], "student": ...}``.
 
     Args:
         train_config: How the training runs.

@@ -19,6 +19,7 @@ DIFFERENCES = {
     "'none' is 'none', not None",
     "proj": "no {} is added to a proj without settings, and nobody's list is changed",
     "weight_scheduler": "a match has a schedule of its own",
+    "teacher": "a match names its teacher where there are several",
     "rules": "too few arguments of a temperature rule are found when the distiller is built, not "
     "by the config, which does not know the rules' functions",
     "['constant']": "is the rule 'constant' with no arguments, where TextBrewer raises TypeError",
@@ -73,6 +74,7 @@ def expected_value(field: str, value, row):
     if field == "intermediate_matches":
         return [
             {**match, "proj": _without_empty_settings(match["proj"]), "weight_scheduler": "none"}
+            | {"teacher": 0}
             for match in value
         ]
     return value
@@ -176,5 +178,7 @@ def test_all_rows_are_accounted_for():
         assert len(defaults) == 1
         added = cls().to_dict().keys() - defaults[0].keys()
         assert added == (
-            {"seed", "half_dtype", "overwrite", "progress"} if cls is jb.TrainingConfig else set()
+            {"seed", "half_dtype", "overwrite", "progress"}
+            if cls is jb.TrainingConfig
+            else {"teacher_weights", "teacher_average", "teacher_temperatures"}
         )
