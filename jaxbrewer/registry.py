@@ -142,7 +142,7 @@ def register_new(map_name: str, name: str, func: Callable[..., Any] | None = Non
         True
         >>> del MATCH_LOSS_MAP["zero"]
     """
-    key = map_name.lower()
+    key = str(map_name).lower()
     if key in _LISTS:
         for names in _LISTS[key]:
             if name not in names:

@@ -138,7 +138,7 @@ def constant_temperature() -> TemperatureRule:
 
 
 def flsw_temperature(
-    beta: float, gamma: float, eps: float = 1e-4, minimum: float = 0.01
+    beta: float, gamma: float, eps: float = 1e-4, *, minimum: float = 0.01
 ) -> TemperatureRule:
     r"""Focal logit-similarity weights: hotter where the models agree, colder where they do not.
 
@@ -186,7 +186,7 @@ def flsw_temperature(
     return rule
 
 
-def cwsm_temperature(beta: float, minimum: float = 0.01) -> TemperatureRule:
+def cwsm_temperature(beta: float, *, minimum: float = 0.01) -> TemperatureRule:
     r"""Confidence-weighted softening: hotter where the student is confident.
 
     .. math:: \tau_i = \max\left(\tau_{min},\;

@@ -101,6 +101,7 @@ def test_functions_stay_and_refuse_to_become_json():
         ({"output_dir": 3}, "output_dir"),
         ({"seed": -1}, "seed"),
         ({"fp16": "yes"}, "fp16"),
+        ({"fp16": 2}, "fp16 must be true or false, got 2"),
     ],
 )
 def test_bad_training_configs_name_the_field(fields, says):
@@ -123,6 +124,7 @@ MATCH = PAGE_MATCHES[0]
         ({"temperature_scheduler": "flws"}, "did you mean 'flsw'"),
         ({"kd_loss_type": "cee"}, "did you mean 'ce'"),
         ({"kd_loss_weight": float("inf")}, "kd_loss_weight"),
+        ({"kd_loss_weight": 10**400}, "kd_loss_weight must be a finite number"),
         ({"kd_loss_weight_scheduler": "linear"}, "kd_loss_weight_scheduler 'linear'"),
         ({"hard_label_weight_scheduler": {"init_value": 1}}, "'schedule'"),
         ({"probability_shift": "yes"}, "probability_shift"),
@@ -133,7 +135,10 @@ MATCH = PAGE_MATCHES[0]
         ({"intermediate_matches": [{**MATCH, "wieght": 1}]}, "did you mean 'weight'"),
         ({"intermediate_matches": [MATCH, {**MATCH, "proj": ["linear", 4]}]}, r"\[1\].*proj"),
         ({"intermediate_matches": [{**MATCH, "proj": ["gelu", 4, 6]}]}, r"proj\[0\] 'gelu'"),
+        ({"intermediate_matches": [{**MATCH, "proj": 4}]}, r"\[0\].*proj must be"),
         ({"intermediate_matches": [{**MATCH, "layer_T": [0, 1]}]}, "both be ints or both lists"),
+        ({"intermediate_matches": [{**MATCH, "layer_T": [0, 1], "layer_S": [0, 1]}]},
+         "layer_T must be an int for the loss 'hidden_mse'"),
         ({"intermediate_matches": [{**MATCH, "loss": "nst"}]}, "a list of two layers"),
         ({"intermediate_matches": [{k: MATCH[k] for k in MATCH if k != "weight"}]}, "'weight'"),
     ],
@@ -148,8 +153,10 @@ def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(jb.UsageError, match=r"nowhere\.json"):
         jb.TrainingConfig.from_json_file(tmp_path / "nowhere.json")
     (tmp_path / "broken.json").write_text("{")
-    with pytest.raises(jb.UsageError, match=r"broken\.json is not valid JSON"):
-        jb.TrainingConfig.from_json_file(tmp_path / "broken.json")
+    for content in (b"{", b"\xff"):
+        (tmp_path / "broken.json").write_bytes(content)
+        with pytest.raises(jb.UsageError, match=r"broken\.json is not valid JSON"):
+            jb.TrainingConfig.from_json_file(tmp_path / "broken.json")
 
 
 def test_new_names_become_usable_in_configs():

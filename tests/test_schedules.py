@@ -206,3 +206,10 @@ def test_rules_that_cannot_be_built(spec, message):
     with pytest.raises(UsageError, match=message) as error:
         temperature_rule(spec)
     assert "\n" not in str(error.value)
+
+
+def test_further_arguments_of_a_rule_are_refused():
+    """TextBrewer ignores them; none may become the least temperature unseen."""
+    for spec in (["flsw", 1, 2, 1e-4, 5], ["cwsm", 1, 5]):
+        with pytest.raises(UsageError, match="too many positional arguments"):
+            temperature_rule(spec)

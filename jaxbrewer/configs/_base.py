@@ -33,11 +33,12 @@ class Config:
     def from_json_file(cls, json_filename: str | Path) -> Self:
         """Builds the config from a JSON file; TextBrewer's own files load as they are."""
         try:
-            return cls.from_dict(json.loads(Path(json_filename).read_text(encoding="utf-8")))
+            values = json.loads(Path(json_filename).read_text(encoding="utf-8"))
         except OSError as error:
             raise UsageError(f"{json_filename}: {error.strerror or error}.") from None
-        except json.JSONDecodeError as error:
+        except ValueError as error:  # no JSON, or no UTF-8
             raise UsageError(f"{json_filename} is not valid JSON: {error}.") from None
+        return cls.from_dict(values)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values; ``from_dict`` gives the same config back.
@@ -121,8 +122,9 @@ def is_int(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    return (
-        isinstance(value, numbers.Real)
-        and not isinstance(value, bool)
-        and math.isfinite(float(value))
-    )
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int beyond all floats
+        return False

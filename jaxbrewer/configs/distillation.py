@@ -24,6 +24,11 @@ TemperatureSpec = str | Sequence[Any] | Callable[..., Any]
 
 
 TEACHER_AVERAGES = ("logits", "probabilities", "losses")
+_TWO_LAYERS = ("fsp", "gram", "mmd", "nst")
+_ONE_LAYER = (
+    "attention_mse_sum", "attention_mse", "attention_ce_mean", "attention_ce", "hidden_mse", "cos",
+    "pkd",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +76,9 @@ class IntermediateMatch(Config):
                 f"{plain(self.layer_T)!r} and {plain(self.layer_S)!r}."
             )
         pair = isinstance(self.layer_T, tuple)
-        if self.loss in ("fsp", "gram", "mmd", "nst"):
+        if self.loss in _ONE_LAYER:
+            self.require("layer_T", not pair, f"an int for the loss {self.loss!r}")
+        if self.loss in _TWO_LAYERS:
             self.require("layer_T", pair and len(self.layer_T) == 2, "a list of two layers")  # type: ignore[arg-type]
             self.require("layer_S", pair and len(self.layer_S) == 2, "a list of two layers")  # type: ignore[arg-type]
         self.require_number("weight")
@@ -79,11 +86,11 @@ class IntermediateMatch(Config):
         _require_row("IntermediateMatch.feature", self.feature, FEATURES)
         _check_schedule("IntermediateMatch.weight_scheduler", self.weight_scheduler)
         if self.proj is not None:
-            self._check_projection(tuple(self.proj))
+            self._check_projection(self.proj)
 
-    def _check_projection(self, proj: tuple[Any, ...]) -> None:
+    def _check_projection(self, proj: Any) -> None:
         allowed = "[activation, student width, teacher width] and optionally a dict of settings"
-        self.require("proj", len(proj) in (3, 4), allowed)
+        self.require("proj", isinstance(proj, tuple) and len(proj) in (3, 4), allowed)
         _require_row("IntermediateMatch.proj[0]", proj[0], PROJ_MAP)
         self.require("proj", all(is_int(w) and w > 0 for w in proj[1:3]), allowed)
         self.require("proj", len(proj) == 3 or isinstance(proj[3], Mapping), allowed)

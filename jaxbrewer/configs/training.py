@@ -82,5 +82,5 @@ class TrainingConfig(Config):
         halves = ("float16", "bfloat16")
         self.require("half_dtype", self.half_dtype in halves, f"one of {halves}")
         for field in ("fp16", "data_parallel", "overwrite", "progress"):
-            self.require(field, isinstance(getattr(self, field), (bool, int)), "true or false")
+            self.require(field, getattr(self, field) in (False, True), "true or false")
             object.__setattr__(self, field, bool(getattr(self, field)))
