@@ -51,6 +51,8 @@ class Model:
         export: ``(params, state) -> object`` of the kind the user gave, with these weights.
         write_back: As ``export``, but an NNX module is updated in place and returned.
         takes: Names of the batch entries that the model's signature takes; ``None`` for all.
+        partitioning: Where a module says how an array is to be split over a mesh: by path, its
+            names joined by ``/``, an axis of the mesh or ``None`` for each axis of the array.
     """
 
     apply: Apply
@@ -59,6 +61,7 @@ class Model:
     export: Callable[[PyTree, PyTree], Any] = lambda params, state: params
     write_back: Callable[[PyTree, PyTree], Any] = lambda params, state: params
     takes: frozenset[str] | None = None
+    partitioning: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
 
     @property
     def variables(self) -> dict[str, PyTree]:
@@ -150,6 +153,11 @@ def from_nnx(model: nnx.Module) -> Model:
         export=lambda params, state: merge(False, params, state, None),
         write_back=write_back,
         takes=call.takes,
+        partitioning={
+            "/".join(map(str, path)): tuple(variable.get_metadata()["out_sharding"])
+            for path, variable in nnx.to_flat_state(nnx.state(model))
+            if variable.get_metadata().get("out_sharding")
+        },
     )
 
 
@@ -170,6 +178,12 @@ def from_linen(
         raise UsageError(f"Linen variables need a 'params' collection, got {sorted(state)}.")
     params = state.pop("params")
     call = _Call(module.__call__)
+    specs, _ = jax.tree_util.tree_flatten_with_path(nn.get_partition_spec(variables))
+    partitioning = {
+        jax.tree_util.keystr(path[1:], simple=True, separator="/"): tuple(spec)
+        for path, spec in specs
+        if spec
+    }
 
     def apply(
         params: PyTree,
@@ -199,7 +213,15 @@ def from_linen(
     def export(params: PyTree, state: PyTree) -> dict[str, PyTree]:
         return {"params": params, **state}
 
-    return Model(apply, params, state, export=export, write_back=export, takes=call.takes)
+    return Model(
+        apply,
+        params,
+        state,
+        export=export,
+        write_back=export,
+        takes=call.takes,
+        partitioning=partitioning,
+    )
 
 
 def from_function(function: Callable[..., Any], params: PyTree) -> Model:

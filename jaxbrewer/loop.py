@@ -15,7 +15,7 @@ from .configs import TrainingConfig
 from .data import GroupSource, as_arrays, count_batches, signature
 from .errors import UsageError
 from .functional import PyTree
-from .sharding import make_mesh, on_device, replicate, split_batch
+from .sharding import Layout, jit_step, on_device, place_batch
 from .state import TrainState
 from .step import TrainStep
 from .tracking import Tracker
@@ -64,6 +64,7 @@ def run(
     config: TrainingConfig,
     plan: Plan,
     directory: Path | None,
+    layout: Layout = Layout(),  # noqa: B008  # frozen
     batch_postprocessor: Callable[[Any], Any] | None = None,
     on_checkpoint: Callable[[int, TrainState], None] | None = None,
 ) -> tuple[TrainState, dict[str, np.ndarray]]:
@@ -71,19 +72,19 @@ def run(
 
     Args:
         step: A pure train step; it is jitted here, with its state donated.
-        state: Where to begin. Its buffers are used up.
-        teacher_variables: The second argument of ``step``.
+        state: Where to begin, on its devices. Its buffers are used up.
+        teacher_variables: The second argument of ``step``, on its devices.
         source: Gives the batches of each update.
         config: Frequencies, devices and directories.
         plan: Number of updates.
         directory: Run directory from :func:`~jaxbrewer.tracking.open_run`, or ``None``.
+        layout: Where batches go.
         batch_postprocessor: Applied to every batch before anything else sees it.
         on_checkpoint: Called with the update number and the state after each checkpoint.
 
     Returns:
         The final state, and the history: every metric as an array over updates.
     """
-    mesh = make_mesh(config)
     size = config.gradient_accumulation_steps
     shapes: set[Any] = set()
     store = None if directory is None else CheckpointStore(directory / "checkpoints")
@@ -92,9 +93,7 @@ def run(
         Tracker(directory, config.log_dir, plan.total_steps, show=config.progress) as tracker,
         contextlib.nullcontext() if store is None else contextlib.closing(store),
     ):
-        jitted = jax.jit(step, donate_argnums=0)
-        state = replicate(state, mesh)
-        teacher_variables = replicate(jax.tree.map(jax.numpy.asarray, teacher_variables), mesh)
+        jitted = jit_step(step, state, layout)
         updates = itertools.islice(source(start=None), plan.total_steps)
         for number, group in enumerate(updates, start=1):
             batches = group.batches
@@ -102,7 +101,7 @@ def run(
                 batches = tuple(map(batch_postprocessor, batches))
             batches = tuple(map(as_arrays, batches))
             _watch_shapes(shapes, batches)
-            placed = split_batch(batches, mesh)
+            placed = place_batch(batches, layout)
             state, metrics = jitted(state, teacher_variables, placed if size > 1 else placed[0])
             tracker.add(number, sum(map(_examples, batches)), metrics)
             if plan.saves_at(number, config):

@@ -1,51 +1,388 @@
-"""Where arrays live: one device, or each batch split over all of them."""
+"""Where arrays live: a mesh of devices, and rules that say which axis of which array is split.
+
+A batch is split over the mesh axes ``data`` and ``fsdp``. Of the weights, each array follows the
+first of these that speaks of it:
+
+1. the user's rules (``student_rules``, ``teacher_rules`` of the :class:`TrainingConfig`);
+2. the sharding metadata that Flax modules carry (``nnx.with_partitioning`` and Linen's
+   ``nn.with_partitioning``), as far as it names axes that the mesh has;
+3. on a mesh with an axis ``fsdp``, its largest axis that divides is split over that axis;
+4. it lies whole on every device.
+
+The optimizer's state lies where its parameters lie. None of this changes a number beyond rounding:
+a step is one program over the whole batch, whatever the mesh.
+"""
 
 import contextlib
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from .configs import TrainingConfig
-from .functional import PyTree
+from .configs.mesh import MESH_AXES, Rules
+from .errors import UsageError
+from .functional import Batch, Model, PyTree
+from .state import TrainState, copy_arrays
+
+BATCH_AXES = ("data", "fsdp")
+"""The axes of the mesh over which a batch is split."""
+
+SMALLEST_SPLIT = 2**10
+"""Arrays with fewer elements are not split without a rule: gathering them costs more."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """A mesh and the rules of both models; without a mesh, everything is on one device.
+
+    Attributes:
+        mesh: The devices, or ``None``.
+        student_rules: See :class:`~jaxbrewer.TrainingConfig`.
+        teacher_rules: The same for the teacher.
+        local_batches: Whether a batch is this process's part of the batch.
+    """
+
+    mesh: Mesh | None = None
+    student_rules: Rules = ()
+    teacher_rules: Rules = ()
+    local_batches: bool = False
+
+
+def make_layout(config: TrainingConfig) -> Layout:
+    """The layout that a config describes, on the devices there are.
+
+    Raises:
+        UsageError: The mesh does not fit the number of devices or of processes.
+    """
+    mesh = make_mesh(config)
+    if config.local_batches and mesh is not None:
+        parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES if axis in mesh.shape)
+        if parts % jax.process_count():
+            raise UsageError(
+                f"TrainingConfig.local_batches: a batch is split into {parts} parts, which "
+                f"{jax.process_count()} processes cannot share: the mesh's data x fsdp must be a "
+                "multiple of the processes."
+            )
+    return Layout(mesh, config.student_rules, config.teacher_rules, config.local_batches)
 
 
 def make_mesh(config: TrainingConfig) -> Mesh | None:
-    """A mesh of all devices for ``data_parallel``; ``None`` for a single device."""
+    """The mesh that a config describes; ``None`` for a single device.
+
+    Raises:
+        UsageError: It does not fit the number of devices.
+    """
     devices = jax.devices("cpu") if config.device == "cpu" else jax.devices()
-    if not config.data_parallel or len(devices) == 1:
+    sizes = dict(config.mesh)
+    if not sizes and (config.data_parallel or jax.process_count() > 1):
+        sizes = {"data": -1}
+    axes = tuple(axis for axis in MESH_AXES if axis in sizes)
+    known = math.prod(size for size in sizes.values() if size > 0)
+    for axis in axes:
+        if sizes[axis] == -1:
+            sizes[axis] = max(len(devices) // known, 1)
+    needed = math.prod(sizes.values())
+    if needed > len(devices) or (-1 in config.mesh.values() and needed != len(devices)):
+        raise UsageError(
+            f"TrainingConfig.mesh {dict(config.mesh)} does not fit the {len(devices)} devices."
+        )
+    if needed != len(devices) and jax.process_count() > 1:
+        raise UsageError(
+            f"TrainingConfig.mesh {dict(config.mesh)} takes {needed} of {len(devices)} devices; "
+            "with several processes it must take all."
+        )
+    if needed == 1:
         return None
     # Axes of type Auto: with Explicit ones an embedding lookup in a user's model would not trace.
-    return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+    return jax.make_mesh(
+        tuple(sizes[axis] for axis in axes),
+        axes,
+        axis_types=(AxisType.Auto,) * len(axes),
+        devices=devices[:needed],
+    )
 
 
 def on_device(config: TrainingConfig) -> contextlib.AbstractContextManager[Any]:
     """``device="cpu"`` keeps a training on the CPU; anything else means JAX's default device."""
     if config.device == "cpu":
-        return jax.default_device(jax.devices("cpu")[0])
+        return jax.default_device(jax.local_devices(backend="cpu")[0])
     return contextlib.nullcontext()
 
 
-def replicate(tree: PyTree, mesh: Mesh | None) -> PyTree:
-    """A copy of ``tree`` on every device of the mesh."""
-    if mesh is None:
+# -- which axis of which array --------------------------------------------------------------------
+
+
+def partition(
+    tree: PyTree,
+    mesh: Mesh,
+    rules: Rules = (),
+    *,
+    annotations: Mapping[str, Any] = MappingProxyType({}),
+    name: str = "rules",
+    strip: int = 0,
+) -> PyTree:
+    """A :class:`~jax.sharding.PartitionSpec` for each array of ``tree``.
+
+    Args:
+        tree: Arrays, or anything with a shape.
+        mesh: The mesh.
+        rules: Pairs of pattern and axes.
+        annotations: By path, the axes that a module asks for.
+        name: What the rules are called in messages.
+        strip: So many names at the beginning of each path are not part of it.
+
+    Raises:
+        UsageError: A rule fits no path or has too many axes, or an axis does not divide.
+
+    Examples:
+        >>> mesh = jax.make_mesh((1,), ("tensor",), axis_types=(AxisType.Auto,))
+        >>> tree = {"dense": {"kernel": jnp.ones((4, 6)), "bias": jnp.ones(6)}}
+        >>> specs = partition(tree, mesh, [["dense/kernel", [None, "tensor"]]])
+        >>> print(specs["dense"]["kernel"], specs["dense"]["bias"])
+        PartitionSpec(None, 'tensor') PartitionSpec()
+    """
+    used: set[int] = set()
+
+    def spec_of(path: Any, leaf: Any) -> PartitionSpec:
+        shape, where = jnp.shape(leaf), "/".join(_names(path)[strip:])
+        for index, (pattern, axes) in enumerate(rules):
+            if re.search(pattern, where):
+                used.add(index)
+                what = f"{name}[{index}] ({pattern!r}): {where} {list(shape)}"
+                return _checked(PartitionSpec(*axes), shape, mesh, what)
+        asked = PartitionSpec(*(_known(axis, mesh) for axis in annotations.get(where, ())))
+        if any(asked):
+            return _checked(asked, shape, mesh, f"The model's sharding of {where} {list(shape)}")
+        return fsdp_spec(shape, mesh)
+
+    specs = jax.tree_util.tree_map_with_path(spec_of, tree)
+    for index, (pattern, _) in enumerate(rules):
+        if index not in used:
+            paths = ["/".join(_names(path)[strip:]) for path, _ in _leaves(tree)]
+            raise UsageError(
+                f"{name}[{index}]: {pattern!r} matches no weight that earlier rules left. The "
+                f"first of {len(paths)} paths are {', '.join(map(repr, paths[:5]))}."
+            )
+    return specs
+
+
+def fsdp_spec(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """The largest axis that divides over ``fsdp``; nothing for small arrays.
+
+    Examples:
+        >>> mesh = jax.sharding.AbstractMesh((4,), ("fsdp",))
+        >>> fsdp_spec((30, 64), mesh), fsdp_spec((64,), mesh), fsdp_spec((1025, 3), mesh)
+        (PartitionSpec(None, 'fsdp'), PartitionSpec(), PartitionSpec())
+    """
+    size = mesh.shape.get("fsdp", 1)
+    if size == 1 or math.prod(shape) < SMALLEST_SPLIT:
+        return PartitionSpec()
+    for axis in sorted(range(len(shape)), key=lambda axis: -shape[axis]):
+        if shape[axis] % size == 0:
+            return PartitionSpec(*[None] * axis, "fsdp")
+    return PartitionSpec()
+
+
+def _known(axis: Any, mesh: Mesh) -> Any:
+    """The part of an annotation that names axes of the mesh."""
+    if isinstance(axis, (list, tuple)):
+        return tuple(name for name in axis if name in mesh.shape) or None
+    return axis if axis in mesh.shape else None
+
+
+def _checked(
+    spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh, where: str
+) -> PartitionSpec:
+    if len(spec) > len(shape):
+        raise UsageError(f"{where} has fewer axes than {list(spec)}.")
+    for axis, names in enumerate(spec):
+        names = names if isinstance(names, tuple) else () if names is None else (names,)
+        parts = math.prod(mesh.shape[name] for name in names)
+        if shape[axis] % parts:
+            raise UsageError(
+                f"{where}: axis {axis} cannot be split over {' x '.join(names)} = {parts}."
+            )
+    return spec
+
+
+_leaves = jax.tree_util.tree_leaves_with_path
+
+
+def _names(path: Any) -> tuple[str, ...]:
+    return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
+
+
+# -- the state and the teacher --------------------------------------------------------------------
+
+
+def state_shardings(state: TrainState, student: Model, layout: Layout) -> TrainState:
+    """For each array of a state, or of its shapes, where it lives: a ``NamedSharding``.
+
+    Args:
+        state: A state, or its shapes from :func:`jax.eval_shape`.
+        student: Its annotations are heeded.
+        layout: With a mesh.
+
+    Raises:
+        UsageError: A rule does not fit.
+    """
+    mesh = layout.mesh
+    assert mesh is not None
+    weights = {
+        "params": state.params,
+        "state": state.model_state,
+        "projections": state.trainable["projections"],
+    }
+    specs = partition(
+        weights,
+        mesh,
+        layout.student_rules,
+        annotations=student.partitioning,
+        name="student_rules",
+        strip=1,
+    )
+    of_params = zip(_leaves(state.params), jax.tree.leaves(specs["params"]), strict=True)
+    known = {_names(path): (leaf.shape, spec) for (path, leaf), spec in of_params}
+
+    def of_optimizer(path: Any, leaf: Any) -> PartitionSpec:
+        """That of the weight whose path ends this one, if it has this shape."""
+        names, shape = _names(path), jnp.shape(leaf)
+        for start in range(len(names) + 1):
+            found = known.get(names[start:])
+            if found is not None and found[0] == shape:
+                return found[1]
+        return fsdp_spec(shape, mesh)
+
+    whole = dataclasses.replace(
+        jax.tree.map(lambda _: PartitionSpec(), state),
+        trainable={"student": specs["params"], "projections": specs["projections"]},
+        model_state=specs["state"],
+        opt_state=jax.tree_util.tree_map_with_path(of_optimizer, state.opt_state),
+    )
+    return _named(whole, mesh)
+
+
+def init_state(
+    start: Callable[[PyTree], TrainState], weights: PyTree, student: Model, layout: Layout
+) -> TrainState:
+    """The first state, each array made where it shall live: no device ever holds it all.
+
+    Args:
+        start: Makes the state of ``weights``; see :func:`~jaxbrewer.init_train_state`.
+        weights: ``{"params": ..., "state": ..., "projections": ...}``.
+        student: Its annotations are heeded.
+        layout: Where to.
+    """
+    if layout.mesh is None:
+        return start(weights)
+    shardings = state_shardings(jax.eval_shape(start, weights), student, layout)
+    own = {"params": shardings.params, "state": shardings.model_state}
+    if weights["projections"] is not None:
+        own["projections"] = shardings.trainable["projections"]
+    placed = {name: place(weights[name], where) for name, where in own.items()}
+    make = jax.jit(start, out_shardings=shardings)
+    return make({"projections": None, **placed})
+
+
+def place_teacher(variables: PyTree, teacher: Model | Sequence[Model] | None, layout: Layout) -> Any:
+    """The variables of a teacher, or of several, on their devices.
+
+    Args:
+        variables: ``{"params": ..., "state": ...}``, a tuple of these, or ``None``.
+        teacher: The model or models, whose annotations are heeded.
+        layout: Where to.
+
+    Raises:
+        UsageError: A rule does not fit.
+    """
+    if layout.mesh is None or teacher is None:
+        return jax.tree.map(jnp.asarray, variables)
+    models = (teacher,) if isinstance(teacher, Model) else tuple(teacher)
+    specs = partition(
+        variables,
+        layout.mesh,
+        layout.teacher_rules,
+        annotations={path: axes for model in models for path, axes in model.partitioning.items()},
+        name="teacher_rules",
+        strip=1 if isinstance(teacher, Model) else 2,
+    )
+    return place(variables, _named(specs, layout.mesh))
+
+
+def place(tree: PyTree, shardings: PyTree) -> PyTree:
+    """``tree``, whose arrays every process has whole, with each device given its part."""
+
+    def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        if sharding.is_fully_addressable or getattr(leaf, "is_fully_addressable", True) is False:
+            return jax.device_put(leaf, sharding)
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    return jax.tree.map(put, tree, shardings)
+
+
+def gather(tree: PyTree) -> PyTree:
+    """Copies of the arrays of ``tree``, readable by this process; see :func:`readable`."""
+    return copy_arrays(tree) if jax.process_count() == 1 else readable(tree)
+
+
+def readable(tree: PyTree) -> PyTree:
+    """The arrays of ``tree``, whole in this process whatever processes they are spread over.
+
+    All processes must call it.
+    """
+    if jax.process_count() == 1:
         return tree
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    return jax.tree.map(jnp.asarray, multihost_utils.process_allgather(tree, tiled=True))
 
 
-def split_batch(batch: PyTree, mesh: Mesh | None) -> PyTree:
+def _named(specs: PyTree, mesh: Mesh) -> PyTree:
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
+
+
+# -- batches and the step -------------------------------------------------------------------------
+
+
+def place_batch(batch: Batch, layout: Layout) -> Batch:
     """Each array split along its first axis, or whole on every device where that does not divide.
 
-    The numbers are the same either way: a step is one program over the whole batch.
+    The numbers are the same either way: a step is one program over the whole batch. With several
+    processes, each gives its devices the rows that they hold; see ``local_batches`` of the
+    :class:`~jaxbrewer.TrainingConfig`.
     """
+    mesh = layout.mesh
     if mesh is None:
         return batch
+    parts = math.prod(mesh.shape.get(axis, 1) for axis in BATCH_AXES)
+    processes = jax.process_count() if layout.local_batches else 1
+    rows = PartitionSpec(tuple(axis for axis in BATCH_AXES if axis in mesh.shape))
+    split, whole = NamedSharding(mesh, rows), NamedSharding(mesh, PartitionSpec())
 
-    def place(leaf: Any) -> jax.Array:
+    def put(leaf: Any) -> jax.Array:
         shape = np.shape(leaf)
-        divides = len(shape) > 0 and shape[0] % mesh.size == 0
-        spec = PartitionSpec("data") if divides else PartitionSpec()
-        return jax.device_put(leaf, NamedSharding(mesh, spec))
+        divides = len(shape) > 0 and shape[0] * processes % parts == 0
+        if processes == 1 or not shape:
+            return place(leaf, split if divides else whole)
+        if divides:
+            return jax.make_array_from_process_local_data(split, np.asarray(leaf))
+        return place(multihost_utils.process_allgather(np.asarray(leaf), tiled=True), whole)
 
-    return jax.tree.map(place, batch)
+    return jax.tree.map(put, batch)
+
+
+def jit_step(step: Callable[..., Any], state: TrainState, layout: Layout) -> Callable[..., Any]:
+    """The jitted train step, which uses up the state and leaves the next one where it was."""
+    if layout.mesh is None:
+        return jax.jit(step, donate_argnums=0)
+    kept = jax.tree.map(lambda leaf: leaf.sharding, state)
+    replicated = NamedSharding(layout.mesh, PartitionSpec())
+    return jax.jit(step, donate_argnums=0, out_shardings=(kept, replicated))

@@ -1,9 +1,11 @@
 """How a training runs."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 from ._base import Config
+from .mesh import Rules, check_mesh, check_rules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,13 +25,25 @@ class TrainingConfig(Config):
             default device of JAX: the accelerator where there is one, else the CPU.
         fp16: Computes in half precision, as ``fp16_opt_level`` says.
         fp16_opt_level: ``"O0"`` to ``"O3"``, Apex's names; see :mod:`jaxbrewer.precision`.
-        data_parallel: Splits each batch over all devices.
+        data_parallel: Splits each batch over all devices; the mesh ``{"data": -1}``.
         local_rank: TextBrewer's rank under PyTorch's launcher. JAX finds the processes by itself
             (``jax.distributed.initialize``), so any value is accepted and none changes anything.
         seed: Seed of dropout, of new projections and of the shuffling of cached batches.
         half_dtype: The half precision of ``fp16``: ``"float16"`` or ``"bfloat16"``.
         overwrite: Whether a run may replace the one that ``output_dir`` holds.
         progress: Whether to show the progress of a training.
+        mesh: Sizes of the axes ``"data"``, ``"fsdp"`` and ``"tensor"`` of the devices' mesh, -1
+            for what is left: ``{"data": 2, "fsdp": -1}``. Batches are split over the first two;
+            over ``"fsdp"`` weights and optimizer state are split as well, along the largest axis
+            that divides. Empty: one device. Several processes always use a mesh of all devices.
+        student_rules: ``[[pattern, axes], ...]``: which axis of a student's array is split over
+            which axis of the mesh, such as ``["output/dense/kernel", ["tensor", null]]``. The
+            pattern is a regular expression that is searched for in the weight's path, its names
+            joined by ``/``; the first rule that matches holds. See :mod:`jaxbrewer.sharding`.
+        teacher_rules: The same for the teacher.
+        local_batches: With several processes, each loader yields only its own process's rows of
+            each batch, equally many in all. Otherwise all loaders yield the same whole batches, of
+            which each process places its own rows.
 
     Raises:
         UsageError: A value is out of range; the message names the field.
@@ -58,6 +72,10 @@ class TrainingConfig(Config):
     half_dtype: str = "float16"
     overwrite: bool = False
     progress: bool = True
+    mesh: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    student_rules: Rules = ()
+    teacher_rules: Rules = ()
+    local_batches: bool = False
 
     def __post_init__(self) -> None:
         """Checks each field and makes paths plain text."""
@@ -81,6 +99,12 @@ class TrainingConfig(Config):
         self.require("fp16_opt_level", self.fp16_opt_level in levels, f"one of {levels}")
         halves = ("float16", "bfloat16")
         self.require("half_dtype", self.half_dtype in halves, f"one of {halves}")
-        for field in ("fp16", "data_parallel", "overwrite", "progress"):
+        for field in ("fp16", "data_parallel", "overwrite", "progress", "local_batches"):
             self.require(field, getattr(self, field) in (False, True), "true or false")
             object.__setattr__(self, field, bool(getattr(self, field)))
+        check_mesh("TrainingConfig.mesh", self.mesh)
+        self.freeze("mesh")
+        axes = tuple(self.mesh) or (("data",) if self.data_parallel else ())
+        for field in ("student_rules", "teacher_rules"):
+            check_rules(f"TrainingConfig.{field}", getattr(self, field), axes)
+            self.freeze(field)

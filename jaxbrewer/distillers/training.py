@@ -20,7 +20,8 @@ from ..errors import UsageError
 from ..functional import Model, PyTree, as_model
 from ..objective import Objective, make_objective
 from ..precision import policy_of
-from ..state import OptimizerFactory, TrainState, copy_arrays, init_train_state, make_optimizer
+from ..sharding import gather, init_state, make_layout, on_device, place_teacher, readable
+from ..state import OptimizerFactory, TrainState, init_train_state, make_optimizer
 from ..step import TrainStep, make_train_step
 from ..teachers import Adaptors, make_teacher_step, only_needed
 from ..tracking import open_run
@@ -85,6 +86,11 @@ class Training:
         return tuple(model.variables for model in self._teacher)
 
     @property
+    def _weights(self) -> dict[str, PyTree]:
+        """What a training begins from."""
+        return {**self._student.variables, "projections": self.projections}
+
+    @property
     def _objective_config(self) -> DistillationConfig:
         """The losses to train on; without a distillation, the model's own with weight 1."""
         return self.distill_config or DistillationConfig(hard_label_weight=1)
@@ -135,12 +141,16 @@ class Training:
         config = self.train_config
         plan = loop.plan_training(config, dataloader, num_epochs, num_steps)
         start, step, objective = self._prepare(optimizer, plan, max_grad_norm, args)
-        state = start()
+        layout = make_layout(config)
+        with on_device(config):
+            state = init_state(start, self._weights, self._student, layout)
+            teacher = place_teacher(self._teacher_variables, self._teacher, layout)
 
         def on_checkpoint(step: int, state: TrainState) -> None:
             if callback is not None:
-                weights = copy_arrays((state.params, state.model_state))
-                callback(model=self._student.export(*weights), step=step)
+                weights = gather((state.params, state.model_state))
+                if jax.process_index() == 0:
+                    callback(model=self._student.export(*weights), step=step)
 
         if self._objective_config.is_caching_logits:
             dataloader = self._cached(dataloader, batch_postprocessor, objective, args)
@@ -148,12 +158,13 @@ class Training:
         state, history = loop.run(
             step,
             state,
-            self._teacher_variables,
+            teacher,
             functools.partial(
                 groups, dataloader, config.gradient_accumulation_steps, num_epochs=plan.num_epochs
             ),
             config=config,
             plan=plan,
+            layout=layout,
             directory=open_run(config, self.distill_config, self._facts(plan)),
             batch_postprocessor=batch_postprocessor,
             on_checkpoint=on_checkpoint,
@@ -162,7 +173,8 @@ class Training:
             self._student, params=state.params, state=state.model_state
         )
         self.projections = state.trainable["projections"]
-        return Result(self._student.write_back(state.params, state.model_state), history)
+        weights = readable((state.params, state.model_state))
+        return Result(self._student.write_back(*weights), history)
 
     def check(
         self,
@@ -212,7 +224,8 @@ class Training:
             batches = tuple(map(batch_postprocessor, batches))
         batches = tuple(map(as_arrays, batches))
         jax.eval_shape(
-            lambda teacher, batch: step(start(), teacher, batch),
+            lambda weights, teacher, batch: step(start(weights), teacher, batch),
+            self._weights,
             self._teacher_variables,
             batches if size > 1 else batches[0],
         )
@@ -220,7 +233,7 @@ class Training:
 
     def _prepare(
         self, optimizer: Optimizer, plan: Plan, max_grad_norm: float, args: dict[str, Any]
-    ) -> tuple[Callable[[], TrainState], TrainStep, Objective]:
+    ) -> tuple[Callable[[PyTree], TrainState], TrainStep, Objective]:
         """What makes the first state, the step, and the objective of a training."""
         for name in _OF_PYTORCH:
             if args.pop(name, None) is not None:
@@ -233,14 +246,16 @@ class Training:
         rule = make_optimizer(optimizer, objective, max_grad_norm=max_grad_norm)
         precision = policy_of(config)
 
-        def start() -> TrainState:
+        def start(weights: PyTree) -> TrainState:
             return init_train_state(
-                self._student,
+                dataclasses.replace(
+                    self._student, params=weights["params"], state=weights["state"]
+                ),
                 objective,
                 rule,
                 seed=config.seed,
                 precision=precision,
-                projections=self.projections,
+                projections=weights["projections"],
             )
 
         step = make_train_step(
