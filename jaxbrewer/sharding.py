@@ -147,8 +147,8 @@ def partition(
         >>> mesh = jax.make_mesh((1,), ("tensor",), axis_types=(AxisType.Auto,))
         >>> tree = {"dense": {"kernel": jnp.ones((4, 6)), "bias": jnp.ones(6)}}
         >>> specs = partition(tree, mesh, [["dense/kernel", [None, "tensor"]]])
-        >>> print(specs["dense"]["kernel"], specs["dense"]["bias"])
-        PartitionSpec(None, 'tensor') PartitionSpec()
+        >>> tuple(specs["dense"]["kernel"]), tuple(specs["dense"]["bias"])
+        ((None, 'tensor'), ())
     """
     used: set[int] = set()
 
@@ -180,8 +180,8 @@ def fsdp_spec(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
 
     Examples:
         >>> mesh = jax.sharding.AbstractMesh((4,), ("fsdp",))
-        >>> fsdp_spec((30, 64), mesh), fsdp_spec((64,), mesh), fsdp_spec((1025, 3), mesh)
-        (PartitionSpec(None, 'fsdp'), PartitionSpec(), PartitionSpec())
+        >>> [tuple(fsdp_spec(shape, mesh)) for shape in [(30, 64), (64,), (1025, 3)]]
+        [(None, 'fsdp'), (), ()]
     """
     size = mesh.shape.get("fsdp", 1)
     if size == 1 or math.prod(shape) < SMALLEST_SPLIT:
@@ -199,9 +199,7 @@ def _known(axis: Any, mesh: Mesh) -> Any:
     return axis if axis in mesh.shape else None
 
 
-def _checked(
-    spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh, where: str
-) -> PartitionSpec:
+def _checked(spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh, where: str) -> PartitionSpec:
     if len(spec) > len(shape):
         raise UsageError(f"{where} has fewer axes than {list(spec)}.")
     for axis, names in enumerate(spec):
@@ -293,7 +291,9 @@ def init_state(
     return make({"projections": None, **placed})
 
 
-def place_teacher(variables: PyTree, teacher: Model | Sequence[Model] | None, layout: Layout) -> Any:
+def place_teacher(
+    variables: PyTree, teacher: Model | Sequence[Model] | None, layout: Layout
+) -> Any:
     """The variables of a teacher, or of several, on their devices.
 
     Args:

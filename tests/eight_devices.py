@@ -1,0 +1,121 @@
+"""Trains on 8 fake CPU devices under several layouts and prints what it saw as JSON.
+
+Run by ``test_sharding.py`` in a process of its own, since the number of devices is fixed once JAX
+has started.
+"""
+
+import collections
+import json
+import os
+import re
+import sys
+
+os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"}
+
+import jax
+import numpy as np
+import optax
+
+import jaxbrewer as jb
+from jaxbrewer.sharding import init_state, jit_step, make_layout, place_batch, place_teacher
+from tests.toys import HIDDEN_MATCH, Encoder, hidden_adaptor, quiet, text_data
+
+TENSOR = [["layers/0/kernel", [None, "tensor"]], ["layers/1/kernel", ["tensor"]]]
+LAYOUTS = {
+    "one": {},
+    "data": {"mesh": {"data": 8}},
+    "fsdp": {"mesh": {"fsdp": 8}},
+    "tensor": {
+        "mesh": {"data": 2, "tensor": -1},
+        "student_rules": TENSOR,
+        "teacher_rules": [["layers/./kernel", [None, "tensor"]]],
+    },
+}
+MATCH = {**HIDDEN_MATCH, "proj": ["linear", 32, 64]}
+DISTIL = jb.DistillationConfig(temperature=2, hard_label_weight=0.5, intermediate_matches=[MATCH])
+PLAIN = jb.DistillationConfig(temperature=2, hard_label_weight=0.5)
+
+
+def general(config):
+    models = Encoder(64, 2, seed=1), Encoder(32, 2)
+    return jb.GeneralDistiller(config, DISTIL, *models, hidden_adaptor, hidden_adaptor)
+
+
+def basic(config):
+    models = Encoder(64, 2, seed=1), Encoder(32, 2)
+    return jb.BasicDistiller(config, PLAIN, *models, hidden_adaptor, hidden_adaptor)
+
+
+def trainer(config):
+    return jb.BasicTrainer(config, Encoder(32, 2, norm=True), hidden_adaptor)
+
+
+DISTILLERS = {"general": general, "basic": basic, "trainer": trainer}
+
+
+def trajectory(make, layout):
+    """Losses and weights of a training whose batches have 16 and 12 examples."""
+    settings = dict(layout)
+    if make is trainer:
+        settings.pop("teacher_rules", None)
+    loader = jb.ArrayLoader(text_data(28), 16, shuffle=False)
+    result = make(quiet(**settings)).train(optax.sgd(0.1, momentum=0.9), loader, num_epochs=2)
+    weights = jb.as_model(result.student).variables
+    return result.history["total_loss"], jax.tree.map(np.asarray, weights)
+
+
+def gap(actual, expected):
+    """The largest difference, in units of the largest number of each array."""
+    gaps = jax.tree.map(
+        lambda a, b: float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-6)), actual, expected
+    )
+    return max(jax.tree.leaves(gaps))
+
+
+def program(layout):
+    """Compiles a step on models of width 256, runs it thrice, and says what was compiled."""
+    student, teacher = jb.as_model(Encoder(256, 2)), jb.as_model(Encoder(256, 2, seed=1))
+    objective = jb.make_objective(
+        jb.DistillationConfig(intermediate_matches=[{**MATCH, "proj": ["linear", 256, 256]}])
+    )
+    rule = jb.make_optimizer(optax.adam(1e-3), objective)
+    step = jb.make_train_step(
+        student, teacher, objective, rule, adaptor_S=hidden_adaptor, adaptor_T=hidden_adaptor
+    )
+
+    def start(weights):
+        return jb.init_train_state(student, objective, rule)
+
+    where = make_layout(quiet(**layout))
+    state = init_state(start, {**student.variables, "projections": None}, student, where)
+    variables = place_teacher(teacher.variables, teacher, where)
+    batch = place_batch(text_data(8), where)
+    jitted = jit_step(step, state, where)
+    compilations = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: compilations.append(name) if "backend_compile" in name else None
+    )
+    for _ in range(3):
+        state, _ = jitted(state, variables, batch)
+    jax.monitoring.clear_event_listeners()
+    compiled = jitted.lower(state, variables, batch).compile()
+    kinds = re.findall(
+        r"(all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(",
+        compiled.as_text(),
+    )
+    weights = state.trainable, state.opt_state, variables
+    return {
+        "compilations": len(compilations),
+        "collectives": dict(collections.Counter(kinds)),
+        "arguments": compiled.memory_analysis().argument_size_in_bytes,
+        "whole": sum(leaf.nbytes for leaf in jax.tree.leaves(weights)),
+    }
+
+
+if __name__ == "__main__":
+    seen = {"programs": {name: program(layout) for name, layout in LAYOUTS.items()}, "gaps": {}}
+    for kind, make in DISTILLERS.items():
+        expected = trajectory(make, LAYOUTS["one"])
+        for name in ("data", "fsdp", "tensor"):
+            seen["gaps"][f"{kind} {name}"] = gap(trajectory(make, LAYOUTS[name]), expected)
+    json.dump(seen, sys.stdout)
