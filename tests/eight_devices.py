@@ -50,7 +50,17 @@ def trainer(config):
     return jb.BasicTrainer(config, Encoder(32, 2, norm=True), hidden_adaptor)
 
 
-DISTILLERS = {"general": general, "basic": basic, "trainer": trainer}
+def several(config):
+    teachers = Encoder(64, 2, seed=1), Encoder(32, 2, seed=2)
+    matches = [MATCH, {**MATCH, "teacher": 1, "proj": None}]
+    distil = jb.DistillationConfig(teacher_weights=[2, 1], intermediate_matches=matches)
+    student = Encoder(32, 2)
+    return jb.MultiTeacherDistiller(
+        config, distil, teachers, student, hidden_adaptor, hidden_adaptor
+    )
+
+
+DISTILLERS = {"general": general, "basic": basic, "several": several, "trainer": trainer}
 
 
 def trajectory(make, layout):
