@@ -1,0 +1,193 @@
+"""Faults of other JAX toolkits (F1 to F19): none of them is here."""
+
+import importlib
+import pkgutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxbrewer as jb
+from jaxbrewer import losses
+from jaxbrewer.adaptors import collect
+from jaxbrewer.loop import plan_training
+from jaxbrewer.position import checksum
+from jaxbrewer.projections import apply_projection, init_projection
+from jaxbrewer.schedules import weight_schedule
+from tests.toys import logits_adaptor, mlp, mlp_params, quiet, vector_data
+
+RNG = np.random.default_rng(0)
+BATCHES = list(jb.ArrayLoader(vector_data(16), 8, shuffle=False))
+
+
+def distil(student, teacher, **fields):
+    """The total and the metrics of one batch, given what the adaptors return."""
+    objective = jb.make_objective(jb.DistillationConfig(**fields))
+    return objective(collect(student, "student"), collect(teacher, "teacher"), {})
+
+
+def test_f1_the_default_loss_compared_raw_logits():
+    student, teacher = RNG.normal(size=(2, 8, 5)).astype(np.float32)
+    total, _ = distil({"logits": student}, {"logits": teacher})
+    moved, _ = distil({"logits": student}, {"logits": teacher + 100})
+    np.testing.assert_allclose(total, moved, rtol=1e-4)
+    descend = jax.jit(jax.grad(lambda s: distil({"logits": s}, {"logits": teacher})[0]))
+    assert np.all(descend(student) != 0)
+    for _ in range(200):
+        student = student - 20 * descend(student)
+    assert np.all(np.argmax(student, -1) == np.argmax(teacher, -1))
+
+
+def test_f2_padding_was_distilled():
+    mask = np.array([[1, 1, 0], [1, 0, 0]])
+    teacher = RNG.normal(size=(2, 3, 4)).astype(np.float32)
+    student = np.where(mask[..., None], teacher, RNG.normal(size=(2, 3, 4))).astype(np.float32)
+    answers = ({"logits": x, "logits_mask": mask} for x in (student, teacher))
+    assert distil(*answers, kd_loss_type="mse")[0] == 0
+
+
+def test_f3_metrics_were_computed_and_dropped():
+    config = jb.DistillationConfig(hard_label_weight=0.5)
+    models = (mlp, mlp_params(8, seed=1)), (mlp, mlp_params(3))
+    adaptors = logits_adaptor, logits_adaptor
+    one = jb.BasicDistiller(quiet(), config, *models, *adaptors)
+    history = one.train(optax.sgd(0.1), BATCHES, num_epochs=1).history
+    names = {
+        f"{kind}_{loss}_loss"
+        for kind in ("weighted", "unweighted")
+        for loss in ("kd", "hard_label")
+    }
+    assert history.keys() >= {*names, "total_loss", "grad_norm", "step"}
+    assert all(len(values) == 2 for values in history.values())
+
+
+def test_f4_projections_mixed_layers_and_examples():
+    params = init_projection(jax.random.key(0), 6, 8)
+    assert sum(leaf.size for leaf in params.values()) == 6 * 8 + 8
+    states = jnp.asarray(RNG.normal(size=(2, 3, 6)), jnp.float32)
+    other = apply_projection(params, states.at[1].add(5.0))
+    np.testing.assert_array_equal(other[0], apply_projection(params, states)[0])
+
+
+def test_f5_mass_outside_the_teachers_favourites_was_not_seen():
+    teacher = jnp.log(jnp.array([[0.6, 0.3993, 0.0007]]))
+    student = jnp.log(jnp.array([[0.00005, 0.00005, 0.9999]]))
+    kd = losses.kd_ce_loss(student, teacher) - losses.kd_ce_loss(teacher, teacher)
+    p, q = np.exp(np.float64(teacher)), np.exp(np.float64(student))
+    np.testing.assert_allclose(kd, np.sum(p * np.log(p / q)), rtol=1e-4)
+    assert kd > 9
+
+
+def test_f6_metrics_of_what_was_not_computed_were_made_up():
+    config = {"intermediate_matches": [
+        {"layer_T": 0, "layer_S": 0, "feature": "hidden", "loss": "hidden_mse", "weight": 1}
+    ]}  # fmt: skip
+    hidden = {"hidden": [np.ones((2, 3, 4), np.float32)]}
+    _, metrics = distil(hidden, hidden, **config)
+    names = {"unweighted_hidden_hidden_mse_0_0", "weighted_hidden_hidden_mse_0_0", "total_loss"}
+    assert metrics.keys() == names
+
+
+@pytest.mark.filterwarnings("ignore:The last 1 of 25 batches")
+def test_f7_schedules_counted_micro_batches():
+    plan = plan_training(quiet(gradient_accumulation_steps=8), range(25), 2, None)
+    assert plan.total_steps == 6
+    weight = weight_schedule("linear_decay", 1, plan.total_steps)
+    np.testing.assert_allclose([weight(step) for step in range(7)], 1 - np.arange(7) / 6, atol=1e-6)
+
+
+def test_f9_num_steps_were_ignored():
+    drawn = []
+
+    def batches():
+        for number in range(25):
+            drawn.append(number)
+            yield BATCHES[0]
+
+    trainer = jb.BasicTrainer(quiet(), (mlp, mlp_params(3)), logits_adaptor)
+    history = trainer.train(optax.sgd(0.1), batches(), num_steps=2).history
+    assert list(history["step"]) == [1, 2]
+    assert len(drawn) == 2
+
+
+def test_f10_keys_were_hashes_that_change_with_the_process():
+    assert checksum({"x": np.arange(4, dtype=np.int64)}) == CHECKSUM
+
+
+CHECKSUM = 874703019
+
+
+def test_f12_losses_were_differences_of_half_precision_numbers():
+    teacher = RNG.normal(size=(64, 10)).astype(np.float32) * 3
+    student = teacher + 0.1 * RNG.normal(size=teacher.shape).astype(np.float32)
+    halves = [jnp.asarray(x, jnp.bfloat16) for x in (student, teacher)]
+    kl = losses.kd_ce_loss(*halves) - losses.kd_ce_loss(halves[1], halves[1])
+    assert kl.dtype == jnp.float32
+    q, p = (jax.nn.log_softmax(x.astype(jnp.float32)) for x in halves)
+    np.testing.assert_allclose(kl, np.mean(np.sum(np.exp(p) * (p - q), -1)), rtol=0.02)
+
+
+def test_f13_a_mask_of_ones_changed_the_loss_with_the_width():
+    for width in (8, 64):
+        student, teacher = RNG.normal(size=(2, 3, 5, width)).astype(np.float32)
+        masked = losses.hid_mse_loss(student, teacher, jnp.ones((3, 5)))
+        np.testing.assert_allclose(masked, losses.hid_mse_loss(student, teacher), rtol=1e-6)
+        np.testing.assert_allclose(masked, 2, rtol=0.3)
+
+
+def test_f16_modules_used_names_that_are_gone():
+    """With warnings as errors: neither removed nor deprecated names at import."""
+    for module in pkgutil.walk_packages(jb.__path__, "jaxbrewer."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+
+
+def test_f17_the_student_ran_twice_and_precisions_did_not_mix():
+    calls = []
+
+    def model(params, x, train=False):
+        calls.append((params["who"].dtype.name, train))
+        return {"logits": x @ params["w"].astype(x.dtype)}
+
+    def weights(dtype):
+        return {"w": jnp.ones((4, 5), dtype), "who": jnp.zeros((), dtype)}
+
+    def adaptor(batch, outputs):
+        return logits_adaptor(batch, outputs["logits"])
+
+    one = jb.BasicDistiller(
+        quiet(),
+        jb.DistillationConfig(),
+        (model, weights(jnp.bfloat16)),
+        (model, weights(jnp.float32)),
+        adaptor,
+        adaptor,
+    )
+    one.check(optax.sgd(0.1), BATCHES, num_epochs=1)
+    assert calls == [("bfloat16", False), ("float32", True)]
+
+
+def test_f17_unequal_widths_were_found_while_compiling_with_no_remedy():
+    config = {"intermediate_matches": [
+        {"layer_T": 0, "layer_S": 0, "feature": "hidden", "loss": "hidden_mse", "weight": 1}
+    ]}  # fmt: skip
+    answers = ({"hidden": [np.ones((2, 3, width), np.float32)]} for width in (4, 6))
+    with pytest.raises(
+        jb.UsageError, match=r'give the match a projection, "proj": \["linear", 4, 6\]'
+    ):
+        distil(*answers, **config)
+
+
+def test_f19_the_weight_of_a_term_followed_the_number_of_tokens():
+    student = {"logits": RNG.normal(size=(2, 3, 5)).astype(np.float32),
+               "hidden": [RNG.normal(size=(2, 3, 4)).astype(np.float32)]}  # fmt: skip
+    teacher = jax.tree.map(lambda x: x + 1 + x**2, student)
+    config = {"intermediate_matches": [
+        {"layer_T": 0, "layer_S": 0, "feature": "hidden", "loss": "hidden_mse", "weight": 1}
+    ]}  # fmt: skip
+    _, once = distil(student, teacher, **config)
+    _, twice = distil(*jax.tree.map(lambda x: np.concatenate([x, x]), (student, teacher)), **config)
+    for name, value in once.items():
+        np.testing.assert_allclose(twice[name], value, rtol=1e-5)
