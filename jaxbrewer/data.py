@@ -61,6 +61,11 @@ class ArrayLoader:
         full, rest = divmod(self._examples, self._batch_size)
         return full + (1 if rest and not self._drop_last else 0)
 
+    @property
+    def num_examples(self) -> int:
+        """Examples in one pass."""
+        return len(self) * self._batch_size if self._drop_last else self._examples
+
     def set_epoch(self, epoch: int) -> None:
         """Makes the next iteration that of ``epoch``, counted from 0."""
         self.set_position(epoch, 0)
@@ -124,6 +129,34 @@ def count_batches(dataloader: Any) -> int:
     if count == 0:
         raise UsageError("The dataloader is empty: it has no batches.")
     return count
+
+
+def count_examples(dataloader: Any) -> int | None:
+    """Examples in one pass over a loader, ``None`` if only using it up could tell.
+
+    Our loaders and PyTorch's say it; any other that can be walked through again is walked through
+    once.
+
+    Examples:
+        >>> count_examples([{"x": np.zeros((4, 2))}, {"x": np.zeros((3, 2))}])
+        7
+    """
+    for owner, name in ((dataloader, "num_examples"), (dataloader, "dataset")):
+        value = getattr(owner, name, None)
+        if isinstance(value, int):
+            return value
+        if name == "dataset" and isinstance(value, Sized):
+            return len(value)
+    if not isinstance(dataloader, Iterable) or isinstance(dataloader, Iterator):
+        return None
+    return sum(map(batch_size, dataloader))
+
+
+def batch_size(batch: Batch) -> int:
+    """Examples in a batch: the length of its first array that has an axis."""
+    part = batch["student"] if isinstance(batch, Mapping) and "student" in batch else batch
+    leaves = [leaf for leaf in jax.tree.leaves(part) if np.ndim(leaf)]
+    return len(leaves[0]) if leaves else 1
 
 
 def groups(

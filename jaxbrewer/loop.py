@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from .checkpoint import CheckpointStore, Plan
 from .configs import TrainingConfig
-from .data import GroupSource, as_arrays, count_batches, signature
+from .data import GroupSource, as_arrays, batch_size, count_batches, signature
 from .errors import UsageError
 from .functional import PyTree
 from .sharding import Layout, jit_step, on_device, place_batch
@@ -103,7 +103,7 @@ def run(
             _watch_shapes(shapes, batches)
             placed = place_batch(batches, layout)
             state, metrics = jitted(state, teacher_variables, placed if size > 1 else placed[0])
-            tracker.add(number, sum(map(_examples, batches)), metrics)
+            tracker.add(number, sum(map(batch_size, batches)), metrics)
             if plan.saves_at(number, config):
                 if store is not None:
                     store.save(number, state, group.position)
@@ -112,12 +112,6 @@ def run(
                     on_checkpoint(number, state)
         tracker.read()
         return state, tracker.history()
-
-
-def _examples(batch: Any) -> int:
-    part = batch["student"] if isinstance(batch, Mapping) and "student" in batch else batch
-    leaves = [leaf for leaf in jax.tree.leaves(part) if np.ndim(leaf)]
-    return len(leaves[0]) if leaves else 1
 
 
 def _watch_shapes(shapes: set[Any], batches: tuple[Any, ...]) -> None:

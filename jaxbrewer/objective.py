@@ -77,12 +77,17 @@ class Objective:
         """
         return self.combine(self.terms(student, teacher, projections, step, state), step)
 
+    @property
+    def projected(self) -> dict[str, IntermediateMatch]:
+        """The matches that have a projection, by its name."""
+        matches = enumerate(self.config.intermediate_matches)
+        return {str(index): match for index, match in matches if match.proj}
+
     def init_projections(self, key: jax.Array) -> Projections:
         """New projections: N(0, 0.02) kernels, zero biases."""
         return {
-            str(index): init_projection(jax.random.fold_in(key, index), *match.proj[1:3])
-            for index, match in enumerate(self.config.intermediate_matches)
-            if match.proj
+            name: init_projection(jax.random.fold_in(key, int(name)), *match.proj[1:3])  # type: ignore[index]
+            for name, match in self.projected.items()
         }
 
     def init_state(self) -> ObjectiveState:

@@ -122,19 +122,25 @@ def make_optimizer(
         UsageError: ``proj[3]`` sets what cannot be set.
     """
     student = optimizer if _is_transformation(optimizer) else _make(optimizer, "optimizer", {})
-    groups = {
-        str(index): _projection_optimizer(index, match, optimizer, student)
-        for index, match in enumerate(objective.config.intermediate_matches)
-        if match.proj
-    }
-    grouped = _in_groups({"student": student, "projections": _in_groups(groups)})
+
+    def rules(matches: Mapping[str, Any]) -> optax.GradientTransformation:
+        return _in_groups(
+            {
+                name: rules(match)
+                if isinstance(match, Mapping)
+                else _projection_optimizer(name, match, optimizer, student)
+                for name, match in matches.items()
+            }
+        )
+
+    grouped = _in_groups({"student": student, "projections": rules(objective.projected)})
     if max_grad_norm > 0:
         grouped = optax.chain(optax.clip_by_global_norm(max_grad_norm), grouped)
     return optax.with_extra_args_support(grouped)
 
 
 def _projection_optimizer(
-    index: int,
+    index: str,
     match: IntermediateMatch,
     optimizer: optax.GradientTransformation | OptimizerFactory,
     student: optax.GradientTransformation,

@@ -6,7 +6,7 @@ arguments. Micro-batches contribute sums; each loss is divided once, by the coun
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +18,27 @@ from .errors import UsageError
 from .forward import make_forward, student_part
 from .functional import Batch, Model, PyTree
 from .losses import Mean
-from .objective import Metrics, Objective, Terms
+from .objective import Metrics, Objective, ObjectiveState, Terms
 from .precision import AS_GIVEN, Policy
 from .state import TrainState
 from .teachers import Adaptors, Teacher, make_teach
 
 TrainStep = Callable[[TrainState, PyTree, Batch], tuple[TrainState, Metrics]]
 EvalStep = Callable[[TrainState, PyTree, Batch], Terms]
+Weights = tuple[PyTree, PyTree]
+"""``(trainable, model_state)``."""
+
+
+class Combines(Protocol):
+    """The part of an :class:`~jaxbrewer.Objective` that makes one loss of its terms."""
+
+    def combine(self, terms: Terms, step: jax.Array | int = 0) -> tuple[jax.Array, Metrics]:
+        """The total loss and the metrics."""
+        ...
+
+    def next_state(self, state: ObjectiveState, terms: Terms) -> ObjectiveState:
+        """What losses remember after an update."""
+        ...
 
 
 def make_train_step(
@@ -60,40 +74,72 @@ def make_train_step(
         objective's and ``grad_norm``, before clipping; with loss scaling, ``loss_scale`` and
         ``skipped_steps``.
     """
-    accumulated = gradient_accumulation_steps
-    optimizer = optax.with_extra_args_support(optimizer)
     learn = make_forward(student, adaptor_S, "student", precision, args)
     teach = make_teach(teacher, adaptor_T, objective, precision=precision, args=args)
+
+    def targets_of(state: TrainState, teacher_variables: PyTree, batch: Batch) -> Targets | None:
+        return teach(teacher_variables, batch, state.step)
+
+    def terms_of(
+        state: TrainState, weights: Weights, batch: Batch, key: jax.Array, targets: Targets | None
+    ) -> tuple[Terms, PyTree]:
+        trainable, model_state = weights
+        variables = {"params": trainable["student"], "state": model_state}
+        outputs, model_state = learn(variables, student_part(batch), None, key)
+        projections = trainable["projections"]
+        terms = objective.terms(outputs, targets, projections, state.step, state.objective_state)
+        return terms, model_state
+
+    return make_update(
+        targets_of,
+        terms_of,
+        objective,
+        optimizer,
+        gradient_accumulation_steps=gradient_accumulation_steps,
+    )
+
+
+def make_update(
+    targets_of: Callable[[TrainState, PyTree, Batch], Any],
+    terms_of: Callable[[TrainState, Weights, Batch, jax.Array, Any], tuple[Terms, PyTree]],
+    objective: Combines,
+    optimizer: optax.GradientTransformation,
+    *,
+    gradient_accumulation_steps: int = 1,
+    extra_args: Callable[[Sequence[Batch]], dict[str, Any]] = lambda batches: {},
+) -> TrainStep:
+    """Builds a train step of any way to get terms from a batch; see :func:`make_train_step`.
+
+    Args:
+        targets_of: ``(state, teacher_variables, batch) -> targets``, which is not differentiated.
+        terms_of: ``(state, (trainable, model_state), batch, key, targets) -> (terms, model_state)``,
+            which is, by ``trainable``.
+        objective: What combines terms and updates its state from them.
+        optimizer: What made the state's ``opt_state``.
+        gradient_accumulation_steps: As for :func:`make_train_step`.
+        extra_args: ``batches -> keyword arguments`` of the optimizer, fixed when it is traced.
+    """
+    accumulated = gradient_accumulation_steps
+    optimizer = optax.with_extra_args_support(optimizer)
 
     def train_step(
         state: TrainState, teacher_variables: PyTree, batch: Batch
     ) -> tuple[TrainState, Metrics]:
-        def terms_of(
-            trainable: PyTree, model_state: PyTree, batch: Batch, key: jax.Array, targets: Any
-        ) -> tuple[Terms, PyTree]:
-            variables = {"params": trainable["student"], "state": model_state}
-            outputs, model_state = learn(variables, student_part(batch), None, key)
-            terms = objective.terms(
-                outputs, targets, trainable["projections"], state.step, state.objective_state
-            )
-            return terms, model_state
-
-        def targets_of(batch: Batch) -> Targets | None:
-            return teach(teacher_variables, batch, state.step)
-
         def counts_of(batch: Batch, key: jax.Array) -> Counts:
             # Counts depend on masks and shapes, not on what a model computes: in the compiled
             # program nothing of either model is left of this call.
-            terms, _ = terms_of(state.trainable, state.model_state, batch, key, targets_of(batch))
+            targets = targets_of(state, teacher_variables, batch)
+            terms, _ = terms_of(state, (state.trainable, state.model_state), batch, key, targets)
             return _counts(terms)
 
         def gradient_of(
             model_state: PyTree, batch: Batch, key: jax.Array, counts: Counts | None
         ) -> tuple[PyTree, Terms, PyTree]:
-            targets = targets_of(batch)
+            targets = targets_of(state, teacher_variables, batch)
 
             def loss(trainable: PyTree) -> tuple[jax.Array, tuple[Terms, PyTree]]:
-                terms, new_state = terms_of(trainable, model_state, batch, key, targets)
+                weights = (trainable, model_state)
+                terms, new_state = terms_of(state, weights, batch, key, targets)
                 total, _ = objective.combine(_divided_by(counts, terms), state.step)
                 return total * scale, (terms, new_state)
 
@@ -102,17 +148,18 @@ def make_train_step(
 
         scale = jnp.float32(1) if state.loss_scale is None else state.loss_scale.scale
         key = jax.random.fold_in(state.key, state.step)
+        batches = (batch,) if accumulated == 1 else _checked_group(batch, accumulated)
         if accumulated == 1:
             gradient, terms, model_state = gradient_of(state.model_state, batch, key, None)
         else:
             gradient, terms, model_state = _accumulate(
-                counts_of, gradient_of, state, _checked_group(batch, accumulated), key
+                counts_of, gradient_of, state, batches, key
             )
         gradient = jax.tree.map(lambda g, p: (g / scale).astype(p.dtype), gradient, state.trainable)
         total, metrics = objective.combine(terms, state.step)
         norm = optax.tree.norm(gradient)
         updates, opt_state = optimizer.update(
-            gradient, state.opt_state, state.trainable, value=total
+            gradient, state.opt_state, state.trainable, value=total, **extra_args(batches)
         )
         moved = dataclasses.replace(
             state,
@@ -164,7 +211,10 @@ def make_eval_step(
 
 def add_terms(*terms: Terms) -> Terms:
     """The terms of several batches taken together: sums and counts added up."""
-    return jax.tree.map(lambda *leaves: sum(leaves), *terms)
+    return {
+        name: jax.tree.map(lambda *leaves: sum(leaves), *(t[name] for t in terms if name in t))
+        for name in dict.fromkeys(name for each in terms for name in each)
+    }
 
 
 Counts = Any
@@ -225,7 +275,7 @@ def _accumulate(
         )
         return gradient, jax.tree.map(lambda x: jnp.sum(x, axis=0), terms), model_state
     parts = [counts_of(batch, key) for batch, key in zip(batches, keys, strict=True)]
-    counts = jax.tree.map(lambda *leaves: sum(leaves), *parts)
+    counts = add_terms(*parts)
     carry, every = (zeros, state.model_state), []
     for batch, key in zip(batches, keys, strict=True):
         carry, terms = add(carry, batch, key, counts)

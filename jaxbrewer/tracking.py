@@ -133,7 +133,7 @@ class Tracker:
         self._events = SummaryWriter(str(log_dir)) if log_dir is not None and is_writer else None
         self._pending: list[_Update] = []
         self._last_read = time.monotonic()
-        self._history: dict[str, list[float]] = {}
+        self._history: list[dict[str, float]] = []
         self._shown = _Progress(total_steps) if show and is_writer else None
 
     def __enter__(self) -> Self:
@@ -172,8 +172,15 @@ class Tracker:
         self._pending = []
 
     def history(self) -> dict[str, np.ndarray]:
-        """Every scalar read so far: one array per name, one entry per update."""
-        return {name: np.asarray(values) for name, values in self._history.items()}
+        """Every scalar read so far: one array per name, one entry per update.
+
+        An update that did not have the scalar (one of another task) has NaN there.
+        """
+        names = dict.fromkeys(name for scalars in self._history for name in scalars)
+        return {
+            name: np.asarray([scalars.get(name, np.nan) for scalars in self._history])
+            for name in names
+        }
 
     def _read(self, block: list["_Update"]) -> None:
         self._last_read = time.monotonic()
@@ -181,8 +188,7 @@ class Tracker:
         for update, metrics in zip(block, on_host, strict=True):
             step = update.step
             scalars = {name: float(value) for name, value in metrics.items()}
-            for name, value in {"step": step, **scalars}.items():
-                self._history.setdefault(name, []).append(value)
+            self._history.append({"step": step, **scalars})
             if self._lines is not None:
                 self._lines.write(json.dumps({"step": step, **scalars}) + "\n")
             if self._events is not None:

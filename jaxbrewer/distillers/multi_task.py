@@ -1,0 +1,275 @@
+"""Several tasks, one student with a head for each."""
+
+import dataclasses
+import functools
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import optax
+
+from .. import loop
+from ..adaptors import Adaptor
+from ..checkpoint import Plan
+from ..configs import DistillationConfig, TrainingConfig
+from ..data import GroupSource, as_arrays, batch_size, count_examples, groups
+from ..errors import UsageError, suggest
+from ..functional import Model, PyTree, as_model
+from ..objective import make_objective
+from ..precision import policy_of
+from ..presence import skip_absent
+from ..sampling import Draw, make_draw, task_groups, task_probabilities
+from ..state import TrainState, init_train_state, make_optimizer
+from ..step import TrainStep
+from ..tasks import TaskBatch, TaskObjective, make_task_step, present_in
+from ..teachers import Adaptors, Teacher
+from .training import Optimizer, Result, Training, variables_of
+
+Tasks = Mapping[str, Any]
+
+
+class MultiTaskDistiller(Training):
+    """One teacher or several for each task, one student with a head for each task.
+
+    Every update draws the task of each of its batches, with a probability that grows with the
+    task's number of examples; the draw depends on ``TrainingConfig.seed`` and the update alone.
+    Parameters that an update's tasks do not touch (the heads of the others) are not moved, and
+    neither are their moments, as PyTorch's optimizers do it: see :mod:`jaxbrewer.presence`.
+    Metrics carry the task's name: ``<task>/unweighted_kd_loss``.
+
+    Args:
+        train_config: How the training runs.
+        distill_config: What the student is taught, one for all tasks or a dict with one for each.
+        model_T: By task, a teacher as :class:`GeneralDistiller` takes it, or a list of several.
+        model_S: The student.
+        adaptor_T: By task, the teacher's adaptor; for several teachers one for all or a list.
+        adaptor_S: By task, the student's adaptor, which returns the outputs of the task's head.
+
+    Raises:
+        UsageError: A task is missing somewhere.
+
+    Examples:
+        >>> import jax.numpy as jnp, numpy as np
+        >>> def model(params, x):
+        ...     return {name: x @ w for name, w in params.items()}
+        >>> def head(name):
+        ...     return lambda batch, outputs: {"logits": outputs[name]}
+        >>> teacher = (lambda params, x: {"up": x @ params, "down": -x @ params}, jnp.eye(2))
+        >>> distiller = MultiTaskDistiller(
+        ...     TrainingConfig(output_dir=None, progress=False), DistillationConfig(temperature=1),
+        ...     {"up": teacher, "down": teacher},
+        ...     (model, {"up": jnp.zeros((2, 2)), "down": jnp.zeros((2, 2))}),
+        ...     {"up": head("up"), "down": head("down")}, {"up": head("up"), "down": head("down")},
+        ... )
+        >>> batches = [{"x": np.eye(2, dtype="f")}]
+        >>> student, history = distiller.train(
+        ...     optax.sgd(1.0), {"up": batches, "down": batches}, num_steps=200)
+        >>> print(student["up"].round(1))
+        [[ 0.5 -0.5]
+         [-0.5  0.5]]
+    """
+
+    def __init__(
+        self,
+        train_config: TrainingConfig,
+        distill_config: DistillationConfig | Mapping[str, DistillationConfig],
+        model_T: Tasks,
+        model_S: Any,
+        adaptor_T: Mapping[str, Adaptors],
+        adaptor_S: Mapping[str, Adaptor],
+    ):
+        if not isinstance(train_config, TrainingConfig):
+            raise UsageError(f"train_config must be a config, got {type(train_config).__name__}.")
+        if not isinstance(model_T, Mapping) or not model_T:
+            raise UsageError(
+                f"MultiTaskDistiller.model_T must be a dict by task, got {type(model_T).__name__}."
+            )
+        for task in model_T:
+            if not isinstance(task, str) or not task or "/" in task:
+                raise UsageError(f"A task's name must be text without a slash, got {task!r}.")
+        self._tasks = list(model_T)
+        if isinstance(distill_config, DistillationConfig):
+            distill_config = dict.fromkeys(self._tasks, distill_config)
+        for field, given in (
+            ("distill_config", distill_config),
+            ("adaptor_T", adaptor_T),
+            ("adaptor_S", adaptor_S),
+        ):
+            self._require_tasks(f"MultiTaskDistiller.{field}", given)
+        self.train_config, self.distill_config = train_config, None
+        self._configs = {task: distill_config[task] for task in self._tasks}
+        if any(config.is_caching_logits for config in self._configs.values()):
+            warnings.warn(
+                "MultiTaskDistiller does not cache: is_caching_logits has no effect.", stacklevel=2
+            )
+        self.adaptor_T, self.adaptor_S = adaptor_T, adaptor_S  # type: ignore[assignment]
+        self._teachers: dict[str, Teacher] = {
+            task: tuple(map(as_model, model)) if isinstance(model, list) else as_model(model)
+            for task, model in model_T.items()
+        }
+        self._student = as_model(model_S)
+        self.projections: PyTree | None = None
+        self._objective(1, 1)  # a config that cannot be built
+
+    def _require_tasks(self, field: str, given: Any) -> None:
+        if not isinstance(given, Mapping):
+            raise UsageError(f"{field} must be a dict by task, got {type(given).__name__}.")
+        for task in given:
+            if task not in self._tasks:
+                raise UsageError(f"{field}: no teacher for {task!r}: {suggest(task, self._tasks)}")
+        missing = [task for task in self._tasks if task not in given]
+        if missing:
+            raise UsageError(f"{field} lacks the tasks {missing}.")
+
+    def train(  # type: ignore[override]
+        self,
+        optimizer: Optimizer,
+        dataloaders: Tasks,
+        num_steps: int,
+        *,
+        max_grad_norm: float = -1.0,
+        tau: float = 1.0,
+        callback: Callable[..., Any] | None = None,
+        batch_postprocessors: Mapping[str, Callable[[Any], Any]] | None = None,
+        **args: Any,
+    ) -> Result:
+        r"""Trains the student; a further call goes on from its weights and projections.
+
+        Args:
+            optimizer: As for :meth:`GeneralDistiller.train`.
+            dataloaders: By task, any iterable of batches; the data are repeated as often as it
+                takes.
+            num_steps: Optimizer updates.
+            max_grad_norm: Global norm to which gradients are clipped; -1 does not clip.
+            tau: A task with :math:`n` examples is drawn with a probability proportional to
+                :math:`n^\tau`. Where the number of examples is unknown (an iterator), all tasks
+                are drawn alike, and a warning says so.
+            callback: As for :meth:`GeneralDistiller.train`.
+            batch_postprocessors: By task, ``batch -> batch``, applied before anything else.
+            **args: Further keyword arguments of every call of any model.
+
+        Returns:
+            The student and the history; a metric of a task is NaN in updates without that task.
+
+        Raises:
+            UsageError: Something does not fit; raised before anything is compiled.
+        """
+        config = self.train_config
+        plan = loop.plan_training(config, dataloaders, None, num_steps)
+        source, start, step = self._prepare_tasks(
+            optimizer, dataloaders, plan, max_grad_norm, tau, batch_postprocessors or {}, args
+        )
+        return self._fit(start, step, source, plan, callback)
+
+    def check(  # type: ignore[override]
+        self,
+        optimizer: Optimizer,
+        dataloaders: Tasks,
+        num_steps: int,
+        *,
+        max_grad_norm: float = -1.0,
+        tau: float = 1.0,
+        batch_postprocessors: Mapping[str, Callable[[Any], Any]] | None = None,
+        **args: Any,
+    ) -> Plan:
+        """Finds what :meth:`train` would find wrong, in any task, without training.
+
+        The arguments are those of :meth:`train`; iterators lose their first batches.
+        """
+        plan = loop.plan_training(self.train_config, dataloaders, None, num_steps)
+        self._prepare_tasks(
+            optimizer, dataloaders, plan, max_grad_norm, tau, batch_postprocessors or {}, args
+        )
+        return plan
+
+    def _objective(self, total_steps: int, micro_batches: int) -> TaskObjective:
+        objectives = {
+            task: make_objective(config, total_steps=total_steps)
+            for task, config in self._configs.items()
+        }
+        return TaskObjective(objectives, micro_batches)
+
+    @property
+    def _teacher_variables(self) -> PyTree:
+        return {task: variables_of(teacher) for task, teacher in self._teachers.items()}
+
+    def _prepare_tasks(
+        self,
+        optimizer: Optimizer,
+        dataloaders: Tasks,
+        plan: Plan,
+        max_grad_norm: float,
+        tau: float,
+        postprocessors: Mapping[str, Callable[[Any], Any]],
+        args: dict[str, Any],
+    ) -> tuple[GroupSource, Callable[[], TrainState], TrainStep]:
+        self._refuse_of_pytorch(args)
+        self._require_tasks("dataloaders", dataloaders)
+        for task in postprocessors:
+            if task not in self._tasks:
+                raise UsageError(f"batch_postprocessors: {task!r}: {suggest(task, self._tasks)}")
+        config = self.train_config
+        size, precision = config.gradient_accumulation_steps, policy_of(config)
+        objective = self._objective(plan.total_steps, size)
+        draw = make_draw(self._probabilities(dataloaders, tau), config.seed)
+        parts: dict[str, Any] = {
+            "adaptors_S": self.adaptor_S,
+            "adaptors_T": self.adaptor_T,
+            "precision": precision,
+            "args": args,
+        }
+
+        def start(rule: optax.GradientTransformation) -> TrainState:
+            return init_train_state(
+                self._student,
+                objective,
+                rule,
+                seed=config.seed,
+                precision=precision,
+                projections=self.projections,
+            )
+
+        state = jax.eval_shape(functools.partial(start, optax.identity()))
+        present, dataloaders = {}, dict(dataloaders)
+        for task in self._tasks:
+            batch, dataloaders[task] = _peek(dataloaders[task])
+            if task in postprocessors:
+                batch = postprocessors[task](batch)
+            present[task] = present_in(
+                state,
+                self._teacher_variables,
+                TaskBatch(task, as_arrays(batch)),
+                self._student,
+                self._teachers,
+                objective,
+                **parts,
+            )
+        rule = make_optimizer(optimizer, objective, max_grad_norm=max_grad_norm)
+        rule = skip_absent(rule, present)
+        step = make_task_step(self._student, self._teachers, objective, rule, **parts)
+        source = functools.partial(
+            task_groups, dataloaders, size, draw, postprocessors=postprocessors
+        )
+        return source, functools.partial(start, rule), step
+
+    def _probabilities(self, dataloaders: Tasks, tau: float) -> dict[str, float]:
+        sizes = {task: count_examples(dataloaders[task]) for task in self._tasks}
+        unknown = [task for task, size in sizes.items() if size is None]
+        if unknown:
+            warnings.warn(
+                f"The numbers of examples of {unknown} are unknown: tau={tau} has no effect, and "
+                "all tasks are drawn alike.",
+                stacklevel=4,
+            )
+            tau = 0.0
+        return task_probabilities({task: size or 1 for task, size in sizes.items()}, tau)
+
+    def _models(self) -> dict[str, Model]:
+        models = {"student": self._student}
+        for task, teacher in self._teachers.items():
+            several = (teacher,) if isinstance(teacher, Model) else teacher or ()
+            for index, model in enumerate(several):
+                number = f" {index}" if len(several) > 1 else ""
+                models[f"teacher{number} of {task}"] = model
+        return models
