@@ -12,6 +12,7 @@ from .display import display_parameters as display_parameters
 from .distillers import BasicDistiller as BasicDistiller
 from .distillers import BasicTrainer as BasicTrainer
 from .distillers import GeneralDistiller as GeneralDistiller
+from .distillers import MultiTaskDistiller as MultiTaskDistiller
 from .distillers import MultiTeacherDistiller as MultiTeacherDistiller
 from .errors import UsageError as UsageError
 from .freezing import freeze as freeze

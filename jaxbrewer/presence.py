@@ -61,15 +61,17 @@ def skip_absent(
         -1.0 0.0
     """
     rule = optax.with_extra_args_support(optimizer)
-    trees = list(present.values())
     names = list(present)
-    signatures = jax.tree.map(lambda *flags: tuple(flags), *trees)  # leaf -> where it is present
-    kinds = sorted(set(jax.tree.leaves(signatures, is_leaf=_is_signature)), reverse=True)
+    flags = zip(*(jax.tree.leaves(tree) for tree in present.values()), strict=True)
+    kind_of = [tuple(each) for each in flags]  # parameter -> the names that it is present under
+    kinds = sorted(set(kind_of), reverse=True)
+    paths = _paths(next(iter(present.values())))
 
     def init(params: PyTree) -> PyTree:
         state = rule.init(params)
-        counts = _own_counts(rule, state)
-        return {"optimizer": state, "counts": [counts for _ in kinds]}
+        own = _own_counts(state, paths)
+        counts = [leaf for leaf, is_own in zip(jax.tree.leaves(state), own, strict=True) if is_own]
+        return {"optimizer": state, "counts": [list(map(jnp.copy, counts)) for _ in kinds]}
 
     def update(
         updates: PyTree,
@@ -79,75 +81,78 @@ def skip_absent(
         present: Sequence[str],
         **extra: Any,
     ) -> tuple[PyTree, PyTree]:
-        chosen = {names.index(name) for name in present}
-        inner, counts = state["optimizer"], list(state["counts"])
-        moved = jax.tree.map(jnp.zeros_like, updates)
-        after = inner
+        chosen = [names.index(name) for name in present]
+        gradients, treedef = jax.tree.flatten(updates)
+        moved = [jnp.zeros_like(leaf) for leaf in gradients]
+        leaves, structure = jax.tree.flatten(state["optimizer"])
+        owners, own = _owners(state["optimizer"], paths), _own_counts(state["optimizer"], paths)
+        after, counts = list(leaves), list(state["counts"])
         for index, kind in enumerate(kinds):
             if not any(kind[name] for name in chosen):
                 continue
-            # The whole tree is updated once per group, and all but the group is dropped, which
-            # XLA then does not compute.
-            ours = jax.tree.map(lambda s, k=kind: s == k, signatures, is_leaf=_is_signature)
-            mine = _with_counts(rule, inner, counts[index])
-            new_updates, new = rule.update(updates, mine, params, **extra)
-            moved = jax.tree.map(lambda o, n, m: n if o else m, ours, new_updates, moved)
-            is_ours = optax.tree.map_params(
-                rule,
-                lambda x, o: x if _is_masked(x) else o,
-                inner,
-                ours,
-                transform_non_params=lambda _: True,
-                is_leaf=_is_masked,
+            # The whole tree is updated once per group and all but the group is dropped, which XLA
+            # then does not compute.
+            mine = iter(counts[index])
+            before = [
+                next(mine) if is_own else leaf for leaf, is_own in zip(leaves, own, strict=True)
+            ]
+            new_updates, new_state = rule.update(
+                updates, jax.tree.unflatten(structure, before), params, **extra
             )
-            after = jax.tree.map(lambda o, n, a: n if o else a, is_ours, new, after)
-            counts[index] = _own_counts(rule, new)
-        return moved, {"optimizer": after, "counts": counts}
+            new = jax.tree.leaves(new_state)
+            for number, leaf in enumerate(jax.tree.leaves(new_updates)):
+                moved[number] = leaf if kind_of[number] == kind else moved[number]
+            for number, owner in enumerate(owners):
+                if owner is None or kind_of[owner] == kind:
+                    after[number] = new[number]
+            counts[index] = [leaf for leaf, is_own in zip(new, own, strict=True) if is_own]
+        return jax.tree.unflatten(treedef, moved), {
+            "optimizer": jax.tree.unflatten(structure, after),
+            "counts": counts,
+        }
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _is_masked(node: Any) -> bool:
-    return isinstance(node, optax.MaskedNode)
+def _paths(params: PyTree) -> dict[tuple[str, ...], int]:
+    """The number of every parameter by its path."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {_names(path): number for number, (path, _) in enumerate(leaves)}
 
 
-def _is_signature(node: Any) -> bool:
-    return isinstance(node, tuple)
+def _names(path: Any) -> tuple[str, ...]:
+    """The dict keys of a path; an optimizer's own nodes have none."""
+    return tuple(str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey))
 
 
-def _own_counts(rule: Any, state: PyTree) -> list[jax.Array]:
-    """The arrays that stand in a state's node beside a tree of moments."""
-    leaves, beside = _beside_moments(rule, state)
-    return [leaf for leaf, own in zip(leaves, beside, strict=True) if own]
+def _owners(state: PyTree, paths: Mapping[tuple[str, ...], int]) -> list[int | None]:
+    """The parameter that each leaf of an optimizer's state belongs to."""
+
+    def owner(names: tuple[str, ...]) -> int | None:
+        """By its path, in which a transformation may have put a run of labels of its own."""
+        for length in range(len(names)):
+            for start in range(len(names) - length):
+                found = paths.get(names[:start] + names[start + length :])
+                if found is not None:
+                    return found
+        return None
+
+    return [owner(_names(path)) for path, _ in jax.tree_util.tree_leaves_with_path(state)]
 
 
-def _with_counts(rule: Any, state: PyTree, counts: list[jax.Array]) -> PyTree:
-    leaves, beside = _beside_moments(rule, state)
-    own = iter(counts)
-    replaced = [next(own) if flag else leaf for leaf, flag in zip(leaves, beside, strict=True)]
-    return jax.tree.unflatten(jax.tree.structure(state), replaced)
-
-
-def _beside_moments(rule: Any, state: PyTree) -> tuple[list[jax.Array], list[bool]]:
-    """The leaves of an optimizer state, and which of them are counts of their moments."""
-    marked = optax.tree.map_params(
-        rule, lambda _: True, state, transform_non_params=lambda _: False
-    )
+def _own_counts(state: PyTree, paths: Mapping[tuple[str, ...], int]) -> list[bool]:
+    """Which leaves of a state are counts that stand in one node with a tree of moments."""
+    owned = [owner is not None for owner in _owners(state, paths)]
 
     def mark(node: Any) -> Any:
         if isinstance(node, tuple) and hasattr(node, "_fields"):
-            has_moments = any(
-                isinstance(field, Mapping) and any(jax.tree.leaves(field))
-                and all(jax.tree.leaves(field))
-                for field in node
-            )
-            return type(node)(
-                *(has_moments and not f if isinstance(f, bool) else mark(f) for f in node)
-            )
+            moments = [jax.tree.leaves(field) for field in node if isinstance(field, Mapping)]
+            beside = any(leaves and all(leaves) for leaves in moments)
+            return [beside and not f if isinstance(f, bool) else mark(f) for f in node]
         if isinstance(node, tuple | list):
-            return type(node)(map(mark, node))
+            return [mark(part) for part in node]
         if isinstance(node, Mapping):
-            return {name: mark(value) for name, value in node.items()}
-        return False if isinstance(node, bool) else jax.tree.map(lambda _: False, node)
+            return {name: mark(part) for name, part in node.items()}
+        return jax.tree.map(lambda _: False, node)
 
-    return jax.tree.leaves(state), jax.tree.leaves(mark(marked))
+    return jax.tree.leaves(mark(jax.tree.unflatten(jax.tree.structure(state), owned)))

@@ -1,5 +1,6 @@
 """Which task every micro-batch is from, and the batches of several tasks as one stream."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -75,12 +76,13 @@ def task_groups(
         UsageError: A task's data give no batches, or are not those that ``start`` belongs to.
     """
     update = 0 if start is None else start["update"]
-    places: dict[str, Callable[[], Position | None]] = {}
-    streams: dict[str, Iterator[Group]] = {}
-    for task, dataloader in dataloaders.items():
-        begin = None if start is None else start["tasks"][task]
-        places[task] = lambda begin=begin: begin
-        streams[task] = groups(dataloader, 1, start=begin)
+    begins = dict.fromkeys(dataloaders) if start is None else start["tasks"]
+    streams = {
+        task: groups(dataloader, 1, start=begins[task]) for task, dataloader in dataloaders.items()
+    }
+    places: dict[str, Callable[[], Position | None]] = {
+        task: functools.partial(dict.get, begins, task) for task in dataloaders
+    }
     while True:
         batches = []
         for task in sorted(draw(update, size)):
@@ -91,13 +93,11 @@ def task_groups(
             batches.append(TaskBatch(task, as_arrays(batch)))
             places[task] = group.locate
         update += 1
-        yield Group(tuple(batches), 0, update * size, _locate(update, dict(places)))
+        locate = functools.partial(_locate, update, size, dict(places))
+        yield Group(tuple(batches), 0, update * size, locate)
 
 
-def _locate(update: int, places: Mapping[str, Callable[[], Position | None]]) -> Any:
-    return lambda: {
-        "epoch": 0,
-        "batch": update,
-        "update": update,
-        "tasks": {task: place() for task, place in places.items()},
-    }
+def _locate(update: int, size: int, places: Mapping[str, Callable[[], Any]]) -> Position:
+    """The update, and where each task's data stand."""
+    tasks = {task: place() for task, place in places.items()}
+    return {"epoch": 0, "batch": update * size, "update": update, "tasks": tasks}

@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ import optax
 from .configs import IntermediateMatch
 from .errors import UsageError
 from .functional import Model, PyTree
-from .objective import Objective, ObjectiveState, Projections
+from .objective import ObjectiveState
 from .precision import AS_GIVEN, LossScale, Policy
 from .schedules import weight_schedule
 
@@ -46,14 +46,31 @@ class TrainState:
         return self.trainable["student"]
 
 
+class Begins(Protocol):
+    """The part of an :class:`~jaxbrewer.Objective` that a state and an optimizer are made of."""
+
+    @property
+    def projected(self) -> Mapping[str, Any]:
+        """The matches that have a projection, by its name."""
+        ...
+
+    def init_projections(self, key: jax.Array) -> PyTree:
+        """New projections."""
+        ...
+
+    def init_state(self) -> ObjectiveState:
+        """What losses remember, at the beginning."""
+        ...
+
+
 def init_train_state(
     student: Model,
-    objective: Objective,
+    objective: Begins,
     optimizer: optax.GradientTransformation,
     *,
     seed: int | jax.Array = 0,
     precision: Policy = AS_GIVEN,
-    projections: Projections | None = None,
+    projections: PyTree | None = None,
 ) -> TrainState:
     """The state before the first update, with copies of the student's weights.
 
@@ -101,7 +118,7 @@ OptimizerFactory = Callable[..., optax.GradientTransformation]
 
 def make_optimizer(
     optimizer: optax.GradientTransformation | OptimizerFactory,
-    objective: Objective,
+    objective: Begins,
     *,
     max_grad_norm: float = -1.0,
 ) -> optax.GradientTransformationExtraArgs:

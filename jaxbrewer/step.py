@@ -112,8 +112,8 @@ def make_update(
 
     Args:
         targets_of: ``(state, teacher_variables, batch) -> targets``, which is not differentiated.
-        terms_of: ``(state, (trainable, model_state), batch, key, targets) -> (terms, model_state)``,
-            which is, by ``trainable``.
+        terms_of: ``(state, weights, batch, key, targets) -> (terms, model_state)``, which is, by
+            the ``trainable`` of ``weights = (trainable, model_state)``.
         objective: What combines terms and updates its state from them.
         optimizer: What made the state's ``opt_state``.
         gradient_accumulation_steps: As for :func:`make_train_step`.
@@ -152,9 +152,7 @@ def make_update(
         if accumulated == 1:
             gradient, terms, model_state = gradient_of(state.model_state, batch, key, None)
         else:
-            gradient, terms, model_state = _accumulate(
-                counts_of, gradient_of, state, batches, key
-            )
+            gradient, terms, model_state = _accumulate(counts_of, gradient_of, state, batches, key)
         gradient = jax.tree.map(lambda g, p: (g / scale).astype(p.dtype), gradient, state.trainable)
         total, metrics = objective.combine(terms, state.step)
         norm = optax.tree.norm(gradient)

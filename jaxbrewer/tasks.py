@@ -26,13 +26,10 @@ from .state import TrainState
 from .step import TrainStep, Weights, make_update
 from .teachers import Adaptors, Teacher, make_teach
 
-
 _BATCHES = "micro_batches"
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=("batch",), meta_fields=("task",)
-)
+@functools.partial(jax.tree_util.register_dataclass, data_fields=("batch",), meta_fields=("task",))
 @dataclasses.dataclass(frozen=True)
 class TaskBatch:
     """A batch and the task it is from."""
@@ -140,8 +137,8 @@ def make_task_step(
         args: Further keyword arguments of every call of any model.
 
     Returns:
-        A train step as :func:`~jaxbrewer.make_train_step` builds it. ``teacher_variables`` is a dict
-        by task, a batch is a :class:`TaskBatch`, or a tuple of them with accumulation.
+        A train step as :func:`~jaxbrewer.make_train_step` builds it. ``teacher_variables`` is a
+        dict by task, a batch is a :class:`TaskBatch`, or a tuple of them with accumulation.
     """
     targets_of, terms_of = _parts(
         student, teachers, objective, adaptors_S, adaptors_T, precision, args
@@ -198,7 +195,11 @@ def _parts(
     }
     teach = {
         task: make_teach(
-            teacher, adaptors_T.get(task), objective.objectives[task], precision=precision, args=args
+            teacher,
+            adaptors_T.get(task),
+            objective.objectives[task],
+            precision=precision,
+            args=args,
         )
         for task, teacher in teachers.items()
     }

@@ -29,14 +29,14 @@ _OWN = ("checkpoints", "metrics.jsonl", "config.json", "manifest.json")
 
 def open_run(
     config: TrainingConfig,
-    distill_config: DistillationConfig | None,
+    distill_config: DistillationConfig | Mapping[str, DistillationConfig] | None,
     facts: Mapping[str, Any],
 ) -> Path | None:
     """Makes the run directory with ``config.json`` and ``manifest.json``.
 
     Args:
         config: Says where, and whether a run that is there may be replaced.
-        distill_config: Saved beside it.
+        distill_config: Saved beside it; a dict by task for several.
         facts: What the manifest says beyond versions, seed, command and devices.
 
     Returns:
@@ -58,7 +58,9 @@ def open_run(
             _remove_run(directory, config.log_dir)
         directory.mkdir(parents=True, exist_ok=True)
         configs = {"training": _json(config)}
-        if distill_config is not None:
+        if isinstance(distill_config, Mapping):
+            configs["tasks"] = {task: _json(config) for task, config in distill_config.items()}
+        elif distill_config is not None:
             configs["distillation"] = _json(distill_config)
         _write_json(directory / "config.json", configs)
         _write_json(directory / "manifest.json", {**_environment(config), **facts})

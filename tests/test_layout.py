@@ -11,8 +11,9 @@ PACKAGE = Path(__file__).parent.parent / "jaxbrewer"
 ORDER = [
     "_version", "errors", "registry", "configs", "functional", "freezing", "display", "losses",
     "schedules", "projections", "selection", "adaptors", "ensemble", "objective", "precision",
-    "forward", "teachers", "state", "step", "position", "data", "augmentation", "cache", "sharding",
-    "checkpoint", "tracking", "loop", "distillers", "models", "text", "demo", "cli", "__main__",
+    "forward", "teachers", "presence", "state", "step", "tasks", "position", "data", "sampling",
+    "augmentation", "cache", "sharding", "checkpoint", "tracking", "loop", "distillers", "models",
+    "text", "demo", "cli", "__main__",
 ]  # fmt: skip
 
 

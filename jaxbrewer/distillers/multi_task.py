@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
+import itertools
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -13,13 +14,14 @@ from .. import loop
 from ..adaptors import Adaptor
 from ..checkpoint import Plan
 from ..configs import DistillationConfig, TrainingConfig
-from ..data import GroupSource, as_arrays, batch_size, count_examples, groups
+from ..data import GroupSource, as_arrays, count_examples
 from ..errors import UsageError, suggest
 from ..functional import Model, PyTree, as_model
 from ..objective import make_objective
 from ..precision import policy_of
 from ..presence import skip_absent
-from ..sampling import Draw, make_draw, task_groups, task_probabilities
+from ..sampling import make_draw, task_groups, task_probabilities
+from ..sharding import Layout, place_teacher
 from ..state import TrainState, init_train_state, make_optimizer
 from ..step import TrainStep
 from ..tasks import TaskBatch, TaskObjective, make_task_step, present_in
@@ -203,7 +205,7 @@ class MultiTaskDistiller(Training):
         tau: float,
         postprocessors: Mapping[str, Callable[[Any], Any]],
         args: dict[str, Any],
-    ) -> tuple[GroupSource, Callable[[], TrainState], TrainStep]:
+    ) -> tuple[GroupSource, Callable[[PyTree], TrainState], TrainStep]:
         self._refuse_of_pytorch(args)
         self._require_tasks("dataloaders", dataloaders)
         for task in postprocessors:
@@ -220,17 +222,19 @@ class MultiTaskDistiller(Training):
             "args": args,
         }
 
-        def start(rule: optax.GradientTransformation) -> TrainState:
+        def start(rule: optax.GradientTransformation, weights: PyTree) -> TrainState:
             return init_train_state(
-                self._student,
+                dataclasses.replace(
+                    self._student, params=weights["params"], state=weights["state"]
+                ),
                 objective,
                 rule,
                 seed=config.seed,
                 precision=precision,
-                projections=self.projections,
+                projections=weights["projections"],
             )
 
-        state = jax.eval_shape(functools.partial(start, optax.identity()))
+        state = jax.eval_shape(functools.partial(start, optax.identity()), self._weights)
         present, dataloaders = {}, dict(dataloaders)
         for task in self._tasks:
             batch, dataloaders[task] = _peek(dataloaders[task])
@@ -265,6 +269,16 @@ class MultiTaskDistiller(Training):
             tau = 0.0
         return task_probabilities({task: size or 1 for task, size in sizes.items()}, tau)
 
+    def _placed_teacher(self, layout: Layout) -> PyTree:
+        return {
+            task: place_teacher(variables_of(teacher), teacher, layout)
+            for task, teacher in self._teachers.items()
+        }
+
+    @property
+    def _saved_configs(self) -> Mapping[str, DistillationConfig]:
+        return self._configs
+
     def _models(self) -> dict[str, Model]:
         models = {"student": self._student}
         for task, teacher in self._teachers.items():
@@ -273,3 +287,13 @@ class MultiTaskDistiller(Training):
                 number = f" {index}" if len(several) > 1 else ""
                 models[f"teacher{number} of {task}"] = model
         return models
+
+
+def _peek(dataloader: Any) -> tuple[Any, Any]:
+    """The first batch, and a loader that still gives it."""
+    first = next(iter(dataloader), None)
+    if first is None:
+        raise UsageError("The dataloader is empty: it has no batches.")
+    if isinstance(dataloader, Iterator):
+        return first, itertools.chain([first], dataloader)
+    return first, dataloader

@@ -15,15 +15,15 @@ from ..adaptors import Adaptor, Outputs
 from ..cache import CachedLoader
 from ..checkpoint import Plan
 from ..configs import DistillationConfig, TrainingConfig
-from ..data import as_arrays, groups
+from ..data import GroupSource, as_arrays, groups
 from ..errors import UsageError
 from ..functional import Model, PyTree, as_model
 from ..objective import Objective, make_objective
 from ..precision import policy_of
-from ..sharding import gather, init_state, make_layout, on_device, place_teacher, readable
+from ..sharding import Layout, gather, init_state, make_layout, on_device, place_teacher, readable
 from ..state import OptimizerFactory, TrainState, init_train_state, make_optimizer
 from ..step import TrainStep, make_train_step
-from ..teachers import Adaptors, make_teacher_step, only_needed
+from ..teachers import Adaptors, Teacher, make_teacher_step, only_needed
 from ..tracking import open_run
 
 Optimizer: TypeAlias = optax.GradientTransformation | OptimizerFactory
@@ -81,9 +81,21 @@ class Training:
     @property
     def _teacher_variables(self) -> PyTree:
         """The step's second argument."""
-        if self._teacher is None or isinstance(self._teacher, Model):
-            return self._teacher and self._teacher.variables
-        return tuple(model.variables for model in self._teacher)
+        return variables_of(self._teacher)
+
+    @property
+    def _saved_configs(self) -> DistillationConfig | Mapping[str, DistillationConfig] | None:
+        """What the run directory says of the lesson."""
+        return self.distill_config
+
+    def _models(self) -> dict[str, Model]:
+        """All models by the names they have in the manifest."""
+        models = {"student": self._student}
+        if isinstance(self._teacher, Model):
+            models["teacher"] = self._teacher
+        for index, model in enumerate(self._teacher if isinstance(self._teacher, tuple) else ()):
+            models[f"teacher {index}"] = model
+        return models
 
     @property
     def _weights(self) -> dict[str, PyTree]:
@@ -141,10 +153,29 @@ class Training:
         config = self.train_config
         plan = loop.plan_training(config, dataloader, num_epochs, num_steps)
         start, step, objective = self._prepare(optimizer, plan, max_grad_norm, args)
+        if self._objective_config.is_caching_logits:
+            dataloader = self._cached(dataloader, batch_postprocessor, objective, args)
+            batch_postprocessor = None
+        source = functools.partial(
+            groups, dataloader, config.gradient_accumulation_steps, num_epochs=plan.num_epochs
+        )
+        return self._fit(start, step, source, plan, callback, batch_postprocessor)
+
+    def _fit(
+        self,
+        start: Callable[[PyTree], TrainState],
+        step: TrainStep,
+        source: GroupSource,
+        plan: Plan,
+        callback: Callable[..., Any] | None,
+        batch_postprocessor: Callable[[Any], Any] | None = None,
+    ) -> Result:
+        """Trains on the groups of ``source`` and keeps the weights."""
+        config = self.train_config
         layout = make_layout(config)
         with on_device(config):
             state = init_state(start, self._weights, self._student, layout)
-            teacher = place_teacher(self._teacher_variables, self._teacher, layout)
+            teacher = self._placed_teacher(layout)
 
         def on_checkpoint(step: int, state: TrainState) -> None:
             if callback is not None:
@@ -152,20 +183,15 @@ class Training:
                 if jax.process_index() == 0:
                     callback(model=self._student.export(*weights), step=step)
 
-        if self._objective_config.is_caching_logits:
-            dataloader = self._cached(dataloader, batch_postprocessor, objective, args)
-            batch_postprocessor = None
         state, history = loop.run(
             step,
             state,
             teacher,
-            functools.partial(
-                groups, dataloader, config.gradient_accumulation_steps, num_epochs=plan.num_epochs
-            ),
+            source,
             config=config,
             plan=plan,
             layout=layout,
-            directory=open_run(config, self.distill_config, self._facts(plan)),
+            directory=open_run(config, self._saved_configs, self._facts(plan)),
             batch_postprocessor=batch_postprocessor,
             on_checkpoint=on_checkpoint,
         )
@@ -175,6 +201,10 @@ class Training:
         self.projections = state.trainable["projections"]
         weights = readable((state.params, state.model_state))
         return Result(self._student.write_back(*weights), history)
+
+    def _placed_teacher(self, layout: Layout) -> PyTree:
+        """The step's second argument, on its devices."""
+        return place_teacher(self._teacher_variables, self._teacher, layout)
 
     def check(
         self,
@@ -231,16 +261,20 @@ class Training:
         )
         return plan
 
-    def _prepare(
-        self, optimizer: Optimizer, plan: Plan, max_grad_norm: float, args: dict[str, Any]
-    ) -> tuple[Callable[[PyTree], TrainState], TrainStep, Objective]:
-        """What makes the first state, the step, and the objective of a training."""
+    @staticmethod
+    def _refuse_of_pytorch(args: dict[str, Any]) -> None:
         for name in _OF_PYTORCH:
             if args.pop(name, None) is not None:
                 raise UsageError(
                     f"train() takes no {name!r}: give the optimizer a schedule of optax as its "
                     "learning rate."
                 )
+
+    def _prepare(
+        self, optimizer: Optimizer, plan: Plan, max_grad_norm: float, args: dict[str, Any]
+    ) -> tuple[Callable[[PyTree], TrainState], TrainStep, Objective]:
+        """What makes the first state, the step, and the objective of a training."""
+        self._refuse_of_pytorch(args)
         config = self.train_config
         objective = make_objective(self._objective_config, total_steps=plan.total_steps)
         rule = make_optimizer(optimizer, objective, max_grad_norm=max_grad_norm)
@@ -303,22 +337,21 @@ class Training:
 
     def _facts(self, plan: Plan) -> dict[str, Any]:
         """What the run's manifest says of the models and the length."""
-        models: dict[str, Any] = {"student": self._student.params}
-        if self._teacher is not None:
-            one = isinstance(self._teacher, Model)
-            several = [self._teacher] if isinstance(self._teacher, Model) else self._teacher
-            models |= {
-                "teacher" if one else f"teacher {index}": model.params
-                for index, model in enumerate(several)
-            }
         return {
             "distiller": type(self).__name__,
             "total_steps": plan.total_steps,
             "parameters": {
-                name: sum(leaf.size for leaf in jax.tree.leaves(params))
-                for name, params in models.items()
+                name: sum(leaf.size for leaf in jax.tree.leaves(model.params))
+                for name, model in self._models().items()
             },
         }
+
+
+def variables_of(teacher: Teacher) -> PyTree:
+    """What a step takes for a teacher: its variables, or a tuple for several."""
+    if teacher is None or isinstance(teacher, Model):
+        return teacher and teacher.variables
+    return tuple(model.variables for model in teacher)
 
 
 def _warn_of_replaced_weights(config: DistillationConfig) -> None:

@@ -40,14 +40,23 @@ def make_model(spec: Mapping[str, Any]) -> Callable[..., dict[str, list[jax.Arra
     return transformer
 
 
-def make_adaptor(keys: Iterable[str]) -> Callable[..., dict[str, Any]]:
-    """``adaptor(batch, outputs)`` that returns the named keys."""
+def make_adaptor(
+    keys: Iterable[str], *, head: int | None = None, zero_touch: bool = False
+) -> Callable[..., dict[str, Any]]:
+    """``adaptor(batch, outputs)`` that returns the named keys.
+
+    Args:
+        keys: Of the dict it returns.
+        head: Only this head is returned.
+        zero_touch: One more loss, 0 times all logits of all heads.
+    """
 
     def adaptor(batch: Mapping[str, jax.Array], outputs: Mapping[str, Any]) -> dict[str, Any]:
-        heads = outputs["logits"]
+        heads = outputs["logits"] if head is None else [outputs["logits"][head]]
+        touch = [0 * sum(jnp.sum(z) for z in outputs["logits"])] if zero_touch else []
         entries = {
             "logits": lambda: heads,
-            "losses": lambda: [cross_entropy(logits, batch["labels"]) for logits in heads],
+            "losses": lambda: [cross_entropy(z, batch["labels"]) for z in heads] + touch,
             "labels": lambda: [batch["labels"]] * len(heads),
             "hidden": lambda: outputs["hidden"],
             "attention": lambda: outputs["attention"],

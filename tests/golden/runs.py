@@ -41,6 +41,21 @@ def _batch(case: Case, data: Mapping[str, np.ndarray], rows: np.ndarray) -> Batc
     return split
 
 
+def task_sequence(case: Case) -> list[str]:
+    """The task of every forward step of a multi-task run."""
+    tasks = list(case.args["teacher"])
+    return [tasks[index] for index in case.outputs["task_sequence"].float64]
+
+
+def task_batches_of(case: Case, dtype: str) -> dict[str, list[Batch]]:
+    """Each task's batches in the order in which they were drawn."""
+    data = {task: arrays(case, f"data_{task}", dtype) for task in case.args["teacher"]}
+    batches: dict[str, list[Batch]] = {task: [] for task in data}
+    for task, rows in zip(task_sequence(case), case.outputs["order"].float64, strict=True):
+        batches[task].append({name: x[rows[rows >= 0]] for name, x in data[task].items()})
+    return batches
+
+
 def updates_of(case: Case) -> list[list[int]]:
     """The forward steps of every optimizer update; those at an epoch's end that make none lack."""
     size = case.args.get("t_config", {}).get("gradient_accumulation_steps", 1)
@@ -57,7 +72,11 @@ def updates_of(case: Case) -> list[list[int]]:
 def references(case: Case) -> dict[str, Output]:
     """What to compare: outputs per forward step as means over the steps of each update."""
     updates = updates_of(case)
-    kept = {name: out for name, out in case.outputs.items() if name not in ("order", "lr")}
+    kept = {
+        name: out
+        for name, out in case.outputs.items()
+        if name not in ("order", "lr", "task_sequence")
+    }
     for name, output in kept.items():
         if name.startswith("log/") or name in ("kd_weight", "hard_weight"):
             means = (each[np.asarray(updates)].mean(1) for each in (output.float32, output.float64))

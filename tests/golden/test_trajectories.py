@@ -18,12 +18,22 @@ import pytest
 import jaxbrewer as jb
 from jaxbrewer.cache import CachedLoader
 from jaxbrewer.checkpoint import CheckpointStore, Plan
-from jaxbrewer.distillers import training
+from jaxbrewer.distillers import multi_task, training
 
 from . import PRECISIONS, Case, Output, cases, claims
 from .models import make_adaptor, make_model
 from .recomputed import recompute
-from .runs import Replay, arrays, batches_of, factors_of, optimizer_of, references, updates_of
+from .runs import (
+    Replay,
+    arrays,
+    batches_of,
+    factors_of,
+    optimizer_of,
+    references,
+    task_batches_of,
+    task_sequence,
+    updates_of,
+)
 
 CLIP = "clips by optax's factor, max_norm / norm, not max_norm / (norm + 1e-6)"
 DIFFERENCES = {
@@ -36,18 +46,15 @@ DIFFERENCES = {
 }
 """Runs that are recomputed by hand, and why."""
 
-NOT_YET = {
-    "multitask_mlp_sgd_gas2": "no MultiTaskDistiller yet",
-    "multitask_mlp_adam_dense_grads": "no MultiTaskDistiller yet",
-    "multitask_mlp_adam_missing_grads": "no MultiTaskDistiller yet; parameters without a gradient "
-    "are skipped by PyTorch's optimizers alone",
-}
+ADAM_ROUNDING = 1e-4
+"""Of a learning rate: optax computes ``1 - 0.999**t`` in float32, which knows it to 6e-5 at t = 1;
+PyTorch in float64. The early updates of two heads add it up."""
+
 CLAIMS = claims(
     [case.name for case in cases("trajectories")],
     {f"trajectories/{name}": why for name, why in DIFFERENCES.items()},
-    {f"trajectories/{name}": why for name, why in NOT_YET.items()},
 )
-RUN = [case for case in cases("trajectories") if str(case) not in NOT_YET]
+RUN = list(cases("trajectories"))
 RECOMPUTED = [case for case in RUN if str(case) in DIFFERENCES]
 
 
@@ -61,6 +68,7 @@ def measured(name: str, precision: str) -> dict[str, np.ndarray]:
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setattr(training, "CachedLoader", _replayed_cache(case))
+        patch.setattr(multi_task, "make_draw", _replayed_draw(case))
         patch.setattr(Plan, "saves_at", _and_after_the_first(Plan.saves_at))
         values, called, saved = _train(case, precision, f"{folder}/run")
     assert called[0] == saved[0] == 1
@@ -80,29 +88,31 @@ def _train(
 ) -> tuple[dict[str, Any], list[int], list[int]]:
     """Values, and the updates of callbacks and of checkpoints on disk."""
     args = case.args
-    adaptors = [make_adaptor(args[key]) for key in ("adaptor_T", "adaptor_S") if key in args]
     config = jb.TrainingConfig.from_dict(
         {**args.get("t_config", {}), "output_dir": directory, "progress": False}
     )
     student = (make_model(args["student"]), arrays(case, "S", precision))
     if args["distiller"] == "BasicTrainer":
-        distiller: Any = jb.BasicTrainer(config, student, *adaptors)
+        distiller: Any = jb.BasicTrainer(config, student, *_adaptors(case))
     else:
         teacher = _teacher(case, precision)
         cls = getattr(jb, f"{args['distiller']}Distiller")
         lesson = jb.DistillationConfig.from_dict(args["d_config"])
-        distiller = cls(config, lesson, teacher, student, *adaptors)
-    distiller.projections = _transposed(arrays(case, "proj", precision))  # where to begin
+        distiller = cls(config, lesson, teacher, student, *_adaptors(case))
+    if args["distiller"] != "MultiTask":
+        distiller.projections = _transposed(arrays(case, "proj", precision))  # where to begin
     called: dict[int, Any] = {}
     with _leftovers(case), distiller:
         student, history = distiller.train(
             optimizer_of(case),
-            Replay(batches_of(case, precision), args["batches_per_epoch"]),
+            _data(case, precision),
             callback=lambda model, step: called.update({step: model}),
             **args["train"],
         )
     dtypes = {x.dtype.name for x in jax.tree.leaves((student, distiller.projections))}
     assert dtypes == {precision}
+    if args["distiller"] == "MultiTask":
+        history, distiller.projections = _over_tasks(case, history), {}
     values = {"grad_norm": history["grad_norm"]}
     for key, losses in history.items():
         if key == "total_loss" or (key.startswith("unweighted_") and "teacher" in args):
@@ -120,8 +130,54 @@ def _train(
         return values, list(called), store.steps()
 
 
+def _adaptors(case: Case) -> list[Any]:
+    args = case.args
+    tasks = list(args["teacher"]) if args["distiller"] == "MultiTask" else None
+    made: list[Any] = []
+    for key in ("adaptor_T", "adaptor_S"):
+        if key in args and tasks is None:
+            made.append(make_adaptor(args[key]))
+        elif key in args:
+            make = functools.partial(make_adaptor, args[key])
+            touch = args.get("zero_touch", False)
+            made.append({
+                task: make() if key == "adaptor_T" else make(head=head, zero_touch=touch)
+                for head, task in enumerate(tasks)
+            })  # fmt: skip
+    return made
+
+
+def _data(case: Case, precision: str) -> Any:
+    if case.args["distiller"] != "MultiTask":
+        return Replay(batches_of(case, precision), case.args["batches_per_epoch"])
+    return task_batches_of(case, precision)
+
+
+def _replayed_draw(case: Case) -> Callable[..., Any]:
+    """Draws the tasks that TextBrewer drew."""
+    sequence = task_sequence(case) if case.args["distiller"] == "MultiTask" else []
+    return lambda *_: lambda update, size: sequence[update * size : (update + 1) * size]
+
+
+def _over_tasks(case: Case, history: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Each loss as the mean over the batches of an update, whatever their tasks."""
+    sequence = np.array(task_sequence(case)).reshape(case.args["num_optimizer_steps"], -1)
+    merged = {name: values for name, values in history.items() if "/" not in name}
+    for name, values in history.items():
+        task, _, loss = name.rpartition("/")
+        if task and loss != "total_loss":
+            share = (sequence == task).mean(1) * np.nan_to_num(values)
+            merged[loss] = merged.get(loss, 0) + share
+    return merged
+
+
 def _teacher(case: Case, precision: str) -> Any:
     spec = case.args["teacher"]
+    if case.args["distiller"] == "MultiTask":
+        return {
+            task: (make_model(one), arrays(case, f"T_{task}", precision))
+            for task, one in spec.items()
+        }
     if isinstance(spec, list):
         return [
             (make_model(one), arrays(case, f"T{index}", precision))
@@ -173,7 +229,11 @@ def test_run(case: Case, precision: str):
         assert not expected.pop(f"{term}_weight", Output(*[np.zeros(1)] * 2, {})).float64.any()
     assert actual.keys() - {"grad_norm"} == expected.keys() - {"grad_norm"}
     ours = recompute(case.name, ours=True) if str(case) in DIFFERENCES else {}
+    rate = case.args["optimizer"]["lr"] if "multitask_mlp_adam" in case.name else 0
     for name, output in expected.items():
+        if not output.spec.get("exact"):
+            spec = {**output.spec, "atol_f32": output.spec["atol_f32"] + ADAM_ROUNDING * rate}
+            output = Output(output.float32, output.float64, spec)
         if name in ours:  # tolerances say how TextBrewer's run rounds; ours is another run
             spec = {**output.spec, "atol_f32": 2 * output.spec["atol_f32"]}
             output = Output(ours[name], ours[name], spec)
@@ -209,5 +269,5 @@ def test_learning_rates(case: Case):
 
 def test_all_cases_are_accounted_for():
     assert len(cases("trajectories")) == 19
-    assert {str(case) for case in cases("trajectories")} >= NOT_YET.keys() | DIFFERENCES.keys()
-    assert (len(RUN), len(RECOMPUTED), len(NOT_YET)) == (16, 5, 3)
+    assert {str(case) for case in cases("trajectories")} >= DIFFERENCES.keys()
+    assert (len(RUN), len(RECOMPUTED)) == (19, 5)
