@@ -57,7 +57,7 @@ def test_round_trips_lose_nothing(config, tmp_path):
 
 
 def test_building_touches_nothing(tmp_path, monkeypatch):
-    """Lesson BUGS B.23: a config that made its directory."""
+    """TextBrewer: a config that made its directory."""
     monkeypatch.chdir(tmp_path)
     jb.TrainingConfig(log_dir="logs")
     assert not list(tmp_path.iterdir())

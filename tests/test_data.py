@@ -42,7 +42,7 @@ def test_arrays_that_make_no_batches_are_refused(arrays, size):
 
 
 def test_groups_of_epochs_drop_what_is_left_and_those_of_steps_do_not():
-    """Lesson BUGS B.5."""
+    """Else accumulated gradients would cross epochs, or be dropped, unseen."""
     batches = list("abcde")
     by_epoch = [group.batches for group in groups(batches, 2, num_epochs=2)]
     assert by_epoch == [("a", "b"), ("c", "d")] * 2

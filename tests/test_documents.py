@@ -1,4 +1,4 @@
-"""What the documents show is run: the README's code and the examples."""
+"""What the documents show is run: the code of README and migration page, and the examples."""
 
 import os
 import re
@@ -32,6 +32,16 @@ def test_the_readmes_code_runs_as_one_program(tmp_path):
 def test_the_readmes_files_exist():
     for target in re.findall(r"\]\((?!http)([^)]+)\)", (ROOT / "README.md").read_text()):
         assert (ROOT / target).exists(), target
+
+
+def test_the_migration_pages_code_runs_as_one_program(tmp_path):
+    page = (ROOT / "docs" / "migration.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 3
+    (tmp_path / "migrated.py").write_text("\n".join(blocks) + "\nprint(tokens)")
+    *saved, tokens = run("migrated.py", cwd=tmp_path).splitlines()
+    assert saved == ["4", "8"]
+    assert len(eval(tokens)) == 3
 
 
 @pytest.mark.slow

@@ -91,6 +91,8 @@ def test_how_many_are_equal():
 
 def test_the_migration_page_lists_what_differs():
     page = MIGRATION.read_text(encoding="utf-8")
+    kinds = [claim.kind for _, claim in all_claims()]
+    assert f"{kinds.count('equal'):,} of {len(kinds):,} reference cases" in " ".join(page.split())
     assert differing_table() in page, (
         f"the table of {MIGRATION.name} should be\n{differing_table()}"
     )

@@ -99,7 +99,7 @@ def test_b64_buffers_counted_as_parameters():
     assert "mean" not in text
 
 
-def test_bugs_a25_sharing_was_decided_by_the_address():
+def test_further_sharing_was_decided_by_the_address():
     base = np.arange(6.0)
     _, root = jb.display_parameters(
         {"whole": base, "part": base[:3], "none": base[:0], "empty": base[:0]}

@@ -159,7 +159,7 @@ def test_b59_one_mask_for_two_heads_crashed():
     np.testing.assert_allclose(kd(*answers), kd(*twice), rtol=1e-6)
 
 
-def test_bugs_20_attention_of_one_head_and_a_mask_was_wrong_or_crashed():
+def test_further_attention_of_one_head_and_a_mask_was_wrong_or_crashed():
     """Silently wrong where the batch is as large as the length."""
     S, T = RNG.normal(size=(2, LENGTH, LENGTH, LENGTH)).astype(np.float32)
     mask = np.arange(LENGTH) < np.array([[4], [2], [3], [1]])
@@ -167,7 +167,7 @@ def test_bugs_20_attention_of_one_head_and_a_mask_was_wrong_or_crashed():
         np.testing.assert_allclose(loss(S, T, mask), loss(S[:, None], T[:, None], mask), rtol=1e-6)
 
 
-def test_bugs_21_temperatures_of_examples_were_those_of_positions():
+def test_further_temperatures_of_examples_were_those_of_positions():
     temperatures = jnp.array([1.0, 2.0, 4.0])
     S, T = LOGITS_S[:, :3], LOGITS_T[:, :3]  # as many positions as examples
     by_position = jnp.broadcast_to(temperatures[:, None], (BATCH, 3))
@@ -176,7 +176,7 @@ def test_bugs_21_temperatures_of_examples_were_those_of_positions():
     )
 
 
-def test_bugs_19_classes_ruled_out_by_both_gave_nan():
+def test_further_classes_ruled_out_by_both_gave_nan():
     S, T = LOGITS_S.copy(), LOGITS_T.copy()
     S[..., 0] = T[..., 0] = -np.inf
     for loss in (losses.kd_ce_loss, losses.kd_mse_loss):

@@ -104,6 +104,6 @@ def test_b44_the_default_device_needed_a_gpu():
     assert np.isfinite(result.history["total_loss"]).all()
 
 
-def test_bugs_24_schedulers_of_pytorch_are_refused_with_what_to_do():
+def test_further_schedulers_of_pytorch_are_refused_with_what_to_do():
     with pytest.raises(jb.UsageError, match="give the optimizer a schedule of optax"):
         trainer().check(optax.sgd(0.1), BATCHES, num_epochs=1, scheduler_class=object)
