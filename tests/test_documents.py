@@ -34,6 +34,7 @@ def test_the_readmes_files_exist():
         assert (ROOT / target).exists(), target
 
 
+@pytest.mark.slow
 def test_the_migration_pages_code_runs_as_one_program(tmp_path):
     page = (ROOT / "docs" / "migration.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)

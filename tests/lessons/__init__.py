@@ -11,6 +11,7 @@ PEERS, LOSSES, CACHING = (
     "lessons/test_caching.py",
 )
 TRAINING, CONFIGS = "lessons/test_training.py", "lessons/test_configs.py"
+SEVERAL = "lessons/test_several.py"
 NOT_HERE = "not here: "
 OPEN = "open: "
 
@@ -46,7 +47,7 @@ WHERE = {
     "10": f"{LOSSES}::test_b10_shift_together_with_a_mask_crashed",
     "11": f"{LOSSES}::test_b11_ignored_labels_of_rank_2_crashed_or_swapped_with_the_last_class",
     "12": f"{LOSSES}::test_b12_the_users_teacher_outputs_were_shifted_in_place",
-    "13": OPEN + "shift of several teachers",
+    "13": f"{SEVERAL}::test_b13_the_average_was_shifted_and_no_teacher_by_itself",
     "14": f"{CACHING}::test_b14_b21_split_batches_or_num_steps_could_not_be_cached",
     "15": f"{CACHING}::test_b15_all_batches_stayed_on_the_device",
     "16": f"{CACHING}::test_b16_nested_batches_stayed_behind",
@@ -59,10 +60,10 @@ WHERE = {
     "23": "test_teachers.py::test_averages_follow_the_formula",
     "24": f"{LOSSES}::test_b24_heads_beyond_the_shorter_list_were_left_out",
     "25": f"{TRAINING}::test_b25_fewer_steps_than_ckpt_steps_saved_nothing_or_crashed",
-    "26": OPEN + "several tasks",
-    "27": OPEN + "several tasks",
-    "28": OPEN + "several tasks",
-    "29": OPEN + "several tasks",
+    "26": "test_tasks.py::test_tasks_are_drawn_by_their_examples_to_the_power_of_tau",
+    "27": "test_tasks.py::test_the_draw_is_a_function_of_seed_and_update_alone",
+    "28": "test_tasks.py::test_each_task_has_its_config_and_may_have_several_teachers",
+    "29": "test_tasks.py::test_one_compilation_per_task_and_shape_and_metrics_with_the_tasks_name",
     "30": f"{TRAINING}::test_b30_num_steps_needed_ckpt_steps",
     "31": f"{TRAINING}::test_b31_fractions_of_steps_lost_the_last_checkpoint",
     "32": f"{TRAINING}::test_b32_a_generator_that_ran_dry_was_a_hang",
