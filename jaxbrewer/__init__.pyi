@@ -14,6 +14,8 @@ from .distillers import BasicTrainer as BasicTrainer
 from .distillers import GeneralDistiller as GeneralDistiller
 from .distillers import MultiTaskDistiller as MultiTaskDistiller
 from .distillers import MultiTeacherDistiller as MultiTeacherDistiller
+from .errors import NonFiniteError as NonFiniteError
+from .errors import Preempted as Preempted
 from .errors import UsageError as UsageError
 from .freezing import freeze as freeze
 from .functional import Model as Model

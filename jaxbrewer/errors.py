@@ -1,4 +1,4 @@
-"""The one error of bad input, and the suggestion that goes with it."""
+"""The error of bad input, the suggestion that goes with it, and two ways a training may end."""
 
 import difflib
 from collections.abc import Iterable
@@ -10,6 +10,25 @@ class UsageError(ValueError):
     The message is one line that names what was given, where, and what is allowed. The command
     line prints it without a traceback and exits with status 2.
     """
+
+
+class NonFiniteError(UsageError):
+    """A loss or a gradient that is not finite ended the training; the message says where.
+
+    Nothing was learned from the update it names, and no checkpoint was made after it.
+    """
+
+
+class Preempted(SystemExit):
+    """SIGTERM ended the training, after a checkpoint; the exit status is 143.
+
+    Attributes:
+        step: The update after which ``resume=True`` goes on.
+    """
+
+    def __init__(self, step: int):
+        super().__init__(143)
+        self.step = step
 
 
 def suggest(name: object, allowed: Iterable[object]) -> str:

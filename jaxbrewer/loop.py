@@ -3,21 +3,25 @@
 import contextlib
 import itertools
 import warnings
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
-from .checkpoint import CheckpointStore, Plan
+from .checkpoint import Plan
 from .configs import TrainingConfig
 from .data import GroupSource, as_arrays, batch_size, count_batches, signature
 from .errors import UsageError
 from .functional import PyTree
+from .guard import Guard, diagnosis, guarded
+from .keeper import Keeper
+from .preemption import sigterm_noticed
+from .run_directory import Run
 from .sharding import Layout, jit_step, on_device, place_batch
 from .state import TrainState
 from .step import TrainStep
-from .tracking import Tracker
+from .tracking import LEAD, Tracker
 
 MANY_SHAPES = 8
 """So many different batch shapes are compiled without a word."""
@@ -62,12 +66,13 @@ def run(
     *,
     config: TrainingConfig,
     plan: Plan,
-    directory: Path | None,
+    run: Run | None,
     layout: Layout = Layout(),  # noqa: B008  # frozen
     batch_postprocessor: Callable[[Any], Any] | None = None,
-    on_checkpoint: Callable[[int, TrainState], None] | None = None,
+    on_checkpoint: Callable[[int, TrainState], Mapping[str, float] | None] | None = None,
+    probe: TrainStep | None = None,
 ) -> tuple[TrainState, dict[str, np.ndarray]]:
-    """Trains from ``state`` to the end of ``plan``.
+    """Trains from ``state``, or from the last checkpoint of a run that resumes, to the end.
 
     Args:
         step: A pure train step; it is jitted here, with its state donated.
@@ -76,44 +81,93 @@ def run(
         source: Gives the batches of each update.
         config: Frequencies, devices and directories.
         plan: Number of updates.
-        directory: Run directory from :func:`~jaxbrewer.tracking.open_run`, or ``None``.
+        run: The run's directory, from :func:`~jaxbrewer.run_directory.open_run`, or ``None``.
         layout: Where batches go.
         batch_postprocessor: Applied to every batch before anything else sees it.
-        on_checkpoint: Called with the update number and the state after each checkpoint.
+        on_checkpoint: Called with the update number and the state after each checkpoint; what it
+            returns may score the checkpoint.
+        probe: ``step`` with :func:`~jaxbrewer.guard.finiteness` for its optimizer, which tells
+            where an update is not finite.
 
     Returns:
         The final state, and the history: every metric as an array over updates.
+
+    Raises:
+        NonFiniteError: A loss or a gradient is not finite, with ``on_nonfinite="stop"``.
+        Preempted: SIGTERM came; the state is saved.
+        UsageError: The run cannot be resumed.
     """
     size = config.gradient_accumulation_steps
     shapes: set[Any] = set()
-    store = None if directory is None else CheckpointStore(directory / "checkpoints")
-    with (
-        on_device(config),
-        Tracker(directory, config.log_dir, plan.total_steps, show=config.progress) as tracker,
-        contextlib.nullcontext() if store is None else contextlib.closing(store),
-    ):
-        jitted = jit_step(step, state, layout)
-        updates = itertools.islice(source(start=None), plan.total_steps)
-        for number, group in enumerate(updates, start=1):
+
+    def prepare(batches: tuple[Any, ...]) -> Any:
+        placed = place_batch(batches, layout)
+        return placed if size > 1 else placed[0]
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(on_device(config))
+        keeper = None if run is None else stack.enter_context(Keeper(run, config))
+        saved = keeper and keeper.restore(state)
+        begun, position = (saved.step, saved.position) if saved else (0, None)
+        state = saved.state if saved else state
+        tracker = Tracker(
+            run.directory if run else None,
+            config.log_dir,
+            plan.total_steps,
+            run=run.name if run else "run",
+            resumed_at=begun if run and run.resumes else None,
+            show=config.progress,
+        )
+        stack.enter_context(tracker)
+        is_noticed = stack.enter_context(sigterm_noticed()) if run else None
+        if saved and keeper and not keeper.is_completed(saved):
+            keeper.complete(begun, on_checkpoint and on_checkpoint(begun, state), tracker.latest())
+        guard = Guard(
+            stops=config.on_nonfinite == "stop",
+            diagnose=diagnosis(probe, teacher_variables, prepare) if probe else lambda *_: [],
+        )
+        halts = config.on_nonfinite == "stop"
+        halted = jax.device_put(False, state.step.sharding)
+        jitted = jit_step(guarded(step, halts=halts), (state, halted), layout)
+        updates = itertools.islice(source(start=position), plan.total_steps - begun)
+        for number, group in enumerate(updates, start=begun + 1):
             batches = group.batches
             if batch_postprocessor is not None:
                 batches = tuple(map(batch_postprocessor, batches))
             batches = tuple(map(as_arrays, batches))
-            _watch_shapes(shapes, batches)
-            placed = place_batch(batches, layout)
-            state, metrics = jitted(state, teacher_variables, placed if size > 1 else placed[0])
-            tracker.add(number, sum(map(batch_size, batches)), metrics)
-            if plan.saves_at(number, config):
-                if store is not None:
-                    store.save(number, state, group.position)
-                tracker.read()
-                if on_checkpoint is not None:
-                    on_checkpoint(number, state)
-        tracker.read()
+            is_new = _watch_shapes(shapes, batches)
+            (state, halted), (metrics, finite) = jitted(
+                (state, halted), teacher_variables, prepare(batches)
+            )
+            tracker.add(number, sum(map(batch_size, batches)), metrics, compiled=is_new)
+            guard.add(number, batches, metrics, finite)
+            is_planned = plan.saves_at(number, config)
+            is_last_call = is_noticed is not None and is_noticed(number)
+            stops_here = is_planned or is_last_call or number == plan.total_steps
+            while bad := guard.first_bad(lead=0 if stops_here else LEAD):
+                if halts:  # nothing was learned from later ones
+                    tracker.read(bad.number)
+                guard.act(bad, state, keeper.kept() if keeper else "Nothing was saved.")
+            if not stops_here:
+                continue
+            tracker.read()  # before the checkpoint, which is never ahead of the scalars
+            if keeper is not None and (is_planned or is_last_call):
+                keeper.save(number, state, group.position, is_planned=is_planned)
+            if is_planned:
+                scores = on_checkpoint and on_checkpoint(number, state)
+                if keeper is not None:
+                    keeper.complete(number, scores, tracker.latest())
+            if is_last_call and number < plan.total_steps:
+                assert keeper is not None
+                keeper.leave(number)
+        guard.tell(plan.total_steps - begun)
+        if keeper is not None:
+            keeper.end()
         return state, tracker.history()
 
 
-def _watch_shapes(shapes: set[Any], batches: tuple[Any, ...]) -> None:
+def _watch_shapes(shapes: set[Any], batches: tuple[Any, ...]) -> bool:
+    """Whether these are the first batches of their shapes, which are compiled for."""
     before = len(shapes)
     shapes.add(signature(batches))
     if before == MANY_SHAPES and len(shapes) > before:
@@ -122,3 +176,4 @@ def _watch_shapes(shapes: set[Any], batches: tuple[Any, ...]) -> None:
             "pad batches to a few lengths, and drop or fill the incomplete last batch.",
             stacklevel=3,
         )
+    return len(shapes) > before

@@ -88,19 +88,19 @@ def position_of(epoch: int, batch_in_epoch: int, batch: Any, state: Any = None) 
     return position if state is None else {**position, "state": _encoded(state)}
 
 
-def without_checksums(position: Any) -> Any:
-    """``position``, and all within it, with nothing to compare.
+def without(position: Any, *names: str) -> Any:
+    """``position``, and all within it, without these entries.
 
     Examples:
-        >>> without_checksums({"tasks": {"a": {"epoch": 0, "batch": 2, "checksum": 7}}})
+        >>> without({"tasks": {"a": {"epoch": 0, "batch": 2, "checksum": 7}}}, "checksum")
         {'tasks': {'a': {'epoch': 0, 'batch': 2}}}
     """
     if not isinstance(position, Mapping):
         return position
     return {
-        name: value if name == "state" else without_checksums(value)
+        name: value if name == "state" else without(value, *names)
         for name, value in position.items()
-        if name != "checksum"
+        if name not in names
     }
 
 

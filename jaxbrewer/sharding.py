@@ -379,7 +379,7 @@ def place_batch(batch: Batch, layout: Layout) -> Batch:
     return jax.tree.map(put, batch)
 
 
-def jit_step(step: Callable[..., Any], state: TrainState, layout: Layout) -> Callable[..., Any]:
+def jit_step(step: Callable[..., Any], state: PyTree, layout: Layout) -> Callable[..., Any]:
     """The jitted train step, which uses up the state and leaves the next one where it was."""
     if layout.mesh is None:
         return jax.jit(step, donate_argnums=0)

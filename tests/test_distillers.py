@@ -1,5 +1,6 @@
 """Training through the distillers: loaders, checkpoints, callbacks, run directory, errors."""
 
+import contextlib
 import functools
 import json
 
@@ -223,9 +224,8 @@ def test_a_checkpoint_holds_the_whole_state_and_the_student_alone(tmp_path):
     objective = jb.make_objective(config)
     rule = jb.make_optimizer(optax.adam(1e-2), objective)
     like = jb.init_train_state(trained, objective, rule)
-    store = CheckpointStore(tmp_path / "run" / "checkpoints")
-    state, position = store.load(2, like)
-    store.close()
+    with contextlib.closing(CheckpointStore(tmp_path / "run")) as store:
+        _, state, position, _ = store.load(2, like)
     assert (position["epoch"], position["batch"]) == (0, 2)
     assert state.step == 2
     jax.tree.map(np.testing.assert_array_equal, state.params, trained.params)

@@ -9,10 +9,11 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "jaxbrewer"
 ORDER = [
-    "_version", "errors", "registry", "configs", "functional", "freezing", "display", "losses",
-    "schedules", "projections", "selection", "adaptors", "ensemble", "objective", "precision",
-    "forward", "teachers", "presence", "state", "step", "tasks", "position", "data", "sampling",
-    "augmentation", "cache", "sharding", "checkpoint", "tracking", "loop", "distillers", "models",
+    "_version", "errors", "registry", "configs", "functional", "freezing", "display", "integrity",
+    "losses", "schedules", "projections", "selection", "adaptors", "ensemble", "objective",
+    "precision", "forward", "teachers", "presence", "state", "step", "tasks", "position", "data",
+    "sampling", "augmentation", "cache", "sharding", "retention", "checkpoint", "logs", "progress",
+    "tracking", "run_directory", "keeper", "guard", "preemption", "loop", "distillers", "models",
     "text", "demo", "cli", "__main__",
 ]  # fmt: skip
 

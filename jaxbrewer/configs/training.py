@@ -44,6 +44,18 @@ class TrainingConfig(Config):
         local_batches: With several processes, each loader yields only its own process's rows of
             each batch, equally many in all. Otherwise all loaders yield the same whole batches, of
             which each process places its own rows.
+        resume: Whether to go on with the run that ``output_dir`` holds, where it was left; without
+            one, a run begins there.
+        force_resume: Goes on even if config, models or data are not those of the interrupted run.
+        keep_last: So many of the latest checkpoints are kept; ``None``, with the next two also
+            ``None``, keeps all.
+        keep_every: Every so many-th checkpoint is kept.
+        keep_best: So many of the best checkpoints are kept, by ``best_metric``.
+        best_metric: A name in what the callback returns, or of a metric of the update.
+        best_mode: Whether the largest is the best (``"max"``) or the smallest (``"min"``).
+        on_nonfinite: What follows when the loss or the gradient is not finite: ``"stop"`` ends the
+            training with an error that tells where; ``"skip"`` leaves the update out. With a loss
+            scale, such updates are left out in any case.
 
     Raises:
         UsageError: A value is out of range; the message names the field.
@@ -76,6 +88,14 @@ class TrainingConfig(Config):
     student_rules: Rules = ()
     teacher_rules: Rules = ()
     local_batches: bool = False
+    resume: bool = False
+    force_resume: bool = False
+    keep_last: int | None = None
+    keep_every: int | None = None
+    keep_best: int | None = None
+    best_metric: str | None = None
+    best_mode: str = "max"
+    on_nonfinite: str = "stop"
 
     def __post_init__(self) -> None:
         """Checks each field and makes paths plain text."""
@@ -87,8 +107,15 @@ class TrainingConfig(Config):
             ("local_rank", -1),
         ):
             self.require_number(field, minimum=minimum, whole=True)
-        if self.ckpt_steps is not None:
-            self.require_number("ckpt_steps", minimum=1, whole=True)
+        for field in ("ckpt_steps", "keep_last", "keep_every", "keep_best"):
+            if getattr(self, field) is not None:
+                self.require_number(field, minimum=1, whole=True)
+        if self.keep_best is not None:
+            named = isinstance(self.best_metric, str)
+            self.require("best_metric", named, "the name of a metric, as keep_best is set")
+        self.require("best_mode", self.best_mode in ("min", "max"), "'min' or 'max'")
+        stops = self.on_nonfinite in ("stop", "skip")
+        self.require("on_nonfinite", stops, "'stop' or 'skip'")
         for field in ("log_dir", "output_dir"):
             path = getattr(self, field)
             self.require(field, path is None or isinstance(path, (str, Path)), "a path or None")
@@ -99,7 +126,10 @@ class TrainingConfig(Config):
         self.require("fp16_opt_level", self.fp16_opt_level in levels, f"one of {levels}")
         halves = ("float16", "bfloat16")
         self.require("half_dtype", self.half_dtype in halves, f"one of {halves}")
-        for field in ("fp16", "data_parallel", "overwrite", "progress", "local_batches"):
+        for field in (
+            "fp16", "data_parallel", "overwrite", "progress", "local_batches",
+            "resume", "force_resume",
+        ):  # fmt: skip
             self.require(field, getattr(self, field) in (False, True), "true or false")
             object.__setattr__(self, field, bool(getattr(self, field)))
         check_mesh("TrainingConfig.mesh", self.mesh)

@@ -17,6 +17,7 @@ from ..configs import DistillationConfig, TrainingConfig
 from ..data import GroupSource, as_arrays, count_examples
 from ..errors import UsageError, suggest
 from ..functional import Model, PyTree, as_model
+from ..guard import finiteness
 from ..objective import make_objective
 from ..precision import policy_of
 from ..presence import skip_absent
@@ -159,10 +160,10 @@ class MultiTaskDistiller(Training):
         """
         config = self.train_config
         plan = loop.plan_training(config, dataloaders, None, num_steps)
-        source, start, step = self._prepare_tasks(
+        source, start, steps = self._prepare_tasks(
             optimizer, dataloaders, plan, max_grad_norm, tau, batch_postprocessors or {}, args
         )
-        return self._fit(start, step, source, plan, callback)
+        return self._fit(start, *steps, source, plan, callback)
 
     def check(  # type: ignore[override]
         self,
@@ -205,7 +206,8 @@ class MultiTaskDistiller(Training):
         tau: float,
         postprocessors: Mapping[str, Callable[[Any], Any]],
         args: dict[str, Any],
-    ) -> tuple[GroupSource, Callable[[PyTree], TrainState], TrainStep]:
+    ) -> tuple[GroupSource, Callable[[PyTree], TrainState], tuple[TrainStep, TrainStep]]:
+        """The data, what makes the first state, the step, and the step that finds NaNs."""
         self._refuse_of_pytorch(args)
         self._require_tasks("dataloaders", dataloaders)
         for task in postprocessors:
@@ -251,11 +253,14 @@ class MultiTaskDistiller(Training):
             )
         rule = make_optimizer(optimizer, objective, max_grad_norm=max_grad_norm)
         rule = skip_absent(rule, present)
-        step = make_task_step(self._student, self._teachers, objective, rule, **parts)
+        step, probe = (
+            make_task_step(self._student, self._teachers, objective, optimizer, **parts)
+            for optimizer in (rule, finiteness())
+        )
         source = functools.partial(
             task_groups, dataloaders, size, draw, postprocessors=postprocessors
         )
-        return source, functools.partial(start, rule), step
+        return source, functools.partial(start, rule), (step, probe)
 
     def _probabilities(self, dataloaders: Tasks, tau: float) -> dict[str, float]:
         sizes = {task: count_examples(dataloaders[task]) for task in self._tasks}

@@ -18,13 +18,15 @@ from ..configs import DistillationConfig, TrainingConfig
 from ..data import GroupSource, as_arrays, groups
 from ..errors import UsageError
 from ..functional import Model, PyTree, as_model
+from ..guard import finiteness
+from ..integrity import fingerprint
 from ..objective import Objective, make_objective
 from ..precision import policy_of
+from ..run_directory import open_run
 from ..sharding import Layout, gather, init_state, make_layout, on_device, place_teacher, readable
 from ..state import OptimizerFactory, TrainState, init_train_state, make_optimizer
 from ..step import TrainStep, make_train_step
 from ..teachers import Adaptors, Teacher, make_teacher_step, only_needed
-from ..tracking import open_run
 
 Optimizer: TypeAlias = optax.GradientTransformation | OptimizerFactory
 _OF_PYTORCH = ("scheduler_class", "scheduler_args", "scheduler")
@@ -140,7 +142,8 @@ class Training:
             max_grad_norm: Global norm of the gradients of student and projections together above
                 which they are scaled down; -1 does not clip.
             callback: Called as ``callback(model=student, step=update)`` after each checkpoint,
-                with a copy of the student in evaluation mode.
+                with a copy of the student in evaluation mode. It may return a dict of numbers, by
+                which ``keep_best`` chooses checkpoints.
             batch_postprocessor: ``batch -> batch``, applied before anything else.
             **args: Further keyword arguments of every call of either model.
 
@@ -149,22 +152,26 @@ class Training:
 
         Raises:
             UsageError: Something does not fit; raised before anything is compiled.
+            NonFiniteError: A loss or a gradient is not finite (``on_nonfinite="stop"``).
+            Preempted: SIGTERM came, and the training is saved in ``output_dir``.
         """
         config = self.train_config
         plan = loop.plan_training(config, dataloader, num_epochs, num_steps)
-        start, step, objective = self._prepare(optimizer, plan, max_grad_norm, args)
+        start, make_step, rule, objective = self._prepare(optimizer, plan, max_grad_norm, args)
         if self._objective_config.is_caching_logits:
             dataloader = self._cached(dataloader, batch_postprocessor, objective, args)
             batch_postprocessor = None
         source = functools.partial(
             groups, dataloader, config.gradient_accumulation_steps, num_epochs=plan.num_epochs
         )
-        return self._fit(start, step, source, plan, callback, batch_postprocessor)
+        steps = make_step(rule), make_step(finiteness())
+        return self._fit(start, *steps, source, plan, callback, batch_postprocessor)
 
     def _fit(
         self,
         start: Callable[[PyTree], TrainState],
         step: TrainStep,
+        probe: TrainStep,
         source: GroupSource,
         plan: Plan,
         callback: Callable[..., Any] | None,
@@ -177,11 +184,13 @@ class Training:
             state = init_state(start, self._weights, self._student, layout)
             teacher = self._placed_teacher(layout)
 
-        def on_checkpoint(step: int, state: TrainState) -> None:
-            if callback is not None:
-                weights = gather((state.params, state.model_state))
-                if jax.process_index() == 0:
-                    callback(model=self._student.export(*weights), step=step)
+        def on_checkpoint(step: int, state: TrainState) -> Any:
+            if callback is None:
+                return None
+            weights = gather((state.params, state.model_state))
+            if jax.process_index() != 0:
+                return None
+            return callback(model=self._student.export(*weights), step=step)
 
         state, history = loop.run(
             step,
@@ -191,9 +200,10 @@ class Training:
             config=config,
             plan=plan,
             layout=layout,
-            directory=open_run(config, self._saved_configs, self._facts(plan)),
+            run=open_run(config, self._saved_configs, self._facts(plan)),
             batch_postprocessor=batch_postprocessor,
             on_checkpoint=on_checkpoint,
+            probe=probe,
         )
         self._student = dataclasses.replace(
             self._student, params=state.params, state=state.model_state
@@ -247,14 +257,14 @@ class Training:
         """
         config = self.train_config
         plan = loop.plan_training(config, dataloader, num_epochs, num_steps)
-        start, step, _ = self._prepare(optimizer, plan, max_grad_norm, args)
+        start, make_step, rule, _ = self._prepare(optimizer, plan, max_grad_norm, args)
         size = config.gradient_accumulation_steps
         batches = next(groups(dataloader, size, num_epochs=plan.num_epochs)).batches
         if batch_postprocessor is not None:
             batches = tuple(map(batch_postprocessor, batches))
         batches = tuple(map(as_arrays, batches))
         jax.eval_shape(
-            lambda weights, teacher, batch: step(start(weights), teacher, batch),
+            lambda weights, teacher, batch: make_step(rule)(start(weights), teacher, batch),
             self._weights,
             self._teacher_variables,
             batches if size > 1 else batches[0],
@@ -272,8 +282,13 @@ class Training:
 
     def _prepare(
         self, optimizer: Optimizer, plan: Plan, max_grad_norm: float, args: dict[str, Any]
-    ) -> tuple[Callable[[PyTree], TrainState], TrainStep, Objective]:
-        """What makes the first state, the step, and the objective of a training."""
+    ) -> tuple[
+        Callable[[PyTree], TrainState],
+        Callable[[optax.GradientTransformation], TrainStep],
+        optax.GradientTransformation,
+        Objective,
+    ]:
+        """What makes the first state, the step of an optimizer, that, and the objective."""
         self._refuse_of_pytorch(args)
         config = self.train_config
         objective = make_objective(self._objective_config, total_steps=plan.total_steps)
@@ -292,18 +307,18 @@ class Training:
                 projections=weights["projections"],
             )
 
-        step = make_train_step(
+        make_step = functools.partial(
+            make_train_step,
             self._student,
             self._teacher,
             objective,
-            rule,
             adaptor_S=self.adaptor_S,
             adaptor_T=self.adaptor_T,
             gradient_accumulation_steps=config.gradient_accumulation_steps,
             precision=precision,
             args=args,
         )
-        return start, step, objective
+        return start, make_step, rule, objective
 
     def _cached(
         self,
@@ -337,9 +352,12 @@ class Training:
 
     def _facts(self, plan: Plan) -> dict[str, Any]:
         """What the run's manifest says of the models and the length."""
+        written = self.train_config.output_dir is not None
         return {
             "distiller": type(self).__name__,
             "total_steps": plan.total_steps,
+            "steps_per_epoch": plan.steps_per_epoch,
+            "teacher": fingerprint(self._teacher_variables) if written else None,
             "parameters": {
                 name: sum(leaf.size for leaf in jax.tree.leaves(model.params))
                 for name, model in self._models().items()

@@ -1,0 +1,146 @@
+"""The checkpoints of a running training: saved, completed by their callback, retained, resumed."""
+
+import functools
+import sys
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+import jax
+
+from .checkpoint import CheckpointStore, Saved
+from .configs import TrainingConfig
+from .errors import Preempted, UsageError
+from .logs import JsonLines
+from .position import Position, without
+from .retention import kept_steps
+from .run_directory import COMPLETED, Run
+from .state import TrainState
+
+
+class Keeper:
+    """Keeps what a run needs to go on after any interruption.
+
+    ``checkpoints.jsonl`` has a line for each checkpoint whose callback has returned, with what it
+    said. A run that was interrupted between the two calls the callback again, and only then.
+
+    Args:
+        run: The run.
+        config: Its settings.
+    """
+
+    def __init__(self, run: Run, config: TrainingConfig):
+        self._run, self._config = run, config
+        try:
+            self._store = CheckpointStore(run.directory)
+        except OSError as error:
+            raise UsageError(
+                f"{run.directory} cannot hold checkpoints: {error.strerror or error}."
+            ) from None
+        self._completed: JsonLines | None = None
+        self._scores: dict[int, float] = {}
+        self._done: set[int] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self._store.close()
+        finally:
+            if self._completed is not None:
+                self._completed.close()
+
+    def restore(self, like: TrainState) -> Saved | None:
+        """What the run goes on from; ``None`` if it begins.
+
+        Args:
+            like: A state of the same structure, which says where each array shall live.
+        """
+        saved = self._store.restore(like) if self._run.resumes else None
+        if jax.process_index() == 0:
+            last = None if not self._run.resumes else saved.step if saved else 0
+            self._completed = JsonLines(self._run.directory / COMPLETED, last)
+            for row in self._completed.rows:
+                self._remember(row)
+        if saved is None or not self._config.force_resume:
+            return saved
+        return saved._replace(position=without(saved.position, "checksum"))
+
+    def is_completed(self, saved: Saved) -> bool:
+        """Whether nothing is left to be done about a checkpoint that was restored."""
+        return saved.step in self._done or not saved.scheduled
+
+    def save(self, step: int, state: TrainState, position: Position, *, is_planned: bool) -> None:
+        """Starts saving."""
+        self._store.save(step, state, position, scheduled=is_planned)
+
+    def complete(
+        self, step: int, scores: Mapping[str, float] | None, metrics: Mapping[str, float]
+    ) -> None:
+        """Notes that the callback has returned, and removes checkpoints that are not kept.
+
+        Args:
+            step: The update the checkpoint follows.
+            scores: What the callback returned.
+            metrics: The scalars of the update.
+        """
+        row: dict[str, float] = {"step": step}
+        if isinstance(scores, Mapping):
+            row |= {name: float(value) for name, value in scores.items()}
+        best = self._config.best_metric
+        if self._config.keep_best is not None and best is not None and best not in row:
+            if best not in metrics:
+                known = ", ".join(sorted({*row, *metrics} - {"step"}))
+                raise UsageError(
+                    f"TrainingConfig.best_metric {best!r} is neither in what the callback returned "
+                    f"nor a metric of the update: {known}."
+                )
+            row[best] = metrics[best]
+        if self._completed is not None:
+            self._completed.append([row])
+        self._remember(row)
+        self._retain()
+
+    def leave(self, step: int) -> None:
+        """Ends the process after SIGTERM, once everything is saved."""
+        self._store.wait()
+        if step not in self._store.steps():
+            raise SystemExit(1)  # a warning has said why
+        if jax.process_index() == 0:
+            print(
+                f"SIGTERM: update {step} is saved in {self._run.directory}; resume=True goes on "
+                "from there.",
+                file=sys.stderr,
+                flush=True,
+            )
+        raise Preempted(step)
+
+    def end(self) -> None:
+        """Removes what only interruptions have left, and waits until everything is saved."""
+        self._retain(ended=True)
+        self._store.wait()
+
+    def kept(self) -> str:
+        """The last checkpoint, in words."""
+        steps = self._store.steps()
+        if not steps:
+            return f"{self._run.directory} holds no checkpoint yet."
+        return f"The checkpoint of update {steps[-1]} in {self._run.directory} is good."
+
+    def _remember(self, row: Mapping[str, float]) -> None:
+        step = int(row["step"])
+        self._done.add(step)
+        if self._config.best_metric in row:
+            self._scores[step] = row[str(self._config.best_metric)]
+
+    def _retain(self, *, ended: bool = False) -> None:
+        scores = dict(self._scores)
+        self._store.retain(
+            functools.partial(kept_steps, config=self._config, scores=scores, ended=ended)
+        )

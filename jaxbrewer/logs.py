@@ -1,0 +1,175 @@
+"""Files that only grow: lines of JSON, TensorBoard's events; and where to cut them on resuming."""
+
+import json
+import os
+import socket
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import masked_crc32c
+
+from .errors import UsageError
+
+
+class AppendOnly:
+    """A file that is appended to, and loses nothing to a full disk.
+
+    What cannot be written is kept in memory and tried again with what comes next; a warning says so
+    once.
+
+    Args:
+        path: The file; it and its directory are made where they are missing.
+
+    Raises:
+        UsageError: It cannot be opened.
+    """
+
+    def __init__(self, path: Path):
+        self._path, self._pending, self._failed = path, b"", False
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        except OSError as error:
+            raise UsageError(f"{path} cannot be written: {error.strerror}.") from None
+
+    def write(self, data: bytes) -> None:
+        """Appends ``data``, at once."""
+        self._pending += data
+        try:
+            while self._pending:
+                written = os.write(self._file, self._pending)
+                self._pending = self._pending[written:]
+        except OSError as error:
+            if not self._failed:
+                self._failed = True
+                warnings.warn(
+                    f"{self._path} could not be written: {error.strerror}. The training goes on; "
+                    "what is missing is kept in memory and written as soon as that is possible.",
+                    stacklevel=4,
+                )
+        else:
+            self._failed = False
+
+    def close(self) -> None:
+        """Tries once more what is missing, and closes the file."""
+        self.write(b"")
+        os.close(self._file)
+
+
+class JsonLines:
+    """A file of JSON objects, one a line, each with the update (``"step"``) it belongs to.
+
+    Args:
+        path: The file.
+        last_step: Rows of later updates are cut off, and so is half a row; ``None`` reads nothing.
+
+    Attributes:
+        rows: What was in the file.
+    """
+
+    def __init__(self, path: Path, last_step: int | None = None):
+        self.rows: list[dict[str, Any]] = []
+        if last_step is not None and path.exists():
+            data, kept = path.read_bytes(), 0
+            for line in data.splitlines(keepends=True):
+                row = _parsed(line)
+                if row is None or row["step"] > last_step:
+                    break
+                self.rows.append(row)
+                kept += len(line)
+            os.truncate(path, kept)
+        self._file = AppendOnly(path)
+
+    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Appends ``rows``, at once."""
+        self._file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if line.endswith(b"\n") and isinstance(row, dict) and "step" in row else None
+
+
+class Events:
+    """TensorBoard's events of one run: a file per start of it, named after the run.
+
+    Args:
+        log_dir: Their directory.
+        run: What tells this run's files from others in the directory.
+        last_step: Events of later updates are cut off; ``None`` leaves everything.
+    """
+
+    def __init__(self, log_dir: str | Path, run: str, last_step: int | None = None):
+        if last_step is not None:
+            for path in Path(log_dir).glob(f"events.out.tfevents.*.{run}"):
+                _cut_events(path, last_step)
+        seconds, fraction = divmod(time.time_ns(), 10**9)
+        name = f"events.out.tfevents.{seconds}.{fraction:09}.{socket.gethostname()}.{run}"
+        self._file = AppendOnly(Path(log_dir) / name)
+        self._file.write(_record(Event(wall_time=time.time(), file_version="brain.Event:2")))
+
+    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Appends the scalars of some updates, each under ``scalar/<its name>``."""
+        now = time.time()
+        events = [
+            Event(
+                wall_time=now,
+                step=row["step"],
+                summary=Summary(
+                    value=[
+                        Summary.Value(tag=f"scalar/{name}", simple_value=value)
+                        for name, value in row.items()
+                        if name != "step"
+                    ]
+                ),
+            )
+            for row in rows
+        ]
+        self._file.write(b"".join(map(_record, events)))
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def read_events(path: Path) -> Iterator[tuple[int, Event]]:
+    """The whole events in a file, each with the position in the file where it ends."""
+    data, start = path.read_bytes(), 0
+    while len(data) >= start + 16:
+        end = start + 16 + int.from_bytes(data[start : start + 8], "little")
+        record = data[start + 12 : end - 4]
+        if end > len(data) or masked_crc32c(record) != int.from_bytes(
+            data[end - 4 : end], "little"
+        ):
+            return
+        yield end, Event.FromString(record)
+        start = end
+
+
+def _record(event: Event) -> bytes:
+    """An event with its length and the checksums of both, as a TFRecord file has it."""
+    data = event.SerializeToString()
+    length = len(data).to_bytes(8, "little")
+    sums = [masked_crc32c(part).to_bytes(4, "little") for part in (length, data)]
+    return length + sums[0] + data + sums[1]
+
+
+def _cut_events(path: Path, last_step: int) -> None:
+    kept = 0
+    for end, event in read_events(path):
+        if event.step > last_step:
+            break
+        kept = end
+    os.truncate(path, kept)

@@ -1,0 +1,100 @@
+"""A training that was interrupted and goes on equals one that never stopped, bit by bit."""
+
+import functools
+import json
+
+import optax
+import pytest
+
+import jaxbrewer as jb
+from tests.recovery import Crash, Crashing, assert_same, bits, left_behind
+from tests.toys import (
+    HIDDEN_MATCH,
+    Encoder,
+    hidden_adaptor,
+    logits_adaptor,
+    mlp,
+    mlp_params,
+    quiet,
+    text_data,
+    vector_data,
+)
+
+DATA = vector_data(24)
+TEACHER = (mlp, mlp_params(8, seed=1))
+SOFT = jb.DistillationConfig(temperature=2, hard_label_weight=0.5)
+
+
+def plain(directory, *, distill=SOFT, loader=None, teacher=TEACHER, **settings):
+    """A distiller between plain functions, and its data: 4 epochs of 3 updates."""
+    config = quiet(output_dir=directory / "run", log_dir=directory / "logs", **settings)
+    student = (mlp, mlp_params(3))
+    distiller = jb.BasicDistiller(config, distill, teacher, student, logits_adaptor, logits_adaptor)
+    loader = jb.ArrayLoader(DATA, 8, seed=3) if loader is None else loader
+    return functools.partial(distiller.train, optax.adam(1e-2), loader, num_epochs=4)
+
+
+def with_everything(directory, **settings):
+    """Dropout, batch statistics, a projection, schedules, clipping, groups across epochs."""
+    config = quiet(
+        output_dir=directory / "run",
+        log_dir=directory / "logs",
+        gradient_accumulation_steps=2,
+        ckpt_steps=3,
+        **settings,
+    )
+    distill = jb.DistillationConfig(
+        kd_loss_weight_scheduler="linear_decay",
+        hard_label_weight_scheduler="linear_growth",
+        intermediate_matches=[{**HIDDEN_MATCH, "weight_scheduler": "linear_decay"}],
+    )
+    distiller = jb.GeneralDistiller(
+        config,
+        distill,
+        Encoder(8, 2, seed=1),
+        Encoder(6, 2, dropout=0.3, norm=True),
+        hidden_adaptor,
+        hidden_adaptor,
+    )
+    rate = optax.warmup_cosine_decay_schedule(0.0, 1e-2, 2, 8)
+    loader = jb.ArrayLoader(text_data(20), 4, seed=1)
+    return functools.partial(
+        distiller.train, optax.adamw(rate), loader, num_steps=8, max_grad_norm=0.5
+    )
+
+
+def half(directory, **settings):
+    """float16, its loss scale high enough to overflow a few times."""
+    return plain(directory, fp16=True, **settings)
+
+
+def cached(directory, **settings):
+    distill = jb.DistillationConfig(temperature=2, is_caching_logits=True)
+    return plain(directory, distill=distill, **settings)
+
+
+@pytest.mark.parametrize(
+    ("make", "crashes"),
+    [
+        (plain, [2, 4, 4, 1]),
+        pytest.param(with_everything, [9, 7], marks=pytest.mark.slow),
+        (half, [7]),
+    ],
+    ids=["plain", "with everything", "half"],
+)
+def test_an_interrupted_training_ends_as_one_that_never_stopped(make, crashes, tmp_path):
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    expected = make(unbroken)()
+    for after in crashes:  # in one run, each time a little further
+        with pytest.raises(Crash):
+            make(broken, resume=True)(batch_postprocessor=Crashing(after))
+    actual = make(broken, resume=True)()
+    assert bits(actual.history) == bits(expected.history)
+    assert_same(
+        left_behind(unbroken / "run", unbroken / "logs"),
+        left_behind(broken / "run", broken / "logs"),
+    )
+    if isinstance(expected.student, dict):
+        assert bits(actual.student) == bits(expected.student)
+    starts = json.loads((broken / "run" / "manifest.json").read_text())["resumed"]
+    assert len(starts) == len(crashes)
