@@ -1,4 +1,4 @@
-"""Losses between student and teacher, under TextBrewer's names: student first, teacher second.
+"""Losses between student and teacher: student first, teacher second.
 
 Each is a function of arrays that returns a scalar, the mean over the valid positions of the batch.
 Its attribute ``sum_and_count`` returns the two parts of that mean (:class:`Mean`), which may be
@@ -11,11 +11,24 @@ from ._attention import att_ce_loss as att_ce_loss
 from ._attention import att_ce_mean_loss as att_ce_mean_loss
 from ._attention import att_mse_loss as att_mse_loss
 from ._attention import att_mse_sum_loss as att_mse_sum_loss
+from ._classwise import bce_loss as bce_loss
+from ._classwise import dkd_loss as dkd_loss
+from ._classwise import standardized_kl_loss as standardized_kl_loss
+from ._divergences import jsd_loss as jsd_loss
+from ._divergences import kl_loss as kl_loss
+from ._divergences import reverse_kl_loss as reverse_kl_loss
+from ._divergences import skew_kl_loss as skew_kl_loss
+from ._divergences import skew_reverse_kl_loss as skew_reverse_kl_loss
+from ._divergences import tvd_loss as tvd_loss
+from ._examples import crd_loss as crd_loss
+from ._examples import rkd_loss as rkd_loss
 from ._hidden import cos_loss as cos_loss
 from ._hidden import hid_mse_loss as hid_mse_loss
 from ._hidden import pkd_loss as pkd_loss
 from ._logits import kd_ce_loss as kd_ce_loss
 from ._logits import kd_mse_loss as kd_mse_loss
+from ._minilm import minilm_attention_loss as minilm_attention_loss
+from ._minilm import minilm_relation_loss as minilm_relation_loss
 from ._reduction import Loss as Loss
 from ._reduction import Mean as Mean
 from ._reduction import add_means as add_means

@@ -50,7 +50,7 @@ def att_mse_loss(
     References:
         Jiao et al., TinyBERT, 2019, equation 7, https://arxiv.org/abs/1909.10351
     """
-    scores_S, scores_T = _check("att_mse_loss", attention_S, attention_T, mask)
+    scores_S, scores_T = check_scores("att_mse_loss", attention_S, attention_T, mask)
     return _squared_difference(_pairwise(scores_S, mask), _pairwise(scores_T, mask), mask)
 
 
@@ -86,7 +86,7 @@ def att_mse_sum_loss(
         Zagoruyko and Komodakis, Paying more attention to attention, 2016 (sums over channels),
         https://arxiv.org/abs/1612.03928
     """
-    scores = _check("att_mse_sum_loss", attention_S, attention_T, mask, same_heads=False)
+    scores = check_scores("att_mse_sum_loss", attention_S, attention_T, mask, same_heads=False)
     sum_S, sum_T = (jnp.sum(_pairwise(score, mask), axis=1, keepdims=True) for score in scores)
     return _squared_difference(sum_S, sum_T, mask)
 
@@ -125,8 +125,8 @@ def att_ce_loss(
         Jiao et al., TinyBERT, 2019, section 3.1 (there with the squared difference),
         https://arxiv.org/abs/1909.10351
     """
-    scores_S, scores_T = _check("att_ce_loss", attention_S, attention_T, mask)
-    return _cross_entropy(_rowwise(scores_S, mask), _rowwise(scores_T, mask), mask)
+    scores_S, scores_T = check_scores("att_ce_loss", attention_S, attention_T, mask)
+    return _cross_entropy(rowwise(scores_S, mask), rowwise(scores_T, mask), mask)
 
 
 @as_loss
@@ -161,12 +161,12 @@ def att_ce_mean_loss(
     References:
         As for :func:`att_ce_loss`; the mean over the heads is TextBrewer's.
     """
-    scores = _check("att_ce_mean_loss", attention_S, attention_T, mask, same_heads=False)
-    mean_S, mean_T = (jnp.mean(_rowwise(score, mask), axis=1, keepdims=True) for score in scores)
+    scores = check_scores("att_ce_mean_loss", attention_S, attention_T, mask, same_heads=False)
+    mean_S, mean_T = (jnp.mean(rowwise(score, mask), axis=1, keepdims=True) for score in scores)
     return _cross_entropy(mean_S, mean_T, mask)
 
 
-def _check(
+def check_scores(
     loss: str, attention_S: Any, attention_T: Any, mask: Any, *, same_heads: bool = True
 ) -> tuple[Array, Array]:
     """Both as ``(batch, heads, queries, keys)``, once it is clear that they can be compared."""
@@ -205,7 +205,7 @@ def _squared_difference(scores_S: Array, scores_T: Array, mask: Array | None) ->
     return masked_mean(squares, _weights(mask, squares.dtype))
 
 
-def _rowwise(scores: Array, mask: Array | None) -> Array:
+def rowwise(scores: Array, mask: Array | None) -> Array:
     """The scores, with zeros in the rows of padded queries and no NaN in those of padded keys."""
     if mask is None:
         return valid(scores, None)

@@ -116,18 +116,31 @@ def pkd_loss(state_S: States, state_T: States, mask: Mask | None = None) -> Mean
         Sun et al., Patient knowledge distillation, 2019, section 3.2,
         https://arxiv.org/abs/1908.09355
     """
-    if mask is not None:
-        if mask.shape[0] != state_S.shape[0]:
-            batch = state_S.shape[0]
-            raise UsageError(f"pkd_loss: the mask must be ({batch}, length), got {mask.shape}.")
-        positions = max(state_S.ndim, state_T.ndim) == 3 and mask.ndim == 2
-        mask = mask[:, 0] != 0 if positions else jnp.any(mask.reshape(len(mask), -1) != 0, axis=1)
-    state_S, state_T = (x[:, 0] if x.ndim == 3 else x for x in (state_S, state_T))
+    state_S, state_T, mask = first_positions("pkd_loss", state_S, state_T, mask)
     require_same_shape("pkd_loss", state_S, state_T, "batch", "width")
-    gap = _normalise(valid(state_S, mask)) - _normalise(valid(state_T, mask))
+    gap = unit(valid(state_S, mask)) - unit(valid(state_T, mask))
     return masked_mean(jnp.sum(gap**2, axis=-1), mask)
 
 
-def _normalise(x: Array) -> Array:
+def first_positions(
+    loss: str, state_S: Array, state_T: Array, mask: Array | None
+) -> tuple[Array, Array, Array | None]:
+    """One vector per example, ``(batch, width)``, and which examples count.
+
+    Of states with positions the first is taken, and an example counts unless that is padding; of
+    states without, an example counts if its mask holds anywhere.
+    """
+    if mask is not None:
+        if mask.shape[0] != state_S.shape[0]:
+            batch = state_S.shape[0]
+            raise UsageError(f"{loss}: the mask must be ({batch}, length), got {mask.shape}.")
+        positions = max(state_S.ndim, state_T.ndim) == 3 and mask.ndim == 2
+        mask = mask[:, 0] != 0 if positions else jnp.any(mask.reshape(len(mask), -1) != 0, axis=1)
+    first_S, first_T = (x[:, 0] if x.ndim == 3 else x for x in (state_S, state_T))
+    return first_S, first_T, mask
+
+
+def unit(x: Array) -> Array:
+    """Vectors along the last axis, of length 1; a zero vector stays zero and gets no gradient."""
     square = jnp.sum(x**2, axis=-1, keepdims=True)
     return jnp.where(square > 0, x / jnp.sqrt(jnp.where(square > 0, square, 1)), 0)

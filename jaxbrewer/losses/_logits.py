@@ -52,10 +52,10 @@ def kd_ce_loss(
         Hinton et al., Distilling the knowledge in a neural network, 2015, section 2,
         https://arxiv.org/abs/1503.02531
     """
-    _check("kd_ce_loss", logits_S, logits_T, mask)
-    log_q = jax.nn.log_softmax(_soften("kd_ce_loss", logits_S, temperature, mask))
-    p = jax.nn.softmax(_soften("kd_ce_loss", logits_T, temperature, mask))
-    return masked_mean(cross_entropy(p, log_q), _selected(mask))
+    check_logits("kd_ce_loss", logits_S, logits_T, mask)
+    log_q = jax.nn.log_softmax(soften("kd_ce_loss", logits_S, temperature, mask))
+    p = jax.nn.softmax(soften("kd_ce_loss", logits_T, temperature, mask))
+    return masked_mean(cross_entropy(p, log_q), selected(mask))
 
 
 @as_loss
@@ -91,13 +91,13 @@ def kd_mse_loss(
         Ba and Caruana, Do deep nets really need to be deep?, 2014,
         https://arxiv.org/abs/1312.6184
     """
-    _check("kd_mse_loss", logits_S, logits_T, mask)
+    check_logits("kd_mse_loss", logits_S, logits_T, mask)
     ruled_out = jnp.isneginf(logits_S) & jnp.isneginf(logits_T)
     logits_S, logits_T = (jnp.where(ruled_out, 0, logits) for logits in (logits_S, logits_T))
-    gap = _soften("kd_mse_loss", logits_S, temperature, mask) - _soften(
+    gap = soften("kd_mse_loss", logits_S, temperature, mask) - soften(
         "kd_mse_loss", logits_T, temperature, mask
     )
-    return masked_mean(gap**2, _selected(mask))
+    return masked_mean(gap**2, selected(mask))
 
 
 def cross_entropy(
@@ -107,17 +107,18 @@ def cross_entropy(
     return -jnp.sum(p * jnp.where(p != 0, log_q, 0), axis=-1)
 
 
-def _check(loss: str, logits_S: Any, logits_T: Any, mask: Any) -> None:
+def check_logits(loss: str, logits_S: Any, logits_T: Any, mask: Any) -> None:
+    """Raises :class:`UsageError` unless logits and mask fit."""
     require_same_shape(loss, logits_S, logits_T, "batch", "length", "classes")
     require_mask(loss, mask, logits_S.shape[:-1])
 
 
-def _selected(mask: Array | None) -> Array | None:
+def selected(mask: Array | None) -> Array | None:
     """Logits are selected by masks, not weighted: every value but 0 means 1."""
     return None if mask is None else mask != 0
 
 
-def _soften(loss: str, logits: Array, temperature: Any, mask: Array | None) -> Array:
+def soften(loss: str, logits: Array, temperature: Any, mask: Array | None) -> Array:
     """``logits / temperature``, with zeros at padding."""
     logits = valid(logits, mask)
     if jnp.ndim(temperature) == 0:
@@ -128,4 +129,11 @@ def _soften(loss: str, logits: Array, temperature: Any, mask: Array | None) -> A
             f"{loss}: the temperature must be a scalar or have the shape {positions[:1]} or "
             f"{positions}, got {temperature.shape}."
         )
-    return logits / temperature.reshape(temperature.shape + (1,) * (logits.ndim - temperature.ndim))
+    return logits / per_position(temperature, logits)
+
+
+def per_position(temperature: Any, values: Array) -> Array:
+    """The temperature with axes of size 1 added, so that it broadcasts against ``values``."""
+    temperature = jnp.asarray(temperature, loss_dtype(values, temperature))
+    extra = values.ndim - temperature.ndim if temperature.ndim else 0
+    return jnp.reshape(temperature, temperature.shape + (1,) * extra)
