@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from .ensemble import Ensemble, Targets, Weight, as_targets, make_ensemble
 from .errors import UsageError
 from .losses import Mean, add_means
 from .projections import apply_projection, init_projection
-from .registry import KD_LOSS_MAP, MATCH_LOSS_MAP, PROJ_MAP
+from .registry import KD_LOSS_MAP, MATCH_LOSS_MAP, PROJ_MAP, Table, loss_and_parameters
 from .schedules import temperature_rule, weight_schedule
 from .selection import pair_selected, per_head, probability_shift
 
@@ -33,6 +33,32 @@ Projections = dict[str, dict[str, jax.Array]]
 ObjectiveState = dict[str, Any]
 """What losses remember from update to update; arrays by the name of the term."""
 Teachers = Outputs | Sequence[Outputs] | Targets | None
+
+_WITHOUT_TEMPERATURE_FACTOR = ("ce", "mse")
+"""TextBrewer's losses: their gradients shrink as 1/T^2, those of all others do not."""
+
+
+class TermWeight(NamedTuple):
+    """How much a term counts in the total.
+
+    Attributes:
+        weight: The configured weight.
+        temperature: T, if the loss has no factor of its own against it, so that its gradient is
+            1/T^2 of what it is at T = 1 or with the factor; else ``None``.
+    """
+
+    weight: float
+    temperature: float | None = None
+
+    @property
+    def effective(self) -> float:
+        """``weight / T^2`` for a loss without its own factor, else the weight.
+
+        Examples:
+            >>> TermWeight(1.0, temperature=4.0).effective
+            0.0625
+        """
+        return self.weight if self.temperature is None else self.weight / self.temperature**2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +76,8 @@ class Objective:
     weights: dict[str, optax.Schedule | float]
     temperature: optax.Schedule | float
     ensemble: Ensemble
-    _kd_loss: Callable[..., Any]
+    _kd_loss: Callable[..., Mean]
+    _match_losses: tuple[Callable[..., Mean], ...]
     _rule: Callable[..., Any] | None
 
     def __call__(
@@ -102,6 +129,20 @@ class Objective:
         """The temperature after ``step`` updates."""
         return self.temperature(step) if callable(self.temperature) else self.temperature
 
+    def weights_at(self, step: int = 0) -> dict[str, TermWeight]:
+        """What each term counts after ``step`` updates, whether or not there will be such a term.
+
+        For a temperature rule (flsw, cwsm) its base temperature stands for that of each position.
+        """
+        weights = {
+            name: TermWeight(float(weight(step) if callable(weight) else weight))
+            for name, weight in self.weights.items()
+        }
+        if loss_and_parameters(self.config.kd_loss_type)[0] in _WITHOUT_TEMPERATURE_FACTOR:
+            temperature = float(self.base_temperature(step))
+            weights["kd_loss"] = weights["kd_loss"]._replace(temperature=temperature)
+        return weights
+
     def terms(
         self,
         student: Outputs,
@@ -112,7 +153,8 @@ class Objective:
     ) -> Terms:
         """Every loss as sums and counts, in float32 (float64 for float64 inputs).
 
-        The arguments are those of a call of the objective.
+        The arguments are those of a call of the objective. No gradient goes into what the teachers
+        say.
 
         Raises:
             UsageError: Something the config needs is missing or does not fit; raised while
@@ -120,6 +162,7 @@ class Objective:
         """
         terms: Terms = {}
         temperature = self.base_temperature(step)
+        teacher = jax.lax.stop_gradient(teacher)
         targets = as_targets(self.ensemble, teacher, step=step, temperature=temperature)
         if targets is not None:
             if student.logits and targets.compared[0].logits:
@@ -129,7 +172,8 @@ class Objective:
                 raise UsageError(f"The {missing}'s adaptor returned no 'logits' to distil.")
             for index, match in enumerate(self.config.intermediate_matches):
                 name = _term_name(match, index, self.config)
-                terms[name] = (_match_term(index, match, student, targets.teachers, projections),)
+                loss, teachers = self._match_losses[index], targets.teachers
+                terms[name] = (_match_term(index, match, loss, student, teachers, projections),)
         if student.losses:
             terms["hard_label_loss"] = student.losses
         if not terms:
@@ -185,7 +229,7 @@ class Objective:
             )
         masks_S = per_head("student", student.logits_mask, heads)
         masks_T = per_head("teacher", teacher.logits_mask, heads)
-        loss = _weighted(_undivided(self._kd_loss), weight)
+        loss = _weighted(self._kd_loss, weight)
         means = []
         for head, (logits_S, logits_T) in enumerate(
             zip(student.logits, teacher.logits, strict=True)
@@ -201,7 +245,8 @@ class Objective:
             tau = temperature
             if self._rule is not None:
                 tau = self._rule(logits_S, logits_T, temperature, mask)
-            means.append(loss(logits_S, logits_T, tau, mask=mask))
+            label = labels[head] if len(labels) == heads else None
+            means.append(loss(logits_S, logits_T, tau, mask=mask, labels=label))
         return tuple(means)
 
 
@@ -241,9 +286,11 @@ def make_objective(config: DistillationConfig, *, total_steps: int | None = None
     rule = None
     if config.temperature_scheduler != "none":
         rule = temperature_rule(config.temperature_scheduler)
+    kd_loss = _undivided(KD_LOSS_MAP, config.kd_loss_type)
+    matches = config.intermediate_matches
+    match_losses = tuple(_undivided(MATCH_LOSS_MAP, match.loss) for match in matches)
     ensemble = make_ensemble(config, total_steps)
-    loss = KD_LOSS_MAP[config.kd_loss_type]
-    return Objective(config, weights, temperature, ensemble, loss, rule)
+    return Objective(config, weights, temperature, ensemble, kd_loss, match_losses, rule)
 
 
 def _term_name(match: IntermediateMatch, index: int, config: DistillationConfig) -> str:
@@ -255,6 +302,7 @@ def _term_name(match: IntermediateMatch, index: int, config: DistillationConfig)
 def _match_term(
     index: int,
     match: IntermediateMatch,
+    loss: Callable[..., Mean],
     student: Outputs,
     teachers: tuple[Outputs, ...],
     projections: Projections,
@@ -278,7 +326,7 @@ def _match_term(
     arguments = (state_S, state_T) if pair else (state_S[0], state_T[0])
     mask = student.inputs_mask if student.inputs_mask is not None else teacher.inputs_mask
     try:
-        return _undivided(MATCH_LOSS_MAP[match.loss])(*arguments, mask=mask)
+        return loss(*arguments, mask=mask)
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from None
 
@@ -309,18 +357,24 @@ def _same_shape(what: str, student: jax.Array, teacher: jax.Array) -> None:
         )
 
 
-def _undivided(loss: Callable[..., Any]) -> Callable[..., Mean]:
+def _undivided(table: Table, spec: Any) -> Callable[..., Mean]:
     """The loss as sum and count; one that only returns a scalar counts once per micro-batch."""
+    name, parameters = loss_and_parameters(spec)
+    loss = table[name]
     function = getattr(loss, "sum_and_count", loss)
-    name = getattr(loss, "__name__", repr(loss))
+    takes = inspect.signature(function).parameters
 
-    def call(*args: Any, mask: jax.Array | None) -> Mean:
-        if "mask" in inspect.signature(function).parameters:
-            value = function(*args, mask=mask)
-        elif mask is None:
-            value = function(*args)
-        else:
+    def call(*args: Any, mask: jax.Array | None, labels: jax.Array | None = None) -> Mean:
+        given = dict(parameters)
+        if "mask" in takes:
+            given["mask"] = mask
+        elif mask is not None:
             raise UsageError(f"The loss {name!r} takes no 'mask', but the adaptor returned one.")
+        if "labels" in takes:
+            if labels is None:
+                raise UsageError(f"The loss {name!r} needs 'labels' from an adaptor for each head.")
+            given["labels"] = labels
+        value = function(*args, **given)
         if isinstance(value, Mean):
             return value
         value = jnp.asarray(value)
@@ -338,19 +392,20 @@ def _weighted(loss: Callable[..., Mean], weight: Weight | None) -> Callable[...,
     if weight is None:
         return loss
 
-    def call(*args: Any, mask: jax.Array | None) -> Mean:
+    def call(*args: Any, mask: jax.Array | None, labels: jax.Array | None) -> Mean:
         if jnp.ndim(weight) == 0:
-            mean = loss(*args, mask=mask)
+            mean = loss(*args, mask=mask, labels=labels)
             return Mean(mean.total * weight, mean.count * weight)
 
         def of_one(*example: Any) -> Mean:  # as a batch of one
-            *rest, mask = (
+            *rest, mask, labels = (
                 x if axis is None else x[None] for x, axis in zip(example, axes, strict=True)
             )
-            return loss(*rest, mask=mask)
+            return loss(*rest, mask=mask, labels=labels)
 
-        axes = tuple(0 if jnp.ndim(x) else None for x in (*args, 0 if mask is None else mask))
-        each = jax.vmap(of_one, in_axes=axes)(*args, mask)
+        arrays = (*args, mask, labels)
+        axes = tuple(None if x is None or jnp.ndim(x) == 0 else 0 for x in arrays)
+        each = jax.vmap(of_one, in_axes=axes)(*arrays)
         return Mean(*(jnp.sum(jnp.where(weight != 0, weight * part, 0)) for part in each))
 
     return call

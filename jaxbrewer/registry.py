@@ -5,17 +5,44 @@ that a config can be read and checked before JAX is loaded.
 """
 
 import importlib
-from collections.abc import Callable, Iterator, MutableMapping
+import inspect
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 from .errors import UsageError, suggest
 
 
 class Table(MutableMapping[str, Any]):
-    """Names to functions; a string row is imported on first use."""
+    """Names to functions; a string row is imported on first use.
 
-    def __init__(self, field: str, rows: dict[str, Any]):
-        self._field, self._rows = field, rows
+    Args:
+        field: What the names are, for messages.
+        rows: The functions.
+        parameters: What a config may set of the functions in string rows, by name; those of other
+            functions are read off their signatures.
+        given: So many positional arguments, and ``mask`` and ``labels``, come from the caller and
+            are no parameters.
+    """
+
+    def __init__(
+        self,
+        field: str,
+        rows: dict[str, Any],
+        parameters: Mapping[str, tuple[str, ...]] = {},
+        given: int = 0,
+    ):
+        self._field, self._rows, self._parameters, self._given = field, rows, parameters, given
+
+    def parameters(self, name: str) -> tuple[str, ...] | None:
+        """What a config may set of a row; ``None`` for a function that takes anything."""
+        row = self._rows[name]
+        if isinstance(row, str):
+            return tuple(self._parameters.get(name, ()))
+        parameters = list(inspect.signature(row).parameters.values())
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            return None
+        named = (parameter.name for parameter in parameters[self._given :])
+        return tuple(name for name in named if name not in ("mask", "labels"))
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._rows:
@@ -50,9 +77,27 @@ KD_LOSS_MAP = Table(
     {
         "ce": "jaxbrewer.losses:kd_ce_loss",
         "mse": "jaxbrewer.losses:kd_mse_loss",
+        "kl": "jaxbrewer.losses:kl_loss",
+        "reverse_kl": "jaxbrewer.losses:reverse_kl_loss",
+        "jsd": "jaxbrewer.losses:jsd_loss",
+        "skew_kl": "jaxbrewer.losses:skew_kl_loss",
+        "skew_reverse_kl": "jaxbrewer.losses:skew_reverse_kl_loss",
+        "tvd": "jaxbrewer.losses:tvd_loss",
+        "bce": "jaxbrewer.losses:bce_loss",
+        "dkd": "jaxbrewer.losses:dkd_loss",
+        "standardized_kl": "jaxbrewer.losses:standardized_kl_loss",
     },
+    parameters={
+        "jsd": ("beta",),
+        "skew_kl": ("alpha",),
+        "skew_reverse_kl": ("alpha",),
+        "dkd": ("alpha", "beta"),
+    },
+    given=3,
 )
-"""``kd_loss_type``: ``f(logits_S, logits_T, temperature, mask) -> scalar`` or :class:`Mean`."""
+"""``kd_loss_type``: ``f(logits_S, logits_T, temperature, mask) -> scalar`` or :class:`Mean`.
+
+A function with an argument ``labels`` gets the adaptor's; further arguments are parameters."""
 
 MATCH_LOSS_MAP = Table(
     "intermediate_matches loss",
@@ -68,9 +113,21 @@ MATCH_LOSS_MAP = Table(
         "gram": "jaxbrewer.losses:fsp_loss",
         "mmd": "jaxbrewer.losses:mmd_loss",
         "nst": "jaxbrewer.losses:mmd_loss",
+        "rkd": "jaxbrewer.losses:rkd_loss",
+        "crd": "jaxbrewer.losses:crd_loss",
+        "minilm_attention": "jaxbrewer.losses:minilm_attention_loss",
+        "minilm_relation": "jaxbrewer.losses:minilm_relation_loss",
     },
+    parameters={
+        "rkd": ("distance", "angle"),
+        "crd": ("temperature", "dataset_size"),
+        "minilm_relation": ("heads",),
+    },
+    given=2,
 )
-"""``intermediate_matches[i].loss``: ``f(state_S, state_T, mask) -> scalar`` or :class:`Mean`."""
+"""``intermediate_matches[i].loss``: ``f(state_S, state_T, mask) -> scalar`` or :class:`Mean`.
+
+Further arguments are parameters."""
 
 PROJ_MAP = Table(
     "intermediate_matches proj",
@@ -109,6 +166,19 @@ ADAPTOR_KEYS = [
     "logits", "logits_mask", "losses", "inputs_mask", "labels", "hidden", "attention",
 ]  # fmt: skip
 """All keys an adaptor may return."""
+
+
+def loss_and_parameters(spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The two parts of a loss in a config: a name, or ``{"loss": name, **parameters}``.
+
+    Examples:
+        >>> loss_and_parameters("kl"), loss_and_parameters({"loss": "jsd", "beta": 0.1})
+        (('kl', {}), ('jsd', {'beta': 0.1}))
+    """
+    if isinstance(spec, str):
+        return spec, {}
+    return spec["loss"], {key: value for key, value in spec.items() if key != "loss"}
+
 
 _TABLES: dict[str, Table] = {
     "kd_loss": KD_LOSS_MAP,

@@ -12,12 +12,17 @@ from ..registry import (
     PROJ_MAP,
     TEMPERATURE_SCHEDULER,
     WEIGHT_SCHEDULER,
+    Table,
+    loss_and_parameters,
 )
 from ._base import Config, is_int, is_number, plain
 
 ScheduleSpec = str | Mapping[str, Any] | Callable[..., Any]
 """``"none"``, a name of ``WEIGHT_SCHEDULER``, ``{"schedule": <optax name>, ...}`` or a function
 of the optimizer update."""
+
+LossSpec = str | Mapping[str, Any]
+"""A name, or ``{"loss": name, **parameters}``."""
 
 TemperatureSpec = str | Sequence[Any] | Callable[..., Any]
 """``"none"``, ``"constant"``, ``["flsw", beta, gamma]``, ``["cwsm", beta]`` or a rule."""
@@ -27,7 +32,7 @@ TEACHER_AVERAGES = ("logits", "probabilities", "losses")
 _TWO_LAYERS = ("fsp", "gram", "mmd", "nst")
 _ONE_LAYER = (
     "attention_mse_sum", "attention_mse", "attention_ce_mean", "attention_ce", "hidden_mse", "cos",
-    "pkd",
+    "pkd", "rkd", "crd", "minilm_attention", "minilm_relation",
 )  # fmt: skip
 
 
@@ -40,7 +45,8 @@ class IntermediateMatch(Config):
             A list of two for ``fsp`` (``gram``) and ``mmd`` (``nst``).
         layer_S: The same for the student.
         weight: Weight of the loss in the total.
-        loss: A name of ``MATCH_LOSS_MAP``.
+        loss: A name of ``MATCH_LOSS_MAP``, or with parameters
+            ``{"loss": "rkd", "angle": 0}``.
         feature: ``"hidden"`` or ``"attention"``, or a registered feature.
         proj: ``[activation, student width, teacher width]``, and optionally a dict of optimizer
             settings (``{"lr": 1e-3}``) for this projection.
@@ -54,7 +60,7 @@ class IntermediateMatch(Config):
     layer_T: int | Sequence[int]
     layer_S: int | Sequence[int]
     weight: float
-    loss: str
+    loss: LossSpec
     feature: str
     proj: Sequence[Any] | None = None
     weight_scheduler: ScheduleSpec = "none"
@@ -63,7 +69,7 @@ class IntermediateMatch(Config):
     def __post_init__(self) -> None:
         """Checks each field and turns lists into tuples."""
         self.require_number("teacher", minimum=0, whole=True)
-        for field in ("layer_T", "layer_S", "proj", "weight_scheduler"):
+        for field in ("layer_T", "layer_S", "proj", "loss", "weight_scheduler"):
             self.freeze(field)
         for field in ("layer_T", "layer_S"):
             value = getattr(self, field)
@@ -76,13 +82,14 @@ class IntermediateMatch(Config):
                 f"{plain(self.layer_T)!r} and {plain(self.layer_S)!r}."
             )
         pair = isinstance(self.layer_T, tuple)
-        if self.loss in _ONE_LAYER:
-            self.require("layer_T", not pair, f"an int for the loss {self.loss!r}")
-        if self.loss in _TWO_LAYERS:
+        _require_loss("IntermediateMatch.loss", self.loss, MATCH_LOSS_MAP)
+        loss, _ = loss_and_parameters(self.loss)
+        if loss in _ONE_LAYER:
+            self.require("layer_T", not pair, f"an int for the loss {loss!r}")
+        if loss in _TWO_LAYERS:
             self.require("layer_T", pair and len(self.layer_T) == 2, "a list of two layers")  # type: ignore[arg-type]
             self.require("layer_S", pair and len(self.layer_S) == 2, "a list of two layers")  # type: ignore[arg-type]
         self.require_number("weight")
-        _require_row("IntermediateMatch.loss", self.loss, MATCH_LOSS_MAP)
         _require_row("IntermediateMatch.feature", self.feature, FEATURES)
         _check_schedule("IntermediateMatch.weight_scheduler", self.weight_scheduler)
         if self.proj is not None:
@@ -99,7 +106,8 @@ class IntermediateMatch(Config):
     def name(self) -> str:
         """The loss's name in metrics, TextBrewer's: ``hidden_hidden_mse_3_10`` (S, then T).
 
-        Those of further teachers end in ``_T1``, ``_T2``.
+        Parameters of the loss are no part of it; those of further teachers end in ``_T1``,
+        ``_T2``.
 
         Examples:
             >>> match = {"layer_T": 10, "layer_S": 3, "feature": "hidden", "loss": "hidden_mse"}
@@ -111,7 +119,7 @@ class IntermediateMatch(Config):
             for layer in (self.layer_S, self.layer_T)
         ]
         whose = [f"T{self.teacher}"] if self.teacher else []
-        return "_".join([self.feature, self.loss, *layers, *whose])
+        return "_".join([self.feature, loss_and_parameters(self.loss)[0], *layers, *whose])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +138,8 @@ class DistillationConfig(Config):
             ``"linear_decay"``, ``"linear_growth"``, any schedule of optax as
             ``{"schedule": "cosine_decay_schedule", "init_value": 1.0, "decay_steps": 100}``, or a
             function of the optimizer update.
-        kd_loss_type: A name of ``KD_LOSS_MAP``.
+        kd_loss_type: A name of ``KD_LOSS_MAP``, or with parameters
+            ``{"loss": "jsd", "beta": 0.1}``.
         kd_loss_weight: Weight of the loss between logits.
         kd_loss_weight_scheduler: As for hard labels.
         probability_shift: Swaps the teacher's largest logit with that of the label.
@@ -162,7 +171,7 @@ class DistillationConfig(Config):
     temperature_scheduler: TemperatureSpec = "none"
     hard_label_weight: float = 0
     hard_label_weight_scheduler: ScheduleSpec = "none"
-    kd_loss_type: str = "ce"
+    kd_loss_type: LossSpec = "ce"
     kd_loss_weight: float = 1
     kd_loss_weight_scheduler: ScheduleSpec = "none"
     probability_shift: bool = False
@@ -186,7 +195,8 @@ class DistillationConfig(Config):
             scheduler = f"{field}_scheduler"
             _check_schedule(f"DistillationConfig.{scheduler}", getattr(self, scheduler))
             self.freeze(scheduler)
-        _require_row("DistillationConfig.kd_loss_type", self.kd_loss_type, KD_LOSS_MAP)
+        self.freeze("kd_loss_type")
+        _require_loss("DistillationConfig.kd_loss_type", self.kd_loss_type, KD_LOSS_MAP)
         for field in ("probability_shift", "is_caching_logits"):
             self.require(field, getattr(self, field) in (False, True), "true or false")
             object.__setattr__(self, field, bool(getattr(self, field)))
@@ -233,6 +243,21 @@ def _match(numbered: tuple[int, Any]) -> IntermediateMatch:
 def _require_row(field: str, name: object, rows: Any) -> None:
     if not isinstance(name, str) or name not in rows:
         raise UsageError(f"{field} {name!r} is unknown: {suggest(name, rows)}")
+
+
+def _require_loss(field: str, spec: object, table: Table) -> None:
+    if isinstance(spec, Mapping):
+        if "loss" not in spec:
+            raise UsageError(f"{field} {plain(spec)!r} needs the key 'loss', a name.")
+        name, parameters = loss_and_parameters(spec)
+    else:
+        name, parameters = spec, {}  # type: ignore[assignment]
+    _require_row(field, name, table)
+    allowed = table.parameters(name)
+    for parameter in parameters if allowed is not None else ():
+        if parameter not in allowed:
+            known = suggest(parameter, allowed) if allowed else "it takes none."
+            raise UsageError(f"{field} {name!r} has no parameter {parameter!r}: {known}")
 
 
 def _check_schedule(field: str, spec: object, *, named: bool = True) -> None:
