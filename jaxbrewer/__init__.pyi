@@ -1,5 +1,6 @@
 from . import augmentation as augmentation
 from . import losses as losses
+from . import testing as testing
 from ._version import __version__ as __version__
 from .adaptors import Outputs as Outputs
 from .checkpoint import load_student as load_student

@@ -11,10 +11,10 @@ PACKAGE = Path(__file__).parent.parent / "jaxbrewer"
 ORDER = [
     "_version", "errors", "registry", "configs", "functional", "freezing", "display", "integrity",
     "losses", "schedules", "projections", "selection", "adaptors", "ensemble", "objective",
-    "precision", "forward", "teachers", "presence", "state", "step", "tasks", "position", "data",
-    "sampling", "augmentation", "cache", "sharding", "retention", "checkpoint", "logs", "progress",
-    "tracking", "run_directory", "keeper", "guard", "preemption", "loop", "distillers", "models",
-    "text", "demo", "cli", "__main__",
+    "testing", "precision", "forward", "teachers", "presence", "state", "step", "tasks", "position",
+    "data", "sampling", "augmentation", "cache", "sharding", "retention", "checkpoint", "logs",
+    "progress", "tracking", "run_directory", "keeper", "guard", "preemption", "loop", "distillers",
+    "models", "text", "demo", "cli", "__main__",
 ]  # fmt: skip
 
 
@@ -47,7 +47,7 @@ def test_a_module_imports_only_from_what_stands_before_it(path):
 def test_every_public_name_is_importable_and_documented():
     import jaxbrewer as jb
 
-    constants = {"__version__", "losses"}
+    constants = {"__version__", "losses", "testing"}
     for name in jb.__all__:
         value = getattr(jb, name)
         if name not in constants and not name.isupper():

@@ -254,8 +254,8 @@ def _require_loss(field: str, spec: object, table: Table) -> None:
         name, parameters = spec, {}  # type: ignore[assignment]
     _require_row(field, name, table)
     allowed = table.parameters(name)
-    for parameter in parameters if allowed is not None else ():
-        if parameter not in allowed:
+    for parameter in parameters:
+        if allowed is not None and parameter not in allowed:
             known = suggest(parameter, allowed) if allowed else "it takes none."
             raise UsageError(f"{field} {name!r} has no parameter {parameter!r}: {known}")
 

@@ -125,7 +125,9 @@ def dkd_loss(
         log_t = jnp.sum(jnp.where(target, jax.nn.log_softmax(z), 0), axis=-1)
         log_rest = jax.nn.logsumexp(others, axis=-1) - jax.nn.logsumexp(z, axis=-1)
         log_rest = jnp.where(has_others, log_rest, -jnp.inf)
-        parts.append((jnp.stack([log_t, log_rest], axis=-1), jax.nn.log_softmax(others), has_others))
+        parts.append(
+            (jnp.stack([log_t, log_rest], axis=-1), jax.nn.log_softmax(others), has_others)
+        )
     (b_T, p_hat, some_T), (b_S, q_hat, some_S) = parts
     among_others = jnp.where(some_T & some_S, kl_divergence(p_hat, q_hat), 0)
     values = alpha * kl_divergence(b_T, b_S) + beta * among_others

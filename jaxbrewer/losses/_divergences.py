@@ -1,9 +1,9 @@
-"""Divergences between the class distributions of student and teacher, beyond TextBrewer's.
+r"""Divergences between the class distributions of student and teacher, beyond TextBrewer's.
 
-Symbols: :math:`p = \\sigma(z_T / \\tau)` is the teacher's distribution, :math:`q = \\sigma(z_S / \\tau)`
-the student's. Each loss is multiplied by the power of :math:`\\tau` that keeps its gradient in
-scale: for large :math:`\\tau` the gradient of a smooth divergence shrinks as
-:math:`1 / \\tau^2` and that of the total variation, which is not smooth, as :math:`1 / \\tau`.
+Symbols: :math:`p = \sigma(z_T / \tau)` is the teacher's distribution and
+:math:`q = \sigma(z_S / \tau)` the student's. Each loss is multiplied by the power of :math:`\tau`
+that keeps its gradient in scale: for large :math:`\tau` the gradient of a smooth divergence shrinks
+as :math:`1 / \tau^2` and that of the total variation, which is not smooth, as :math:`1 / \tau`.
 Arguments, masks and sums are those of :func:`~jaxbrewer.losses.kd_ce_loss`.
 """
 
@@ -298,6 +298,6 @@ def _scaled_mean(values: Array, temperature: Any, mask: Array | None, power: int
 
 
 def _require_between(loss: str, name: str, value: object, ends: str) -> None:
-    holds = isinstance(value, numbers.Real) and not isinstance(value, bool) and 0 < value < 1
-    if not holds:
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_number or not 0 < float(value) < 1:  # type: ignore[arg-type]
         raise UsageError(f"{loss}: {name} must lie between 0 and 1, got {value!r} ({ends}).")
