@@ -123,6 +123,16 @@ MATCH = PAGE_MATCHES[0]
         ({"temperature_scheduler": None}, "temperature_scheduler None"),
         ({"temperature_scheduler": "flws"}, "did you mean 'flsw'"),
         ({"kd_loss_type": "cee"}, "did you mean 'ce'"),
+        ({"kd_loss_type": {"loss": "jds", "beta": 0.1}}, "kd_loss_type 'jds' .*did you mean 'jsd'"),
+        ({"kd_loss_type": {"loss": "jsd", "bta": 0.1}},
+         "kd_loss_type 'jsd' has no parameter 'bta': did you mean 'beta'"),
+        ({"kd_loss_type": {"loss": "dkd", "labels": 1}},
+         "has no parameter 'labels': Allowed: 'alpha', 'beta'"),
+        ({"kd_loss_type": {"loss": "kl", "beta": 0.1}},
+         "'kl' has no parameter 'beta': it takes none"),
+        ({"kd_loss_type": {"beta": 0.1}}, "needs the key 'loss'"),
+        ({"intermediate_matches": [{**PAGE_MATCHES[0], "loss": {"loss": "rkd", "angel": 1}}]},
+         r"\[0\]: IntermediateMatch.loss 'rkd' has no parameter 'angel': did you mean 'angle'"),
         ({"kd_loss_weight": float("inf")}, "kd_loss_weight"),
         ({"kd_loss_weight": 10**400}, "kd_loss_weight must be a finite number"),
         ({"kd_loss_weight_scheduler": "linear"}, "kd_loss_weight_scheduler 'linear'"),
@@ -169,3 +179,40 @@ def test_new_names_become_usable_in_configs():
         jb.register_new("match_los", "own", len)
     with pytest.raises(jb.UsageError, match="needs a function"):
         jb.register_new("kd_loss", "own")
+
+
+def test_losses_with_parameters_survive_json(tmp_path):
+    match = {**PAGE_MATCHES[0], "loss": {"loss": "minilm_relation", "heads": 4}}
+    config = jb.DistillationConfig(
+        kd_loss_type={"loss": "jsd", "beta": 0.1}, intermediate_matches=[match]
+    )
+    config.to_json_file(tmp_path / "c.json")
+    assert jb.DistillationConfig.from_json_file(tmp_path / "c.json") == config
+    assert config.to_dict()["kd_loss_type"] == {"loss": "jsd", "beta": 0.1}
+    assert config.intermediate_matches[0].name.startswith("hidden_minilm_relation_")
+
+
+def test_parameters_of_packaged_losses_are_those_of_their_functions():
+    """They are written down beside the names, so that a config need not import JAX to know them."""
+    from jaxbrewer import registry
+
+    for table, written in ((registry.KD_LOSS_MAP, 3), (registry.MATCH_LOSS_MAP, 2)):
+        for name in list(table):
+            before = registry.Table("", {name: "a:b"}, table._parameters, written).parameters(name)
+            table[name]
+            assert table.parameters(name) == before, name
+
+
+def test_parameters_of_a_users_loss_are_read_off_it():
+    def own(state_S, state_T, mask=None, *, power, scale=1.0):
+        return 0.0
+
+    jb.register_new("match_loss", "own", own)
+    try:
+        jb.IntermediateMatch(0, 0, 1, {"loss": "own", "power": 2}, "hidden")
+        with pytest.raises(jb.UsageError, match="'exponent': Allowed: 'power', 'scale'"):
+            jb.IntermediateMatch(0, 0, 1, {"loss": "own", "exponent": 2}, "hidden")
+        jb.register_new("match_loss", "own", lambda state_S, state_T, **anything: 0.0)
+        jb.IntermediateMatch(0, 0, 1, {"loss": "own", "exponent": 2}, "hidden")
+    finally:
+        del jb.MATCH_LOSS_MAP["own"]

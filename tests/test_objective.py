@@ -8,6 +8,7 @@ import pytest
 import jaxbrewer as jb
 from jaxbrewer import losses
 from jaxbrewer.adaptors import collect
+from jaxbrewer.ensemble import Targets
 
 RNG = np.random.default_rng(0)
 B, L, C = 3, 4, 5
@@ -202,3 +203,82 @@ def test_two_masks_for_two_heads_or_one_for_both():
     assert make()(one, teacher, {})[0] == make()(two, teacher, {})[0]
     only = outputs(logits=[logit + 1 for logit in logits[::-1]])
     np.testing.assert_allclose(make()(one, teacher, {})[0], make()(one, only, {})[0], rtol=1e-6)
+
+
+def test_parameters_reach_the_loss():
+    metrics = make(
+        kd_loss_type={"loss": "jsd", "beta": 0.2}, temperature=2,
+        intermediate_matches=[hidden_match(loss={"loss": "minilm_relation", "heads": 3})],
+    )(STUDENT, TEACHER, {})[1]  # fmt: skip
+    (logits_S,), (logits_T,) = STUDENT.logits, TEACHER.logits
+    np.testing.assert_allclose(
+        metrics["unweighted_kd_loss"], losses.jsd_loss(logits_S, logits_T, 2, beta=0.2), rtol=1e-6
+    )
+    relation = losses.minilm_relation_loss(
+        STUDENT.features["hidden"][1], TEACHER.features["hidden"][2], STUDENT.inputs_mask, heads=3
+    )
+    actual = metrics["unweighted_hidden_minilm_relation_1_2"]
+    np.testing.assert_allclose(actual, relation, rtol=1e-6)
+
+
+def test_labels_reach_the_losses_that_ask_for_them():
+    labels = np.array([1, 0, -100])
+    objective = make(kd_loss_type={"loss": "dkd", "beta": 2.0}, temperature=2)
+    (logits_S,), (logits_T,) = STUDENT.logits, TEACHER.logits
+    expected = losses.dkd_loss(logits_S, logits_T, 2, labels=labels, beta=2.0)
+    for student, teacher in (
+        (outputs(logits=logits_S, labels=labels), TEACHER),
+        (STUDENT, outputs(logits=logits_T, labels=labels)),
+    ):
+        np.testing.assert_allclose(objective(student, teacher, {})[0], expected, rtol=1e-6)
+    with pytest.raises(jb.UsageError, match="The loss 'dkd' needs 'labels' from an adaptor"):
+        objective(STUDENT, TEACHER, {})
+
+
+def test_labels_follow_each_example_where_teachers_are_weighed_by_example():
+    labels, weights = np.array([1, 0, 3]), jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    objective = make(kd_loss_type="dkd", teacher_average="losses", temperature=2)
+    other = outputs()
+    student = outputs(logits=STUDENT.logits[0], labels=labels)
+    one_each = (TEACHER, other)
+    targets = Targets(one_each, tuple(weights.T), one_each)
+    total = jax.jit(lambda s, t: objective(s, t, {})[0])(student, targets)
+    chosen = np.where(weights[:, :1] == 1, TEACHER.logits[0], other.logits[0])
+    expected = losses.dkd_loss(STUDENT.logits[0], chosen, 2, labels=labels)
+    np.testing.assert_allclose(total, expected, rtol=1e-6)
+
+
+def test_no_gradient_goes_into_the_teacher():
+    """Also for a caller who differentiates by both, such as a network that teaches itself."""
+    objective = make(intermediate_matches=[hidden_match()])
+    gradient = jax.jit(jax.grad(lambda t: objective(STUDENT, t, {})[0], allow_int=True))(TEACHER)
+    for leaf in (*gradient.logits, *gradient.features["hidden"]):
+        assert not np.any(leaf)
+
+
+def test_weights_at_a_step_say_what_the_temperature_does_to_them():
+    """Lesson B.8, 53: raising T silently lowers the weight of TextBrewer's losses."""
+    schedule = {"schedule": "linear_schedule", "init_value": 4.0, "end_value": 2.0,
+                "transition_steps": 10}  # fmt: skip
+    fields = {"temperature": schedule, "kd_loss_weight": 0.5, "hard_label_weight": 0.1,
+              "intermediate_matches": [hidden_match(weight_scheduler="linear_growth")]}  # fmt: skip
+    match = "hidden_hidden_mse_1_2"
+    for kd_loss_type, first, last in (("ce", 0.5 / 16, 0.5 / 4), ("kl", 0.5, 0.5)):
+        objective = make(kd_loss_type=kd_loss_type, **fields)
+        for step, expected, grown in ((0, first, 0.0), (10, last, 1.0)):
+            actual = {name: w.effective for name, w in objective.weights_at(step).items()}
+            assert actual == pytest.approx(
+                {"kd_loss": expected, "hard_label_loss": 0.1, match: grown}
+            )
+
+
+def test_the_effective_weight_of_ce_is_what_kl_would_need():
+    gradients = [
+        jax.jit(jax.grad(lambda z, o=objective: o(outputs(logits=z, hidden=None), TEACHER, {})[0]))
+        for objective in (
+            make(kd_loss_type="ce", temperature=8),
+            make(kd_loss_type="kl", temperature=8, kd_loss_weight=1 / 64),
+        )
+    ]
+    ce, kl = (gradient(STUDENT.logits[0]) for gradient in gradients)
+    np.testing.assert_allclose(ce, kl, rtol=1e-4, atol=1e-8)
