@@ -40,13 +40,17 @@ def make_forward(
             return outputs, new_state
         if outputs is None:
             state = variables["state"]
-            outputs, new_state = model.apply(
-                precision.cast_to_compute(variables["params"]),
+
+            def run(params: PyTree, state: PyTree, inputs: Batch, key: Any) -> tuple[Any, PyTree]:
+                is_training = key is not None
+                return model.apply(params, state, inputs, train=is_training, rng=key, args=args)
+
+            outputs, new_state = precision.run(
+                run,
+                precision.cast_weights(variables["params"]),
                 state,
                 precision.cast_to_compute(batch),
-                train=key is not None,
-                rng=key,
-                args=args,
+                key,
             )
             new_state = jax.tree.map(lambda new, old: new.astype(old.dtype), new_state, state)
         return collect(adaptor(batch, outputs), who), new_state

@@ -152,8 +152,25 @@ def make_optimizer(
 
     grouped = _in_groups({"student": student, "projections": rules(objective.projected)})
     if max_grad_norm > 0:
-        grouped = optax.chain(optax.clip_by_global_norm(max_grad_norm), grouped)
+        grouped = optax.chain(_clip(max_grad_norm), grouped)
     return optax.with_extra_args_support(grouped)
+
+
+def global_norm(tree: PyTree) -> jax.Array:
+    """The norm of all arrays together, in float32 at least: squares overflow in float16."""
+    wide = jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree)
+    return optax.tree.norm(wide)
+
+
+def _clip(max_norm: float) -> optax.GradientTransformation:
+    """``optax.clip_by_global_norm`` by :func:`global_norm`."""
+
+    def clip(updates: PyTree, params: PyTree = None) -> PyTree:
+        norm = global_norm(updates)
+        factor = jnp.where(norm < max_norm, 1.0, max_norm / norm)
+        return jax.tree.map(lambda x: (x * factor).astype(x.dtype), updates)
+
+    return optax.stateless(clip)
 
 
 def _projection_optimizer(

@@ -20,7 +20,7 @@ from .functional import Batch, Model, PyTree
 from .losses import Mean
 from .objective import Metrics, Objective, ObjectiveState, Terms
 from .precision import AS_GIVEN, Policy
-from .state import TrainState
+from .state import TrainState, global_norm
 from .teachers import Adaptors, Teacher, make_teach
 
 TrainStep = Callable[[TrainState, PyTree, Batch], tuple[TrainState, Metrics]]
@@ -155,7 +155,7 @@ def make_update(
             gradient, terms, model_state = _accumulate(counts_of, gradient_of, state, batches, key)
         gradient = jax.tree.map(lambda g, p: (g / scale).astype(p.dtype), gradient, state.trainable)
         total, metrics = objective.combine(terms, state.step)
-        norm = optax.tree.norm(gradient)
+        norm = global_norm(gradient)
         updates, opt_state = optimizer.update(
             gradient, state.opt_state, state.trainable, value=total, **extra_args(batches)
         )

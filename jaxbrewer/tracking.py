@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from .logs import Events, JsonLines
+from .precision import SkipWatch
 from .progress import ProgressDisplay
 
 LEAD = 2
@@ -57,6 +58,7 @@ class Tracker:
             self._history.extend(lines.rows)
         if log_dir is not None and is_writer:
             self._files.append(Events(log_dir, run, resumed_at))
+        self._skips = SkipWatch()
         self._pending: list[_Update] = []
         self._last_read = time.monotonic()
         self._shown = ProgressDisplay(total_steps, lead=LEAD) if show and is_writer else None
@@ -130,6 +132,7 @@ class Tracker:
             file.append(rows)
         self._history.extend(rows)
         for update, row in zip(block, rows, strict=True):
+            self._skips.see(update.step, row)
             if self._shown is not None:
                 self._shown.advance(
                     update.step,

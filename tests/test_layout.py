@@ -11,10 +11,10 @@ PACKAGE = Path(__file__).parent.parent / "jaxbrewer"
 ORDER = [
     "_version", "errors", "registry", "configs", "functional", "freezing", "display", "integrity",
     "losses", "schedules", "projections", "selection", "adaptors", "ensemble", "objective",
-    "testing", "precision", "forward", "teachers", "presence", "state", "step", "tasks", "position",
-    "data", "sampling", "augmentation", "cache", "sharding", "retention", "checkpoint", "logs",
-    "progress", "tracking", "run_directory", "keeper", "guard", "preemption", "loop", "distillers",
-    "models", "text", "demo", "cli", "__main__",
+    "testing", "autocast", "precision", "forward", "teachers", "presence", "state", "step", "tasks",
+    "position", "data", "sampling", "augmentation", "cache", "sharding", "retention", "checkpoint",
+    "logs", "progress", "tracking", "run_directory", "keeper", "guard", "preemption", "loop",
+    "distillers", "models", "text", "demo", "cli", "__main__",
 ]  # fmt: skip
 
 

@@ -74,11 +74,23 @@ def dense(inputs: int, outputs: int, config: BertConfig, rngs: nnx.Rngs) -> nnx.
     return nnx.Linear(inputs, outputs, kernel_init=init, rngs=rngs)
 
 
-def layer_norm(config: BertConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """A layer norm whose variance is that of the centred values, as PyTorch's."""
-    return nnx.LayerNorm(
-        config.hidden_size, epsilon=config.layer_norm_eps, use_fast_variance=False, rngs=rngs
-    )
+class LayerNorm(nnx.LayerNorm):
+    """A layer norm that computes in float32 at least and returns the dtype it was given.
+
+    So float32 weights between layers in half precision promote nothing after them. The variance is
+    that of the centred values, as PyTorch's.
+    """
+
+    def __init__(self, config: BertConfig, rngs: nnx.Rngs):
+        super().__init__(
+            config.hidden_size, epsilon=config.layer_norm_eps, use_fast_variance=False, rngs=rngs
+        )
+
+    def __call__(
+        self, x: Float[Array, "... width"], *, mask: Array | None = None
+    ) -> Float[Array, "... width"]:
+        """``x``, normed over its last axis."""
+        return super().__call__(x, mask=mask).astype(x.dtype)
 
 
 class BertEmbeddings(nnx.Module):
@@ -88,7 +100,7 @@ class BertEmbeddings(nnx.Module):
         self.word_embeddings = Embedding(config.vocab_size, config, rngs=rngs)
         self.position_embeddings = Embedding(config.max_position_embeddings, config, rngs=rngs)
         self.token_type_embeddings = Embedding(config.type_vocab_size, config, rngs=rngs)
-        self.LayerNorm = layer_norm(config, rngs)
+        self.LayerNorm = LayerNorm(config, rngs)
         self.dropout = nnx.Dropout(config.hidden_dropout_prob, rngs=rngs)
 
     def __call__(
@@ -137,7 +149,7 @@ class BertOutput(nnx.Module):
 
     def __init__(self, inputs: int, config: BertConfig, *, rngs: nnx.Rngs):
         self.dense = dense(inputs, config.hidden_size, config, rngs)
-        self.LayerNorm = layer_norm(config, rngs)
+        self.LayerNorm = LayerNorm(config, rngs)
         self.dropout = nnx.Dropout(config.hidden_dropout_prob, rngs=rngs)
 
     def __call__(self, x: Float[Array, "tokens inputs"], residual: Tokens) -> Tokens:

@@ -1,0 +1,111 @@
+"""Any function with its matrix products and convolutions in half precision, all else as it was.
+
+What Apex does at level O1 by replacing PyTorch's functions is done here on the function's jaxpr:
+operands of ``dot_general`` and ``conv_general_dilated`` are cast, their results cast back. Softmax,
+norms, reductions and activations stay in the dtype in which they were written.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+
+PRODUCTS = ("dot_general", "conv_general_dilated")
+
+_CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint")
+_LOOPS = ("scan", "while", "cond")
+"""Primitives whose inner jaxprs are rewritten. Functions with derivatives of their own are not."""
+
+
+def autocast(function: Callable[..., Any], dtype: Any) -> Callable[..., Any]:
+    """``function`` with its products of float32 arrays taken in ``dtype``.
+
+    Args:
+        function: From pytrees of arrays to pytrees of arrays.
+        dtype: ``bfloat16`` or ``float16``.
+
+    Returns:
+        A function of the same arguments, whose results have the same dtypes. Products that ask for
+        a precision (``precision="highest"``) and those within ``jax.custom_jvp`` or ``custom_vjp``
+        stay as they are.
+
+    Examples:
+        >>> x = jnp.full((2, 2), 1 + 2**-10)
+        >>> product = autocast(lambda x: x @ x - x, jnp.bfloat16)(x)
+        >>> print(product.dtype, product[0, 0])  # 2, of ones, minus x, which is exact
+        float32 0.99902344
+    """
+
+    @functools.wraps(function)
+    def call(*args: Any) -> Any:
+        closed, shape = jax.make_jaxpr(function, return_shape=True)(*args)
+        outputs = _evaluate(closed.jaxpr, closed.consts, jax.tree.leaves(args), dtype)
+        return jax.tree.unflatten(jax.tree.structure(shape), outputs)
+
+    return call
+
+
+def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any], dtype: Any) -> list[Any]:
+    values: dict[Any, Any] = {}
+
+    def read(atom: Any) -> Any:
+        return atom.val if isinstance(atom, core.Literal) else values[atom]
+
+    values.update(zip(jaxpr.constvars, consts, strict=True))
+    values.update(zip(jaxpr.invars, args, strict=True))
+    for equation in jaxpr.eqns:
+        operands = [read(atom) for atom in equation.invars]
+        with equation.ctx.manager:
+            results = _apply(equation, operands, dtype)
+        values.update(zip(equation.outvars, results, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _apply(equation: Any, operands: list[Any], dtype: Any) -> Sequence[Any]:
+    primitive, params = equation.primitive, equation.params
+    if _is_castable(equation):
+        half = [operand.astype(dtype) for operand in map(jnp.asarray, operands)]
+        result = primitive.bind(*half, **{**params, "preferred_element_type": dtype})
+        return [result.astype(equation.outvars[0].aval.dtype)]
+    if primitive.name in _CALLS + _LOOPS:
+        params = {name: _rewritten(value, dtype) for name, value in params.items()}
+    results = primitive.bind(*operands, **primitive.get_bind_params(params))
+    return results if primitive.multiple_results else [results]
+
+
+def _is_castable(equation: Any) -> bool:
+    if equation.primitive.name not in PRODUCTS or equation.params["precision"] is not None:
+        return False
+    dtypes = [atom.aval.dtype for atom in (*equation.invars, *equation.outvars)]
+    return jnp.float32 in dtypes and all(jnp.issubdtype(each, jnp.floating) for each in dtypes)
+
+
+def _rewritten(value: Any, dtype: Any) -> Any:
+    """A parameter of a call or a loop; jaxprs in it that hold products are rewritten."""
+    if isinstance(value, tuple):
+        return tuple(_rewritten(item, dtype) for item in value)
+    if not hasattr(value, "eqns") or not _holds(value):
+        return value
+    if not hasattr(value, "consts"):  # a jaxpr without constants, in JAX before 0.12
+        return _rewritten(core.ClosedJaxpr(value, ()), dtype).jaxpr
+    args = [
+        jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=aval.weak_type)
+        for aval in value.in_avals
+    ]
+    return jax.make_jaxpr(lambda *args: _evaluate(value.jaxpr, value.consts, args, dtype))(*args)
+
+
+def _holds(jaxpr: Any) -> bool:
+    """Whether there is a product to be cast in a jaxpr."""
+    return any(
+        _is_castable(equation)
+        or (equation.primitive.name in _CALLS + _LOOPS and any(map(_holds, _inner(equation))))
+        for equation in jaxpr.eqns
+    )
+
+
+def _inner(equation: Any) -> list[Any]:
+    return list(core.jaxprs_in_params(equation.params))
