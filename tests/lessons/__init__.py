@@ -75,7 +75,7 @@ WHERE = {
     "38": f"{TRAINING}::test_b38_every_scalar_waited_for_the_device",
     "39": f"{LOSSES}::test_b39_logits_were_not_optional_and_an_empty_list_crashed",
     "40": f"{LOSSES}::test_b40_a_layer_out_of_range_was_a_bare_index_error",
-    "41": "test_distillers.py::test_a_checkpoint_holds_the_whole_state_and_the_student_alone",
+    "41": "recovery/test_resume.py::test_an_interrupted_training_ends_as_one_that_never_stopped",
     "42": "test_data.py::test_loaders_and_samplers_hear_of_the_epoch",
     "43": f"{TRAINING}::test_b43_half_precision_needed_a_library",
     "44": f"{TRAINING}::test_b44_the_default_device_needed_a_gpu",

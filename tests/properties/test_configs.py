@@ -59,6 +59,9 @@ distillation = st.fixed_dictionaries(
         "probability_shift": st.booleans(),
         "intermediate_matches": st.lists(matches(), max_size=3) | st.none(),
         "is_caching_logits": st.booleans(),
+        "teacher_average": st.sampled_from(["logits", "probabilities", "losses"]),
+        "teacher_weights": st.none() | st.lists(st.floats(0.1, 9) | optax_schedule, min_size=1),
+        "teacher_temperatures": st.none() | st.lists(st.floats(0.1, 9), min_size=1),
     },
 )
 training = st.fixed_dictionaries(
@@ -76,6 +79,16 @@ training = st.fixed_dictionaries(
         "data_parallel": st.booleans(),
         "local_rank": st.integers(-1, 3),
         "seed": st.integers(0, 2**31),
+        "half_dtype": st.sampled_from(["float16", "bfloat16"]),
+        "overwrite": st.booleans(),
+        "progress": st.booleans(),
+        "mesh": st.sampled_from([{}, {"data": -1}, {"data": 2, "fsdp": -1}]),
+        "local_batches": st.booleans(),
+        "resume": st.booleans(),
+        "keep_last": st.none() | st.integers(1, 9),
+        "keep_every": st.none() | st.integers(1, 9),
+        "best_mode": st.sampled_from(["min", "max"]),
+        "on_nonfinite": st.sampled_from(["stop", "skip"]),
     },
 )
 
@@ -109,13 +122,14 @@ FIELDS = {
         "gradient_accumulation_steps": "int", "ckpt_frequency": "int", "seed": "int",
         "ckpt_epoch_frequency": "int", "local_rank": "int", "fp16": "bool", "overwrite": "bool",
         "data_parallel": "bool", "progress": "bool", "fp16_opt_level": "name", "device": "name",
-        "half_dtype": "name",
+        "half_dtype": "name", "best_mode": "name", "on_nonfinite": "name", "resume": "bool",
+        "force_resume": "bool", "local_batches": "bool",
     },
     jb.DistillationConfig: {
         "temperature": "number", "hard_label_weight": "number", "kd_loss_weight": "number",
         "temperature_scheduler": "name", "kd_loss_weight_scheduler": "name",
         "hard_label_weight_scheduler": "name", "kd_loss_type": "name",
-        "probability_shift": "bool", "is_caching_logits": "bool",
+        "probability_shift": "bool", "is_caching_logits": "bool", "teacher_average": "name",
     },
     jb.IntermediateMatch: {
         "layer_T": "name", "layer_S": "name", "weight": "number", "loss": "name",
