@@ -16,6 +16,7 @@ from .errors import UsageError
 from .functional import PyTree
 from .guard import Guard, diagnosis, guarded
 from .keeper import Keeper
+from .objective import TermWeight
 from .preemption import sigterm_noticed
 from .run_directory import Run
 from .sharding import Layout, jit_step, on_device, place_batch
@@ -68,6 +69,7 @@ def run(
     plan: Plan,
     run: Run | None,
     layout: Layout = Layout(),  # noqa: B008  # frozen
+    weights_at_0: Mapping[str, TermWeight] = {},
     batch_postprocessor: Callable[[Any], Any] | None = None,
     on_checkpoint: Callable[[int, TrainState], Mapping[str, float] | None] | None = None,
     probe: TrainStep | None = None,
@@ -83,6 +85,7 @@ def run(
         plan: Number of updates.
         run: The run's directory, from :func:`~jaxbrewer.run_directory.open_run`, or ``None``.
         layout: Where batches go.
+        weights_at_0: What the terms of the loss count at the beginning, which is logged.
         batch_postprocessor: Applied to every batch before anything else sees it.
         on_checkpoint: Called with the update number and the state after each checkpoint; what it
             returns may score the checkpoint.
@@ -118,6 +121,8 @@ def run(
             resumed_at=begun if run and run.resumes else None,
             show=config.progress,
         )
+        if not (run and run.resumes):
+            tracker.tell_weights(weights_at_0)
         stack.enter_context(tracker)
         is_noticed = stack.enter_context(sigterm_noticed()) if run else None
         if saved and keeper and not keeper.is_completed(saved):

@@ -132,7 +132,8 @@ class Objective:
     def weights_at(self, step: int = 0) -> dict[str, TermWeight]:
         """What each term counts after ``step`` updates, whether or not there will be such a term.
 
-        For a temperature rule (flsw, cwsm) its base temperature stands for that of each position.
+        The temperature is the base temperature, also where a rule (flsw, cwsm) sets another per
+        position, or teachers have their own.
         """
         weights = {
             name: TermWeight(float(weight(step) if callable(weight) else weight))

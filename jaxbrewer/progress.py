@@ -67,6 +67,13 @@ class ProgressDisplay:
         elif at - self._last_line >= self._SECONDS:
             self._line()
 
+    def say(self, line: str) -> None:
+        """Shows a line that stays."""
+        if self._bar is not None:
+            self._bar.console.print(line, highlight=False, soft_wrap=True)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
     def close(self) -> None:
         """Shows the last state."""
         if self._bar is not None:

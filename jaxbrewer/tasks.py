@@ -19,7 +19,7 @@ from .ensemble import Targets
 from .forward import make_forward, student_part
 from .functional import Batch, Model, PyTree
 from .losses import Mean
-from .objective import Metrics, Objective, ObjectiveState, Terms
+from .objective import Metrics, Objective, ObjectiveState, Terms, TermWeight
 from .precision import AS_GIVEN, Policy
 from .presence import depends_on
 from .state import TrainState
@@ -63,6 +63,14 @@ class TaskObjective:
         return {
             task: objective.init_projections(jax.random.fold_in(key, index))
             for index, (task, objective) in enumerate(self.objectives.items())
+        }
+
+    def weights_at(self, step: int = 0) -> dict[str, TermWeight]:
+        """What each term of each task counts after ``step`` updates."""
+        return {
+            f"{task}/{name}": weight
+            for task, objective in self.objectives.items()
+            for name, weight in objective.weights_at(step).items()
         }
 
     def init_state(self) -> dict[str, ObjectiveState]:

@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -10,6 +11,7 @@ import jax
 import numpy as np
 
 from .logs import Events, JsonLines
+from .objective import TermWeight
 from .precision import SkipWatch
 from .progress import ProgressDisplay
 
@@ -81,6 +83,19 @@ class Tracker:
             if self._shown is not None:
                 self._shown.close()
 
+    def tell_weights(self, weights: Mapping[str, TermWeight]) -> None:
+        """Says what the terms of the loss count before the first update.
+
+        TensorBoard gets ``scalar/effective_weight_<term>`` at step 0; ``metrics.jsonl`` has updates
+        only.
+        """
+        row = {f"effective_weight_{name}": w.effective for name, w in weights.items()}
+        for file in self._files:
+            if isinstance(file, Events) and row:
+                file.append([{"step": 0, **row}])
+        if self._shown is not None and row:
+            self._shown.say(_described(weights))
+
     def add(
         self, step: int, examples: int, metrics: dict[str, jax.Array], *, compiled: bool = False
     ) -> None:
@@ -141,6 +156,17 @@ class Tracker:
                     row["total_loss"],
                     compiled=update.compiled,
                 )
+
+
+def _described(weights: Mapping[str, TermWeight]) -> str:
+    """``effective weights at step 0: kd_loss 0.0625 (1 / T^2, T = 4), hard_label_loss 0.5``."""
+    terms = []
+    for name, term in weights.items():
+        reason = ""
+        if term.temperature is not None:
+            reason = f" ({term.weight:g} / T^2, T = {term.temperature:g})"
+        terms.append(f"{name} {term.effective:g}{reason}")
+    return f"effective weights at step 0: {', '.join(terms)}"
 
 
 class _Update(NamedTuple):

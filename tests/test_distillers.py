@@ -268,6 +268,10 @@ def test_every_scalar_of_every_step_reaches_tensorboard(tmp_path):
         data = data[16 + size :]
         for value in event.summary.value:
             found.setdefault(value.tag, []).append((event.step, value.simple_value))
+    weights = [
+        found.pop(f"scalar/effective_weight_{term}") for term in ("kd_loss", "hard_label_loss")
+    ]
+    assert weights == [[(0, 0.25)], [(0, 0.5)]]  # 1 / T^2
     names = set(history) - {"step"}
     assert found.keys() == {f"scalar/{name}" for name in names}
     for name in names:
@@ -298,7 +302,10 @@ def test_a_directory_that_cannot_be_written_is_named(tmp_path):
 
 def test_progress_is_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
     distiller(quiet(progress=True)).train(SGD, BATCHES, num_epochs=2)
-    line = capsys.readouterr().err.strip()
+    weights, line = capsys.readouterr().err.strip().splitlines()
+    assert weights == (
+        "effective weights at step 0: kd_loss 0.25 (1 / T^2, T = 2), hard_label_loss 0.5"
+    )
     assert line.startswith("step 6/6  loss ")
     assert "examples/s" in line
     assert line.endswith("s left")

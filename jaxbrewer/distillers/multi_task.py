@@ -163,7 +163,8 @@ class MultiTaskDistiller(Training):
         source, start, steps = self._prepare_tasks(
             optimizer, dataloaders, plan, max_grad_norm, tau, batch_postprocessors or {}, args
         )
-        return self._fit(start, *steps, source, plan, callback)
+        weights = self._objective(plan.total_steps, 1).weights_at(0)
+        return self._fit(start, *steps, source, plan, weights, callback)
 
     def check(  # type: ignore[override]
         self,

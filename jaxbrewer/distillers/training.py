@@ -20,7 +20,7 @@ from ..errors import UsageError
 from ..functional import Model, PyTree, as_model
 from ..guard import finiteness
 from ..integrity import fingerprint
-from ..objective import Objective, make_objective
+from ..objective import Objective, TermWeight, make_objective
 from ..precision import policy_of
 from ..run_directory import open_run
 from ..sharding import Layout, gather, init_state, make_layout, on_device, place_teacher, readable
@@ -165,7 +165,10 @@ class Training:
             groups, dataloader, config.gradient_accumulation_steps, num_epochs=plan.num_epochs
         )
         steps = make_step(rule), make_step(finiteness())
-        return self._fit(start, *steps, source, plan, callback, batch_postprocessor)
+        weights = objective.weights_at(0)
+        if self._teacher is None:
+            weights = {"hard_label_loss": weights["hard_label_loss"]}
+        return self._fit(start, *steps, source, plan, weights, callback, batch_postprocessor)
 
     def _fit(
         self,
@@ -174,6 +177,7 @@ class Training:
         probe: TrainStep,
         source: GroupSource,
         plan: Plan,
+        weights_at_0: Mapping[str, TermWeight],
         callback: Callable[..., Any] | None,
         batch_postprocessor: Callable[[Any], Any] | None = None,
     ) -> Result:
@@ -200,6 +204,7 @@ class Training:
             config=config,
             plan=plan,
             layout=layout,
+            weights_at_0=weights_at_0,
             run=open_run(config, self._saved_configs, self._facts(plan)),
             batch_postprocessor=batch_postprocessor,
             on_checkpoint=on_checkpoint,
