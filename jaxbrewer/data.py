@@ -1,5 +1,6 @@
 """Batches: from arrays, from any iterable, grouped into optimizer updates."""
 
+import copy
 import dataclasses
 import functools
 import itertools
@@ -56,6 +57,23 @@ class ArrayLoader:
             raise UsageError(f"ArrayLoader.batch_size {batch_size} for {self._examples} examples.")
         self._batch_size, self._shuffle, self._seed = batch_size, shuffle, seed
         self._drop_last, self._epoch, self._first = drop_last, 0, 0
+
+    def with_example_ids(self) -> "ArrayLoader":
+        """The same loader, whose batches name their examples: the rows, as ``"example_id"``.
+
+        What is kept of an example from one epoch to another is found again by it. No model gets
+        it. Batches that are tuples, or have one already, stay as they are.
+
+        Examples:
+            >>> loader = ArrayLoader({"x": np.arange(3)}, batch_size=3, shuffle=False)
+            >>> next(iter(loader.with_example_ids()))["example_id"].tolist()
+            [0, 1, 2]
+        """
+        if not isinstance(self._arrays, Mapping):
+            return self
+        same = copy.copy(self)
+        same._arrays = {"example_id": np.arange(self._examples), **self._arrays}
+        return same
 
     def __len__(self) -> int:
         full, rest = divmod(self._examples, self._batch_size)

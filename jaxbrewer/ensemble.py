@@ -18,6 +18,7 @@ from .errors import UsageError
 from .losses import loss_dtype
 from .schedules import weight_schedule
 from .selection import pair_selected, per_head
+from .top_k import TopK
 
 Weight = float | Float[Array, ""] | Float[Array, " batch"]
 
@@ -196,6 +197,11 @@ def add_teacher(
         raise UsageError(
             f"Teacher {teacher}'s adaptor returned {len(outputs.logits)} 'logits', teacher 0's "
             f"{len(first.logits)}: each head needs its counterpart to be averaged with."
+        )
+    if any(isinstance(logits, TopK) for logits in outputs.logits):
+        raise UsageError(
+            f"Only the largest logits of teacher {teacher} are cached, which cannot be averaged: "
+            "set teacher_average='losses', or cache all logits."
         )
     own = ensemble.temperature(teacher, temperature)
     total, masks = [], []

@@ -13,7 +13,7 @@ from .precision import Policy
 Forward = Callable[..., tuple[Outputs, PyTree]]
 """``forward(variables, batch, outputs, key) -> (Outputs, state)``."""
 
-FOR_THE_OBJECTIVE = ("teacher_cache", "teacher_id", "teacher_weights")
+FOR_THE_OBJECTIVE = ("teacher_cache", "teacher_id", "teacher_weights", "example_id")
 """Entries of a batch that no model sees."""
 
 
@@ -60,12 +60,12 @@ def make_forward(
 
 def student_part(batch: Batch) -> Batch:
     """What the student and its adaptor see of a batch."""
-    return batch["student"] if is_split(batch) else _without_extras(batch)
+    return _without_extras(batch["student"] if is_split(batch) else batch)
 
 
 def teacher_part(batch: Batch) -> Batch:
     """What the teacher and its adaptor see, or a tuple of that for several teachers."""
-    return batch["teacher"] if is_split(batch) else _without_extras(batch)
+    return _without_extras(batch["teacher"] if is_split(batch) else batch)
 
 
 def is_split(batch: Batch) -> bool:

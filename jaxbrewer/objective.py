@@ -24,6 +24,7 @@ from .projections import apply_projection, init_projection
 from .registry import KD_LOSS_MAP, MATCH_LOSS_MAP, PROJ_MAP, Table, loss_and_parameters
 from .schedules import temperature_rule, weight_schedule
 from .selection import pair_selected, per_head, probability_shift
+from .top_k import TopK, pair_top_k, require_kept_logits_suffice, to_buckets
 
 Terms = dict[str, tuple[Mean, ...]]
 """Each loss by its metric name; the loss is the sum of the means."""
@@ -238,14 +239,19 @@ class Objective:
             mask = None
             if logits_S.ndim > 2:
                 mask = masks_S[head] if masks_S[head] is not None else masks_T[head]
+            if isinstance(logits_T, TopK):
+                require_kept_logits_suffice(self.config)
             if mask is not None and masks_T[head] is not None:
-                logits_T, mask = pair_selected(logits_T, mask, masks_T[head])
+                pair: Any = pair_top_k if isinstance(logits_T, TopK) else pair_selected
+                logits_T, mask = pair(logits_T, mask, masks_T[head])
             _same_shape(f"logits[{head}]", logits_S, logits_T)
             if self.config.probability_shift:
                 logits_T = probability_shift(logits_T, labels[head])
             tau = temperature
             if self._rule is not None:
                 tau = self._rule(logits_S, logits_T, temperature, mask)
+            if isinstance(logits_T, TopK):
+                logits_S, logits_T = to_buckets(logits_S, logits_T, tau, mask)
             label = labels[head] if len(labels) == heads else None
             means.append(loss(logits_S, logits_T, tau, mask=mask, labels=label))
         return tuple(means)

@@ -1,6 +1,7 @@
 """One teacher, several, or their cached outputs, behind one ``teach(variables, batch, step)``."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax
 
 from .adaptors import Adaptor, Outputs
 from .configs import DistillationConfig
-from .ensemble import Lesson, Targets, add_teacher, routing_weights, targets_of
+from .ensemble import Lesson, Targets, add_teacher, as_targets, routing_weights, targets_of
 from .errors import UsageError
 from .forward import Forward, extra, is_split, make_forward, teacher_part
 from .functional import Batch, Model, PyTree
@@ -36,7 +37,8 @@ def make_teach(
     kept. A teacher whose outputs stand in the batch's ``"teacher_cache"`` is not run.
 
     Args:
-        teacher: The teacher or teachers.
+        teacher: The teacher or teachers; ``None`` if there is none, or all that batches bring is
+            their ``"teacher_cache"``.
         adaptor: Its adaptor; for several teachers one each, or one for all.
         objective: Says how teachers are averaged.
         precision: The dtypes.
@@ -46,7 +48,7 @@ def make_teach(
         UsageError: Settings for each teacher are not as many as the teachers.
     """
     if teacher is None:
-        return lambda variables, batch, step: None
+        return functools.partial(_teach_from_cache, objective)
     forwards = _forwards(teacher, adaptor, precision, args)
     if isinstance(teacher, Model):
 
@@ -82,6 +84,20 @@ def make_teach(
         return targets_of(ensemble, lesson, temperature=temperature, routing=routing)
 
     return teach_together
+
+
+def _teach_from_cache(
+    objective: Objective, variables: PyTree, batch: Batch, step: jax.Array | int
+) -> Targets | None:
+    """The cached outputs of teachers that are not in memory; ``None`` if the batch has none."""
+    cached = extra(batch, "teacher_cache")
+    if cached is None:
+        return None
+    several = cached if isinstance(cached, (tuple, list)) else (cached,)
+    if not all(isinstance(outputs, Outputs) for outputs in several):
+        raise UsageError("Without a teacher, 'teacher_cache' must hold Outputs, as a cache gives.")
+    temperature = objective.base_temperature(step)
+    return as_targets(objective.ensemble, cached, step=step, temperature=temperature)
 
 
 def make_teacher_step(

@@ -10,7 +10,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "jaxbrewer"
 ORDER = [
     "_version", "errors", "registry", "configs", "functional", "freezing", "display", "integrity",
-    "losses", "schedules", "projections", "selection", "adaptors", "ensemble", "objective",
+    "losses", "schedules", "projections", "selection", "top_k", "adaptors", "ensemble",
+    "objective",
     "testing", "autocast", "precision", "forward", "teachers", "presence", "state", "step", "tasks",
     "position", "data", "sampling", "augmentation", "cache", "sharding", "retention", "checkpoint",
     "logs", "progress", "tracking", "run_directory", "keeper", "guard", "preemption", "loop",

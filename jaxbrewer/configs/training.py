@@ -1,7 +1,7 @@
 """How a training runs."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ._base import Config
@@ -56,6 +56,8 @@ class TrainingConfig(Config):
         on_nonfinite: What follows when the loss or the gradient is not finite: ``"stop"`` ends the
             training with an error that tells where; ``"skip"`` leaves the update out. With a loss
             scale, such updates are left out in any case.
+        cache_dir: Directory of a teacher cache, which stands in for the teacher; for several
+            teachers a list, ``None`` for one that shall run.
 
     Raises:
         UsageError: A value is out of range; the message names the field.
@@ -96,6 +98,7 @@ class TrainingConfig(Config):
     best_metric: str | None = None
     best_mode: str = "max"
     on_nonfinite: str = "stop"
+    cache_dir: str | Path | Sequence[str | Path | None] | None = None
 
     def __post_init__(self) -> None:
         """Checks each field and makes paths plain text."""
@@ -120,6 +123,12 @@ class TrainingConfig(Config):
             path = getattr(self, field)
             self.require(field, path is None or isinstance(path, (str, Path)), "a path or None")
             object.__setattr__(self, field, None if path is None else str(path))
+        several = isinstance(self.cache_dir, (list, tuple))
+        paths = tuple(self.cache_dir) if several else (self.cache_dir,)  # type: ignore[arg-type]
+        holds = all(path is None or isinstance(path, (str, Path)) for path in paths)
+        self.require("cache_dir", holds, "a path, a list of paths, or None")
+        paths = tuple(None if path is None else str(path) for path in paths)
+        object.__setattr__(self, "cache_dir", paths if several else paths[0])
         kind = str(self.device).split(":")[0]
         self.require("device", kind in ("cpu", "cuda", "gpu", "tpu"), "'cpu', 'cuda' or 'tpu'")
         levels = ("O0", "O1", "O2", "O3")

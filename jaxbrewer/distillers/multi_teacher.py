@@ -60,7 +60,9 @@ class MultiTeacherDistiller(Training):
         super().__init__(train_config, distill_config, model_T, model_S, adaptor_T, adaptor_S)
 
     @staticmethod
-    def _as_teacher(model_T: Any) -> tuple[Model, ...]:
+    def _as_teacher(model_T: Any) -> tuple[Model, ...] | None:
+        if model_T is None:  # all of them are cached
+            return None
         if not isinstance(model_T, (list, tuple)) or not model_T:
             raise UsageError(
                 f"MultiTeacherDistiller.model_T must be a list of models, got "

@@ -11,8 +11,7 @@ import numpy as np
 import optax
 
 from .. import loop
-from ..adaptors import Adaptor, Outputs
-from ..cache import CachedLoader
+from ..adaptors import Adaptor
 from ..checkpoint import Plan
 from ..configs import DistillationConfig, TrainingConfig
 from ..data import GroupSource, as_arrays, groups
@@ -26,7 +25,8 @@ from ..run_directory import open_run
 from ..sharding import Layout, gather, init_state, make_layout, on_device, place_teacher, readable
 from ..state import OptimizerFactory, TrainState, init_train_state, make_optimizer
 from ..step import TrainStep, make_train_step
-from ..teachers import Adaptors, Teacher, make_teacher_step, only_needed
+from ..teachers import Adaptors, Teacher
+from .caching import Caching
 
 Optimizer: TypeAlias = optax.GradientTransformation | OptimizerFactory
 _OF_PYTORCH = ("scheduler_class", "scheduler_args", "scheduler")
@@ -47,6 +47,8 @@ class Result(NamedTuple):
 
 class Training:
     """What all distillers share: checked arguments, ``train``, and weights that go on."""
+
+    _caching: Caching | None = None
 
     def __init__(
         self,
@@ -74,6 +76,9 @@ class Training:
         self.projections: PyTree | None = None
         _warn_of_replaced_weights(self._objective_config)
         make_objective(self._objective_config, total_steps=1)  # a config that cannot be built
+        if distill_config is not None:
+            self._caching = Caching(train_config, distill_config, self._teacher, adaptor_T)
+            self._caching.check()
 
     @staticmethod
     def _as_teacher(model_T: Any) -> Model | tuple[Model, ...] | None:
@@ -83,7 +88,7 @@ class Training:
     @property
     def _teacher_variables(self) -> PyTree:
         """The step's second argument."""
-        return variables_of(self._teacher)
+        return variables_of(self._taught)
 
     @property
     def _saved_configs(self) -> DistillationConfig | Mapping[str, DistillationConfig] | None:
@@ -103,6 +108,11 @@ class Training:
     def _weights(self) -> dict[str, PyTree]:
         """What a training begins from."""
         return {**self._student.variables, "projections": self.projections}
+
+    @property
+    def _taught(self) -> Model | tuple[Model, ...] | None:
+        """The teacher that the step runs: none if all its outputs are cached."""
+        return None if self._caching is not None and self._caching.covers_all else self._teacher
 
     @property
     def _objective_config(self) -> DistillationConfig:
@@ -158,15 +168,16 @@ class Training:
         config = self.train_config
         plan = loop.plan_training(config, dataloader, num_epochs, num_steps)
         start, make_step, rule, objective = self._prepare(optimizer, plan, max_grad_norm, args)
-        if self._objective_config.is_caching_logits:
-            dataloader = self._cached(dataloader, batch_postprocessor, objective, args)
-            batch_postprocessor = None
+        if self._caching is not None and self._caching.is_on:
+            dataloader, batch_postprocessor = self._caching.apply(
+                dataloader, batch_postprocessor, args
+            )
         source = functools.partial(
             groups, dataloader, config.gradient_accumulation_steps, num_epochs=plan.num_epochs
         )
         steps = make_step(rule), make_step(finiteness())
         weights = objective.weights_at(0)
-        if self._teacher is None:
+        if self.distill_config is None:
             weights = {"hard_label_loss": weights["hard_label_loss"]}
         return self._fit(start, *steps, source, plan, weights, callback, batch_postprocessor)
 
@@ -219,7 +230,7 @@ class Training:
 
     def _placed_teacher(self, layout: Layout) -> PyTree:
         """The step's second argument, on its devices."""
-        return place_teacher(self._teacher_variables, self._teacher, layout)
+        return place_teacher(self._teacher_variables, self._taught, layout)
 
     def check(
         self,
@@ -264,6 +275,10 @@ class Training:
         plan = loop.plan_training(config, dataloader, num_epochs, num_steps)
         start, make_step, rule, _ = self._prepare(optimizer, plan, max_grad_norm, args)
         size = config.gradient_accumulation_steps
+        if self._caching is not None:
+            dataloader, batch_postprocessor = self._caching.for_check(
+                dataloader, batch_postprocessor, args
+            )
         batches = next(groups(dataloader, size, num_epochs=plan.num_epochs)).batches
         if batch_postprocessor is not None:
             batches = tuple(map(batch_postprocessor, batches))
@@ -315,7 +330,7 @@ class Training:
         make_step = functools.partial(
             make_train_step,
             self._student,
-            self._teacher,
+            self._taught,
             objective,
             adaptor_S=self.adaptor_S,
             adaptor_T=self.adaptor_T,
@@ -325,34 +340,12 @@ class Training:
         )
         return start, make_step, rule, objective
 
-    def _cached(
-        self,
-        dataloader: Any,
-        batch_postprocessor: Callable[[Any], Any] | None,
-        objective: Objective,
-        args: Mapping[str, Any],
-    ) -> CachedLoader:
-        """The batches with what the teacher says of them, for ``is_caching_logits``."""
-        if self._teacher is None or self.adaptor_T is None:
-            raise UsageError("is_caching_logits needs a teacher.")
-        teach = make_teacher_step(
-            self._teacher, self.adaptor_T, precision=policy_of(self.train_config), args=args
-        )
-
-        def needed(variables: PyTree, batch: Any) -> Outputs | tuple[Outputs, ...]:
-            outputs = teach(variables, batch)
-            if isinstance(outputs, Outputs):
-                return only_needed(outputs, objective.config)
-            return tuple(
-                only_needed(one, objective.config, teacher=index)
-                for index, one in enumerate(outputs)
-            )
-
-        return CachedLoader(
-            dataloader,
-            functools.partial(jax.jit(needed), self._teacher_variables),
-            batch_postprocessor,
-            seed=self.train_config.seed,
+    def _teacher_fingerprint(self) -> str | None:
+        """What tells a resumed run whether its teacher is still the same."""
+        if self._caching is not None and self._teacher is None:
+            return self._caching.teacher_fingerprint()
+        return fingerprint(
+            variables_of(self._teacher) if self._caching is not None else self._teacher_variables
         )
 
     def _facts(self, plan: Plan) -> dict[str, Any]:
@@ -362,7 +355,7 @@ class Training:
             "distiller": type(self).__name__,
             "total_steps": plan.total_steps,
             "steps_per_epoch": plan.steps_per_epoch,
-            "teacher": fingerprint(self._teacher_variables) if written else None,
+            "teacher": self._teacher_fingerprint() if written else None,
             "parameters": {
                 name: sum(leaf.size for leaf in jax.tree.leaves(model.params))
                 for name, model in self._models().items()

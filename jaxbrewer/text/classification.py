@@ -142,7 +142,7 @@ def make_distillation(
         return Training(distiller, loader, optimization)
 
     def with_cache(batch: dict[str, Any]) -> dict[str, Any]:
-        return {**batch, "teacher_cache": {"logits": teacher_logits[batch["index"]]}}
+        return {**batch, "teacher_cache": {"logits": teacher_logits[batch["example_id"]]}}
 
     return Training(distiller, loader, optimization, with_cache)
 
@@ -218,14 +218,14 @@ def _timed_logits(
     loader = TextLoader(encoded, min(batch_size, len(encoded)), shuffle=False)
     programs: dict[tuple[int, ...], Any] = {}
     for batch in loader:
-        del batch["index"]
+        del batch["example_id"]
         shape = batch["input_ids"].shape
         if shape not in programs:
             programs[shape] = logits_of.lower(wrapped.variables, batch).compile()
     found: list[tuple[np.ndarray, Array]] = []
     start = time.perf_counter()
     for batch in loader:
-        rows = batch.pop("index")
+        rows = batch.pop("example_id")
         program = programs[batch["input_ids"].shape]
         found.append((rows, program(wrapped.variables, batch)))
     logits = np.concatenate([np.asarray(part) for _, part in found])

@@ -63,7 +63,7 @@ class TextLoader:
     it has the largest width, which makes one shape more.
 
     A batch is a dict of ``input_ids``, ``attention_mask``, ``token_type_ids`` (int32
-    ``[batch, width]``), ``index`` (the example numbers, int32 ``[batch]``) and, if given,
+    ``[batch, width]``), ``example_id`` (the example numbers, int32 ``[batch]``) and, if given,
     ``labels``.
 
     Args:
@@ -71,7 +71,7 @@ class TextLoader:
         batch_size: Examples in a batch.
         labels: One per example, ``[examples, ...]``.
         shuffle: Whether to draw a new order in every epoch; otherwise examples come by length,
-            and ``index`` tells which they are.
+            and ``example_id`` tells which they are.
         seed: Seed of the orders.
         drop_last: Whether to leave out the incomplete last batch.
         num_widths: How many widths there may be; they are chosen for the least padding.
@@ -137,7 +137,7 @@ class TextLoader:
             width = (
                 self._widths[np.searchsorted(self._widths, length)] if full else max(self._widths)
             )
-            batch = self._encoded.batch(rows, int(width)) | {"index": rows.astype(np.int32)}
+            batch = self._encoded.batch(rows, int(width)) | {"example_id": rows.astype(np.int32)}
             if self._labels is not None:
                 batch["labels"] = self._labels[rows]
             yield batch

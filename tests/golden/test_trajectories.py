@@ -18,7 +18,7 @@ import pytest
 import jaxbrewer as jb
 from jaxbrewer.cache import CachedLoader
 from jaxbrewer.checkpoint import CheckpointStore, Plan
-from jaxbrewer.distillers import multi_task, training
+from jaxbrewer.distillers import caching, multi_task
 
 from . import PRECISIONS, Case, Output, cases, claims
 from .models import make_adaptor, make_model
@@ -67,7 +67,7 @@ def measured(name: str, precision: str) -> dict[str, np.ndarray]:
         tempfile.TemporaryDirectory() as folder,
         pytest.MonkeyPatch.context() as patch,
     ):
-        patch.setattr(training, "CachedLoader", _replayed_cache(case))
+        patch.setattr(caching, "CachedLoader", _replayed_cache(case))
         patch.setattr(multi_task, "make_draw", _replayed_draw(case))
         patch.setattr(Plan, "saves_at", _and_after_the_first(Plan.saves_at))
         values, called, saved = _train(case, precision, f"{folder}/run")

@@ -27,7 +27,7 @@ def loader():
 
 
 def rows(batches):
-    return np.concatenate([batch["index"] for batch in batches])
+    return np.concatenate([batch["example_id"] for batch in batches])
 
 
 def test_every_example_comes_once_with_its_own_tokens_and_label(loader):
@@ -35,9 +35,11 @@ def test_every_example_comes_once_with_its_own_tokens_and_label(loader):
     assert len(batches) == len(loader) == 126
     assert sorted(rows(batches)) == list(range(1003))
     for batch in batches:
-        np.testing.assert_array_equal(batch["input_ids"][:, 0], batch["index"] + 1)
-        np.testing.assert_array_equal(batch["attention_mask"].sum(axis=1), LENGTHS[batch["index"]])
-        np.testing.assert_array_equal(batch["labels"], LABELS[batch["index"]])
+        np.testing.assert_array_equal(batch["input_ids"][:, 0], batch["example_id"] + 1)
+        np.testing.assert_array_equal(
+            batch["attention_mask"].sum(axis=1), LENGTHS[batch["example_id"]]
+        )
+        np.testing.assert_array_equal(batch["labels"], LABELS[batch["example_id"]])
 
 
 def test_there_are_few_shapes_over_all_epochs_and_one_of_them_is_partial(loader):
@@ -61,7 +63,7 @@ def test_the_order_is_a_function_of_seed_and_epoch(loader):
 
 def test_lengths_are_mixed_over_the_epoch(loader):
     """Sorted windows must not make the training go from short to long."""
-    means = [LENGTHS[batch["index"]].mean() for batch in itertools.islice(loader, 125)]
+    means = [LENGTHS[batch["example_id"]].mean() for batch in itertools.islice(loader, 125)]
     steps = np.arange(len(means))
     assert abs(np.corrcoef(steps, means)[0, 1]) < 0.3
     assert abs(np.corrcoef(steps[:50], means[:50])[0, 1]) < 0.4
@@ -69,8 +71,8 @@ def test_lengths_are_mixed_over_the_epoch(loader):
 
 def test_without_shuffling_examples_come_by_length_each_time():
     loader = TextLoader(make_encoded([5, 3, 9, 3, 4]), batch_size=2, shuffle=False)
-    assert [batch["index"].tolist() for batch in loader] == [[1, 3], [4, 0], [2]]
-    assert [batch["index"].tolist() for batch in loader] == [[1, 3], [4, 0], [2]]
+    assert [batch["example_id"].tolist() for batch in loader] == [[1, 3], [4, 0], [2]]
+    assert [batch["example_id"].tolist() for batch in loader] == [[1, 3], [4, 0], [2]]
     assert "labels" not in next(iter(loader))
 
 

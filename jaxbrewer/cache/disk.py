@@ -1,0 +1,102 @@
+"""A finished cache on disk."""
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..configs import DistillationConfig
+from ..errors import UsageError
+from ..top_k import require_kept_logits_suffice
+from .build import RECORDS
+from .keys import show_key
+from .lookup import Lookup
+from .manifest import Manifest
+from .records import Layout, is_sound
+from .store import Records
+
+
+class TeacherCache(Lookup):
+    """A cache on disk that is complete and was made of the given things.
+
+    Args:
+        directory: From :func:`build_cache`.
+        fingerprints: Digests that the cache must have been built from; names that it does not
+            have are not compared.
+        settings: Settings likewise.
+        number: Which of several teachers this is, for batches with a part for each.
+
+    Attributes:
+        manifest: What the cache holds.
+        layout: How a record is laid out.
+
+    Raises:
+        UsageError: There is no such cache, it is not complete, or it was built from something
+            else; the message names what differs.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        fingerprints: Mapping[str, str] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        number: int | None = None,
+    ):
+        self.manifest = Manifest.read(directory)
+        self.manifest.refuse_other(directory, fingerprints, settings)
+        if not self.manifest.complete:
+            raise UsageError(
+                f"The teacher cache {directory} is not complete: build it again, which goes on "
+                "where it was interrupted."
+            )
+        self.layout = Layout.from_dict(self.manifest.layout)
+        self._all = Records(Path(directory) / RECORDS)
+        name = f"the teacher cache {directory}"
+        super().__init__(self.manifest, self.layout, self._all, name, number)
+
+    def refuse_lacking(self, config: DistillationConfig) -> None:
+        """Refuses a config that needs what the cache does not hold.
+
+        Raises:
+            UsageError: A layer is missing, or a loss needs logits that are not kept.
+        """
+        stored = {entry.name for entry in self.layout.entries}
+        for match in config.intermediate_matches:
+            if match.teacher != (self._number or 0):
+                continue
+            count = self.layout.layers.get(match.feature, 0)
+            layers = match.layer_T if isinstance(match.layer_T, tuple) else (match.layer_T,)
+            for layer in layers:
+                if f"{match.feature}/{layer + count if layer < 0 else layer}" not in stored:
+                    raise UsageError(
+                        f"{self._name} holds no layer {layer} of {match.feature!r}, which "
+                        "intermediate_matches need: build it for this config."
+                    )
+        top_k = [entry for entry in self.layout.entries if entry.stored == "top_k"]
+        if not top_k or config.kd_loss_weight == 0:
+            return
+        require_kept_logits_suffice(config)
+        exact = top_k[0].temperatures
+        if config.temperature not in exact and top_k[0].k < top_k[0].classes:
+            warnings.warn(
+                f"{self._name} knows the weight of the logits that it does not hold at the "
+                f"temperatures {list(exact)}, not at {config.temperature}: between them it is "
+                "bounded from above.",
+                stacklevel=3,
+            )
+
+    def keys(self) -> Sequence[bytes]:
+        """The keys of all examples."""
+        return self._all.keys()
+
+    def damaged(self) -> Iterator[str]:
+        """Names the examples whose records are not as they were written."""
+        for key in self.keys():
+            try:
+                (record,) = self._all.read([key])
+                sound = record is not None and is_sound(record)
+            except ValueError:
+                sound = False
+            if not sound:
+                yield show_key(key)

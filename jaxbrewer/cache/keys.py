@@ -1,0 +1,144 @@
+"""Which example it is, and whether it is still the same: numbers that depend on content alone."""
+
+import hashlib
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Int, UInt64
+
+from ..errors import UsageError
+
+EXAMPLE_ID = "example_id"
+"""The batch entry with the number of each example, ``[batch]``; no model gets it."""
+
+_NOT_CONTENT = (EXAMPLE_ID, "teacher_cache", "labels")
+_LANES = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F], np.uint64)
+
+
+def teacher_inputs(batch: Any, number: int | None = None) -> Any:
+    """What of a batch is the teacher's, or that of one of several teachers."""
+    if isinstance(batch, Mapping) and "teacher" in batch and "student" in batch:
+        part = batch["teacher"]
+        several = isinstance(part, (tuple, list)) and all(isinstance(p, Mapping) for p in part)
+        return part[number] if several and number is not None else part
+    return batch
+
+
+def example_ids(batch: Any) -> Int[np.ndarray, " batch"] | None:
+    """The batch's ``example_id``, wherever it stands; ``None`` if there is none.
+
+    Raises:
+        UsageError: They are not whole numbers.
+    """
+    if not isinstance(batch, Mapping):
+        return None
+    for part in (batch, batch.get("teacher"), batch.get("student")):
+        if isinstance(part, Mapping) and EXAMPLE_ID in part:
+            ids = np.asarray(part[EXAMPLE_ID])
+            if ids.dtype.kind not in "iu" or ids.ndim != 1:
+                raise UsageError(
+                    f"The batch's {EXAMPLE_ID!r} must hold one whole number per example, got "
+                    f"{ids.dtype} {ids.shape}."
+                )
+            return ids.astype(np.int64)
+    return None
+
+
+def content_of(
+    part: Any, names: Collection[str] | None = None
+) -> UInt64[np.ndarray, "batch lanes"]:
+    """Two 64-bit numbers per example that stand for what the teacher sees of it.
+
+    Where the batch has an ``attention_mask``, padding does not count, so that an example is the
+    same in batches of any width.
+
+    Args:
+        part: The teacher's part of a batch.
+        names: The entries that count; ``None`` takes all but labels and numbers of examples.
+
+    Raises:
+        UsageError: Nothing is left, or the entries have no common batch axis.
+
+    Examples:
+        >>> mask = np.array([[1, 1, 0]])
+        >>> wide = content_of({"ids": np.array([[5, 6, 0]]), "attention_mask": mask})
+        >>> slim = content_of({"ids": np.array([[5, 6]]), "attention_mask": mask[:, :2]})
+        >>> bool((wide == slim).all())
+        True
+    """
+    mask = part.get("attention_mask") if isinstance(part, Mapping) else None
+    if isinstance(part, Mapping):
+        part = {
+            name: part[name]
+            for name in sorted(part)
+            if name not in _NOT_CONTENT and (names is None or name in names)
+        }
+    leaves = [
+        (jax.tree_util.keystr(path), np.asarray(leaf))
+        for path, leaf in jax.tree_util.tree_flatten_with_path(part)[0]
+    ]
+    sizes = {leaf.shape[:1] for _, leaf in leaves}
+    if len(sizes) != 1 or () in sizes:
+        raise UsageError(
+            "The teacher's inputs need one common batch axis to be told apart by example, got "
+            f"{ {name: leaf.shape for name, leaf in leaves} }."
+        )
+    mask = None if mask is None or np.ndim(mask) != 2 else np.asarray(mask) != 0
+    total = np.zeros((*sizes.pop(), 2), np.uint64)
+    for name, leaf in leaves:
+        salt = np.frombuffer(hashlib.blake2b(name.encode(), digest_size=16).digest(), np.uint64)
+        if mask is not None and leaf.shape == mask.shape and leaf.itemsize <= 8:
+            total += _mixed(_of_positions(leaf, mask) ^ salt)
+        else:
+            total += _mixed(_of_rows(leaf) ^ salt)
+    return total
+
+
+def _of_positions(leaf: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A sum over the valid positions, counted from the first of them."""
+    places = np.arange(mask.shape[1]) - np.argmax(mask, axis=1)[:, None]
+    numbers = _bits(leaf)[..., None] + _LANES * (places[..., None].astype(np.uint64) + np.uint64(1))
+    return np.sum(_mixed(numbers), axis=1, where=mask[..., None])
+
+
+def _of_rows(leaf: np.ndarray) -> np.ndarray:
+    if leaf.dtype.kind in "iub":
+        leaf = leaf.astype(np.int64)
+    head = f"{leaf.dtype.name} {leaf.shape[1:]} ".encode()
+    digests = (hashlib.blake2b(head + row.tobytes(), digest_size=16).digest() for row in leaf)
+    return np.frombuffer(b"".join(digests), np.uint64).reshape(-1, 2).copy()
+
+
+def _bits(leaf: np.ndarray) -> np.ndarray:
+    if leaf.dtype.kind in "iub":
+        return leaf.astype(np.int64).view(np.uint64)
+    unsigned = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}[leaf.itemsize]
+    return np.ascontiguousarray(leaf).view(unsigned).astype(np.uint64)
+
+
+def _mixed(x: np.ndarray) -> np.ndarray:
+    """The finalizer of splitmix64, under which every bit depends on every other."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def keys_of(numbers: np.ndarray) -> list[bytes]:
+    """The keys of examples: from their numbers ``[batch]``, or their content ``[batch, 2]``."""
+    if numbers.ndim == 1:
+        return [int(number).to_bytes(8, "big", signed=True) for number in numbers]
+    return [row.tobytes() for row in numbers]
+
+
+def show_key(key: bytes) -> str:
+    """A key for people.
+
+    Examples:
+        >>> show_key(keys_of(np.array([17]))[0])
+        'example 17'
+    """
+    if len(key) == 8:
+        return f"example {int.from_bytes(key, 'big', signed=True)}"
+    return f"example of content {key.hex()}"

@@ -1,0 +1,114 @@
+"""From a batch to what a teacher has said of its examples, wherever that is kept."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from ..adaptors import Outputs
+from ..errors import UsageError
+from .keys import content_of, example_ids, keys_of, show_key, teacher_inputs
+from .manifest import Manifest
+from .records import Layout, check_of, decode, is_sound
+from .widths import widths_of
+
+
+class Reads(Protocol):
+    """Where records are."""
+
+    def read(self, keys: Iterable[bytes]) -> list[bytes | None]:
+        """The record of each key, ``None`` where there is none."""
+        ...
+
+
+class Cached(Protocol):
+    """A teacher's outputs by example."""
+
+    def outputs(self, batch: Any) -> Outputs:
+        """What the teacher says of a batch's examples, as host arrays."""
+        ...
+
+
+class Lookup:
+    """The outputs of any batch of known examples.
+
+    Args:
+        manifest: How records are laid out, and what keys them.
+        layout: The manifest's layout.
+        records: Where they are.
+        name: What to call the cache in messages.
+        number: Which of several teachers this is, for batches with a part for each.
+    """
+
+    def __init__(
+        self, manifest: Manifest, layout: Layout, records: Reads, name: str, number: int | None
+    ):
+        self._manifest, self._layout, self._records = manifest, layout, records
+        self._name, self._number = name, number
+
+    def outputs(self, batch: Any) -> Outputs:
+        """What the teacher says of a batch's examples, as host arrays.
+
+        Raises:
+            UsageError: An example is not in the cache, is not what it was when the cache was
+                built, or is damaged on disk.
+        """
+        inputs_T = teacher_inputs(batch, self._number)
+        content = content_of(inputs_T, self._manifest.inputs)
+        ids = example_ids(batch) if self._manifest.keys == "example_id" else None
+        if ids is None and self._manifest.keys == "example_id":
+            raise UsageError(
+                f"{self._name} knows examples by their 'example_id', which this batch does not "
+                "have."
+            )
+        keys = keys_of(content if ids is None else ids)
+        try:
+            records = self._records.read(keys)
+        except ValueError as error:
+            raise UsageError(f"{self._name} is damaged: {error}") from None
+        found = zip(keys, records, content[:, 0], strict=True)
+        checked = [self._checked(*row) for row in found]
+        return decode(checked, self._layout, widths_of(self._manifest.widths, inputs_T))
+
+    def _checked(self, key: bytes, record: bytes | None, check: Any) -> bytes:
+        if record is None:
+            by_content = (
+                "examples are known by their content, so that padding without an 'attention_mask', "
+                "augmentation or another tokenizer makes them different: give batches an "
+                "'example_id', or build it on these data"
+            )
+            by_id = self._manifest.keys == "example_id"
+            raise UsageError(
+                f"{show_key(key)} is not in {self._name}: "
+                f"{'build it on these data' if by_id else by_content}."
+            )
+        if not is_sound(record):
+            raise UsageError(
+                f"{show_key(key)} is damaged in {self._name}: `jaxbrewer cache verify` lists all "
+                "damage; remove the cache and build it again."
+            )
+        if check_of(record) != int(check):
+            raise UsageError(
+                f"{show_key(key)} is not the one that {self._name} was built from: the teacher's "
+                "inputs differ. Build it again for these data; a batch_postprocessor must not draw."
+            )
+        return record
+
+
+def with_outputs(batch: Any, cache: Cached | Sequence[Cached | None]) -> dict[str, Any]:
+    """A batch with what the teacher says of its examples, under ``"teacher_cache"``.
+
+    A step runs no teacher on such a batch. Order and composition of batches do not matter, so any
+    loop over any loader may use this.
+
+    Args:
+        batch: A batch as the teacher would get it.
+        cache: The cache; for several teachers one each, or ``None`` for one that shall run.
+
+    Raises:
+        UsageError: As :meth:`Lookup.outputs`.
+    """
+    if not isinstance(batch, Mapping):
+        batch = {"teacher": batch, "student": batch}
+    if not isinstance(cache, Sequence):
+        return {**batch, "teacher_cache": cache.outputs(batch)}
+    found = tuple(None if one is None else one.outputs(batch) for one in cache)
+    return {**batch, "teacher_cache": found}

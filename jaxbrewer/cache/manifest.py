@@ -1,0 +1,162 @@
+"""What a cache was made of, beside the records: a JSON file that is replaced as a whole."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError, suggest
+
+FILE = "manifest.json"
+FORMAT = 1
+KINDS = ("full", "float16", "top_k")
+
+
+@dataclasses.dataclass(frozen=True)
+class Storage:
+    """How numbers are kept.
+
+    Args:
+        kind: ``"full"`` keeps every number as the teacher gave it; ``"float16"`` halves float32;
+            ``"top_k"`` keeps the largest logits and the exact log-sum-exp of the others, and
+            hidden states as float16.
+        k: Of ``"top_k"``: how many logits.
+        bits: Of ``"top_k"``: bits per logit, 4 to 16, or 32 for float32.
+        temperatures: Of ``"top_k"``: where the weight of the other classes shall be exact.
+
+    Raises:
+        UsageError: A value is out of range.
+
+    Examples:
+        >>> Storage("top_k", k=32).bits
+        8
+    """
+
+    kind: str = "full"
+    k: int = 64
+    bits: int = 8
+    temperatures: Sequence[float] = (1.0,)
+
+    def __post_init__(self) -> None:
+        """Checks each field."""
+        if self.kind not in KINDS:
+            raise UsageError(f"Storage.kind {self.kind!r} is unknown: {suggest(self.kind, KINDS)}")
+        if not isinstance(self.k, int) or self.k < 1:
+            raise UsageError(f"Storage.k must be an int >= 1, got {self.k!r}.")
+        if self.bits not in (*range(4, 17), 32):
+            raise UsageError(f"Storage.bits must be 4 to 16, or 32, got {self.bits!r}.")
+        temperatures = tuple(sorted({float(t) for t in self.temperatures}))
+        if not temperatures or temperatures[0] <= 0:
+            raise UsageError(f"Storage.temperatures must be positive, got {self.temperatures!r}.")
+        object.__setattr__(self, "temperatures", temperatures)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields that count for this kind."""
+        if self.kind != "top_k":
+            return {"kind": self.kind}
+        return {**dataclasses.asdict(self), "temperatures": list(self.temperatures)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What a cache holds and what it was made of.
+
+    Attributes:
+        fingerprints: By name (``"teacher"``, ``"tokenizer"``, ``"data"``), a digest of each thing
+            that the outputs depend on.
+        settings: By name, the settings that they depend on.
+        storage: The fields of :class:`Storage`.
+        keys: ``"example_id"``, or ``"content"`` where batches have no numbers of examples.
+        inputs: The batch entries that the teacher takes; ``None`` for all.
+        widths: For each mask the place in a batch that is as wide.
+        layout: How outputs are laid out in a record.
+        complete: Whether every example is there.
+        examples: How many there are.
+        report: Sizes and errors, measured while the cache was built.
+    """
+
+    fingerprints: Mapping[str, str]
+    settings: Mapping[str, Any]
+    storage: Mapping[str, Any]
+    keys: str
+    inputs: Sequence[str] | None
+    widths: Mapping[str, str]
+    layout: Mapping[str, Any]
+    complete: bool = False
+    examples: int = 0
+    report: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    format: int = FORMAT
+
+    def write(self, directory: Path) -> None:
+        """Replaces the directory's manifest."""
+        write_json(directory / FILE, dataclasses.asdict(self))
+
+    @classmethod
+    def read(cls, directory: str | Path) -> "Manifest":
+        """The manifest of a directory.
+
+        Raises:
+            UsageError: There is none, or it cannot be read.
+        """
+        path = Path(directory) / FILE
+        try:
+            plain = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UsageError(
+                f"{directory} holds no teacher cache: `jaxbrewer cache build` or build_cache makes "
+                "one."
+            ) from None
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{path} cannot be read: {error}") from None
+        if not isinstance(plain, dict) or plain.get("format") != FORMAT:
+            found = plain.get("format") if isinstance(plain, dict) else None
+            raise UsageError(f"{path} has the format {found!r}; this version reads {FORMAT}.")
+        try:
+            return cls(**plain)
+        except TypeError as error:
+            raise UsageError(f"{path} is damaged: {error}") from None
+
+    def refuse_other(
+        self,
+        directory: str | Path,
+        fingerprints: Mapping[str, str] | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Refuses what the cache was not made of; a name that either side lacks is not compared.
+
+        Raises:
+            UsageError: Something differs; the message names all of it.
+        """
+        differing = [
+            f"{name} (fingerprint {self.fingerprints[name][:8]} in the cache, {value[:8]} now)"
+            for name, value in (fingerprints or {}).items()
+            if name in self.fingerprints and self.fingerprints[name] != value
+        ]
+        differing += [
+            f"{name} ({self.settings[name]!r} in the cache, {_plain(value)!r} now)"
+            for name, value in (settings or {}).items()
+            if name in self.settings and self.settings[name] != _plain(value)
+        ]
+        if differing:
+            raise UsageError(
+                f"The teacher cache {directory} was built from something else; it differs in: "
+                f"{', '.join(differing)}. Build it again in a new directory, or remove this one."
+            )
+
+
+def _plain(value: Any) -> Any:
+    """As it comes back from JSON."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a file that is there as a whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=2, default=str)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

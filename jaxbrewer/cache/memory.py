@@ -1,0 +1,154 @@
+"""A teacher that is run once, its outputs kept in memory: by batch, or by example."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from ..adaptors import Outputs
+from ..data import as_arrays, count_batches, set_epoch
+from ..errors import UsageError
+from .keys import content_of, example_ids, keys_of, teacher_inputs
+from .lookup import Lookup, with_outputs
+from .manifest import Manifest, Storage
+from .records import Layout, encode, layout_of
+from .widths import chosen_places, common_places
+
+
+class CachedLoader:
+    """Batches with the teacher's outputs under ``"teacher_cache"``, in a new order every epoch.
+
+    Batches keep their composition. Everything is held in host memory.
+
+    Args:
+        dataloader: Walked through once, when the loader is made.
+        teach: ``batch -> Outputs``, or a tuple of them for several teachers; all of it is kept.
+        batch_postprocessor: Applied to each batch once, before the teacher sees it.
+        seed: Seed of the orders.
+    """
+
+    def __init__(
+        self,
+        dataloader: Any,
+        teach: Callable[[Any], Outputs | tuple[Outputs, ...]],
+        batch_postprocessor: Callable[[Any], Any] | None = None,
+        *,
+        seed: int = 0,
+    ):
+        count_batches(dataloader)
+        self._seed, self._epoch, self._first = seed, 0, 0
+        self._batches: list[dict[str, Any]] = []
+        for batch in dataloader:
+            batch = batch_postprocessor(batch) if batch_postprocessor else batch
+            batch = as_arrays(batch)
+            outputs = teach(batch)
+            split = isinstance(batch, Mapping) and {"teacher", "student"} <= batch.keys()
+            parts = batch if split else {"teacher": batch, "student": batch}
+            self._batches.append({**parts, "teacher_cache": jax.device_get(outputs)})
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Makes the next iteration that of ``epoch``, counted from 0."""
+        self.set_position(epoch, 0)
+
+    def set_position(self, epoch: int, batch: int) -> None:
+        """Makes the next iteration that of ``epoch`` from ``batch`` on, both counted from 0."""
+        self._epoch, self._first = epoch, batch
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        rng = np.random.default_rng([self._seed, self._epoch])
+        order = rng.permutation(len(self))[self._first :]
+        self._epoch, self._first = self._epoch + 1, 0
+        yield from (self._batches[index] for index in order)
+
+
+class MemoryCache:
+    """A teacher's outputs by example, filled as batches come.
+
+    Args:
+        number: Which of several teachers this is, for batches with a part for each.
+    """
+
+    def __init__(self, number: int | None = None):
+        self._number = number
+        self._records: dict[bytes, bytes] = {}
+        self._common: dict[str, list[str]] = {}
+        self._layout: Layout | None = None
+
+    def lacks(self, batch: Any) -> bool:
+        """Whether an example of the batch is not there yet."""
+        return any(key not in self._records for key in keys_of(_ids(batch)))
+
+    def add(self, batch: Any, outputs: Outputs) -> None:
+        """Keeps what the teacher says of a batch's examples; what is there already stays."""
+        self._layout = self._layout or layout_of(outputs)
+        self._common = common_places(self._common, outputs, teacher_inputs(batch, self._number))
+        checks = content_of(teacher_inputs(batch, self._number))[:, 0]
+        records = encode(outputs, self._layout, checks)
+        for key, record in zip(keys_of(_ids(batch)), records, strict=True):
+            self._records.setdefault(key, record)
+
+    def outputs(self, batch: Any) -> Outputs:
+        """What the teacher says of a batch's examples, as host arrays."""
+        assert self._layout is not None
+        places = chosen_places(self._common)
+        manifest = Manifest({}, {}, Storage().to_dict(), "example_id", None, places, {})
+        lookup = Lookup(manifest, self._layout, self, "the cache in memory", self._number)
+        return lookup.outputs(batch)
+
+    def read(self, keys: Iterable[bytes]) -> list[bytes | None]:
+        """The record of each key."""
+        return [self._records.get(key) for key in keys]
+
+
+def _ids(batch: Any) -> np.ndarray:
+    ids = example_ids(batch)
+    if ids is None:
+        raise UsageError("Some batches of the dataloader have an 'example_id', and some have not.")
+    return ids
+
+
+def remember(
+    dataloader: Any,
+    teach: Callable[[Any], Outputs | tuple[Outputs, ...]],
+    batch_postprocessor: Callable[[Any], Any] | None = None,
+) -> Callable[[Any], dict[str, Any]]:
+    """Runs the teacher over a loader's first epoch and keeps what it says of each example.
+
+    Args:
+        dataloader: Batches have an ``example_id``.
+        teach: ``batch -> Outputs``, or a tuple of them for several teachers.
+        batch_postprocessor: ``batch -> batch``, applied first.
+
+    Returns:
+        A function from any batch of the loader to the batch with ``"teacher_cache"``; it applies
+        ``batch_postprocessor`` too, and runs the teacher for examples that the first epoch lacks.
+    """
+    caches: list[MemoryCache] = []
+    several = False
+
+    def fill(batch: Any) -> None:
+        nonlocal several
+        outputs = jax.device_get(teach(batch))
+        several = not isinstance(outputs, Outputs)
+        each = (outputs,) if isinstance(outputs, Outputs) else outputs
+        if not caches:
+            caches.extend(MemoryCache(index if several else None) for index in range(len(each)))
+        for cache, one in zip(caches, each, strict=True):
+            cache.add(batch, one)
+
+    def with_cached(batch: Any) -> dict[str, Any]:
+        batch = as_arrays(batch_postprocessor(batch) if batch_postprocessor else batch)
+        if any(cache.lacks(batch) for cache in caches):
+            fill(batch)
+        return with_outputs(batch, caches if several else caches[0])
+
+    set_epoch(dataloader, 0)
+    for batch in dataloader:
+        batch = as_arrays(batch_postprocessor(batch) if batch_postprocessor else batch)
+        if not caches or any(cache.lacks(batch) for cache in caches):
+            fill(batch)
+    return with_cached

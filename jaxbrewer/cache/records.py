@@ -1,0 +1,412 @@
+"""One example's teacher outputs as bytes, and many of them as one batch again.
+
+A record holds what does not depend on the batch that the example was in: positions that a mask
+rules out are left out, and filled up again to the width of the batch that asks. What no mask
+covers is kept whole and fits batches of the same width only.
+"""
+
+import dataclasses
+import struct
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from ..adaptors import Outputs
+from ..errors import UsageError
+from ..top_k import TopK
+from . import codec
+
+_HEAD, _MASK, _CRC = struct.Struct("<Q"), struct.Struct("<IIIB"), struct.Struct("<I")
+_RAW, _LEFT = 1, 2  # a mask with other values than 0 and 1; an example padded at its left
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """How one array of the outputs is kept.
+
+    Attributes:
+        name: ``"logits/0"``, ``"hidden/3"``, ``"labels/0"``.
+        dtype: What it is in a batch.
+        stored: What it is on disk; ``"top_k"`` for :class:`~jaxbrewer.top_k.TopK`.
+        mask: The mask whose positions are kept; ``None`` keeps all.
+        shape: Its axes after the batch and, with a mask, the position. Without a mask each record
+            has its own.
+        k: Of a top-k: how many logits.
+        bits: Of a top-k: bits per logit.
+        classes: Of a top-k: how many classes there are.
+        temperatures: Of a top-k: where the weight of the rest is exact.
+    """
+
+    name: str
+    dtype: str
+    stored: str
+    mask: str | None
+    shape: tuple[int, ...]
+    k: int = 0
+    bits: int = 0
+    classes: int = 0
+    temperatures: tuple[float, ...] = ()
+
+    @property
+    def packed(self) -> int:
+        """Bytes per position of a top-k."""
+        tail = 4 * len(self.temperatures)
+        return codec.index_bytes(self.classes, self.k) + codec.value_bytes(self.k, self.bits) + tail
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How the outputs of a teacher are kept: the same for all examples.
+
+    Attributes:
+        masks: The masks' names and dtypes, ``"inputs_mask"`` first.
+        entries: The arrays.
+        layers: How many layers a feature has, of which only those among the entries are kept.
+    """
+
+    masks: Mapping[str, str]
+    entries: tuple[Entry, ...]
+    layers: Mapping[str, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "masks": dict(self.masks),
+            "entries": [dataclasses.asdict(entry) for entry in self.entries],
+            "layers": dict(self.layers),
+        }
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "Layout":
+        """What :meth:`to_dict` was made of."""
+        entries: Iterable[dict[str, Any]] = (
+            {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
+            for row in plain["entries"]
+        )
+        return cls(
+            dict(plain["masks"]), tuple(Entry(**row) for row in entries), dict(plain["layers"])
+        )
+
+
+def layout_of(outputs: Outputs, *, half: bool = False, bits: int = 8) -> Layout:
+    """The layout for outputs like these, whose arrays may be shapes alone.
+
+    Args:
+        outputs: A batch's, without ``losses``; ``None`` stands for a layer that is not kept.
+        half: Whether to keep real numbers as float16.
+        bits: Bits per logit of a top-k.
+    """
+    masks = {}
+    if outputs.inputs_mask is not None and outputs.inputs_mask.ndim == 2:
+        masks["inputs_mask"] = outputs.inputs_mask
+    masks |= {
+        f"logits_mask/{i}": mask for i, mask in enumerate(outputs.logits_mask) if mask.ndim == 2
+    }
+    entries = []
+    for name, array in named_arrays(outputs).items():
+        mask = _mask_of(name, array, outputs)
+        positions = array.shape[1:2] if mask else ()
+        if isinstance(array, TopK):
+            entries.append(
+                Entry(
+                    name, array.logits.dtype.name, "top_k", mask, (), array.indices.shape[-1],
+                    bits, array.classes, array.temperatures,
+                )
+            )  # fmt: skip
+            continue
+        stored = "float16" if half and jnp.issubdtype(array.dtype, jnp.floating) else array.dtype
+        shape = array.shape[1 + len(positions) :]
+        entries.append(
+            Entry(name, jnp.dtype(array.dtype).name, jnp.dtype(stored).name, mask, shape)
+        )
+    return Layout(
+        {name: jnp.dtype(mask.dtype).name for name, mask in masks.items()},
+        tuple(entries),
+        {feature: len(layers) for feature, layers in outputs.features.items()},
+    )
+
+
+def encode(outputs: Outputs, layout: Layout, checks: np.ndarray) -> list[bytes]:
+    """The records of a batch's examples.
+
+    Args:
+        outputs: Host arrays.
+        layout: From :func:`layout_of`.
+        checks: A number per example that :func:`decode` gives back, uint64 ``[batch]``.
+
+    Raises:
+        UsageError: A number does not fit float16, or a top-k holds NaN.
+    """
+    arrays, given = named_arrays(outputs), named_masks(outputs)
+    columns = {
+        entry.name: _pack_rows(entry, arrays[entry.name], given.get(entry.mask or ""))
+        for entry in layout.entries
+    }
+    records = []
+    for row, check in enumerate(checks):
+        parts, kept = [_HEAD.pack(int(check))], {}
+        for name in layout.masks:
+            packed, kept[name] = _pack_mask(name, row, given)
+            parts.append(packed)
+        for entry in layout.entries:
+            values = columns[entry.name][row]
+            if entry.mask is not None:
+                values = values[kept[entry.mask]]
+            else:
+                shape = arrays[entry.name].shape[1:]
+                parts.append(struct.pack(f"<B{len(shape)}I", len(shape), *shape))
+            parts.append(np.ascontiguousarray(values).tobytes())
+        record = b"".join(parts)
+        records.append(record + _CRC.pack(zlib.crc32(record)))
+    return records
+
+
+def is_sound(record: bytes) -> bool:
+    """Whether a record is as it was written."""
+    end = len(record) - _CRC.size
+    return end > 0 and _CRC.unpack_from(record, end)[0] == zlib.crc32(memoryview(record)[:end])
+
+
+def check_of(record: bytes) -> int:
+    """The number that the record was made with."""
+    return int(_HEAD.unpack_from(record)[0])
+
+
+def decode(
+    records: Sequence[bytes], layout: Layout, widths: Mapping[str, int] | None = None
+) -> Outputs:
+    """The outputs of a batch of these examples, as host arrays.
+
+    Args:
+        records: From :func:`encode`.
+        layout: The same.
+        widths: For each mask how wide the batch is; by default as wide as the examples were when
+            they were written, the widest of them.
+
+    Returns:
+        ``Outputs``; padding is 0 (-100 in ``labels``).
+
+    Raises:
+        UsageError: An example does not fit the batch.
+    """
+    cursors = [_HEAD.size] * len(records)
+    masks = {}
+    for name, dtype in layout.masks.items():
+        masks[name] = _read_masks(records, cursors, name, dtype, (widths or {}).get(name))
+    arrays: dict[str, Any] = {}
+    for entry in layout.entries:
+        mask = None if entry.mask is None else masks[entry.mask] != 0
+        arrays[entry.name] = _read_entry(records, cursors, entry, mask)
+    return _outputs(arrays, masks, layout.layers)
+
+
+def _pack_rows(entry: Entry, array: Any, mask: np.ndarray | None) -> np.ndarray:
+    """The values as they are stored, ``[batch, ...]``; padding may hold anything."""
+    if isinstance(array, TopK):
+        indices, logits, tail = map(np.asarray, (array.indices, array.logits, array.log_tail))
+        if mask is not None:
+            logits, tail = (np.where((mask != 0)[..., None], x, 0) for x in (logits, tail))
+        if np.isnan(logits).any() or np.isnan(tail).any():
+            raise UsageError(f"The teacher's {entry.name} hold NaN, which no cache should keep.")
+        flat = (
+            codec.pack_indices(indices.reshape(-1, entry.k), entry.classes),
+            codec.pack_values(logits.reshape(-1, entry.k), entry.bits),
+            np.ascontiguousarray(tail.reshape(-1, tail.shape[-1]), "<f4").view(np.uint8),
+        )
+        return np.concatenate(flat, axis=1).reshape(*indices.shape[:-1], -1)
+    array = np.asarray(array)
+    with np.errstate(over="ignore"):
+        stored = array.astype(jnp.dtype(entry.stored), copy=False)
+    if stored.dtype != array.dtype:
+        lost = np.isinf(stored) & ~np.isinf(array)
+        if (lost if mask is None else lost[mask != 0]).any():
+            raise UsageError(
+                f"The teacher's {entry.name} hold numbers beyond the range of float16: store them "
+                "in full precision."
+            )
+    return stored
+
+
+def _pack_mask(name: str, row: int, masks: Mapping[str, np.ndarray]) -> tuple[bytes, np.ndarray]:
+    """A mask without its padding, and the positions that it selects."""
+    values = masks[name][row]
+    width, selected = len(values), np.flatnonzero(values)
+    tokens = masks.get("inputs_mask", masks[name])[row] if "inputs_mask" in masks else values[:0]
+    left = len(tokens) == width > 0 and not tokens[0] and bool(tokens[-1])
+    start = int(np.argmax(tokens != 0)) if left else 0
+    stop = width if left else (int(selected[-1]) + 1 if len(selected) else 0)
+    span = values[start:stop]
+    plain = bool(((span == 0) | (span == 1)).all())
+    flags = (0 if plain else _RAW) | (_LEFT if left else 0)
+    payload = np.packbits(span != 0) if plain else np.ascontiguousarray(span)
+    selected = selected[(selected >= start) & (selected < stop)]
+    return _MASK.pack(width, start, stop - start, flags) + payload.tobytes(), selected
+
+
+def _read_masks(
+    records: Sequence[bytes], cursors: list[int], name: str, dtype: str, width: int | None
+) -> np.ndarray:
+    heads = [_MASK.unpack_from(record, at) for record, at in zip(records, cursors, strict=True)]
+    wide = max((head[0] for head in heads), default=0) if width is None else width
+    masks: np.ndarray = np.zeros((len(records), wide), jnp.dtype(dtype))
+    for row, (record, (built, start, length, flags)) in enumerate(zip(records, heads, strict=True)):
+        at = cursors[row] + _MASK.size
+        if flags & _RAW:
+            span: np.ndarray = np.frombuffer(record, masks.dtype, length, at)
+            cursors[row] = at + length * masks.itemsize
+        else:
+            size = -(-length // 8)
+            span = np.unpackbits(np.frombuffer(record, np.uint8, size, at), count=length)
+            cursors[row] = at + size
+        start += wide - built if flags & _LEFT else 0
+        if start < 0 or start + length > wide:
+            raise UsageError(
+                f"A cached example of {length} positions ({name}) does not fit a batch of {wide}: "
+                "batches must not cut examples shorter than when the cache was built."
+            )
+        masks[row, start : start + length] = span
+    return masks
+
+
+def _read_entry(
+    records: Sequence[bytes], cursors: list[int], entry: Entry, mask: np.ndarray | None
+) -> Any:
+    if mask is None:
+        shape = _own_shape(records, cursors, entry)
+        positions = shape if entry.stored == "top_k" else ()
+    else:
+        shape = positions = mask.shape[1:]
+    counts = [int(np.prod(positions))] * len(records) if mask is None else mask.sum(1).tolist()
+    if entry.stored == "top_k":
+        rows = _read_rows(records, cursors, counts, np.dtype(np.uint8), (entry.packed,))
+        leaves: tuple[Any, ...] = _unpack(rows, entry)
+        if mask is None:
+            leaves = tuple(leaf.reshape(len(records), *positions, -1) for leaf in leaves)
+        else:
+            fill = np.arange(entry.k, dtype=np.int32)
+            leaves = tuple(
+                _scatter(leaf, mask, fill if i == 0 else 0) for i, leaf in enumerate(leaves)
+            )
+        indices, logits, tail = leaves
+        return TopK(indices, logits, tail, entry.classes, entry.temperatures)
+    stored, dtype = jnp.dtype(entry.stored), jnp.dtype(entry.dtype)
+    if mask is None:
+        rows = _read_rows(records, cursors, [1] * len(records), stored, shape)
+        return rows.astype(dtype, copy=False)
+    rows = _read_rows(records, cursors, counts, stored, entry.shape)
+    ignored = -100 if entry.name.startswith("labels/") else 0
+    return _scatter(rows.astype(dtype, copy=False), mask, ignored)
+
+
+def _own_shape(records: Sequence[bytes], cursors: list[int], entry: Entry) -> tuple[int, ...]:
+    shapes = set()
+    for row, record in enumerate(records):
+        ndim = record[cursors[row]]
+        shapes.add(struct.unpack_from(f"<{ndim}I", record, cursors[row] + 1))
+        cursors[row] += 1 + 4 * ndim
+    if len(shapes) > 1:
+        mask = "logits_mask" if entry.name.startswith(("logits", "labels")) else "inputs_mask"
+        raise UsageError(
+            f"The cached {entry.name} of this batch's examples have the shapes {sorted(shapes)}, "
+            f"for no mask says what is padding: let the teacher's adaptor return {mask!r}, or pad "
+            "all batches to one width, and build the cache again."
+        )
+    (shape,) = shapes
+    return shape[:-1] if entry.stored == "top_k" else shape
+
+
+def _read_rows(
+    records: Sequence[bytes],
+    cursors: list[int],
+    counts: Sequence[int],
+    dtype: np.dtype,
+    shape: tuple[int, ...],
+) -> np.ndarray:
+    """``counts[i]`` items of ``shape`` from each record, all in one array."""
+    size = int(np.prod(shape))
+    rows = np.empty((sum(counts), *shape), dtype)
+    flat, done = rows.reshape(-1), 0
+    for row, (record, count) in enumerate(zip(records, counts, strict=True)):
+        numbers = count * size
+        flat[done : done + numbers] = np.frombuffer(record, dtype, numbers, cursors[row])
+        done += numbers
+        cursors[row] += numbers * dtype.itemsize
+    return rows
+
+
+def _unpack(rows: np.ndarray, entry: Entry) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    first = codec.index_bytes(entry.classes, entry.k)
+    second = first + codec.value_bytes(entry.k, entry.bits)
+    return (
+        codec.unpack_indices(rows[:, :first], entry.k, entry.classes),
+        codec.unpack_values(rows[:, first:second], entry.k, entry.bits),
+        np.ascontiguousarray(rows[:, second:]).view("<f4").astype(np.float32, copy=False),
+    )
+
+
+def _scatter(rows: np.ndarray, mask: np.ndarray, fill: Any) -> np.ndarray:
+    array = np.empty((*mask.shape, *rows.shape[1:]), rows.dtype)
+    array[...] = fill
+    array[mask] = rows
+    return array
+
+
+def named_arrays(outputs: Outputs) -> dict[str, Any]:
+    """The arrays that a layout has entries for, by name."""
+    arrays: dict[str, Any] = {f"logits/{i}": x for i, x in enumerate(outputs.logits)}
+    arrays |= {f"labels/{i}": x for i, x in enumerate(outputs.labels)}
+    for feature, layers in outputs.features.items():
+        arrays |= {f"{feature}/{i}": x for i, x in enumerate(layers) if x is not None}
+    if outputs.inputs_mask is not None and outputs.inputs_mask.ndim != 2:
+        arrays["inputs_mask/0"] = outputs.inputs_mask
+    masks = enumerate(outputs.logits_mask)
+    return arrays | {f"logits_mask/{i}": mask for i, mask in masks if mask.ndim != 2}
+
+
+def named_masks(outputs: Outputs) -> dict[str, np.ndarray]:
+    """The masks that say what is padding, by name."""
+    numbered = enumerate(outputs.logits_mask)
+    masks = {f"logits_mask/{i}": np.asarray(x) for i, x in numbered if x.ndim == 2}
+    if outputs.inputs_mask is not None and outputs.inputs_mask.ndim == 2:
+        masks["inputs_mask"] = np.asarray(outputs.inputs_mask)
+    return masks
+
+
+def _mask_of(name: str, array: Any, outputs: Outputs) -> str | None:
+    """The mask outside of which no loss looks at an array."""
+    kind, _, number = name.partition("/")
+    if kind in ("logits", "labels"):
+        masks = outputs.logits_mask
+        index = 0 if len(masks) == 1 else int(number)
+        positions = 3 if kind == "logits" else 2
+        if array.ndim == positions and index < len(masks) and masks[index].ndim == 2:
+            return f"logits_mask/{index}" if masks[index].shape == array.shape[:2] else None
+        return None
+    mask = None if kind == "logits_mask" else outputs.inputs_mask
+    covers = mask is not None and array.ndim == 3 and mask.shape == array.shape[:2]
+    # Padded keys take part in the softmax of a cross-entropy of attention, so it is kept whole.
+    return "inputs_mask" if covers and kind != "attention" else None
+
+
+def _outputs(
+    arrays: Mapping[str, Any], masks: Mapping[str, np.ndarray], layers: Mapping[str, int]
+) -> Outputs:
+    groups: dict[str, dict[int, Any]] = {}
+    for name, array in {**arrays, **masks}.items():
+        kind, _, number = name.partition("/")
+        groups.setdefault(kind, {})[int(number or 0)] = array
+    ordered: dict[str, tuple[Any, ...]] = {
+        kind: tuple(found.get(i) for i in range(layers.get(kind, len(found))))
+        for kind, found in groups.items()
+    }
+    (inputs_mask,) = ordered.pop("inputs_mask", (None,))
+    return Outputs(
+        logits=ordered.pop("logits", ()),
+        labels=ordered.pop("labels", ()),
+        logits_mask=ordered.pop("logits_mask", ()),
+        inputs_mask=inputs_mask,
+        features={feature: ordered.get(feature, (None,) * layers[feature]) for feature in layers},
+    )

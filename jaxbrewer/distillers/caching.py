@@ -1,0 +1,215 @@
+"""A training whose teacher is run once: from a cache on disk, or kept in memory."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import jax
+
+from ..adaptors import Outputs
+from ..cache import (
+    CachedLoader,
+    TeacherCache,
+    build_cache,
+    example_ids,
+    remember,
+    settings_of,
+    with_outputs,
+)
+from ..cache.manifest import FILE
+from ..configs import DistillationConfig, TrainingConfig
+from ..data import as_arrays, set_epoch
+from ..errors import UsageError
+from ..functional import Model, PyTree
+from ..integrity import fingerprint
+from ..precision import policy_of
+from ..teachers import Adaptors, make_teacher_step, only_needed
+
+Teacher: TypeAlias = Model | tuple[Model, ...] | None
+Postprocessor: TypeAlias = Callable[[Any], Any] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Caching:
+    """What of a distiller decides over its cache.
+
+    Attributes:
+        train_config: Has the directories.
+        distill_config: Says what is needed.
+        teacher: The teacher or teachers; ``None`` if they are not in memory.
+        adaptor: Theirs.
+    """
+
+    train_config: TrainingConfig
+    distill_config: DistillationConfig
+    teacher: Teacher
+    adaptor: Adaptors
+
+    def check(self) -> None:
+        """Refuses what is wrong before any data are seen.
+
+        Raises:
+            UsageError: There is neither teacher nor cache, or the cache is not of this teacher or
+                lacks what the config needs.
+        """
+        directories = self._directories()
+        if self.distill_config.is_caching_logits and self.teacher is None and not directories:
+            raise UsageError("is_caching_logits needs a teacher.")
+        if self.teacher is None and not directories:
+            raise UsageError(
+                "model_T may be None only with TrainingConfig.cache_dir, a cache of the teacher."
+            )
+        for index in directories:
+            self._open(index)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the teacher's outputs come from a cache."""
+        return bool(self._directories()) or self.distill_config.is_caching_logits
+
+    @property
+    def covers_all(self) -> bool:
+        """Whether no teacher is run beside the cache."""
+        directories = self.train_config.cache_dir
+        return self.is_on and not (isinstance(directories, tuple) and None in directories)
+
+    def teacher_fingerprint(self) -> str | None:
+        """The digest of a teacher that is not in memory, as its cache has it."""
+        digests = [self._open(index) for index in self._directories()]
+        found = [cache.manifest.fingerprints["teacher"] for cache in digests if cache is not None]
+        return found[0] if len(found) == 1 else None
+
+    def apply(
+        self, dataloader: Any, batch_postprocessor: Postprocessor, args: Mapping[str, Any]
+    ) -> tuple[Any, Postprocessor]:
+        """The loader and the postprocessor whose batches bring the teacher's outputs.
+
+        Raises:
+            UsageError: As :meth:`check`; or settings differ.
+        """
+        if self._directories():
+            return self._from_disk(dataloader, batch_postprocessor, args)
+        named = getattr(dataloader, "with_example_ids", lambda: dataloader)()
+        teach = functools.partial(jax.jit(self._make_teach(args)), self._variables)
+        set_epoch(named, 0)
+        first = next(iter(named), None)
+        if first is None or example_ids(first) is None:
+            seed = self.train_config.seed
+            return CachedLoader(dataloader, teach, batch_postprocessor, seed=seed), None
+        return named, remember(named, teach, batch_postprocessor)
+
+    def for_check(
+        self, dataloader: Any, batch_postprocessor: Postprocessor, args: Mapping[str, Any]
+    ) -> tuple[Any, Postprocessor]:
+        """As :meth:`apply`, without running a teacher."""
+        there = [self._open(index) for index in self._directories()]
+        if not there or None in there:
+            return dataloader, batch_postprocessor
+        return self._from_disk(dataloader, batch_postprocessor, args)
+
+    @property
+    def _variables(self) -> PyTree:
+        if self.teacher is None or isinstance(self.teacher, Model):
+            return self.teacher and self.teacher.variables
+        return tuple(model.variables for model in self.teacher)
+
+    def _directories(self) -> dict[int | None, str]:
+        """The directory of each teacher that has one; ``None`` is the number of a single one."""
+        given = self.train_config.cache_dir
+        if given is None:
+            return {}
+        several = not isinstance(self.teacher, Model) and self.teacher is not None
+        if isinstance(given, tuple):
+            if isinstance(self.teacher, Model) or (several and len(given) != len(self.teacher)):  # type: ignore[arg-type]
+                count = 1 if isinstance(self.teacher, Model) else len(self.teacher)  # type: ignore[arg-type]
+                raise UsageError(
+                    f"TrainingConfig.cache_dir lists {len(given)} directories for {count} "
+                    f"teacher{'s' * (count > 1)}."
+                )
+            if self.teacher is None and None in given:
+                raise UsageError("TrainingConfig.cache_dir needs a directory for every teacher.")
+            return {index: str(path) for index, path in enumerate(given) if path is not None}
+        if several:
+            raise UsageError(
+                "TrainingConfig.cache_dir must be a list with a directory or None for each teacher."
+            )
+        return {None: str(given)}
+
+    def _open(
+        self, index: int | None, args: Mapping[str, Any] | None = None
+    ) -> TeacherCache | None:
+        """A teacher's cache; ``None`` if it is still to be built."""
+        directory, model = self._directories()[index], self._model(index)
+        is_to_build = model is not None and self.distill_config.is_caching_logits
+        if is_to_build and not (Path(directory) / FILE).exists():
+            return None
+        fingerprints, settings = {}, {}
+        if model is not None:
+            fingerprints = {"teacher": fingerprint(model.variables)}
+            settings = settings_of(policy_of(self.train_config), args or {})
+            if args is None:
+                del settings["args"]
+        cache = TeacherCache(directory, fingerprints=fingerprints, settings=settings, number=index)
+        cache.refuse_lacking(self.distill_config)
+        return cache
+
+    def _model(self, index: int | None) -> Model | None:
+        if self.teacher is None or isinstance(self.teacher, Model):
+            return self.teacher
+        return self.teacher[index or 0]
+
+    def _from_disk(
+        self, dataloader: Any, batch_postprocessor: Postprocessor, args: Mapping[str, Any]
+    ) -> tuple[Any, Postprocessor]:
+        named = getattr(dataloader, "with_example_ids", lambda: dataloader)()
+        caches: dict[int | None, TeacherCache] = {}
+        for index, directory in self._directories().items():
+            cache = self._open(index, args)
+            if cache is None:
+                adaptors = self.adaptor
+                several = isinstance(adaptors, (list, tuple))
+                build_cache(
+                    directory,
+                    self._model(index),
+                    adaptors[index or 0] if several else adaptors,  # type: ignore[index,arg-type]
+                    named,
+                    config=self.distill_config,
+                    number=index,
+                    precision=policy_of(self.train_config),
+                    args=args,
+                    batch_postprocessor=batch_postprocessor,
+                )
+                cache = self._open(index, args)
+                assert cache is not None
+            caches[index] = cache
+        found: Any = caches[None] if None in caches else self._in_order(caches)
+
+        def with_cached(batch: Any) -> dict[str, Any]:
+            batch = batch_postprocessor(batch) if batch_postprocessor else batch
+            return with_outputs(as_arrays(batch), found)
+
+        by_id = any(cache.manifest.keys == "example_id" for cache in caches.values())
+        return (named if by_id else dataloader), with_cached
+
+    def _in_order(self, caches: Mapping[int | None, TeacherCache]) -> tuple[Any, ...]:
+        given = self.train_config.cache_dir
+        assert isinstance(given, tuple)
+        return tuple(caches.get(index) for index in range(len(given)))
+
+    def _make_teach(self, args: Mapping[str, Any]) -> Callable[[PyTree, Any], Any]:
+        """All teachers at once, without the layers that no match needs."""
+        assert self.teacher is not None
+        config = self.distill_config
+        teach = make_teacher_step(
+            self.teacher, self.adaptor, precision=policy_of(self.train_config), args=args
+        )
+
+        def needed(variables: PyTree, batch: Any) -> Outputs | tuple[Outputs, ...]:
+            outputs = teach(variables, batch)
+            if isinstance(outputs, Outputs):
+                return only_needed(outputs, config)
+            return tuple(only_needed(x, config, teacher=i) for i, x in enumerate(outputs))
+
+        return needed
