@@ -54,16 +54,28 @@ def make_adaptor(
     def adaptor(batch: Mapping[str, jax.Array], outputs: Mapping[str, Any]) -> dict[str, Any]:
         heads = outputs["logits"] if head is None else [outputs["logits"][head]]
         touch = [0 * sum(jnp.sum(z) for z in outputs["logits"])] if zero_touch else []
+
+        def labels() -> list[jax.Array]:
+            if heads[0].ndim == 2 and batch["labels"].ndim == 2:  # a column for each head
+                return list(batch["labels"].T)
+            return [batch["labels"]] * len(heads)
+
         entries = {
             "logits": lambda: heads,
-            "losses": lambda: [cross_entropy(z, batch["labels"]) for z in heads] + touch,
-            "labels": lambda: [batch["labels"]] * len(heads),
+            "losses": lambda: [*map(cross_entropy, heads, labels()), *touch],
+            "labels": labels,
             "hidden": lambda: outputs["hidden"],
             "attention": lambda: outputs["attention"],
             "logits_mask": lambda: [batch["mask"]] * len(heads),
+            "logits_mask_one": lambda: batch["mask"],
+            "logits_mask_labels": lambda: [label >= 0 for label in labels()],
             "inputs_mask": lambda: batch["mask"],
         }
-        return {key: entries[key]() for key in keys}
+        answer = {key: entries[key]() for key in keys}
+        for key in ("logits_mask_one", "logits_mask_labels"):
+            if key in answer:
+                answer["logits_mask"] = answer.pop(key)
+        return answer
 
     return adaptor
 

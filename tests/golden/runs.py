@@ -130,5 +130,8 @@ def _scheduled(
     return factory(lambda count: jnp.asarray(learning_rate * factors)[count], **settings)
 
 
-def _sgd(learning_rate: Any, momentum: float = 0.0) -> optax.GradientTransformation:
-    return optax.sgd(learning_rate, momentum or None)
+def _sgd(
+    learning_rate: Any, momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False
+) -> optax.GradientTransformation:
+    decay = optax.add_decayed_weights(weight_decay)
+    return optax.chain(decay, optax.sgd(learning_rate, momentum or None, nesterov))

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -126,7 +127,7 @@ def _train(
     for match, params in distiller.projections.items():
         values[f"final/proj/{match}/weight"] = params["kernel"].T
         values[f"final/proj/{match}/bias"] = params["bias"]
-    with contextlib.closing(CheckpointStore(f"{directory}/checkpoints")) as store:
+    with contextlib.closing(CheckpointStore(Path(directory))) as store:
         return values, list(called), store.steps()
 
 

@@ -183,3 +183,10 @@ def test_further_classes_ruled_out_by_both_gave_nan():
         value, gradient = jax.value_and_grad(loss)(S, T)
         assert np.isfinite(value)
         assert np.isfinite(gradient).all()
+
+
+def test_b60_there_was_no_loss_for_several_labels():
+    p, q = (1 / (1 + np.exp(-z / 2)) for z in (LOGITS_T, LOGITS_S))
+    expected = -4 * np.mean(p * np.log(q) + (1 - p) * np.log(1 - q))
+    actual = kd({"logits": LOGITS_S}, {"logits": LOGITS_T}, kd_loss_type="bce", temperature=2)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)

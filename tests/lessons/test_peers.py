@@ -191,3 +191,20 @@ def test_f19_the_weight_of_a_term_followed_the_number_of_tokens():
     _, twice = distil(*jax.tree.map(lambda x: np.concatenate([x, x]), (student, teacher)), **config)
     for name, value in once.items():
         np.testing.assert_allclose(twice[name], value, rtol=1e-5)
+
+
+def test_f14_the_generalised_divergence_had_its_mixture_the_wrong_way_round():
+    S, T = RNG.normal(size=(2, 6, 4)) * 2
+    p, q = (np.exp(z) / np.exp(z).sum(-1, keepdims=True) for z in (T, S))
+    for beta in (0.1, 0.5):
+        m = beta * p + (1 - beta) * q
+        kl = [np.sum(x * np.log(x / m), -1) for x in (p, q)]
+        expected = np.mean(beta * kl[0] + (1 - beta) * kl[1])
+        np.testing.assert_allclose(losses.jsd_loss(S, T, beta=beta), expected, rtol=1e-4)
+
+
+def test_f18_the_divergence_had_no_squared_temperature():
+    S, T = RNG.normal(size=(2, 6, 4))
+    p, q = (np.exp(z / 3) / np.exp(z / 3).sum(-1, keepdims=True) for z in (T, S))
+    expected = 9 * np.mean(np.sum(p * np.log(p / q), -1))
+    np.testing.assert_allclose(losses.kl_loss(S, T, 3.0), expected, rtol=1e-4)
