@@ -3,10 +3,14 @@
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
+import gc
 import json
 import logging
 import re
 import shutil
+import sys
+import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -296,7 +300,7 @@ def load_student(directory: str | Path, step: int | None = None) -> dict[str, Py
     for chosen in reversed(saved) if step is None else [step]:
         try:
             record = _read_record(root / str(chosen))
-            loaded = _read(root / str(chosen), {"student": _saved_student(root / str(chosen))})
+            loaded = _read_student(root / str(chosen), record)
             _refuse_changed(record["arrays"], loaded)
             return {"state": {}, **loaded["student"]}
         except DamagedError as error:
@@ -395,42 +399,66 @@ def _steps_in(directory: Path) -> list[int]:
 
 
 def _read_record(path: Path) -> dict[str, Any]:
-    with _as_damage(), _without_log():
-        record = dict(ocp.checkpointables_metadata(path).custom_metadata["jaxbrewer"])
-    if record["crc"] != _crc(record):
+    record = _or_damaged(
+        lambda: dict(ocp.checkpointables_metadata(path).custom_metadata["jaxbrewer"])
+    )
+    if record.get("crc") != _crc(record):
         raise DamagedError("its metadata has another checksum")
     return record
 
 
-def _saved_student(path: Path) -> PyTree:
-    with _as_damage(), _without_log():
-        return jax.tree.map(_abstract, ocp.checkpointables_metadata(path).metadata["student"])
+def _read(path: Path, template: Mapping[str, PyTree]) -> dict[str, PyTree]:
+    def one(name: str) -> PyTree:
+        return ocp.load_checkpointables(path, {name: template[name]})[name]
+
+    return {name: _or_damaged(functools.partial(one, name)) for name in template}
 
 
-def _read(path: Path, template: PyTree) -> Any:
-    with _as_damage(), _without_log():
-        return ocp.load_checkpointables(path, template)
+def _read_student(path: Path, record: Mapping[str, Any]) -> dict[str, PyTree]:
+    """The student in nested dicts, as nothing is known here of its structure."""
+    saved = _or_damaged(lambda: ocp.checkpointables_metadata(path).metadata["student"])
+    template = {"student": jax.tree.map(_abstract, saved)}
+    known = {name for name in record["arrays"] if name.startswith("student/")}
+    if leaves_by_path(template).keys() != known:
+        raise DamagedError("its metadata lacks arrays")
+    return _read(path, template)
 
 
-@contextlib.contextmanager
-def _as_damage() -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        cause = error.__cause__ or error
-        reason = " ".join(str(cause).split())
-        raise DamagedError(f"{type(cause).__name__}: {reason[:160]}") from error
+def _or_damaged(read: Callable[[], Any]) -> Any:
+    """What ``read`` gives; where it fails, one reason, and nothing of what Orbax says beside it."""
+    hook = sys.unraisablehook
+    with _without_log(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sys.unraisablehook = lambda _: None
+        try:
+            try:
+                return read()
+            except Exception as error:
+                reason = _first_words(error.__cause__ or error)
+            # Orbax leaves the reading of other arrays behind, whose tasks complain when they end.
+            gc.collect()
+            time.sleep(0.2)
+        finally:
+            sys.unraisablehook = hook
+    raise DamagedError(reason)
+
+
+def _first_words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
 
 
 @contextlib.contextmanager
 def _without_log() -> Iterator[None]:
     """Orbax logs each failure many times, with tracebacks; we report it, once."""
-    logger, silent = logging.getLogger("absl"), logging.Filter("nothing")
-    logger.addFilter(silent)
+    silent = logging.Filter("nothing")
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    for logger in loggers:
+        logger.addFilter(silent)
     try:
         yield
     finally:
-        logger.removeFilter(silent)
+        for logger in loggers:
+            logger.removeFilter(silent)
 
 
 def _reason_on_disk(error: BaseException) -> str | None:

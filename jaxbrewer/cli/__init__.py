@@ -29,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0; 2 for bad input, which one line on standard error explains; 130 if
         interrupted. What is none of these is a bug and keeps its traceback.
+
+    Raises:
+        Preempted: SIGTERM ended a training, after a checkpoint; the exit status is 143.
     """
     try:
         with _plain_messages():
@@ -104,6 +107,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--dry-run", action="store_true", help="check everything, train and write nothing"
         )
+        command.add_argument(
+            "--resume", action="store_true", help="go on where an interrupted run was left"
+        )
     evaluate = add("evaluate", _evaluate, "score a model, or the models of a job")
     evaluate.add_argument("path", metavar="MODEL_OR_JOB", help="a model directory or a job")
     evaluate.add_argument("file", metavar="FILE", nargs="?", help="labelled texts")
@@ -135,7 +141,7 @@ def _demo(arguments: argparse.Namespace, _: Sequence[str]) -> None:
 def _train(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from .config import read_job
 
-    job = read_job(arguments.job, overrides)
+    job = read_job(arguments.job, [*overrides, *_resuming(arguments)])
     from .training import train
 
     _keep_compiled_programs()
@@ -145,11 +151,15 @@ def _train(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 def _distill(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from .config import read_job
 
-    job = read_job(arguments.job, overrides)
+    job = read_job(arguments.job, [*overrides, *_resuming(arguments)])
     from .training import distill
 
     _keep_compiled_programs()
     distill(job, dry_run=arguments.dry_run)
+
+
+def _resuming(arguments: argparse.Namespace) -> list[str]:
+    return ["--training.resume", "true"] if arguments.resume else []
 
 
 def _evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:

@@ -39,17 +39,17 @@ class Run:
         log_dir = config.log_dir and str(Path(config.log_dir) / self.directory.name)
         return dataclasses.replace(config, output_dir=str(self.directory), log_dir=log_dir)
 
-    def refuse_taken(self, *, overwrite: bool, used: Path | None = None) -> None:
+    def refuse_taken(self, config: TrainingConfig, *, used: Path | None = None) -> None:
         """Raises :class:`UsageError` if a run cannot be written here.
 
         Args:
-            overwrite: Whether it may replace the run that is here.
+            config: Says whether the run that is here is resumed or may be replaced.
             used: A model that the run reads, which must not be replaced by it.
         """
-        if self.is_there and not overwrite:
+        if self.is_there and not config.overwrite and not config.resume:
             raise UsageError(
-                f"{self.directory} holds a run already: choose another --training.output_dir, or "
-                "replace it with --training.overwrite true."
+                f"{self.directory} holds a run already: choose another --training.output_dir, go "
+                "on with it by --resume, or replace it with --training.overwrite true."
             )
         if used is not None and used.resolve().is_relative_to(self.directory.resolve()):
             raise UsageError(
@@ -62,9 +62,9 @@ class Run:
         if not above.is_dir() or not os.access(above, os.W_OK):
             raise UsageError(f"{self.directory} cannot be written: see {above}.")
 
-    def remove_model(self) -> None:
+    def remove_model(self, config: TrainingConfig) -> None:
         """Removes the model of a run that is being replaced."""
-        if self.is_there and self.model.is_dir():
+        if self.is_there and not config.resume and self.model.is_dir():
             shutil.rmtree(self.model)
 
 

@@ -35,7 +35,7 @@ def train(job: Job, *, dry_run: bool = False) -> None:
     config, data = job.config, job.config.data
     run = teacher_run(config.training)
     card = read_bert(job.need("teacher.path", "the directory of the model to train"))
-    run.refuse_taken(overwrite=config.training.overwrite, used=card.directory)
+    run.refuse_taken(config.training, used=card.directory)
     examples = read_labelled(_training_file(job), data, data.labels)
     classes = classes_to_train(card, examples)
     examples, test = in_order(examples, classes.names), _read_test(data, classes)
@@ -74,7 +74,7 @@ def train(job: Job, *, dry_run: bool = False) -> None:
         show(facts)
         if dry_run:
             return say("Everything fits. Nothing was trained or written.")
-        run.remove_model()
+        run.remove_model(config.training)
         training.train()
         networks.save(teacher, tokenizer, run.model)
         if test_texts is not None:
@@ -89,7 +89,7 @@ def distill(job: Job, *, dry_run: bool = False) -> None:
     run = student_run(config.training)
     card = teacher_card(job)
     _need_student(job)
-    run.refuse_taken(overwrite=config.training.overwrite, used=_path(config.student.path))
+    run.refuse_taken(config.training, used=_path(config.student.path))
     labelled = read_labelled(_training_file(job), data, data.labels)
     classes = classes_to_distil(card, labelled, job)
     labelled, test = in_order(labelled, classes.names), _read_test(data, classes)
@@ -140,7 +140,7 @@ def distill(job: Job, *, dry_run: bool = False) -> None:
         show(facts)
         if dry_run:
             return say("Everything fits. Nothing was trained or written.")
-        run.remove_model()
+        run.remove_model(config.training)
         if config.distillation.is_caching_logits and not matches:
             say(f"The teacher reads {len(examples):,} texts once.")
             training = make_distillation(
@@ -175,8 +175,8 @@ def teacher_card(job: Job) -> Card:
         return read_bert(run.model)
     if run.is_there:
         raise UsageError(
-            f"The training of the teacher in {run.directory} has not ended: run `jaxbrewer train "
-            f"{job.path} --training.overwrite true` again."
+            f"The training of the teacher in {run.directory} has not ended: go on with it by "
+            f"`jaxbrewer train {job.path} --resume`."
         )
     return read_bert(job.need("teacher.path", "the directory of the teacher"))
 

@@ -287,8 +287,17 @@ def test_a_training_that_did_not_end_is_no_teacher(again, tmp_path, monkeypatch,
     with pytest.raises(ZeroDivisionError):
         main(["train", *words])
     assert main(["distill", *words]) == 2
-    assert "has not ended: run `jaxbrewer train" in capsys.readouterr().err
+    assert "has not ended: go on with it by `jaxbrewer train" in capsys.readouterr().err
     assert "not saved yet" in run("inspect", tmp_path / "run")
+
+
+def test_an_interrupted_training_is_resumed(again, done, tmp_path):
+    teacher = tmp_path / "run" / "teacher"
+    for name in ("model", "checkpoints/72", "checkpoints/63"):
+        shutil.rmtree(teacher / name)
+    run("train", *again, "--resume")
+    for name in ("metrics.jsonl", "checkpoints.jsonl", "model/model.safetensors"):
+        assert (teacher / name).read_bytes() == (done.run / "teacher" / name).read_bytes()
 
 
 def test_a_training_that_does_not_fit_leaves_nothing_behind(done, tmp_path, capsys):

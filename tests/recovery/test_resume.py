@@ -25,10 +25,10 @@ TEACHER = (mlp, mlp_params(8, seed=1))
 SOFT = jb.DistillationConfig(temperature=2, hard_label_weight=0.5)
 
 
-def plain(directory, *, distill=SOFT, loader=None, teacher=TEACHER, **settings):
+def plain(directory, *, distill=SOFT, loader=None, teacher=TEACHER, student=None, **settings):
     """A distiller between plain functions, and its data: 4 epochs of 3 updates."""
     config = quiet(output_dir=directory / "run", log_dir=directory / "logs", **settings)
-    student = (mlp, mlp_params(3))
+    student = student or (mlp, mlp_params(3))
     distiller = jb.BasicDistiller(config, distill, teacher, student, logits_adaptor, logits_adaptor)
     loader = jb.ArrayLoader(DATA, 8, seed=3) if loader is None else loader
     return functools.partial(distiller.train, optax.adam(1e-2), loader, num_epochs=4)
