@@ -121,9 +121,9 @@ def run(
             resumed_at=begun if run and run.resumes else None,
             show=config.progress,
         )
-        if not (run and run.resumes):
-            tracker.tell_weights(weights_at_0)
         stack.enter_context(tracker)
+        if begun == 0:
+            tracker.tell_weights(weights_at_0)
         is_noticed = stack.enter_context(sigterm_noticed()) if run else None
         if saved and keeper and not keeper.is_completed(saved):
             keeper.complete(begun, on_checkpoint and on_checkpoint(begun, state), tracker.latest())

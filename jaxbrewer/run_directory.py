@@ -140,10 +140,11 @@ def _go_on(
 ) -> Run:
     manifest = _read_json(directory / MANIFEST)
     saved = _read_json(directory / CONFIG)
-    differences = [
-        *_differences(saved, configs),
-        *_differences({name: manifest.get(name) for name in facts}, facts),
-    ]
+    compared = list(facts)
+    if manifest.get("optax") != metadata.version("optax"):
+        compared.remove("optimizer")  # it is told by the names of optax's own functions
+    before, now = ({name: known.get(name) for name in compared} for known in (manifest, facts))
+    differences = [*_differences(saved, configs), *_differences(before, now)]
     if differences and not config.force_resume:
         more = f", and {len(differences) - 5} more" if len(differences) > 5 else ""
         raise UsageError(
@@ -177,6 +178,8 @@ def _differences(before: Any, now: Any, path: str = "") -> Iterator[str]:
                 inner = f"{path}.{name}".strip(".")
                 yield from _differences(before.get(name), now.get(name), inner)
     elif before != now:
+        if path.startswith("optimizer."):
+            path = f"optimizer: {path.rpartition('.')[2]}"
         yield f"{path} was {json.dumps(before)} and is {json.dumps(now)}"
 
 

@@ -59,7 +59,8 @@ class Tracker:
             _warn_of_gaps(lines.rows, resumed_at or 0, directory / METRICS)
             self._history.extend(lines.rows)
         if log_dir is not None and is_writer:
-            self._files.append(Events(log_dir, run, resumed_at))
+            keeps = -1 if resumed_at == 0 else resumed_at  # what begins anew says it all again
+            self._files.append(Events(log_dir, run, keeps))
         self._skips = SkipWatch()
         self._pending: list[_Update] = []
         self._last_read = time.monotonic()

@@ -160,11 +160,11 @@ class MultiTaskDistiller(Training):
         """
         config = self.train_config
         plan = loop.plan_training(config, dataloaders, None, num_steps)
-        source, start, steps = self._prepare_tasks(
+        source, start, rule, steps = self._prepare_tasks(
             optimizer, dataloaders, plan, max_grad_norm, tau, batch_postprocessors or {}, args
         )
         weights = self._objective(plan.total_steps, 1).weights_at(0)
-        return self._fit(start, *steps, source, plan, weights, callback)
+        return self._fit(start, rule, *steps, source, plan, weights, callback)
 
     def check(  # type: ignore[override]
         self,
@@ -207,8 +207,13 @@ class MultiTaskDistiller(Training):
         tau: float,
         postprocessors: Mapping[str, Callable[[Any], Any]],
         args: dict[str, Any],
-    ) -> tuple[GroupSource, Callable[[PyTree], TrainState], tuple[TrainStep, TrainStep]]:
-        """The data, what makes the first state, the step, and the step that finds NaNs."""
+    ) -> tuple[
+        GroupSource,
+        Callable[[PyTree], TrainState],
+        optax.GradientTransformation,
+        tuple[TrainStep, TrainStep],
+    ]:
+        """The data, what makes the first state, the optimizer, the step, that which finds NaNs."""
         self._refuse_of_pytorch(args)
         self._require_tasks("dataloaders", dataloaders)
         for task in postprocessors:
@@ -261,7 +266,7 @@ class MultiTaskDistiller(Training):
         source = functools.partial(
             task_groups, dataloaders, size, draw, postprocessors=postprocessors
         )
-        return source, functools.partial(start, rule), (step, probe)
+        return source, functools.partial(start, rule), rule, (step, probe)
 
     def _probabilities(self, dataloaders: Tasks, tau: float) -> dict[str, float]:
         sizes = {task: count_examples(dataloaders[task]) for task in self._tasks}

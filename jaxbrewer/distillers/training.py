@@ -13,6 +13,7 @@ import optax
 from .. import loop
 from ..adaptors import Adaptor
 from ..checkpoint import Plan
+from ..closures import settings_of
 from ..configs import DistillationConfig, TrainingConfig
 from ..data import GroupSource, as_arrays, groups
 from ..errors import UsageError
@@ -179,11 +180,12 @@ class Training:
         weights = objective.weights_at(0)
         if self.distill_config is None:
             weights = {"hard_label_loss": weights["hard_label_loss"]}
-        return self._fit(start, *steps, source, plan, weights, callback, batch_postprocessor)
+        return self._fit(start, rule, *steps, source, plan, weights, callback, batch_postprocessor)
 
     def _fit(
         self,
         start: Callable[[PyTree], TrainState],
+        rule: optax.GradientTransformation,
         step: TrainStep,
         probe: TrainStep,
         source: GroupSource,
@@ -216,7 +218,7 @@ class Training:
             plan=plan,
             layout=layout,
             weights_at_0=weights_at_0,
-            run=open_run(config, self._saved_configs, self._facts(plan)),
+            run=open_run(config, self._saved_configs, self._facts(plan, rule)),
             batch_postprocessor=batch_postprocessor,
             on_checkpoint=on_checkpoint,
             probe=probe,
@@ -348,13 +350,14 @@ class Training:
             variables_of(self._teacher) if self._caching is not None else self._teacher_variables
         )
 
-    def _facts(self, plan: Plan) -> dict[str, Any]:
+    def _facts(self, plan: Plan, rule: optax.GradientTransformation) -> dict[str, Any]:
         """What the run's manifest says of the models and the length."""
         written = self.train_config.output_dir is not None
         return {
             "distiller": type(self).__name__,
             "total_steps": plan.total_steps,
             "steps_per_epoch": plan.steps_per_epoch,
+            "optimizer": settings_of(rule.update),
             "teacher": self._teacher_fingerprint() if written else None,
             "parameters": {
                 name: sum(leaf.size for leaf in jax.tree.leaves(model.params))

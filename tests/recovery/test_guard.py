@@ -1,0 +1,131 @@
+"""Updates that are not finite: told of by name, left out, and never learned from."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxbrewer as jb
+from jaxbrewer.guard import names_of_nonfinite
+from tests.recovery import bits, left_behind, saved
+from tests.recovery.test_resume import SOFT, TEACHER
+from tests.toys import logits_adaptor, mlp, mlp_params, quiet, vector_data
+
+BATCHES = list(jb.ArrayLoader(vector_data(96), 8, shuffle=False))
+
+
+def spoilt(number, entry="x", value=np.nan):
+    """The batches, with one bad value in one of them, counted from 1."""
+    batches = [{name: array.copy() for name, array in batch.items()} for batch in BATCHES]
+    batches[number - 1][entry][3] = value
+    return batches
+
+
+def train(
+    batches, *, student=None, teacher=TEACHER, rule=None, num_epochs=1, callback=None, **settings
+):
+    config = quiet(**{"ckpt_frequency": 4, **settings})
+    student = student or (mlp, mlp_params(3))
+    distiller = jb.BasicDistiller(config, SOFT, teacher, student, logits_adaptor, logits_adaptor)
+    return distiller.train(
+        rule or optax.adam(1e-2), batches, num_epochs=num_epochs, callback=callback
+    )
+
+
+@pytest.mark.parametrize("number", [1, 5, 6, 12])
+def test_it_stops_and_keeps_the_last_good_checkpoint(number, tmp_path):
+    with pytest.raises(jb.NonFiniteError) as error:
+        train(spoilt(number), output_dir=tmp_path / "run", log_dir=tmp_path / "logs")
+    said = str(error.value)
+    assert said.startswith(f"Update {number} is not finite: ")
+    for term in ("total_loss = nan", "unweighted_kd_loss = nan", "grad_norm = nan"):
+        assert term in said
+    assert "Of 4 gradients student/first/bias, student/first/kernel" in said
+    assert "Of the batch 0/x" in said
+    assert "Of the weights" not in said
+    last = (number - 1) // 3 * 3
+    assert (f"checkpoint of update {last} in" in said) == (last > 0)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == number
+    if last:
+        assert left_behind(tmp_path / "run")["checkpoints"][-1] == last
+        good = jb.load_student(tmp_path / "run")
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(good))
+        train(BATCHES, output_dir=tmp_path / "mended")
+        train(BATCHES, output_dir=tmp_path / "run", resume=True, force_resume=True)
+        assert left_behind(tmp_path / "run") == left_behind(tmp_path / "mended")
+
+
+def test_weights_and_teachers_that_are_not_finite_are_named():
+    bad = mlp_params(3)
+    bad["second"]["bias"] = bad["second"]["bias"].at[0].set(jnp.inf)
+    with pytest.raises(jb.NonFiniteError, match="Of the weights student/second/bias"):
+        train(BATCHES, student=(mlp, bad))
+    bad = mlp_params(8, seed=1)
+    bad["first"]["kernel"] = bad["first"]["kernel"] * np.nan
+    with pytest.raises(jb.NonFiniteError, match="Of the teacher's arrays params/first/kernel"):
+        train(BATCHES, teacher=(mlp, bad))
+
+
+def test_a_gradient_alone_may_be_to_blame():
+    """sqrt at 0: the loss is finite, the gradient of one array is not."""
+
+    def model(params, x):
+        return mlp(params["mlp"], x) + jnp.sqrt(params["offset"])
+
+    student = (model, {"mlp": mlp_params(3), "offset": jnp.zeros(())})
+    with pytest.raises(jb.NonFiniteError, match="Update 1 .*: grad_norm = inf") as error:
+        train(BATCHES, student=student)
+    assert "Of 5 gradients student/offset." in str(error.value)
+    assert "total_loss" not in str(error.value)
+
+
+def test_skipping_is_as_if_the_batch_were_not_there(tmp_path):
+    expected = train(BATCHES[:4] + BATCHES[5:], output_dir=tmp_path / "without", ckpt_frequency=1)
+    settings = {"on_nonfinite": "skip", "output_dir": tmp_path / "run", "ckpt_frequency": 1}
+    with pytest.warns(UserWarning, match="Update 5 was left out.*total_loss = nan") as warned:
+        actual = train(spoilt(5), **settings)
+    assert len(warned) == 1
+    assert bits(actual.student) == bits(expected.student)
+    history = np.delete(actual.history["total_loss"], 4)
+    np.testing.assert_array_equal(history, expected.history["total_loss"])
+    assert np.isnan(actual.history["total_loss"][4])
+    (one,) = (tmp_path / "run" / "checkpoints").iterdir()
+    (other,) = (tmp_path / "without" / "checkpoints").iterdir()
+    assert bits(saved(one)) == bits(saved(other))
+    with pytest.warns(UserWarning, match="left out") as warned:
+        train([spoilt(1)[0]] * 3 + BATCHES, on_nonfinite="skip")
+    assert "3 of 15 updates were left out" in str(warned[-1].message)
+    assert len(warned) == 2
+
+
+def test_overflows_of_float16_are_none_of_its_business():
+    """Loss scaling skips them and lowers the scale; that is how it finds its scale."""
+    history = train(spoilt(5), fp16=True).history
+    assert history["skipped_steps"][-1] >= 1
+    assert np.isnan(history["total_loss"][4])
+
+
+def test_nothing_is_read_before_the_device_is_ahead():
+    """The flag of an update is looked at when two more are under way, or at a checkpoint."""
+    from jaxbrewer.guard import Guard
+
+    class Flag:
+        def __array__(self, dtype=None, copy=None):
+            read.append(self)
+            return np.array(True)
+
+    read, flags = [], [Flag() for _ in range(4)]
+    guard = Guard(stops=True, diagnose=lambda *_: [])
+    for number, flag in enumerate(flags, start=1):
+        guard.add(number, None, {}, flag)
+        assert guard.first_bad() is None
+    assert read == flags[:2]
+    assert guard.first_bad(lead=0) is None
+    assert read == flags
+
+
+def test_arrays_that_cannot_be_infinite_are_not_asked():
+    tree = {"ids": np.arange(3), "key": jax.random.key(0), "bad": np.array([1.0, np.inf])}
+    assert names_of_nonfinite(tree) == ["bad"]
