@@ -4,8 +4,11 @@ from . import testing as testing
 from ._version import __version__ as __version__
 from .adaptors import Outputs as Outputs
 from .checkpoint import load_student as load_student
+from .configs import CustomMatch as CustomMatch
 from .configs import DistillationConfig as DistillationConfig
+from .configs import EMDMatch as EMDMatch
 from .configs import IntermediateMatch as IntermediateMatch
+from .configs import LayerMap as LayerMap
 from .configs import TrainingConfig as TrainingConfig
 from .data import ArrayLoader as ArrayLoader
 from .display import LayerNode as LayerNode

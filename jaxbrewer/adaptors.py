@@ -30,6 +30,7 @@ class Outputs:
         inputs_mask: ``[batch, length]``, 1 for tokens and 0 for padding.
         features: ``"hidden"``, ``"attention"`` and registered features: a tuple of layers each, in
             which ``None`` stands for a layer that was not kept.
+        modules: Outputs of submodules by their paths, as ``custom_matches`` need them.
     """
 
     logits: tuple[jax.Array, ...] = ()
@@ -38,6 +39,7 @@ class Outputs:
     labels: tuple[jax.Array, ...] = ()
     inputs_mask: jax.Array | None = None
     features: dict[str, tuple[jax.Array | None, ...]] = dataclasses.field(default_factory=dict)
+    modules: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
 
 
 def collect(answer: Mapping[str, Any], who: str) -> Outputs:
@@ -71,7 +73,8 @@ def collect(answer: Mapping[str, Any], who: str) -> Outputs:
     masks = lists.pop("inputs_mask", ())
     if len(masks) > 1:
         raise UsageError(f"The {who}'s adaptor returned {len(masks)} arrays as 'inputs_mask'.")
-    plain = {key: lists.pop(key) for key in ("logits", "logits_mask", "labels") if key in lists}
+    given = [key for key in ("logits", "logits_mask", "labels") if key in lists]
+    plain: dict[str, Any] = {key: lists.pop(key) for key in given}
     return Outputs(**plain, losses=losses, inputs_mask=masks[0] if masks else None, features=lists)
 
 

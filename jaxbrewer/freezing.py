@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .errors import UsageError, suggest
-from .functional import Batch, Model, PyTree, as_model
+from .functional import Apply, Batch, Model, PyTree, as_model
 
 
 def freeze(model: Any, *paths: str) -> Model:
@@ -36,17 +36,25 @@ def freeze(model: Any, *paths: str) -> Model:
             raise UsageError(f"No weights to freeze under {path!r}: {suggest(path, known)}")
     free, frozen = _split(model.params, paths)
 
-    def apply(params: PyTree, state: PyTree, batch: Batch, **keywords: Any) -> tuple[Any, PyTree]:
-        whole = _merge(params, state["frozen"])
-        outputs, own = model.apply(whole, state["model"], batch, **keywords)
-        return outputs, {"frozen": state["frozen"], "model": own}
+    def frozen_form(inner: Apply) -> Apply:
+        def apply(
+            params: PyTree, state: PyTree, batch: Batch, **keywords: Any
+        ) -> tuple[Any, PyTree]:
+            whole = _merge(params, state["frozen"])
+            outputs, own = inner(whole, state["model"], batch, **keywords)
+            return outputs, {"frozen": state["frozen"], "model": own}
+
+        return apply
+
+    capturing = model.capturing
 
     def back(function: Callable[[PyTree, PyTree], Any]) -> Callable[[PyTree, PyTree], Any]:
         return lambda params, state: function(_merge(params, state["frozen"]), state["model"])
 
     return dataclasses.replace(
         model,
-        apply=apply,
+        apply=frozen_form(model.apply),
+        capturing=capturing and (lambda select: frozen_form(capturing(select))),
         params=free,
         state={"frozen": frozen, "model": model.state},
         export=back(model.export),

@@ -7,6 +7,7 @@ dicts with string keys, whatever the library, so that rules and checkpoints see 
 """
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol
@@ -16,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import core, nnx
 
+from .capture import Select, call_linen, call_nnx
 from .errors import UsageError
 
 PyTree = Any
@@ -53,6 +55,9 @@ class Model:
         takes: Names of the batch entries that the model's signature takes; ``None`` for all.
         partitioning: Where a module says how an array is to be split over a mesh: by path, its
             names joined by ``/``, an axis of the mesh or ``None`` for each axis of the array.
+        capturing: ``select -> apply`` whose outputs are ``(outputs, {path: output})``, the second
+            with what the submodules whose path ``select`` accepts returned; ``None`` for a
+            function, which has no submodules.
     """
 
     apply: Apply
@@ -62,6 +67,7 @@ class Model:
     write_back: Callable[[PyTree, PyTree], Any] = lambda params, state: params
     takes: frozenset[str] | None = None
     partitioning: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
+    capturing: Callable[[Select], Apply] | None = None
 
     @property
     def variables(self) -> dict[str, PyTree]:
@@ -126,20 +132,24 @@ def from_nnx(model: nnx.Module) -> Model:
         weights = _like(own_params, params), _like(own_state, state)
         return nnx.merge(graphs[train], weights[0], drawn, weights[1])
 
-    def apply(
-        params: PyTree,
-        state: PyTree,
-        batch: Batch,
-        *,
-        train: bool,
-        rng: jax.Array | None = None,
-        args: Mapping[str, Any] = {},
-    ) -> tuple[Any, PyTree]:
-        module = merge(train, params, state, rng)
-        outputs = call(module, batch, args, train=train)
-        if not train or not own_state:
-            return outputs, state
-        return outputs, _string_keys(nnx.to_pure_dict(nnx.state(module, is_kept)))
+    def capturing(select: Select | None) -> Apply:
+        def apply(
+            params: PyTree,
+            state: PyTree,
+            batch: Batch,
+            *,
+            train: bool,
+            rng: jax.Array | None = None,
+            args: Mapping[str, Any] = {},
+        ) -> tuple[Any, PyTree]:
+            module = merge(train, params, state, rng)
+            forward = functools.partial(call, batch=batch, args=args, train=train)
+            outputs = forward(module) if select is None else call_nnx(module, forward, select)
+            if not train or not own_state:
+                return outputs, state
+            return outputs, _string_keys(nnx.to_pure_dict(nnx.state(module, is_kept)))
+
+        return apply
 
     def write_back(params: PyTree, state: PyTree) -> nnx.Module:
         nnx.update(model, _like(own_params, params))
@@ -147,7 +157,7 @@ def from_nnx(model: nnx.Module) -> Model:
         return model
 
     return Model(
-        apply,
+        capturing(None),
         _string_keys(own_params),
         _string_keys(own_state),
         export=lambda params, state: merge(False, params, state, None),
@@ -158,6 +168,7 @@ def from_nnx(model: nnx.Module) -> Model:
             for path, variable in nnx.to_flat_state(nnx.state(model))
             if variable.get_metadata().get("out_sharding")
         },
+        capturing=capturing,
     )
 
 
@@ -185,42 +196,49 @@ def from_linen(
         if spec
     }
 
-    def apply(
-        params: PyTree,
-        state: PyTree,
-        batch: Batch,
-        *,
-        train: bool,
-        rng: jax.Array | None = None,
-        args: Mapping[str, Any] = {},
-    ) -> tuple[Any, PyTree]:
-        def bound(*positional: Any, **keywords: Any) -> Any:
-            streams = (
-                {name: jax.random.fold_in(rng, index) for index, name in enumerate(rngs)}
-                if train and rng is not None
-                else None
-            )
-            collections = {"params": params, **state}
-            if train and state:
-                return module.apply(
-                    collections, *positional, rngs=streams, mutable=list(state), **keywords
-                )
-            return module.apply(collections, *positional, rngs=streams, **keywords), state
+    def capturing(select: Select | None) -> Apply:
+        def apply(
+            params: PyTree,
+            state: PyTree,
+            batch: Batch,
+            *,
+            train: bool,
+            rng: jax.Array | None = None,
+            args: Mapping[str, Any] = {},
+        ) -> tuple[Any, PyTree]:
+            mutable = list(state) if train else []
 
-        outputs, new_state = call(bound, batch, args, train=train)
-        return outputs, core.unfreeze(new_state)
+            def bound(*positional: Any, **keywords: Any) -> Any:
+                streams = (
+                    {name: jax.random.fold_in(rng, index) for index, name in enumerate(rngs)}
+                    if train and rng is not None
+                    else None
+                )
+                run = functools.partial(
+                    module.apply, {"params": params, **state}, *positional, rngs=streams, **keywords
+                )
+                if select is not None:
+                    outputs, changed, captured = call_linen(run, mutable, select)
+                    return (outputs, captured), changed if mutable else state
+                return run(mutable=mutable) if mutable else (run(), state)
+
+            outputs, new_state = call(bound, batch, args, train=train)
+            return outputs, core.unfreeze(new_state)
+
+        return apply
 
     def export(params: PyTree, state: PyTree) -> dict[str, PyTree]:
         return {"params": params, **state}
 
     return Model(
-        apply,
+        capturing(None),
         params,
         state,
         export=export,
         write_back=export,
         takes=call.takes,
         partitioning=partitioning,
+        capturing=capturing,
     )
 
 

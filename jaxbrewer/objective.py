@@ -16,21 +16,24 @@ import jax.numpy as jnp
 import optax
 
 from .adaptors import Outputs
-from .configs import DistillationConfig, IntermediateMatch
+from .configs import DistillationConfig, EMDMatch
 from .ensemble import Ensemble, Targets, Weight, as_targets, make_ensemble
 from .errors import UsageError
 from .losses import Mean, add_means
-from .projections import apply_projection, init_projection
-from .registry import KD_LOSS_MAP, MATCH_LOSS_MAP, PROJ_MAP, Table, loss_and_parameters
+from .matching import Projection, match_terms
+from .projections import init_projection
+from .registry import KD_LOSS_MAP, MATCH_LOSS_MAP, Table, loss_and_parameters
 from .schedules import temperature_rule, weight_schedule
 from .selection import pair_selected, per_head, probability_shift
 from .top_k import TopK, pair_top_k, require_kept_logits_suffice, to_buckets
+from .transport import LAYER_WEIGHTS, cost_attention, equal_weights, shared_weights
 
 Terms = dict[str, tuple[Mean, ...]]
 """Each loss by its metric name; the loss is the sum of the means."""
 Metrics = dict[str, jax.Array]
-Projections = dict[str, dict[str, jax.Array]]
-"""The projection of ``intermediate_matches[i]`` under ``str(i)``, where it has one."""
+Projections = dict[str, Projection]
+"""That of ``intermediate_matches[i]`` under ``str(i)``, of ``custom_matches[i]`` under
+``custom_<i>``, where they have one; an :class:`EMDMatch` has one per student layer, stacked."""
 ObjectiveState = dict[str, Any]
 """What losses remember from update to update; arrays by the name of the term."""
 Teachers = Outputs | Sequence[Outputs] | Targets | None
@@ -105,26 +108,65 @@ class Objective:
         """
         return self.combine(self.terms(student, teacher, projections, step, state), step)
 
+    def _named_matches(self) -> list[tuple[str, str, Any]]:
+        """``(projection's name, term's name, match)`` of every match."""
+        inner, custom = self.config.intermediate_matches, self.config.custom_matches
+        keys = [*map(str, range(len(inner))), *(f"custom_{i}" for i in range(len(custom)))]
+        matches = (*inner, *custom)
+        names = [match.name for match in matches]
+        repeats = (names[:index].count(name) for index, name in enumerate(names))
+        unique = [
+            name if not earlier else f"{name}#{earlier + 1}"
+            for name, earlier in zip(names, repeats, strict=True)
+        ]
+        return list(zip(keys, unique, matches, strict=True))
+
     @property
-    def projected(self) -> dict[str, IntermediateMatch]:
+    def student_modules(self) -> set[str]:
+        """Paths of the student's submodules whose outputs are compared."""
+        return {match.module_S for match in self.config.custom_matches}
+
+    @property
+    def projected(self) -> dict[str, Any]:
         """The matches that have a projection, by its name."""
-        matches = enumerate(self.config.intermediate_matches)
-        return {str(index): match for index, match in matches if match.proj}
+        return {
+            key: match
+            for key, _, match in self._named_matches()
+            if match.proj and not callable(match.proj)
+        }
 
     def init_projections(self, key: jax.Array) -> Projections:
         """New projections: N(0, 0.02) kernels, zero biases."""
-        return {
-            name: init_projection(jax.random.fold_in(key, int(name)), *match.proj[1:3])  # type: ignore[index]
-            for name, match in self.projected.items()
-        }
+        named = [name for name, _, _ in self._named_matches()]
+        projections = {}
+        for name, match in self.projected.items():
+            own = jax.random.fold_in(key, named.index(name))
+            make = functools.partial(init_projection, dim_in=match.proj[1], dim_out=match.proj[2])
+            several = isinstance(match, EMDMatch)  # one for each student layer
+            keys = jax.random.split(own, len(match.layer_S)) if several else own
+            projections[name] = jax.vmap(make)(keys) if several else make(own)
+        return projections
 
     def init_state(self) -> ObjectiveState:
         """What losses remember from update to update, at the beginning; ``{}`` for most."""
-        return {}
+        return {
+            name: equal_weights(len(match.layer_S or ()), len(match.layer_T or ()))
+            for _, name, match in self._named_matches()
+            if isinstance(match, EMDMatch) and match.adapt
+        }
 
     def next_state(self, state: ObjectiveState, terms: Terms) -> ObjectiveState:
         """What they remember after an update on ``terms``, those of the whole group."""
-        return state
+        new = {
+            name: {
+                who: cost_attention(own[who], terms[f"{name}/{who}"][0]) for who in LAYER_WEIGHTS
+            }
+            if f"{name}/{LAYER_WEIGHTS[0]}" in terms
+            else own
+            for name, own in state.items()
+        }
+        groups = {name: match.group for _, name, match in self._named_matches() if name in new}
+        return shared_weights(new, groups)
 
     def base_temperature(self, step: jax.Array | int) -> jax.Array | float:
         """The temperature after ``step`` updates."""
@@ -169,13 +211,20 @@ class Objective:
         if targets is not None:
             if student.logits and targets.compared[0].logits:
                 terms["kd_loss"] = self._kd_terms(student, targets, temperature)
-            elif not self.config.intermediate_matches:
+            elif not self._named_matches():
                 missing = "student" if not student.logits else "teacher"
                 raise UsageError(f"The {missing}'s adaptor returned no 'logits' to distil.")
-            for index, match in enumerate(self.config.intermediate_matches):
-                name = _term_name(match, index, self.config)
-                loss, teachers = self._match_losses[index], targets.teachers
-                terms[name] = (_match_term(index, match, loss, student, teachers, projections),)
+            for index, (key, name, match) in enumerate(self._named_matches()):
+                terms |= match_terms(
+                    key,
+                    name,
+                    match,
+                    self._match_losses[index],
+                    student,
+                    targets.teachers,
+                    projections.get(key),
+                    (state or {}).get(name),
+                )
         if student.losses:
             terms["hard_label_loss"] = student.losses
         if not terms:
@@ -187,6 +236,8 @@ class Objective:
         metrics: Metrics = {}
         total: Any = 0.0
         for name, means in terms.items():
+            if name not in self.weights:  # what a state is updated from
+                continue
             loss = functools.reduce(jnp.add, (mean.value() for mean in means))
             metrics[f"unweighted_{name}"] = loss
             weight = self.weights[name]
@@ -266,7 +317,8 @@ def make_objective(config: DistillationConfig, *, total_steps: int | None = None
             ``"linear_growth"`` divide by; not needed without them.
 
     Raises:
-        UsageError: A schedule or a rule cannot be built from what the config says.
+        UsageError: A schedule or a rule cannot be built from what the config says, or a match is
+            still open (a layer map): see :func:`~jaxbrewer.layer_maps.resolve`.
 
     Examples:
         >>> objective = make_objective(DistillationConfig(temperature=1))
@@ -275,6 +327,11 @@ def make_objective(config: DistillationConfig, *, total_steps: int | None = None
         >>> print(f"{loss:.4f}", sorted(metrics))
         0.6931 ['total_loss', 'unweighted_kd_loss', 'weighted_kd_loss']
     """
+    if not config.is_resolved:
+        raise UsageError(
+            "The config has matches that depend on the models' layers: a distiller resolves them, "
+            "and so does jaxbrewer.layer_maps.resolve(config, student_outputs, teacher_outputs)."
+        )
     weights = {
         "kd_loss": weight_schedule(
             config.kd_loss_weight_scheduler, config.kd_loss_weight, total_steps
@@ -283,10 +340,6 @@ def make_objective(config: DistillationConfig, *, total_steps: int | None = None
             config.hard_label_weight_scheduler, config.hard_label_weight, total_steps
         ),
     }
-    for index, match in enumerate(config.intermediate_matches):
-        weights[_term_name(match, index, config)] = weight_schedule(
-            match.weight_scheduler, match.weight, total_steps
-        )
     temperature: Any = config.temperature
     if not isinstance(temperature, (int, float)):
         temperature = weight_schedule(temperature, 0.0, total_steps)
@@ -294,67 +347,13 @@ def make_objective(config: DistillationConfig, *, total_steps: int | None = None
     if config.temperature_scheduler != "none":
         rule = temperature_rule(config.temperature_scheduler)
     kd_loss = _undivided(KD_LOSS_MAP, config.kd_loss_type)
-    matches = config.intermediate_matches
+    matches = (*config.intermediate_matches, *config.custom_matches)
     match_losses = tuple(_undivided(MATCH_LOSS_MAP, match.loss) for match in matches)
     ensemble = make_ensemble(config, total_steps)
-    return Objective(config, weights, temperature, ensemble, kd_loss, match_losses, rule)
-
-
-def _term_name(match: IntermediateMatch, index: int, config: DistillationConfig) -> str:
-    """TextBrewer's name; a number is added where two matches share it."""
-    earlier = sum(other.name == match.name for other in config.intermediate_matches[:index])
-    return match.name if not earlier else f"{match.name}#{earlier + 1}"
-
-
-def _match_term(
-    index: int,
-    match: IntermediateMatch,
-    loss: Callable[..., Mean],
-    student: Outputs,
-    teachers: tuple[Outputs, ...],
-    projections: Projections,
-) -> Mean:
-    where = f"intermediate_matches[{index}] ({match.name})"
-    if match.teacher >= len(teachers):
-        raise UsageError(f"{where}: there is no teacher {match.teacher} among {len(teachers)}.")
-    teacher = teachers[match.teacher]
-    state_S = _layers(where, "student", student, match.feature, match.layer_S)
-    state_T = _layers(where, "teacher", teacher, match.feature, match.layer_T)
-    if match.proj:
-        activation, width = PROJ_MAP[match.proj[0]], match.proj[1]
-        for layer in state_S:
-            if layer.shape[-1] != width:
-                raise UsageError(
-                    f"{where}: proj expects a student width of {width}, but the student's "
-                    f"{match.feature!r} has shape {layer.shape}."
-                )
-        state_S = [apply_projection(projections[str(index)], x, activation) for x in state_S]
-    pair = isinstance(match.layer_S, tuple)
-    arguments = (state_S, state_T) if pair else (state_S[0], state_T[0])
-    mask = student.inputs_mask if student.inputs_mask is not None else teacher.inputs_mask
-    try:
-        return loss(*arguments, mask=mask)
-    except UsageError as error:
-        raise UsageError(f"{where}: {error}") from None
-
-
-def _layers(where: str, who: str, outputs: Outputs, feature: str, layers: Any) -> list[jax.Array]:
-    found = outputs.features.get(feature, ())
-    if not found:
-        raise UsageError(f"{where} needs {feature!r}, which the {who}'s adaptor does not return.")
-    indices = layers if isinstance(layers, tuple) else (layers,)
-    chosen = []
-    for layer in indices:
-        if not -len(found) <= layer < len(found):
-            raise UsageError(
-                f"{where}: layer_{who[0].upper()}={layer} is out of range: the {who}'s adaptor "
-                f"returned {len(found)} layers of {feature!r}."
-            )
-        array = found[layer]
-        if array is None:
-            raise UsageError(f"{where}: layer {layer} of {feature!r} was not kept in the cache.")
-        chosen.append(array)
-    return chosen
+    objective = Objective(config, weights, temperature, ensemble, kd_loss, match_losses, rule)
+    for _, name, match in objective._named_matches():
+        weights[name] = weight_schedule(match.weight_scheduler, match.weight, total_steps)
+    return objective
 
 
 def _same_shape(what: str, student: jax.Array, teacher: jax.Array) -> None:
@@ -366,8 +365,12 @@ def _same_shape(what: str, student: jax.Array, teacher: jax.Array) -> None:
 
 def _undivided(table: Table, spec: Any) -> Callable[..., Mean]:
     """The loss as sum and count; one that only returns a scalar counts once per micro-batch."""
-    name, parameters = loss_and_parameters(spec)
-    loss = table[name]
+    parameters: dict[str, Any]
+    if callable(spec):
+        name, parameters, loss = getattr(spec, "__name__", repr(spec)), {}, spec
+    else:
+        name, parameters = loss_and_parameters(spec)
+        loss = table[name]
     function = getattr(loss, "sum_and_count", loss)
     takes = inspect.signature(function).parameters
 

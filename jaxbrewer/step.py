@@ -74,7 +74,7 @@ def make_train_step(
         objective's and ``grad_norm``, before clipping; with loss scaling, ``loss_scale`` and
         ``skipped_steps``.
     """
-    learn = make_forward(student, adaptor_S, "student", precision, args)
+    learn = make_forward(student, adaptor_S, "student", precision, args, objective.student_modules)
     teach = make_teach(teacher, adaptor_T, objective, precision=precision, args=args)
 
     def targets_of(state: TrainState, teacher_variables: PyTree, batch: Batch) -> Targets | None:
@@ -194,7 +194,7 @@ def make_eval_step(
     Terms are sums and counts: add those of all batches with :func:`add_terms`, then
     ``objective.combine(terms)`` gives the exact loss and metrics of the whole data set.
     """
-    learn = make_forward(student, adaptor_S, "student", precision, args)
+    learn = make_forward(student, adaptor_S, "student", precision, args, objective.student_modules)
     teach = make_teach(teacher, adaptor_T, objective, precision=precision, args=args)
 
     def eval_step(state: TrainState, teacher_variables: PyTree, batch: Batch) -> Terms:

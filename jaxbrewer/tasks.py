@@ -198,7 +198,14 @@ def _parts(
 ) -> tuple[Any, Any]:
     """``targets_of`` and ``terms_of``, as :func:`~jaxbrewer.step.make_update` takes them."""
     learn = {
-        task: make_forward(student, adaptor, f"student ({task})", precision, args)
+        task: make_forward(
+            student,
+            adaptor,
+            f"student ({task})",
+            precision,
+            args,
+            objective.objectives[task].student_modules,
+        )
         for task, adaptor in adaptors_S.items()
     }
     teach = {

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from .adaptors import Adaptor, Outputs
-from .configs import DistillationConfig
+from .configs import CustomMatch, DistillationConfig
 from .ensemble import Lesson, Targets, add_teacher, as_targets, routing_weights, targets_of
 from .errors import UsageError
 from .forward import Forward, extra, is_split, make_forward, teacher_part
@@ -49,7 +49,7 @@ def make_teach(
     """
     if teacher is None:
         return functools.partial(_teach_from_cache, objective)
-    forwards = _forwards(teacher, adaptor, precision, args)
+    forwards = _forwards(teacher, adaptor, precision, args, objective.config.custom_matches)
     if isinstance(teacher, Model):
 
         def teach(variables: PyTree, batch: Batch, step: jax.Array | int) -> Targets:
@@ -67,7 +67,7 @@ def make_teach(
         )
         lesson = Lesson()
         for forward, own, part, cached in zip(
-            forwards, variables, *_of_several(batch, len(forwards)), strict=True
+            forwards, variables, *parts_of_teachers(batch, len(forwards)), strict=True
         ):
             if lesson.total and cached is None:  # a teacher starts when the one before is added
                 part, total = jax.lax.optimization_barrier((part, lesson.total))
@@ -106,19 +106,20 @@ def make_teacher_step(
     *,
     precision: Policy = AS_GIVEN,
     args: Mapping[str, Any] = {},
+    custom_matches: Sequence[CustomMatch] = (),
 ) -> Callable[[PyTree, Batch], Outputs | tuple[Outputs, ...]]:
     """Builds ``teacher_step(teacher_variables, batch) -> Outputs``, in evaluation mode.
 
     Its result, for several teachers a tuple, may stand in a batch as ``"teacher_cache"``; they are
-    then not run.
+    then not run. What ``custom_matches`` need of the teachers' modules is part of it.
     """
-    forwards = _forwards(teacher, adaptor, precision, args)
+    forwards = _forwards(teacher, adaptor, precision, args, custom_matches)
     if isinstance(teacher, Model):
         return lambda variables, batch: forwards[0](variables, *_of_one(batch), None)[0]
     return lambda variables, batch: tuple(
         forward(own, part, cached, None)[0]
         for forward, own, part, cached in zip(
-            forwards, variables, *_of_several(batch, len(forwards)), strict=True
+            forwards, variables, *parts_of_teachers(batch, len(forwards)), strict=True
         )
     )
 
@@ -149,9 +150,14 @@ def _forwards(
     adaptor: Adaptors,
     precision: Policy,
     args: Mapping[str, Any],
+    custom_matches: Sequence[CustomMatch],
 ) -> tuple[Forward, ...]:
+    def modules(index: int) -> set[str]:
+        return {match.module_T for match in custom_matches if match.teacher == index}
+
     if isinstance(teacher, Model):
-        return (make_forward(teacher, adaptor, "teacher", precision, args),)  # type: ignore[arg-type]
+        one: Any = adaptor
+        return (make_forward(teacher, one, "teacher", precision, args, modules(0)),)
     adaptors = adaptor if isinstance(adaptor, Sequence) else [adaptor] * len(teacher)
     if len(adaptors) != len(teacher):
         raise UsageError(
@@ -159,7 +165,7 @@ def _forwards(
             "each, or one for all."
         )
     return tuple(
-        make_forward(model, own, f"teacher {index}", precision, args)
+        make_forward(model, own, f"teacher {index}", precision, args, modules(index))
         for index, (model, own) in enumerate(zip(teacher, adaptors, strict=True))
     )
 
@@ -169,7 +175,7 @@ def _of_one(batch: Batch) -> tuple[Batch, Any]:
     return teacher_part(batch), extra(batch, "teacher_cache")
 
 
-def _of_several(batch: Batch, teachers: int) -> tuple[Sequence[Batch], Sequence[Any]]:
+def parts_of_teachers(batch: Batch, teachers: int) -> tuple[Sequence[Batch], Sequence[Any]]:
     """Every teacher's batch, and its cached outputs or ``None``."""
     part, cached = teacher_part(batch), extra(batch, "teacher_cache")
     if cached is None:

@@ -143,7 +143,11 @@ class DistillationConfig(Config):
         kd_loss_weight: Weight of the loss between logits.
         kd_loss_weight_scheduler: As for hard labels.
         probability_shift: Swaps the teacher's largest logit with that of the label.
-        intermediate_matches: Dicts or :class:`IntermediateMatch`.
+        intermediate_matches: Dicts or :class:`IntermediateMatch`; also, by name or as dicts,
+            layer maps that find the pairs by themselves (:class:`LayerMap`: ``"uniform"``,
+            ``"last"``, ``"skip"``, ``"emd"``, ``"L3_hidden_mse"``) and :class:`EMDMatch`. A name
+            alone stands for a list of one.
+        custom_matches: Dicts or :class:`CustomMatch`: outputs of submodules by their paths.
         is_caching_logits: Runs the teacher once per batch and keeps its logits in memory.
         teacher_weights: Of several teachers: a weight each, a number >= 0 or a schedule as above;
             ``None`` weighs all alike. Only their ratios matter. A batch may set them per example,
@@ -175,11 +179,12 @@ class DistillationConfig(Config):
     kd_loss_weight: float = 1
     kd_loss_weight_scheduler: ScheduleSpec = "none"
     probability_shift: bool = False
-    intermediate_matches: Sequence[IntermediateMatch] = ()
+    intermediate_matches: Any = ()
     is_caching_logits: bool = False
     teacher_weights: Sequence[float | ScheduleSpec] | None = None
     teacher_average: str = "logits"
     teacher_temperatures: Sequence[float] | None = None
+    custom_matches: Sequence[Any] = ()
 
     def __post_init__(self) -> None:
         """Checks each field and turns lists into tuples, dicts into matches."""
@@ -202,12 +207,25 @@ class DistillationConfig(Config):
             object.__setattr__(self, field, bool(getattr(self, field)))
         self._check_teachers()
         matches = self.intermediate_matches
-        if matches is not None:
-            holds = isinstance(matches, Sequence) and not isinstance(matches, str)
-            self.require("intermediate_matches", holds, "a list")
-        object.__setattr__(
-            self, "intermediate_matches", tuple(map(_match, enumerate(matches or ())))
-        )
+        if isinstance(matches, str):
+            matches = [matches]
+        for field, entries in (
+            ("intermediate_matches", matches),
+            ("custom_matches", self.custom_matches),
+        ):
+            holds = entries is None or (
+                isinstance(entries, Sequence) and not isinstance(entries, str)
+            )
+            self.require(field, holds, "a list")
+            built = tuple(_match(field, index, entry) for index, entry in enumerate(entries or ()))
+            object.__setattr__(self, field, built)
+
+    @property
+    def is_resolved(self) -> bool:
+        """Whether all matches name their layers, modules and projections: nothing is left open."""
+        from . import matches  # it imports this module
+
+        return all(map(matches.is_resolved, (*self.intermediate_matches, *self.custom_matches)))
 
     def _check_teachers(self) -> None:
         _require_row("DistillationConfig.teacher_average", self.teacher_average, TEACHER_AVERAGES)
@@ -230,14 +248,13 @@ class DistillationConfig(Config):
         self.require("teacher_temperatures", holds, "positive numbers")
 
 
-def _match(numbered: tuple[int, Any]) -> IntermediateMatch:
-    index, match = numbered
-    if isinstance(match, IntermediateMatch):
-        return match
+def _match(field: str, index: int, entry: Any) -> Any:
+    from . import matches  # it imports this module
+
     try:
-        return IntermediateMatch.from_dict(match)
+        return matches.as_match(entry, custom=field == "custom_matches")
     except UsageError as error:
-        raise UsageError(f"intermediate_matches[{index}]: {error}") from None
+        raise UsageError(f"{field}[{index}]: {error}") from None
 
 
 def _require_row(field: str, name: object, rows: Any) -> None:

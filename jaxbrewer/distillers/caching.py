@@ -203,7 +203,11 @@ class Caching:
         assert self.teacher is not None
         config = self.distill_config
         teach = make_teacher_step(
-            self.teacher, self.adaptor, precision=policy_of(self.train_config), args=args
+            self.teacher,
+            self.adaptor,
+            precision=policy_of(self.train_config),
+            args=args,
+            custom_matches=config.custom_matches,
         )
 
         def needed(variables: PyTree, batch: Any) -> Outputs | tuple[Outputs, ...]:

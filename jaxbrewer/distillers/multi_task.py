@@ -2,9 +2,8 @@
 
 import dataclasses
 import functools
-import itertools
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -21,13 +20,14 @@ from ..guard import finiteness
 from ..objective import make_objective
 from ..precision import policy_of
 from ..presence import skip_absent
+from ..resolution import resolve_matches
 from ..sampling import make_draw, task_groups, task_probabilities
 from ..sharding import Layout, place_teacher
 from ..state import TrainState, init_train_state, make_optimizer
 from ..step import TrainStep
 from ..tasks import TaskBatch, TaskObjective, make_task_step, present_in
 from ..teachers import Adaptors, Teacher
-from .training import Optimizer, Result, Training, variables_of
+from .training import Optimizer, Result, Training, check_config, peek, variables_of
 
 Tasks = Mapping[str, Any]
 
@@ -113,7 +113,8 @@ class MultiTaskDistiller(Training):
         }
         self._student = as_model(model_S)
         self.projections: PyTree | None = None
-        self._objective(1, 1)  # a config that cannot be built
+        for config in self._configs.values():
+            check_config(config)
 
     def _require_tasks(self, field: str, given: Any) -> None:
         if not isinstance(given, Mapping):
@@ -160,11 +161,25 @@ class MultiTaskDistiller(Training):
         """
         config = self.train_config
         plan = loop.plan_training(config, dataloaders, None, num_steps)
+<<<<<<< HEAD
         source, start, rule, steps = self._prepare_tasks(
             optimizer, dataloaders, plan, max_grad_norm, tau, batch_postprocessors or {}, args
         )
         weights = self._objective(plan.total_steps, 1).weights_at(0)
         return self._fit(start, rule, *steps, source, plan, weights, callback)
+=======
+        source, start, steps, objective = self._prepare_tasks(
+            optimizer,
+            dataloaders,
+            plan,
+            max_grad_norm,
+            tau,
+            batch_postprocessors or {},
+            args,
+            show=config.progress,
+        )
+        return self._fit(start, *steps, source, plan, objective.weights_at(0), callback)
+>>>>>>> 3111300 (Layer maps, optimal transport between layers, matches of submodules)
 
     def check(  # type: ignore[override]
         self,
@@ -187,13 +202,6 @@ class MultiTaskDistiller(Training):
         )
         return plan
 
-    def _objective(self, total_steps: int, micro_batches: int) -> TaskObjective:
-        objectives = {
-            task: make_objective(config, total_steps=total_steps)
-            for task, config in self._configs.items()
-        }
-        return TaskObjective(objectives, micro_batches)
-
     @property
     def _teacher_variables(self) -> PyTree:
         return {task: variables_of(teacher) for task, teacher in self._teachers.items()}
@@ -207,6 +215,7 @@ class MultiTaskDistiller(Training):
         tau: float,
         postprocessors: Mapping[str, Callable[[Any], Any]],
         args: dict[str, Any],
+<<<<<<< HEAD
     ) -> tuple[
         GroupSource,
         Callable[[PyTree], TrainState],
@@ -214,6 +223,14 @@ class MultiTaskDistiller(Training):
         tuple[TrainStep, TrainStep],
     ]:
         """The data, what makes the first state, the optimizer, the step, that which finds NaNs."""
+=======
+        *,
+        show: bool = False,
+    ) -> tuple[
+        GroupSource, Callable[[PyTree], TrainState], tuple[TrainStep, TrainStep], TaskObjective
+    ]:
+        """The data, what makes the first state, the steps (one finds NaNs), the objective."""
+>>>>>>> 3111300 (Layer maps, optimal transport between layers, matches of submodules)
         self._refuse_of_pytorch(args)
         self._require_tasks("dataloaders", dataloaders)
         for task in postprocessors:
@@ -221,7 +238,20 @@ class MultiTaskDistiller(Training):
                 raise UsageError(f"batch_postprocessors: {task!r}: {suggest(task, self._tasks)}")
         config = self.train_config
         size, precision = config.gradient_accumulation_steps, policy_of(config)
-        objective = self._objective(plan.total_steps, size)
+        firsts, dataloaders = {}, dict(dataloaders)
+        for task in self._tasks:
+            batch, dataloaders[task] = peek(dataloaders[task])
+            batch = postprocessors[task](batch) if task in postprocessors else batch
+            firsts[task] = as_arrays(batch)
+        objective = TaskObjective(
+            {
+                task: make_objective(
+                    self._lesson(task, batch, args, show=show), total_steps=plan.total_steps
+                )
+                for task, batch in firsts.items()
+            },
+            size,
+        )
         draw = make_draw(self._probabilities(dataloaders, tau), config.seed)
         parts: dict[str, Any] = {
             "adaptors_S": self.adaptor_S,
@@ -243,20 +273,18 @@ class MultiTaskDistiller(Training):
             )
 
         state = jax.eval_shape(functools.partial(start, optax.identity()), self._weights)
-        present, dataloaders = {}, dict(dataloaders)
-        for task in self._tasks:
-            batch, dataloaders[task] = _peek(dataloaders[task])
-            if task in postprocessors:
-                batch = postprocessors[task](batch)
-            present[task] = present_in(
+        present = {
+            task: present_in(
                 state,
                 self._teacher_variables,
-                TaskBatch(task, as_arrays(batch)),
+                TaskBatch(task, batch),
                 self._student,
                 self._teachers,
                 objective,
                 **parts,
             )
+            for task, batch in firsts.items()
+        }
         rule = make_optimizer(optimizer, objective, max_grad_norm=max_grad_norm)
         rule = skip_absent(rule, present)
         step, probe = (
@@ -266,7 +294,31 @@ class MultiTaskDistiller(Training):
         source = functools.partial(
             task_groups, dataloaders, size, draw, postprocessors=postprocessors
         )
+<<<<<<< HEAD
         return source, functools.partial(start, rule), rule, (step, probe)
+=======
+        return source, functools.partial(start, rule), (step, probe), objective
+
+    def _lesson(
+        self, task: str, batch: Any, args: Mapping[str, Any], *, show: bool
+    ) -> DistillationConfig:
+        """The task's config with its matches written out."""
+        config = self._configs[task]
+        if config.is_resolved and not config.custom_matches:
+            return config
+        config, table = resolve_matches(
+            config,
+            self._student,
+            self._teachers[task],
+            batch,
+            adaptor_S=self.adaptor_S[task],  # type: ignore[index]
+            adaptor_T=self.adaptor_T[task],  # type: ignore[index, call-overload]
+            args=args,
+        )
+        if show and jax.process_index() == 0:
+            print(f"{task}:\n{table}")
+        return config
+>>>>>>> 3111300 (Layer maps, optimal transport between layers, matches of submodules)
 
     def _probabilities(self, dataloaders: Tasks, tau: float) -> dict[str, float]:
         sizes = {task: count_examples(dataloaders[task]) for task in self._tasks}
@@ -298,13 +350,3 @@ class MultiTaskDistiller(Training):
                 number = f" {index}" if len(several) > 1 else ""
                 models[f"teacher{number} of {task}"] = model
         return models
-
-
-def _peek(dataloader: Any) -> tuple[Any, Any]:
-    """The first batch, and a loader that still gives it."""
-    first = next(iter(dataloader), None)
-    if first is None:
-        raise UsageError("The dataloader is empty: it has no batches.")
-    if isinstance(dataloader, Iterator):
-        return first, itertools.chain([first], dataloader)
-    return first, dataloader

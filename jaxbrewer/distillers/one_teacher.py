@@ -2,6 +2,7 @@
 
 import dataclasses
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 from ..adaptors import Adaptor
@@ -47,9 +48,11 @@ class GeneralDistiller(Training):
         model_S: The student, likewise; it runs in training mode.
         adaptor_T: ``adaptor(batch, model_outputs) -> dict`` with the keys of ``ADAPTOR_KEYS``.
         adaptor_S: The same for the student.
+        custom_matches: Added to those of ``distill_config``: see :class:`CustomMatch`.
 
     Attributes:
-        projections: The projection of ``intermediate_matches[i]`` under ``str(i)``: what the next
+        projections: The projection of ``intermediate_matches[i]`` under ``str(i)``, of
+            ``custom_matches[i]`` under ``custom_<i>``, both as they are written out: what the next
             training begins from; ``None`` before the first draws new ones.
     """
 
@@ -61,7 +64,11 @@ class GeneralDistiller(Training):
         model_S: Any,
         adaptor_T: Adaptor,
         adaptor_S: Adaptor,
+        custom_matches: Sequence[Any] | None = None,
     ):
+        if custom_matches:
+            matches = (*distill_config.custom_matches, *custom_matches)
+            distill_config = dataclasses.replace(distill_config, custom_matches=matches)
         super().__init__(train_config, distill_config, model_T, model_S, adaptor_T, adaptor_S)
 
 
@@ -80,10 +87,12 @@ class BasicDistiller(GeneralDistiller):
         adaptor_T: Adaptor,
         adaptor_S: Adaptor,
     ):
-        if distill_config.intermediate_matches:
+        if distill_config.intermediate_matches or distill_config.custom_matches:
             warnings.warn(
                 "BasicDistiller does not use intermediate_matches; GeneralDistiller does.",
                 stacklevel=2,
             )
-            distill_config = dataclasses.replace(distill_config, intermediate_matches=())
+            distill_config = dataclasses.replace(
+                distill_config, intermediate_matches=(), custom_matches=()
+            )
         super().__init__(train_config, distill_config, model_T, model_S, adaptor_T, adaptor_S)

@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
+import itertools
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Self, TypeAlias
 
 import jax
@@ -22,6 +23,7 @@ from ..guard import finiteness
 from ..integrity import fingerprint
 from ..objective import Objective, TermWeight, make_objective
 from ..precision import policy_of
+from ..resolution import resolve_matches
 from ..run_directory import open_run
 from ..sharding import Layout, gather, init_state, make_layout, on_device, place_teacher, readable
 from ..state import OptimizerFactory, TrainState, init_train_state, make_optimizer
@@ -76,10 +78,11 @@ class Training:
         self._student = as_model(model_S)
         self.projections: PyTree | None = None
         _warn_of_replaced_weights(self._objective_config)
-        make_objective(self._objective_config, total_steps=1)  # a config that cannot be built
+        self._resolved: DistillationConfig | None = None
+        check_config(self._objective_config)
         if distill_config is not None:
             self._caching = Caching(train_config, distill_config, self._teacher, adaptor_T)
-            self._caching.check()
+            dataclasses.replace(self._caching, distill_config=closed(distill_config)).check()
 
     @staticmethod
     def _as_teacher(model_T: Any) -> Model | tuple[Model, ...] | None:
@@ -168,6 +171,7 @@ class Training:
         """
         config = self.train_config
         plan = loop.plan_training(config, dataloader, num_epochs, num_steps)
+        dataloader = self._resolve(dataloader, batch_postprocessor, args, show=config.progress)
         start, make_step, rule, objective = self._prepare(optimizer, plan, max_grad_norm, args)
         if self._caching is not None and self._caching.is_on:
             dataloader, batch_postprocessor = self._caching.apply(
@@ -275,6 +279,7 @@ class Training:
         """
         config = self.train_config
         plan = loop.plan_training(config, dataloader, num_epochs, num_steps)
+        dataloader = self._resolve(dataloader, batch_postprocessor, args)
         start, make_step, rule, _ = self._prepare(optimizer, plan, max_grad_norm, args)
         size = config.gradient_accumulation_steps
         if self._caching is not None:
@@ -292,6 +297,36 @@ class Training:
             batches if size > 1 else batches[0],
         )
         return plan
+
+    def _resolve(
+        self,
+        dataloader: Any,
+        batch_postprocessor: Callable[[Any], Any] | None,
+        args: Mapping[str, Any],
+        *,
+        show: bool = False,
+    ) -> Any:
+        """Writes out matches that depend on the models' layers; returns the loader, all of it."""
+        config = self._objective_config
+        if config.is_resolved and not config.custom_matches:
+            return dataloader
+        batch, dataloader = peek(dataloader)
+        if batch_postprocessor is not None:
+            batch = batch_postprocessor(batch)
+        self._resolved, table = resolve_matches(
+            config,
+            self._student,
+            self._teacher,
+            as_arrays(batch),
+            adaptor_S=self.adaptor_S,
+            adaptor_T=self.adaptor_T,
+            args=args,
+        )
+        if self._caching is not None:
+            self._caching = dataclasses.replace(self._caching, distill_config=self._resolved)
+        if show and jax.process_index() == 0:
+            print(table)
+        return dataloader
 
     @staticmethod
     def _refuse_of_pytorch(args: dict[str, Any]) -> None:
@@ -313,7 +348,8 @@ class Training:
         """What makes the first state, the step of an optimizer, that, and the objective."""
         self._refuse_of_pytorch(args)
         config = self.train_config
-        objective = make_objective(self._objective_config, total_steps=plan.total_steps)
+        lesson = self._resolved or self._objective_config
+        objective = make_objective(lesson, total_steps=plan.total_steps)
         rule = make_optimizer(optimizer, objective, max_grad_norm=max_grad_norm)
         precision = policy_of(config)
 
@@ -371,6 +407,28 @@ def variables_of(teacher: Teacher) -> PyTree:
     if teacher is None or isinstance(teacher, Model):
         return teacher and teacher.variables
     return tuple(model.variables for model in teacher)
+
+
+def check_config(config: DistillationConfig) -> None:
+    """Raises :class:`UsageError` for a config that cannot be built, as far as that is known."""
+    make_objective(closed(config), total_steps=1)
+
+
+def closed(config: DistillationConfig) -> DistillationConfig:
+    """The config without its matches if some of them are still to be written out."""
+    if config.is_resolved:
+        return config
+    return dataclasses.replace(config, intermediate_matches=(), custom_matches=())
+
+
+def peek(dataloader: Any) -> tuple[Any, Any]:
+    """The first batch, and a loader that still gives it."""
+    first = next(iter(dataloader), None)
+    if first is None:
+        raise UsageError("The dataloader is empty: it has no batches.")
+    if isinstance(dataloader, Iterator):
+        return first, itertools.chain([first], dataloader)
+    return first, dataloader
 
 
 def _warn_of_replaced_weights(config: DistillationConfig) -> None:

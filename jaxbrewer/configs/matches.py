@@ -1,0 +1,286 @@
+"""Matches that are not one pair of layers: maps that write themselves, transport, modules."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..errors import UsageError, suggest
+from ..registry import FEATURES, MATCH_LOSS_MAP, PROJ_MAP
+from ._base import Config, is_int, is_number, plain
+from .distillation import IntermediateMatch, ScheduleSpec
+from .distillation import _check_schedule as check_schedule
+from .distillation import _require_row as require_row
+
+LAYER_MAPS = ("uniform", "last", "skip", "emd")
+_PRESET = re.compile(
+    r"(?:L(?P<layers>[1-9]\d*)[nlt]?|small)_(?P<feature>attention|hidden)_"
+    r"(?P<loss>mse_sum|mse|ce_mean|ce|smmd|sgram)"
+)
+_DEFAULT_LOSS = {"hidden": "hidden_mse", "attention": "attention_mse"}
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerMap(Config):
+    """An entry of ``intermediate_matches`` that finds the pairs of layers by itself.
+
+    It is resolved when the models' layers are known: see :mod:`jaxbrewer.layer_maps`.
+
+    Args:
+        map: Which layers: ``"uniform"`` (spread evenly, first and last together), ``"last"`` (the
+            teacher's last ones), ``"skip"`` (every so many-th), ``"emd"`` (each from each, see
+            :class:`EMDMatch`), or a name of TextBrewer's examples, for any depth: ``L<layers of
+            the student>_<feature>_<loss>``, such as ``L3_hidden_mse``, ``L4t_hidden_sgram``,
+            ``small_hidden_smmd``.
+        weight: Of each match.
+        feature: ``"hidden"`` or ``"attention"``; ``None`` for that of the name, or hidden states.
+        loss: A name of ``MATCH_LOSS_MAP``; ``None`` for that of the name, or the squared error.
+        proj: Activation of the projections that are added where widths differ.
+        proj_group: Optimizer settings of these projections, such as ``{"lr": 1e-3}``.
+        teacher: Which teacher, where there are several.
+
+    Raises:
+        UsageError: A field cannot be used; the message names it.
+
+    Examples:
+        >>> LayerMap("L3n_hidden_mse").named_loss
+        ('hidden', 'hidden_mse')
+    """
+
+    map: str
+    weight: float = 1
+    feature: str | None = None
+    loss: Any = None
+    proj: str = "linear"
+    proj_group: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    teacher: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks each field."""
+        if not isinstance(self.map, str) or not (
+            self.map in LAYER_MAPS or _PRESET.fullmatch(self.map)
+        ):
+            raise UsageError(
+                f"LayerMap.map {self.map!r} is unknown: "
+                f"{suggest(self.map, [*LAYER_MAPS, 'L3_hidden_mse', 'L4_attention_mse'])}"
+            )
+        if self.map not in LAYER_MAPS and (self.feature or self.loss):
+            raise UsageError(f"LayerMap.map {self.map!r} names its feature and its loss already.")
+        if self.feature is not None:
+            require_row("LayerMap.feature", self.feature, FEATURES)
+            if self.loss is None and self.feature not in _DEFAULT_LOSS:
+                raise UsageError(f"LayerMap.loss is needed for the feature {self.feature!r}.")
+        _require_loss_row("LayerMap.loss", self.named_loss[1])
+        require_row("LayerMap.proj", self.proj, PROJ_MAP)
+        self.freeze("proj_group")
+        self.freeze("loss")
+        self.require_number("weight")
+        self.require_number("teacher", minimum=0, whole=True)
+
+    @property
+    def named_loss(self) -> tuple[str, Any]:
+        """The feature and the loss that the map stands for."""
+        preset = _PRESET.fullmatch(self.map)
+        if preset is None:
+            feature = self.feature or "hidden"
+            return feature, self.loss or _DEFAULT_LOSS[feature]
+        feature, loss = preset["feature"], preset["loss"]
+        return feature, {"smmd": "mmd", "sgram": "gram"}.get(loss, f"{feature}_{loss}")
+
+    @property
+    def student_layers(self) -> int | None:
+        """The depth of the student that a preset is for; ``None`` for any."""
+        preset = _PRESET.fullmatch(self.map)
+        return int(preset["layers"]) if preset and preset["layers"] else None
+
+
+@dataclasses.dataclass(frozen=True)
+class EMDMatch(Config):
+    """Every student layer learns from every teacher layer, by an optimal-transport plan.
+
+    In ``intermediate_matches`` its dict has ``"kind": "emd"``. See :mod:`jaxbrewer.transport`.
+
+    Args:
+        feature: ``"hidden"`` or ``"attention"``, or a registered feature.
+        loss: The cost between two layers, a name of ``MATCH_LOSS_MAP`` for one layer.
+        weight: Of the transport cost in the total.
+        layer_T: The teacher's layers; ``None`` takes all, found when the models are known.
+        layer_S: The student's.
+        proj: As in :class:`IntermediateMatch`; each student layer has a projection of its own.
+        epsilon: Entropy of the plan, relative to the mean cost; towards 0 it becomes exact.
+        iterations: Of Sinkhorn's algorithm.
+        adapt: Whether the layers' weights follow the costs (cost attention), or stay equal.
+        group: Matches with the same group share the mean of their weights, as hidden states and
+            attention do in the paper.
+        weight_scheduler: Replaces ``weight`` by a schedule.
+        teacher: Which teacher, where there are several.
+        kind: ``"emd"``.
+
+    Raises:
+        UsageError: A field cannot be used; the message names it.
+
+    References:
+        Li et al., BERT-EMD: many-to-many layer mapping for BERT compression with Earth Mover's
+        Distance, 2020, https://arxiv.org/abs/2010.06133
+    """
+
+    feature: str = "hidden"
+    loss: Any = "hidden_mse"
+    weight: float = 1
+    layer_T: Sequence[int] | None = None
+    layer_S: Sequence[int] | None = None
+    proj: Sequence[Any] | None = None
+    epsilon: float = 0.01
+    iterations: int = 200
+    adapt: bool = True
+    group: str | None = None
+    weight_scheduler: ScheduleSpec = "none"
+    teacher: int = 0
+    kind: str = "emd"
+
+    def __post_init__(self) -> None:
+        """Checks each field and turns lists into tuples."""
+        self.require("kind", self.kind == "emd", "'emd'")
+        require_row("EMDMatch.feature", self.feature, FEATURES)
+        for field in ("layer_T", "layer_S", "proj", "loss", "weight_scheduler"):
+            self.freeze(field)
+        _require_loss_row("EMDMatch.loss", self.loss)
+        for field in ("layer_T", "layer_S"):
+            layers = getattr(self, field)
+            holds = layers is None or (
+                isinstance(layers, tuple) and bool(layers) and all(map(is_int, layers))
+            )
+            self.require(field, holds, "a list of ints or None")
+        _check_projection(self)
+        self.require_number("weight")
+        self.require("epsilon", is_number(self.epsilon) and self.epsilon > 0, "a positive number")
+        self.require_number("iterations", minimum=1, whole=True)
+        check_schedule("EMDMatch.weight_scheduler", self.weight_scheduler)
+        self.require_number("teacher", minimum=0, whole=True)
+
+    @property
+    def name(self) -> str:
+        """The loss's name in metrics: ``hidden_emd_hidden_mse``."""
+        loss = self.loss if isinstance(self.loss, str) else self.loss["loss"]
+        whose = [f"T{self.teacher}"] if self.teacher else []
+        return "_".join([self.feature, "emd", loss, *whose])
+
+
+@dataclasses.dataclass(frozen=True)
+class CustomMatch(Config):
+    """An entry of ``custom_matches``: the output of any submodule of the student and the teacher.
+
+    Args:
+        module_T: Path of the teacher's module, names joined by dots: ``"encoder.layers.3"``. With
+            ``*`` (``"encoder.layers.*.attention"``) it stands for several, in order.
+        module_S: Path of the student's, likewise; both stand for equally many.
+        weight: Weight of the loss in the total.
+        loss: A name of ``MATCH_LOSS_MAP`` for one layer, or a function
+            ``f(state_S, state_T, mask)``.
+        proj: ``[activation, student width, teacher width]``, an activation alone (the widths are
+            found when the models are known), or a function of the student's output.
+        proj_group: Optimizer settings of the projection, such as ``{"lr": 1e-3}``.
+        weight_scheduler: Replaces ``weight`` by a schedule.
+        teacher: Which teacher, where there are several.
+
+    Raises:
+        UsageError: A field cannot be used; the message names it.
+    """
+
+    module_T: str
+    module_S: str
+    weight: float = 1
+    loss: str | Mapping[str, Any] | Callable[..., Any] = "hidden_mse"
+    proj: str | Sequence[Any] | Callable[..., Any] | None = None
+    proj_group: Mapping[str, Any] | None = None
+    weight_scheduler: ScheduleSpec = "none"
+    teacher: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks each field and turns lists into tuples."""
+        for field in ("module_T", "module_S"):
+            path = getattr(self, field)
+            self.require(field, isinstance(path, str) and bool(path), "a module's path")
+        for field in ("loss", "proj", "proj_group", "weight_scheduler"):
+            self.freeze(field)
+        if not callable(self.loss):
+            _require_loss_row("CustomMatch.loss", self.loss)
+        if isinstance(self.proj, str):
+            require_row("CustomMatch.proj", self.proj, PROJ_MAP)
+        elif not callable(self.proj):
+            _check_projection(self)
+        group = self.proj_group
+        self.require("proj_group", group is None or isinstance(group, Mapping), "a dict or None")
+        self.require_number("weight")
+        check_schedule("CustomMatch.weight_scheduler", self.weight_scheduler)
+        self.require_number("teacher", minimum=0, whole=True)
+
+    @classmethod
+    def from_dict(cls, dict_object: Mapping[str, Any]) -> "CustomMatch":
+        """Builds it from a dict; TextBrewer's ``proj_func`` is ``proj`` here."""
+        renamed = {
+            "proj" if key == "proj_func" else key: value for key, value in dict(dict_object).items()
+        }
+        return super().from_dict(renamed)
+
+    @property
+    def name(self) -> str:
+        """The loss's name in metrics: ``custom_hidden_mse_<module_S>_<module_T>``."""
+        if callable(self.loss):
+            loss = getattr(self.loss, "__name__", "loss")
+        else:
+            loss = self.loss if isinstance(self.loss, str) else self.loss["loss"]
+        whose = [f"T{self.teacher}"] if self.teacher else []
+        return "_".join(["custom", loss, self.module_S, self.module_T, *whose])
+
+
+Match = IntermediateMatch | EMDMatch | LayerMap | CustomMatch
+
+
+def as_match(entry: Any, *, custom: bool = False) -> Match:
+    """An entry of ``intermediate_matches``, or of ``custom_matches``, built."""
+    if isinstance(entry, CustomMatch if custom else (IntermediateMatch, LayerMap, EMDMatch)):
+        return entry
+    if custom:
+        return CustomMatch.from_dict(entry)
+    if isinstance(entry, str):
+        return LayerMap(entry)
+    if isinstance(entry, Mapping) and "map" in entry:
+        return LayerMap.from_dict(entry)
+    if isinstance(entry, Mapping) and "kind" in entry:
+        return EMDMatch.from_dict(entry)
+    return IntermediateMatch.from_dict(entry)
+
+
+def is_resolved(match: Match) -> bool:
+    """Whether a match can be computed as it is, with no word from the models."""
+    if isinstance(match, EMDMatch):
+        return match.layer_S is not None and match.layer_T is not None
+    if isinstance(match, CustomMatch):
+        has_settings = isinstance(match.proj, tuple) and len(match.proj) == 4
+        return (
+            "*" not in match.module_S + match.module_T
+            and not isinstance(match.proj, str)
+            and (has_settings or not match.proj_group)
+        )
+    return isinstance(match, IntermediateMatch)
+
+
+def _require_loss_row(field: str, loss: Any) -> None:
+    name = loss.get("loss") if isinstance(loss, Mapping) else loss
+    require_row(field, name, MATCH_LOSS_MAP)
+
+
+def _check_projection(match: Any) -> None:
+    proj = match.proj
+    if proj is None:
+        return
+    allowed = "[activation, student width, teacher width] and optionally a dict of settings"
+    holds = isinstance(proj, tuple) and len(proj) in (3, 4)
+    match.require("proj", holds, allowed)
+    require_row(f"{type(match).__name__}.proj[0]", proj[0], PROJ_MAP)
+    match.require("proj", all(is_int(w) and w > 0 for w in proj[1:3]), allowed)
+    if len(proj) == 4 and not isinstance(proj[3], Mapping):
+        raise UsageError(
+            f"{type(match).__name__}.proj[3] must be a dict of settings, got {plain(proj[3])!r}."
+        )
