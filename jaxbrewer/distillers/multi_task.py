@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import optax
@@ -30,6 +30,18 @@ from ..teachers import Adaptors, Teacher
 from .training import Optimizer, Result, Training, check_config, peek, variables_of
 
 Tasks = Mapping[str, Any]
+
+
+class _Ready(NamedTuple):
+    """A training before its first update: the data, the first state's maker, optimizer, steps."""
+
+    source: GroupSource
+    start: Callable[[PyTree], TrainState]
+    rule: optax.GradientTransformation
+    step: TrainStep
+    probe: TrainStep
+    """The step that finds out where values are not finite."""
+    objective: TaskObjective
 
 
 class MultiTaskDistiller(Training):
@@ -161,14 +173,7 @@ class MultiTaskDistiller(Training):
         """
         config = self.train_config
         plan = loop.plan_training(config, dataloaders, None, num_steps)
-<<<<<<< HEAD
-        source, start, rule, steps = self._prepare_tasks(
-            optimizer, dataloaders, plan, max_grad_norm, tau, batch_postprocessors or {}, args
-        )
-        weights = self._objective(plan.total_steps, 1).weights_at(0)
-        return self._fit(start, rule, *steps, source, plan, weights, callback)
-=======
-        source, start, steps, objective = self._prepare_tasks(
+        ready = self._prepare_tasks(
             optimizer,
             dataloaders,
             plan,
@@ -178,8 +183,10 @@ class MultiTaskDistiller(Training):
             args,
             show=config.progress,
         )
-        return self._fit(start, *steps, source, plan, objective.weights_at(0), callback)
->>>>>>> 3111300 (Layer maps, optimal transport between layers, matches of submodules)
+        weights = ready.objective.weights_at(0)
+        return self._fit(
+            ready.start, ready.rule, ready.step, ready.probe, ready.source, plan, weights, callback
+        )
 
     def check(  # type: ignore[override]
         self,
@@ -215,22 +222,9 @@ class MultiTaskDistiller(Training):
         tau: float,
         postprocessors: Mapping[str, Callable[[Any], Any]],
         args: dict[str, Any],
-<<<<<<< HEAD
-    ) -> tuple[
-        GroupSource,
-        Callable[[PyTree], TrainState],
-        optax.GradientTransformation,
-        tuple[TrainStep, TrainStep],
-    ]:
-        """The data, what makes the first state, the optimizer, the step, that which finds NaNs."""
-=======
         *,
         show: bool = False,
-    ) -> tuple[
-        GroupSource, Callable[[PyTree], TrainState], tuple[TrainStep, TrainStep], TaskObjective
-    ]:
-        """The data, what makes the first state, the steps (one finds NaNs), the objective."""
->>>>>>> 3111300 (Layer maps, optimal transport between layers, matches of submodules)
+    ) -> _Ready:
         self._refuse_of_pytorch(args)
         self._require_tasks("dataloaders", dataloaders)
         for task in postprocessors:
@@ -294,10 +288,7 @@ class MultiTaskDistiller(Training):
         source = functools.partial(
             task_groups, dataloaders, size, draw, postprocessors=postprocessors
         )
-<<<<<<< HEAD
-        return source, functools.partial(start, rule), rule, (step, probe)
-=======
-        return source, functools.partial(start, rule), (step, probe), objective
+        return _Ready(source, functools.partial(start, rule), rule, step, probe, objective)
 
     def _lesson(
         self, task: str, batch: Any, args: Mapping[str, Any], *, show: bool
@@ -318,7 +309,6 @@ class MultiTaskDistiller(Training):
         if show and jax.process_index() == 0:
             print(f"{task}:\n{table}")
         return config
->>>>>>> 3111300 (Layer maps, optimal transport between layers, matches of submodules)
 
     def _probabilities(self, dataloaders: Tasks, tau: float) -> dict[str, float]:
         sizes = {task: count_examples(dataloaders[task]) for task in self._tasks}
