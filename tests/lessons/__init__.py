@@ -13,7 +13,6 @@ PEERS, LOSSES, CACHING = (
 TRAINING, CONFIGS = "lessons/test_training.py", "lessons/test_configs.py"
 SEVERAL = "lessons/test_several.py"
 NOT_HERE = "not here: "
-OPEN = "open: "
 
 WHERE = {
     "F1": f"{PEERS}::test_f1_the_default_loss_compared_raw_logits",
@@ -38,12 +37,12 @@ WHERE = {
     "1": f"{LOSSES}::test_b1_masked_nst_was_divided_by_the_length",
     "2": f"{CONFIGS}::test_b2_none_was_compared_by_identity",
     "3": f"{CACHING}::test_b3_mappings_that_are_no_dict_were_taken_for_tuples",
-    "4": OPEN + "custom matches",
-    "5": OPEN + "custom matches",
-    "6": OPEN + "custom matches",
-    "7": OPEN + "custom matches",
-    "8": OPEN + "custom matches",
-    "9": OPEN + "custom matches",
+    "4": "test_custom_matches.py::test_any_module_is_matched_and_nothing_is_left_behind",
+    "5": "test_custom_matches.py::test_what_is_compared_is_what_the_module_returns",
+    "6": "test_custom_matches.py::test_captured_arrays_do_not_outlive_the_call",
+    "7": "test_custom_matches.py::test_any_module_is_matched_and_nothing_is_left_behind",
+    "8": "test_custom_matches.py::test_what_does_not_fit_is_said_in_one_line",
+    "9": "test_custom_matches.py::test_any_module_is_matched_and_nothing_is_left_behind",
     "10": f"{LOSSES}::test_b10_shift_together_with_a_mask_crashed",
     "11": f"{LOSSES}::test_b11_ignored_labels_of_rank_2_crashed_or_swapped_with_the_last_class",
     "12": f"{LOSSES}::test_b12_the_users_teacher_outputs_were_shifted_in_place",
@@ -95,8 +94,8 @@ WHERE = {
     "58": f"{LOSSES}::test_b58_the_teachers_mask_was_ignored_and_other_lengths_crashed",
     "59": f"{LOSSES}::test_b59_one_mask_for_two_heads_crashed",
     "60": f"{LOSSES}::test_b60_there_was_no_loss_for_several_labels",
-    "61": OPEN + "the EMD distiller",
-    "62": OPEN + "the EMD distiller",
+    "61": "test_layer_maps.py::test_emd_takes_all_layers_but_the_embeddings",
+    "62": "test_transport.py::test_the_weights_are_trained_exact_over_micro_batches_and_checkpointed",
     "63": f"{CONFIGS}::test_b63_augmentations_crashed_or_hung_on_short_lists",
     "64": f"{CONFIGS}::test_b64_buffers_counted_as_parameters",
 }
