@@ -95,7 +95,7 @@ WHERE = {
     "59": f"{LOSSES}::test_b59_one_mask_for_two_heads_crashed",
     "60": f"{LOSSES}::test_b60_there_was_no_loss_for_several_labels",
     "61": "test_layer_maps.py::test_emd_takes_all_layers_but_the_embeddings",
-    "62": "test_transport.py::test_the_weights_are_trained_exact_over_micro_batches_and_checkpointed",
+    "62": "test_transport.py::test_weights_go_inversely_with_unit_costs",
     "63": f"{CONFIGS}::test_b63_augmentations_crashed_or_hung_on_short_lists",
     "64": f"{CONFIGS}::test_b64_buffers_counted_as_parameters",
 }
