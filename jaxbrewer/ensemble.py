@@ -19,6 +19,7 @@ from .losses import loss_dtype
 from .schedules import weight_schedule
 from .selection import pair_selected, per_head
 from .top_k import TopK
+from .vocabulary import fit_vocabularies
 
 Weight = float | Float[Array, ""] | Float[Array, " batch"]
 
@@ -48,11 +49,13 @@ class Ensemble:
         average: ``"logits"``, ``"probabilities"`` or ``"losses"``.
         weights: One per teacher, a schedule or a float; ``None`` weighs all alike.
         temperatures: One per teacher; ``None`` gives all the objective's.
+        vocabulary: What is done where their logits differ in width.
     """
 
     average: str
     weights: tuple[optax.Schedule | float, ...] | None
     temperatures: tuple[float, ...] | None
+    vocabulary: str = "auto"
 
     def require(self, teachers: int) -> None:
         """Raises :class:`UsageError` if the settings are those of another number of teachers."""
@@ -92,7 +95,10 @@ def make_ensemble(config: DistillationConfig, total_steps: int | None = None) ->
         )
     temperatures = config.teacher_temperatures
     return Ensemble(
-        config.teacher_average, weights, None if temperatures is None else tuple(temperatures)
+        config.teacher_average,
+        weights,
+        None if temperatures is None else tuple(temperatures),
+        config.vocabulary,
     )
 
 
@@ -211,10 +217,20 @@ def add_teacher(
         mask = masks_first[head] if masks_first[head] is not None else masks_own[head]
         if teacher and logits.ndim > 2 and masks_own[head] is not None:
             logits, mask = pair_selected(logits, mask, masks_own[head])
-        if logits.shape != first.logits[head].shape:
+        before = lesson.total[head] if teacher else logits
+        if teacher and logits.shape[:-1] == before.shape[:-1]:
+            before, logits = fit_vocabularies(
+                before,
+                logits,
+                ensemble.vocabulary,
+                what=f"logits[{head}]",
+                rules_out=False,
+                names=(f"teacher {teacher - 1}", f"teacher {teacher}"),
+            )
+        if logits.shape != before.shape:
             raise UsageError(
-                f"logits[{head}] of teacher {teacher} has the shape {logits.shape}, of teacher 0 "
-                f"{first.logits[head].shape}: teachers of other shapes can only be compared one by "
+                f"logits[{head}] of teacher {teacher} has the shape {logits.shape}, of those "
+                f"before {before.shape}: teachers of other shapes can only be compared one by "
                 "one, with teacher_average='losses'."
             )
         logits = logits.astype(loss_dtype(logits))
@@ -225,7 +241,7 @@ def add_teacher(
         aligned = jnp.reshape(weight, jnp.shape(weight) + (1,) * (logits.ndim - jnp.ndim(weight)))
         # A teacher without weight is not asked: its -inf or NaN would survive a product with 0.
         weighted = jnp.where(aligned != 0, aligned * logits, 0)
-        total.append(lesson.total[head] + weighted if teacher else weighted)
+        total.append(before + weighted if teacher else weighted)
         masks.append(_both(lesson.masks[head], mask) if teacher and logits.ndim > 2 else mask)
     part = dataclasses.replace(outputs, logits=())
     return Lesson(

@@ -27,6 +27,7 @@ from .schedules import temperature_rule, weight_schedule
 from .selection import pair_selected, per_head, probability_shift
 from .top_k import TopK, pair_top_k, require_kept_logits_suffice, to_buckets
 from .transport import LAYER_WEIGHTS, cost_attention, equal_weights, shared_weights
+from .vocabulary import fit_vocabularies
 
 Terms = dict[str, tuple[Mean, ...]]
 """Each loss by its metric name; the loss is the sum of the means."""
@@ -38,6 +39,8 @@ ObjectiveState = dict[str, Any]
 """What losses remember from update to update; arrays by the name of the term."""
 Teachers = Outputs | Sequence[Outputs] | Targets | None
 
+_RULING_OUT = ("ce", "kl")
+"""Losses under the teacher's distribution, for which its ``-inf`` is a probability of 0."""
 _WITHOUT_TEMPERATURE_FACTOR = ("ce", "mse")
 """TextBrewer's losses: their gradients shrink as 1/T^2, those of all others do not."""
 
@@ -295,7 +298,16 @@ class Objective:
             if mask is not None and masks_T[head] is not None:
                 pair: Any = pair_top_k if isinstance(logits_T, TopK) else pair_selected
                 logits_T, mask = pair(logits_T, mask, masks_T[head])
-            _same_shape(f"logits[{head}]", logits_S, logits_T)
+            what = f"logits[{head}]"
+            if logits_S.shape[:-1] == logits_T.shape[:-1] and not isinstance(logits_T, TopK):
+                logits_S, logits_T = fit_vocabularies(
+                    logits_S,
+                    logits_T,
+                    self.config.vocabulary,
+                    what=what,
+                    rules_out=loss_and_parameters(self.config.kd_loss_type)[0] in _RULING_OUT,
+                )
+            _same_shape(what, logits_S, logits_T)
             if self.config.probability_shift:
                 logits_T = probability_shift(logits_T, labels[head])
             tau = temperature

@@ -11,11 +11,11 @@ PACKAGE = Path(__file__).parent.parent / "jaxbrewer"
 ORDER = [
     "_version", "errors", "registry", "configs", "capture", "functional", "freezing", "display",
     "integrity", "closures", "losses", "schedules", "projections", "selection", "top_k", "adaptors",
-    "ensemble", "transport", "matching", "objective", "testing", "autocast", "precision", "forward",
-    "layer_maps", "teachers", "resolution", "presence", "state", "step", "tasks", "position",
-    "data", "sampling", "augmentation", "cache", "sharding", "retention", "checkpoint", "logs",
-    "progress", "tracking", "run_directory", "keeper", "guard", "preemption", "loop", "distillers",
-    "models", "text", "demo", "cli", "__main__",
+    "vocabulary", "ensemble", "transport", "matching", "objective", "testing", "autocast",
+    "precision", "forward", "layer_maps", "teachers", "resolution", "presence", "state", "step",
+    "tasks", "position", "data", "sampling", "augmentation", "cache", "sharding", "retention",
+    "checkpoint", "logs", "progress", "tracking", "run_directory", "keeper", "guard", "preemption",
+    "loop", "distillers", "models", "text", "demo", "cli", "__main__",
 ]  # fmt: skip
 
 

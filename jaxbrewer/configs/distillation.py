@@ -28,6 +28,7 @@ TemperatureSpec = str | Sequence[Any] | Callable[..., Any]
 """``"none"``, ``"constant"``, ``["flsw", beta, gamma]``, ``["cwsm", beta]`` or a rule."""
 
 
+VOCABULARIES = ("auto", "common", "equal")
 TEACHER_AVERAGES = ("logits", "probabilities", "losses")
 _TWO_LAYERS = ("fsp", "gram", "mmd", "nst")
 _ONE_LAYER = (
@@ -148,6 +149,10 @@ class DistillationConfig(Config):
             ``"last"``, ``"skip"``, ``"emd"``, ``"L3_hidden_mse"``) and :class:`EMDMatch`. A name
             alone stands for a list of one.
         custom_matches: Dicts or :class:`CustomMatch`: outputs of submodules by their paths.
+        vocabulary: Where the logits of two models differ in width: ``"auto"`` takes a surplus of
+            under 1 % of more than 1,000 columns, up to a multiple of 64, for padding of the
+            vocabulary, compares the columns that both have and says so; ``"common"`` always
+            compares those; ``"equal"`` refuses.
         is_caching_logits: Runs the teacher once per batch and keeps its logits in memory.
         teacher_weights: Of several teachers: a weight each, a number >= 0 or a schedule as above;
             ``None`` weighs all alike. Only their ratios matter. A batch may set them per example,
@@ -185,6 +190,7 @@ class DistillationConfig(Config):
     teacher_average: str = "logits"
     teacher_temperatures: Sequence[float] | None = None
     custom_matches: Sequence[Any] = ()
+    vocabulary: str = "auto"
 
     def __post_init__(self) -> None:
         """Checks each field and turns lists into tuples, dicts into matches."""
@@ -206,6 +212,7 @@ class DistillationConfig(Config):
             self.require(field, getattr(self, field) in (False, True), "true or false")
             object.__setattr__(self, field, bool(getattr(self, field)))
         self._check_teachers()
+        _require_row("DistillationConfig.vocabulary", self.vocabulary, VOCABULARIES)
         matches = self.intermediate_matches
         if isinstance(matches, str):
             matches = [matches]
