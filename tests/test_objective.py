@@ -157,7 +157,7 @@ def test_a_users_kd_loss_without_mask_works_where_no_mask_is_needed():
         ({}, outputs(logits=None), TEACHER, "student's adaptor returned no 'logits'"),
         ({}, STUDENT, outputs(logits=None), "teacher's adaptor returned no 'logits'"),
         ({}, STUDENT, outputs(logits=[np.zeros((B, C))] * 2), "1 'logits', the teacher's 2"),
-        ({}, STUDENT, outputs(logits=np.zeros((B, C + 1), "f")), "the student has 5 columns, the teacher 6"),
+        ({}, STUDENT, outputs(logits=np.zeros((B, C + 1), "f")), "5 columns, the teacher 6"),
         ({"probability_shift": True}, STUDENT, TEACHER, "needs 'labels'"),
         ({"intermediate_matches": [hidden_match(layer_S=3)]}, STUDENT, TEACHER,
          r"\[0\] \(hidden_hidden_mse_3_2\): layer_S=3 .* 3 layers"),

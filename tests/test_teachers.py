@@ -269,7 +269,10 @@ def test_what_does_not_fit_is_refused_in_one_line():
     refused(lambda: check(multi(config()), dataloader=[{**DATA, "teacher_cache": (None,)}]),
             "teacher_cache", "2 teachers")  # fmt: skip
     wide = [(mlp, NETS[0].params), (lambda params, x: mlp(params, x)[:, :3], NETS[1].params)]
-    refused(lambda: check(multi(config(), wide), dataloader=batches), "teacher 1", "losses")
+    refused(
+        lambda: check(multi(config(), wide), dataloader=batches),
+        "teacher 0 has 5 columns, teacher 1 3",
+    )
     matches = [{**HIDDEN_MATCH, "teacher": 2}]
     refused(lambda: check(multi(config(intermediate_matches=matches)), dataloader=batches),
             "no teacher 2 among 2")  # fmt: skip
