@@ -1,0 +1,82 @@
+"""Kills a training again and again, and compares what it leaves with that of one left alone.
+
+PYTHONPATH=. python benchmarks/kill_campaign.py --kills 30
+
+Half of the kills come at a random moment, half as soon as a checkpoint is seen to be written, and a
+random moment later. Each run goes on from what the one before left; when one ends, the next begins
+in a new directory.
+"""
+
+import argparse
+import collections
+import os
+import random
+import signal
+import tempfile
+import time
+from pathlib import Path
+
+from tests.recovery import assert_same, left_behind
+from tests.recovery.processes import Zygote
+
+
+def saving(run):
+    return list((run / "checkpoints").glob("*.orbax-checkpoint-tmp"))
+
+
+def kill(zygote, process, directory, draw, whole):
+    """Kills the process; its status, and whether a checkpoint was half written."""
+    if draw.random() < 0.5:
+        status = zygote.killed_after(process, directory, draw.uniform(0.05, 0.9) * whole)
+    else:
+        skipped = draw.randrange(4)
+        seen = set(saving(directory / "run"))
+        status = None
+        while status is None and skipped >= 0:
+            status = zygote.ended_within(0.002)
+            new = set(saving(directory / "run")) - seen
+            seen |= new
+            skipped -= len(new)
+        if status is None and (status := zygote.ended_within(draw.uniform(0, 0.15))) is None:
+            os.kill(process, signal.SIGKILL)
+            status = zygote.status()
+    return status, bool(saving(directory / "run"))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    draw, counted = random.Random(arguments.seed), collections.Counter()
+    zygote = Zygote()
+    with tempfile.TemporaryDirectory() as place:
+        for name in ("unbroken", "timed"):
+            zygote.start("killed", Path(place) / name)
+            assert zygote.status() == 0
+        manifest = Path(place) / "timed" / "run" / "manifest.json"
+        whole = time.time() - manifest.stat().st_mtime
+        expected = left_behind(Path(place) / "unbroken" / "run", Path(place) / "unbroken" / "logs")
+        while counted["kills"] < arguments.kills:
+            directory, status = Path(place) / f"run{counted['runs']}", None
+            while status != 0:
+                process = zygote.start("killed", directory)
+                if counted["kills"] < arguments.kills:
+                    status, half = kill(zygote, process, directory, draw, whole)
+                else:
+                    status, half = zygote.status(), False
+                if status != 0:
+                    assert status == -signal.SIGKILL, status
+                    counted["kills"] += 1
+                    counted["while saving"] += half
+                    counted["before the first checkpoint"] += not any(
+                        path.name.isdecimal() for path in (directory / "run").glob("checkpoints/*")
+                    )
+            counted["runs"] += 1
+            assert_same(expected, left_behind(directory / "run", directory / "logs"))
+            print(dict(counted), "all equal so far", flush=True)
+    zygote.close()
+
+
+if __name__ == "__main__":
+    main()
