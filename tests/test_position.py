@@ -142,5 +142,6 @@ def test_another_kind_of_loader_does_not_take_a_state():
 def test_checksums_tell_batches_apart(other):
     one = {"x": np.arange(5000), "t": "a"}
     assert checksum(one) == checksum(dict(one))
+    assert checksum(one) == checksum({**one, "teacher_cache": np.ones(3)})
     assert checksum(other) != checksum(one)
     assert checksum({"o": np.array([None, object])}) != checksum({"o": [1]})

@@ -69,8 +69,52 @@ def half(directory, **settings):
 
 
 def cached(directory, **settings):
+    """The teacher's outputs in memory, by example."""
     distill = jb.DistillationConfig(temperature=2, is_caching_logits=True)
     return plain(directory, distill=distill, **settings)
+
+
+def transport(directory, **settings):
+    """Optimal transport between layers, whose weights move with the training."""
+    config = quiet(output_dir=directory / "run", log_dir=directory / "logs", **settings)
+    distill = jb.DistillationConfig(kd_loss_weight=0, intermediate_matches="emd")
+    models = Encoder(6, 3, seed=1), Encoder(6, 2)
+    distiller = jb.GeneralDistiller(config, distill, *models, hidden_adaptor, hidden_adaptor)
+    loader = jb.ArrayLoader(text_data(24), 8, seed=1)
+    return functools.partial(distiller.train, optax.adam(1e-2), loader, num_epochs=4)
+
+
+def tasks(directory, **settings):
+    """Two tasks of different sizes, drawn anew in every update."""
+    config = quiet(
+        output_dir=directory / "run", log_dir=directory / "logs", ckpt_steps=3, **settings
+    )
+
+    def model(params, x):
+        return {name: mlp(part, x) for name, part in params.items()}
+
+    def head(name):
+        return lambda batch, outputs: logits_adaptor(batch, outputs[name])
+
+    names = ["up", "down"]
+    distiller = jb.MultiTaskDistiller(
+        config,
+        SOFT,
+        {name: (mlp, mlp_params(8, seed=index)) for index, name in enumerate(names)},
+        (model, {name: mlp_params(3, seed=5 + index) for index, name in enumerate(names)}),
+        dict.fromkeys(names, logits_adaptor),
+        {name: head(name) for name in names},
+    )
+    loaders = {
+        "up": jb.ArrayLoader(DATA, 8, seed=3),
+        "down": jb.ArrayLoader(vector_data(16, seed=1), 4, seed=4),
+    }
+
+    def train(batch_postprocessor=None):
+        each = batch_postprocessor and dict.fromkeys(names, batch_postprocessor)
+        return distiller.train(optax.adam(1e-2), loaders, 12, batch_postprocessors=each)
+
+    return train
 
 
 @pytest.mark.parametrize(
@@ -79,8 +123,11 @@ def cached(directory, **settings):
         (plain, [2, 4, 4, 1]),
         pytest.param(with_everything, [9, 7], marks=pytest.mark.slow),
         (half, [7]),
+        (cached, [8]),
+        (tasks, [9, 5]),
+        (transport, [7]),
     ],
-    ids=["plain", "with everything", "half"],
+    ids=["plain", "with everything", "half", "cached", "tasks", "transport"],
 )
 def test_an_interrupted_training_ends_as_one_that_never_stopped(make, crashes, tmp_path):
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
