@@ -125,7 +125,8 @@ def mask_of_ones(subject: Subject) -> Failures:
     batch = subject.mapped(np.abs, subject.batch())  # negative scores may mean padding
     ones = {**batch, "mask": np.ones_like(batch["mask"])}
     without = {key: value for key, value in batch.items() if key != "mask"}
-    yield from _compare("with a mask of ones the loss", subject.value(ones), subject.value(without))
+    actual, expected = _value(subject, ones), subject.value(without)
+    yield from _compare("with a mask of ones the loss", actual, expected)
 
 
 def mask_dtype(subject: Subject) -> Failures:
@@ -157,7 +158,7 @@ def half_precision(subject: Subject) -> Failures:
     """bfloat16 and float16 inputs are compared in float32.
 
     The value is within 1e-5 (relative, or 1e-6 absolute) of that in float64 of the same inputs, the
-    gradient in bfloat16 within one unit in its last place, relative to its largest entry.
+    gradient within one unit in the last place of its dtype, relative to its largest entry.
     """
     for dtype in (jnp.float16, jnp.bfloat16):
         batch = subject.as_dtype(subject.batch(), dtype)
@@ -165,15 +166,14 @@ def half_precision(subject: Subject) -> Failures:
         batch = {**batch, "student": near}
         with jax.enable_x64(True):
             truth, exact = subject.value_and_grad(subject.as_dtype(batch, jnp.float64))
-        value, name = subject.value(batch), np.dtype(dtype).name
+        value, slope = subject.value_and_grad(batch)
+        name, step = np.dtype(dtype).name, float(jnp.finfo(dtype).eps)
         if value.dtype != np.float32:
             yield f"{name} inputs give a loss in {value.dtype}, not float32"
         yield from _compare(f"in {name} the loss", np.float64(value), truth)
-    _, slope = subject.value_and_grad(batch)
-    step = float(jnp.finfo(jnp.bfloat16).eps)
-    largest = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(exact))
-    slope = jax.tree.map(np.float64, slope)
-    yield from _compare("in bfloat16 the gradient", slope, exact, step, step * largest)
+        largest = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(exact))
+        slope = jax.tree.map(np.float64, slope)
+        yield from _compare(f"in {name} the gradient", slope, exact, step, step * largest)
 
 
 def order(subject: Subject) -> Failures:
@@ -211,10 +211,12 @@ def sharding(subject: Subject) -> Failures:
 def temperature(subject: Subject) -> Failures:
     """A temperature per example or position is that temperature, and gradients scale as said."""
     batch = subject.batch()
-    expected = _value(subject, batch)
-    for shape in ((4,), (4, 6)):
-        actual = subject.value(batch, np.full(shape, TEMPERATURE))
-        yield from _compare(f"with a temperature {shape} the loss", actual, expected)
+    equal, different = np.full((4, 6), TEMPERATURE), np.float32([1, 2, 3, 4])
+    actual, expected = subject.value(batch, equal), _value(subject, batch)
+    yield from _compare("with a temperature (batch, length) the loss", actual, expected)
+    repeated = np.repeat(different[:, None], 6, axis=1)
+    actual, expected = subject.value(batch, different), subject.value(batch, repeated)
+    yield from _compare("with a temperature (batch,) the loss", actual, expected)
     if subject.temperature_power is None:
         return
     slopes = [subject.value_and_grad(batch, np.float32(tau))[1] for tau in (200, 400)]
