@@ -1,5 +1,6 @@
 """What the documents show is run: the code of README and migration page, and the examples."""
 
+import json
 import os
 import re
 import subprocess
@@ -7,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+import jaxbrewer as jb
 
 ROOT = Path(__file__).parent.parent
 
@@ -27,6 +30,18 @@ def test_the_readmes_code_runs_as_one_program(tmp_path):
     first, last = map(float, run("readme.py", cwd=tmp_path).split(" -> "))
     assert last < first
     assert (tmp_path / "runs" / "first" / "metrics.jsonl").exists()
+
+
+def test_the_page_of_losses_runs_and_names_every_loss(tmp_path):
+    page = (ROOT / "docs" / "losses.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "losses.py").write_text("\n".join(blocks[::-1]))
+    assert run("losses.py", cwd=tmp_path).startswith("lp_loss keeps 15 properties: ")
+    rows = re.findall(r"^\| (`.*?) \| .*$", page, re.MULTILINE)
+    names = re.findall(r"`(\w+)`", " ".join(rows))
+    assert sorted(names) == sorted([*jb.KD_LOSS_MAP, *jb.MATCH_LOSS_MAP])
+    (example,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    jb.DistillationConfig.from_dict(json.loads(example))
 
 
 def test_the_readmes_files_exist():

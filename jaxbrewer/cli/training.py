@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..configs import DistillationConfig, OptimizationConfig
 from ..errors import UsageError
+from ..registry import loss_and_parameters
 from ..text import Examples, Tokenizer
 from .card import Card, read_bert
 from .config import DataConfig, Job
@@ -228,8 +229,10 @@ def _losses(config: DistillationConfig) -> str:
 
     rule = config.temperature_scheduler
     temperature = f"temperature {config.temperature}" + ("" if rule == "none" else f", {rule}")
+    loss, parameters = loss_and_parameters(config.kd_loss_type)
+    named = "".join(f", {name} {value}" for name, value in parameters.items())
     return (
-        f"logits {config.kd_loss_type} at {temperature}, weight {weight('kd_loss_weight')}; "
+        f"logits {loss}{named} at {temperature}, weight {weight('kd_loss_weight')}; "
         f"labels, weight {weight('hard_label_weight')}"
     )
 

@@ -10,6 +10,7 @@ from ..registry import FEATURES, MATCH_LOSS_MAP, PROJ_MAP
 from ._base import Config, is_int, is_number, plain
 from .distillation import IntermediateMatch, ScheduleSpec
 from .distillation import _check_schedule as check_schedule
+from .distillation import _require_loss as require_loss
 from .distillation import _require_row as require_row
 
 LAYER_MAPS = ("uniform", "last", "skip", "emd")
@@ -267,8 +268,7 @@ def is_resolved(match: Match) -> bool:
 
 
 def _require_loss_row(field: str, loss: Any) -> None:
-    name = loss.get("loss") if isinstance(loss, Mapping) else loss
-    require_row(field, name, MATCH_LOSS_MAP)
+    require_loss(field, loss, MATCH_LOSS_MAP)
 
 
 def _check_projection(match: Any) -> None:

@@ -26,8 +26,7 @@ def check_loss(
     examples. Checked are, by name:
 
     - ``gradient``: it is that of central differences, in float64;
-    - ``equality``: at equal student and teacher the loss is ``floor``, flat, and less than
-      elsewhere;
+    - ``equality``: at equal student and teacher the loss is ``floor``, and less than elsewhere;
     - ``padding length``, ``padding content``: padding changes nothing, even if it is NaN or
       infinite, and gets no gradient;
     - ``empty mask`` gives 0; ``single position``, ``zero vectors``, ``large and equal numbers``,

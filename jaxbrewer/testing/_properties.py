@@ -43,18 +43,23 @@ def gradient(subject: Subject) -> Failures:
 
 
 def equality(subject: Subject) -> Failures:
-    """Where student and teacher agree the loss is its floor, flat, and nowhere else less."""
-    batch = subject.batch()
+    """Where student and teacher agree the loss is its floor, and nowhere else, near or far, less.
+
+    The gradient there is finite; it need not be 0, for a loss may have a kink.
+    """
+    batch, noise = subject.batch(), subject.batch(seed=1)["student"]
     floor = subject.floor
     if callable(floor):
         floor = float(floor(batch["teacher"], batch.get("mask")))
-    value, slope = subject.value_and_grad({**batch, "student": batch["teacher"]})
+    equal = {**batch, "student": batch["teacher"]}
+    value = _value(subject, equal)
     yield from _compare("the loss at equality", value, floor, RTOL, ATOL)
-    zeros = jax.tree.map(np.zeros_like, slope)
-    yield from _compare("the gradient at equality", slope, zeros, 0, 1e-5)
-    other = _value(subject, batch)
-    if not other > value:
-        yield f"a student that differs has {other:.8g}, equality {value:.8g}"
+    yield from _finite("at equality", subject, equal)
+    for size in np.float32([-1, -0.1, 0.1, 1]):
+        away = jax.tree.map(lambda x, d, size=size: x + size * d, batch["teacher"], noise)
+        other = _value(subject, {**batch, "student": away})
+        if not other > value:
+            yield f"a student {size:g} times some noise away has {other:.8g}, not over {value:.8g}"
 
 
 def padding_length(subject: Subject) -> Failures:
