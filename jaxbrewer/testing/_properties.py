@@ -55,7 +55,7 @@ def equality(subject: Subject) -> Failures:
     value = _value(subject, equal)
     yield from _compare("the loss at equality", value, floor, RTOL, ATOL)
     yield from _finite("at equality", subject, equal)
-    for size in np.float32([-1, -0.1, 0.1, 1]):
+    for size in np.array([-1, -0.1, 0.1, 1], np.float32):
         away = jax.tree.map(lambda x, d, size=size: x + size * d, batch["teacher"], noise)
         other = _value(subject, {**batch, "student": away})
         if not other > value:
@@ -216,7 +216,7 @@ def sharding(subject: Subject) -> Failures:
 def temperature(subject: Subject) -> Failures:
     """A temperature per example or position is that temperature, and gradients scale as said."""
     batch = subject.batch()
-    equal, different = np.full((4, 6), TEMPERATURE), np.float32([1, 2, 3, 4])
+    equal, different = np.full((4, 6), TEMPERATURE), np.array([1, 2, 3, 4], np.float32)
     actual, expected = subject.value(batch, equal), _value(subject, batch)
     yield from _compare("with a temperature (batch, length) the loss", actual, expected)
     repeated = np.repeat(different[:, None], 6, axis=1)
