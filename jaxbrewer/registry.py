@@ -22,6 +22,7 @@ class Table(MutableMapping[str, Any]):
             functions are read off their signatures.
         given: So many positional arguments, and ``mask`` and ``labels``, come from the caller and
             are no parameters.
+        required: Those parameters of string rows that have no default, by name.
     """
 
     def __init__(
@@ -30,8 +31,10 @@ class Table(MutableMapping[str, Any]):
         rows: dict[str, Any],
         parameters: Mapping[str, tuple[str, ...]] = {},
         given: int = 0,
+        required: Mapping[str, tuple[str, ...]] = {},
     ):
         self._field, self._rows, self._parameters, self._given = field, rows, parameters, given
+        self._required = required
 
     def parameters(self, name: str) -> tuple[str, ...] | None:
         """What a config may set of a row; ``None`` for a function that takes anything."""
@@ -43,6 +46,19 @@ class Table(MutableMapping[str, Any]):
             return None
         named = (parameter.name for parameter in parameters[self._given :])
         return tuple(name for name in named if name not in ("mask", "labels"))
+
+    def required(self, name: str) -> tuple[str, ...]:
+        """What a config must set of a row, in order."""
+        row = self._rows[name]
+        if isinstance(row, str):
+            return tuple(self._required.get(name, ()))
+        parameters = list(inspect.signature(row).parameters.values())[self._given :]
+        variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        return tuple(
+            parameter.name
+            for parameter in parameters
+            if parameter.default is parameter.empty and parameter.kind not in variable
+        )
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._rows:
@@ -155,6 +171,7 @@ TEMPERATURE_SCHEDULER = Table(
         "flsw": "jaxbrewer.schedules:flsw_temperature",
         "cwsm": "jaxbrewer.schedules:cwsm_temperature",
     },
+    required={"flsw": ("beta", "gamma"), "cwsm": ("beta",)},
 )
 """Temperature rules: a builder whose arguments follow the name in the config, and that returns
 ``rule(logits_S, logits_T, base_temperature, mask) -> temperature per position``."""

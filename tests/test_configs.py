@@ -122,6 +122,7 @@ MATCH = PAGE_MATCHES[0]
         ({"temperature": "warm"}, "temperature"),
         ({"temperature_scheduler": None}, "temperature_scheduler None"),
         ({"temperature_scheduler": "flws"}, "did you mean 'flsw'"),
+        ({"temperature_scheduler": ["flsw", {"gamma": 1}]}, "'flsw' needs 'beta', got"),
         ({"kd_loss_type": "cee"}, "did you mean 'ce'"),
         ({"kd_loss_type": {"loss": "jds", "beta": 0.1}}, "kd_loss_type 'jds' .*did you mean 'jsd'"),
         ({"kd_loss_type": {"loss": "jsd", "bta": 0.1}},
@@ -216,3 +217,10 @@ def test_parameters_of_a_users_loss_are_read_off_it():
         jb.IntermediateMatch(0, 0, 1, {"loss": "own", "exponent": 2}, "hidden")
     finally:
         del jb.MATCH_LOSS_MAP["own"]
+
+
+def test_what_configs_know_of_rules_is_what_their_functions_need():
+    for name in jb.TEMPERATURE_SCHEDULER:
+        known = jb.TEMPERATURE_SCHEDULER._required.get(name, ())
+        assert jb.TEMPERATURE_SCHEDULER[name].__doc__  # imported now
+        assert jb.TEMPERATURE_SCHEDULER.required(name) == known

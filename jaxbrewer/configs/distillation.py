@@ -301,5 +301,15 @@ def _check_temperature_rule(spec: object) -> None:
     field = "DistillationConfig.temperature_scheduler"
     if callable(spec):
         return
-    name = spec[0] if isinstance(spec, tuple) and spec else spec
+    name, *given = spec if isinstance(spec, tuple) and spec else (spec,)
     _require_row(field, name, ["none", *TEMPERATURE_SCHEDULER])
+    if name == "none":
+        return
+    named = given.pop() if given and isinstance(given[-1], Mapping) else {}
+    missing = [
+        row for row in TEMPERATURE_SCHEDULER.required(name)[len(given) :] if row not in named
+    ]
+    if missing:
+        raise UsageError(
+            f"{field} {name!r} needs {' and '.join(map(repr, missing))}, got {plain(spec)!r}."
+        )

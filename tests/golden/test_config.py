@@ -20,8 +20,6 @@ DIFFERENCES = {
     "proj": "no {} is added to a proj without settings, and nobody's list is changed",
     "weight_scheduler": "a match has a schedule of its own",
     "teacher": "a match names its teacher where there are several",
-    "rules": "too few arguments of a temperature rule are found when the distiller is built, not "
-    "by the config, which does not know the rules' functions",
     "['constant']": "is the rule 'constant' with no arguments, where TextBrewer raises TypeError",
     "fp16": "trains: half precision needs no Apex",
     "str": "a config prints as the dataclass that it is",
@@ -38,12 +36,7 @@ def differences_of(row) -> str:
     values = given(row)
     rule = values.get("temperature_scheduler")
     if "stage" in row:
-        fails_later = isinstance(rule, list) and rule[0] in ("flsw", "cwsm")
-        found = {
-            "fp16": "fp16" in values,
-            "['constant']": rule == ["constant"],
-            "rules": fails_later,
-        }
+        found = {"fp16": "fp16" in values, "['constant']": rule == ["constant"]}
     else:
         matches = values.get("intermediate_matches") or ()
         found = {
@@ -146,9 +139,7 @@ def _quiet(row=None) -> dict:
 def test_refused(index: int):
     row, latest = REFUSED[index], REFUSED[index]["stage"]
     why = CLAIMS[f"config/errors[{index}]"].why
-    if DIFFERENCES["rules"] in why:
-        assert stage_of_error(row) == "distiller"
-    elif why:
+    if why:
         assert stage_of_error(row) == "none"
     else:
         assert stage_of_error(row) in STAGES[: STAGES.index(latest) + 1]

@@ -47,9 +47,11 @@ def test_b47_temperatures_were_negative_and_averaged_over_padding(spec):
 
 
 def test_b48_a_rule_without_its_arguments_failed_in_the_loss():
-    config = jb.DistillationConfig(temperature_scheduler="flsw")
-    with pytest.raises(jb.UsageError, match="temperature rule 'flsw': missing .* 'beta'"):
-        jb.make_objective(config)
+    for spec, missing in (("flsw", "'beta' and 'gamma'"), (["flsw", 1], "'gamma'")):
+        with pytest.raises(
+            jb.UsageError, match=f"temperature_scheduler 'flsw' needs {missing}, got"
+        ):
+            jb.DistillationConfig(temperature_scheduler=spec)
 
 
 def test_b49_a_config_could_not_be_written_and_read_again():
