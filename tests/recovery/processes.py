@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 import warnings
 from pathlib import Path
 
@@ -73,8 +74,10 @@ class Zygote:
 
 def main():
     """The loop of the process that forks."""
+    import jaxbrewer.distillers  # the public names are loaded when they are first used
     from tests.recovery import trainings
 
+    assert jaxbrewer.distillers
     print("ready", flush=True)
     for line in sys.stdin:
         kind, directory = line.split()
@@ -91,6 +94,8 @@ def main():
                 status = 0
             except SystemExit as end:
                 status = end.code
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(status)
         print(child, flush=True)
