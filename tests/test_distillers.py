@@ -300,6 +300,13 @@ def test_a_directory_that_cannot_be_written_is_named(tmp_path):
         distiller(quiet(output_dir=tmp_path / "file")).train(SGD, BATCHES, num_epochs=1)
 
 
+def test_without_a_teacher_only_the_labels_have_a_weight(capsys):
+    trainer = jb.BasicTrainer(quiet(progress=True), (mlp, mlp_params(3)), logits_adaptor)
+    trainer.train(SGD, BATCHES, num_steps=1)
+    first = capsys.readouterr().err.splitlines()[0]
+    assert first == "effective weights at step 0: hard_label_loss 1"
+
+
 def test_progress_is_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
     distiller(quiet(progress=True)).train(SGD, BATCHES, num_epochs=2)
     weights, line = capsys.readouterr().err.strip().splitlines()

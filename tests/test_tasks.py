@@ -182,6 +182,16 @@ def test_one_compilation_per_task_and_shape_and_metrics_with_the_tasks_name():
     )  # looked at for its gradients, and compiled
 
 
+def test_what_each_term_of_each_task_counts_is_told_before_the_first_update(capsys):
+    distill = {"a": jb.DistillationConfig(temperature=2),
+               "b": jb.DistillationConfig(kd_loss_type="kl", hard_label_weight=0.5)}  # fmt: skip
+    distiller(quiet(progress=True), distill).train(optax.sgd(0.1), loaders(), num_steps=1)
+    assert capsys.readouterr().err.splitlines()[0] == (
+        "effective weights at step 0: a/kd_loss 0.25 (1 / T^2, T = 2), a/hard_label_loss 0, "
+        "b/kd_loss 1, b/hard_label_loss 0.5"
+    )
+
+
 def test_each_task_has_its_config_and_may_have_several_teachers():
     match = {"layer_T": 0, "layer_S": 0, "feature": "hidden", "loss": "hidden_mse", "weight": 1,
              "proj": ["linear", 6, 8]}  # fmt: skip

@@ -82,7 +82,7 @@ def check_loss(
         >>> check_loss(mean_loss, "hidden", only=["empty mask", "micro-batches"])
         Traceback (most recent call last):
         ...
-        AssertionError: mean_loss breaks 1 of 1 properties:
+        AssertionError: mean_loss breaks 1 of 1 property:
           empty mask: without a valid position the loss is nan instead of 0
           empty mask: without a valid position the gradient is off by up to nan, ...
           not checked: micro-batches (it returns a scalar: micro-batches weigh equally)
@@ -108,10 +108,13 @@ def check_loss(
     if broken:
         lines = [f"\n  {name}: {failure}" for name in broken for failure in broken[name]]
         raise AssertionError(
-            f"{subject.name} breaks {len(broken)} of {len(checked)} properties:"
-            f"{''.join(lines)}{left_out}"
+            f"{subject.name} breaks {len(broken)} of {_counted(checked)}:{''.join(lines)}{left_out}"
         )
-    return f"{subject.name} keeps {len(checked)} properties: {', '.join(checked)}{left_out}"
+    return f"{subject.name} keeps {_counted(checked)}: {', '.join(checked)}{left_out}"
+
+
+def _counted(properties: list[str]) -> str:
+    return f"{len(properties)} propert{'y' if len(properties) == 1 else 'ies'}"
 
 
 def _unchecked(subject: Subject, splits: bool) -> dict[str, str]:
