@@ -18,6 +18,7 @@ from .guard import Guard, diagnosis, guarded
 from .keeper import Keeper
 from .objective import TermWeight
 from .preemption import sigterm_noticed
+from .processes import end_all_on_error
 from .run_directory import Run
 from .sharding import Layout, jit_step, on_device, place_batch
 from .state import TrainState
@@ -100,6 +101,7 @@ def run(
         Preempted: SIGTERM came; the state is saved.
         UsageError: The run cannot be resumed.
     """
+    end_all_on_error()
     size = config.gradient_accumulation_steps
     shapes: set[Any] = set()
 
@@ -144,7 +146,8 @@ def run(
             (state, halted), (metrics, finite) = jitted(
                 (state, halted), teacher_variables, prepare(batches)
             )
-            tracker.add(number, sum(map(batch_size, batches)), metrics, compiled=is_new)
+            examples = sum(map(batch_size, batches)) * layout.loaders
+            tracker.add(number, examples, metrics, compiled=is_new)
             guard.add(number, batches, metrics, finite)
             is_planned = plan.saves_at(number, config)
             is_last_call = is_noticed is not None and is_noticed(number)

@@ -56,6 +56,11 @@ class Layout:
     teacher_rules: Rules = ()
     local_batches: bool = False
 
+    @property
+    def loaders(self) -> int:
+        """So many loaders give the parts of one batch."""
+        return jax.process_count() if self.local_batches else 1
+
 
 def make_layout(config: TrainingConfig) -> Layout:
     """The layout that a config describes, on the devices there are.
@@ -363,14 +368,14 @@ def place_batch(batch: Batch, layout: Layout) -> Batch:
     if mesh is None:
         return batch
     parts = math.prod(mesh.shape.get(axis, 1) for axis in BATCH_AXES)
-    processes = jax.process_count() if layout.local_batches else 1
+    loaders = layout.loaders
     rows = PartitionSpec(tuple(axis for axis in BATCH_AXES if axis in mesh.shape))
     split, whole = NamedSharding(mesh, rows), NamedSharding(mesh, PartitionSpec())
 
     def put(leaf: Any) -> jax.Array:
         shape = np.shape(leaf)
-        divides = len(shape) > 0 and shape[0] * processes % parts == 0
-        if processes == 1 or not shape:
+        divides = len(shape) > 0 and shape[0] * loaders % parts == 0
+        if loaders == 1 or not shape:
             return place(leaf, split if divides else whole)
         if divides:
             return jax.make_array_from_process_local_data(split, np.asarray(leaf))

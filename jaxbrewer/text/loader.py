@@ -4,9 +4,11 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Int
 
+from ..data import own_part, refuse_indivisible
 from ..errors import UsageError
 from .tokenize import Encoded
 
@@ -75,6 +77,8 @@ class TextLoader:
         seed: Seed of the orders.
         drop_last: Whether to leave out the incomplete last batch.
         num_widths: How many widths there may be; they are chosen for the least padding.
+        per_process: Whether each of several processes gets its own rows of each batch; see
+            :class:`~jaxbrewer.ArrayLoader`.
 
     Raises:
         UsageError: There are no examples or not one label for each, or a batch would be empty.
@@ -97,6 +101,7 @@ class TextLoader:
         seed: int = 0,
         drop_last: bool = False,
         num_widths: int = 4,
+        per_process: bool = False,
     ):
         examples = len(encoded)
         if examples == 0 or batch_size < 1 or (drop_last and batch_size > examples):
@@ -109,6 +114,8 @@ class TextLoader:
         self._labels = None if labels is None else np.asarray(labels)
         self._shuffle, self._seed, self._drop_last = shuffle, seed, drop_last
         self._epoch, self._first = 0, 0
+        self._processes = jax.process_count() if per_process else 1
+        refuse_indivisible("TextLoader", batch_size, self._processes)
         self._widths = np.array(choose_widths(encoded.lengths, num_widths))
 
     @property
@@ -118,7 +125,7 @@ class TextLoader:
 
     def __len__(self) -> int:
         full, rest = divmod(len(self._encoded), self._batch_size)
-        return full + (1 if rest and not self._drop_last else 0)
+        return full + (1 if rest >= self._processes and not self._drop_last else 0)
 
     def set_epoch(self, epoch: int) -> None:
         """Makes the next iteration that of ``epoch``, counted from 0."""
@@ -137,6 +144,7 @@ class TextLoader:
             width = (
                 self._widths[np.searchsorted(self._widths, length)] if full else max(self._widths)
             )
+            rows = own_part(rows, self._processes)
             batch = self._encoded.batch(rows, int(width)) | {"example_id": rows.astype(np.int32)}
             if self._labels is not None:
                 batch["labels"] = self._labels[rows]
@@ -158,6 +166,6 @@ class TextLoader:
             rows = order[start : min(start + window, full)]
             rows = rows[np.argsort(lengths[rows], kind="stable")].reshape(-1, size)
             batches.extend(rows if draw is None else draw.permutation(rows))
-        if full < len(order) and not self._drop_last:
+        if len(order) - full >= self._processes and not self._drop_last:
             batches.append(order[full:])
         return batches
