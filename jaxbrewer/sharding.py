@@ -134,6 +134,7 @@ def partition(
     annotations: Mapping[str, Any] = MappingProxyType({}),
     name: str = "rules",
     strip: int = 0,
+    strict: bool = True,
 ) -> PyTree:
     """A :class:`~jax.sharding.PartitionSpec` for each array of ``tree``.
 
@@ -144,6 +145,7 @@ def partition(
         annotations: By path, the axes that a module asks for.
         name: What the rules are called in messages.
         strip: So many names at the beginning of each path are not part of it.
+        strict: Whether a rule that fits no path is an error.
 
     Raises:
         UsageError: A rule fits no path or has too many axes, or an axis does not divide.
@@ -171,7 +173,7 @@ def partition(
 
     specs = jax.tree_util.tree_map_with_path(spec_of, tree)
     for index, (pattern, _) in enumerate(rules):
-        if index not in used:
+        if strict and index not in used:
             paths = ["/".join(_names(path)[strip:]) for path, _ in _leaves(tree)]
             raise UsageError(
                 f"{name}[{index}]: {pattern!r} matches no weight that earlier rules left. The "
@@ -296,21 +298,22 @@ def init_state(
     return make({"projections": None, **placed})
 
 
-def place_teacher(
+def teacher_shardings(
     variables: PyTree, teacher: Model | Sequence[Model] | None, layout: Layout
-) -> Any:
-    """The variables of a teacher, or of several, on their devices.
+) -> PyTree:
+    """For each array of a teacher, or of several, where it lives: a ``NamedSharding``.
 
     Args:
         variables: ``{"params": ..., "state": ...}``, a tuple of these, or ``None``.
         teacher: The model or models, whose annotations are heeded.
-        layout: Where to.
+        layout: With a mesh.
 
     Raises:
         UsageError: A rule does not fit.
     """
-    if layout.mesh is None or teacher is None:
-        return jax.tree.map(jnp.asarray, variables)
+    if teacher is None:
+        return None
+    assert layout.mesh is not None
     models = (teacher,) if isinstance(teacher, Model) else tuple(teacher)
     specs = partition(
         variables,
@@ -320,7 +323,61 @@ def place_teacher(
         name="teacher_rules",
         strip=1 if isinstance(teacher, Model) else 2,
     )
-    return place(variables, _named(specs, layout.mesh))
+    return _named(specs, layout.mesh)
+
+
+def place_teacher(
+    variables: PyTree, teacher: Model | Sequence[Model] | None, layout: Layout
+) -> PyTree:
+    """The variables of a teacher, or of several, where :func:`teacher_shardings` says."""
+    if layout.mesh is None or teacher is None:
+        return jax.tree.map(jnp.asarray, variables)
+    return place(variables, teacher_shardings(variables, teacher, layout))
+
+
+def models_for_use(student: Model, teachers: Any, layout: Layout) -> tuple[Model, Any]:
+    """Both models as a step shall call them; see :func:`gather_for_use`.
+
+    Args:
+        student: The student.
+        teachers: A model, or ``None``, or a tuple or a dict of these.
+        layout: The mesh and the rules.
+    """
+    taught = jax.tree.map(
+        lambda model: gather_for_use(model, layout, layout.teacher_rules),
+        teachers,
+        is_leaf=lambda node: isinstance(node, Model),
+    )
+    return gather_for_use(student, layout, layout.student_rules), taught
+
+
+def gather_for_use(model: Model, layout: Layout, rules: Rules) -> Model:
+    """The model, its weights gathered along ``fsdp`` when they are used, and no sooner.
+
+    Otherwise the compiler may as well split activations along axes of the weights, and send those
+    to and fro.
+    """
+    mesh = layout.mesh
+    if mesh is None or mesh.shape.get("fsdp", 1) == 1:
+        return model
+
+    def whole(spec: PartitionSpec) -> NamedSharding:
+        return NamedSharding(mesh, PartitionSpec(*(_without_fsdp(axis) for axis in spec)))
+
+    specs = partition(model.params, mesh, rules, annotations=model.partitioning, strict=False)
+    shardings = jax.tree.map(whole, specs)
+
+    def apply(params: PyTree, state: PyTree, batch: Batch, **keywords: Any) -> tuple[Any, PyTree]:
+        gathered = jax.lax.with_sharding_constraint(params, shardings)
+        return model.apply(gathered, state, batch, **keywords)
+
+    return dataclasses.replace(model, apply=apply)
+
+
+def _without_fsdp(axis: Any) -> Any:
+    if isinstance(axis, tuple):
+        return tuple(name for name in axis if name != "fsdp") or None
+    return None if axis == "fsdp" else axis
 
 
 def place(tree: PyTree, shardings: PyTree) -> PyTree:
@@ -357,6 +414,16 @@ def _named(specs: PyTree, mesh: Mesh) -> PyTree:
 # -- batches and the step -------------------------------------------------------------------------
 
 
+def batch_sharding(shape: tuple[int, ...], layout: Layout) -> NamedSharding:
+    """Where an array of a batch lives: split along its first axis if that divides, else whole."""
+    mesh = layout.mesh
+    assert mesh is not None
+    axes = tuple(axis for axis in BATCH_AXES if axis in mesh.shape)
+    parts = math.prod(mesh.shape[axis] for axis in axes)
+    divides = len(shape) > 0 and shape[0] * layout.loaders % parts == 0
+    return NamedSharding(mesh, PartitionSpec(axes) if divides and axes else PartitionSpec())
+
+
 def place_batch(batch: Batch, layout: Layout) -> Batch:
     """Each array split along its first axis, or whole on every device where that does not divide.
 
@@ -364,27 +431,21 @@ def place_batch(batch: Batch, layout: Layout) -> Batch:
     processes, each gives its devices the rows that they hold; see ``local_batches`` of the
     :class:`~jaxbrewer.TrainingConfig`.
     """
-    mesh = layout.mesh
-    if mesh is None:
+    if layout.mesh is None:
         return batch
-    parts = math.prod(mesh.shape.get(axis, 1) for axis in BATCH_AXES)
-    loaders = layout.loaders
-    rows = PartitionSpec(tuple(axis for axis in BATCH_AXES if axis in mesh.shape))
-    split, whole = NamedSharding(mesh, rows), NamedSharding(mesh, PartitionSpec())
 
     def put(leaf: Any) -> jax.Array:
-        shape = np.shape(leaf)
-        divides = len(shape) > 0 and shape[0] * loaders % parts == 0
-        if loaders == 1 or not shape:
-            return place(leaf, split if divides else whole)
-        if divides:
-            return jax.make_array_from_process_local_data(split, np.asarray(leaf))
-        return place(multihost_utils.process_allgather(np.asarray(leaf), tiled=True), whole)
+        sharding = batch_sharding(np.shape(leaf), layout)
+        if layout.loaders == 1 or not np.shape(leaf):
+            return place(leaf, sharding)
+        if sharding.is_fully_replicated:
+            return place(multihost_utils.process_allgather(np.asarray(leaf), tiled=True), sharding)
+        return jax.make_array_from_process_local_data(sharding, np.asarray(leaf))
 
     return jax.tree.map(put, batch)
 
 
-def jit_step(step: Callable[..., Any], state: PyTree, layout: Layout) -> Callable[..., Any]:
+def jit_step(step: Callable[..., Any], state: PyTree, layout: Layout) -> Any:
     """The jitted train step, which uses up the state and leaves the next one where it was."""
     if layout.mesh is None:
         return jax.jit(step, donate_argnums=0)

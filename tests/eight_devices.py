@@ -17,7 +17,14 @@ import numpy as np
 import optax
 
 import jaxbrewer as jb
-from jaxbrewer.sharding import init_state, jit_step, make_layout, place_batch, place_teacher
+from jaxbrewer.sharding import (
+    init_state,
+    jit_step,
+    make_layout,
+    models_for_use,
+    place_batch,
+    place_teacher,
+)
 from tests.toys import HIDDEN_MATCH, Encoder, hidden_adaptor, quiet, text_data
 
 TENSOR = [["layers/0/kernel", [None, "tensor"]], ["layers/1/kernel", ["tensor"]]]
@@ -60,7 +67,19 @@ def several(config):
     )
 
 
-DISTILLERS = {"general": general, "basic": basic, "several": several, "trainer": trainer}
+def tasks(config):
+    models = {"a": Encoder(64, 2, seed=1), "b": Encoder(48, 2, seed=2)}
+    adaptors = dict.fromkeys("ab", hidden_adaptor)
+    return jb.MultiTaskDistiller(config, PLAIN, models, Encoder(32, 2), adaptors, adaptors)
+
+
+DISTILLERS = {
+    "tasks": tasks,
+    "general": general,
+    "basic": basic,
+    "several": several,
+    "trainer": trainer,
+}
 
 
 def trajectory(make, layout):
@@ -69,7 +88,12 @@ def trajectory(make, layout):
     if make is trainer:
         settings.pop("teacher_rules", None)
     loader = jb.ArrayLoader(text_data(28), 16, shuffle=False)
-    result = make(quiet(**settings)).train(optax.sgd(0.1, momentum=0.9), loader, num_epochs=2)
+    optimizer = optax.sgd(0.1, momentum=0.9)
+    if make is tasks:
+        data = {"a": loader, "b": jb.ArrayLoader(text_data(16, seed=1), 16)}
+        result = make(quiet(**settings)).train(optimizer, data, num_steps=4)
+    else:
+        result = make(quiet(**settings)).train(optimizer, loader, num_epochs=2)
     weights = jb.as_model(result.student).variables
     return result.history["total_loss"], jax.tree.map(np.asarray, weights)
 
@@ -89,14 +113,15 @@ def program(layout):
         jb.DistillationConfig(intermediate_matches=[{**MATCH, "proj": ["linear", 256, 256]}])
     )
     rule = jb.make_optimizer(optax.adam(1e-3), objective)
+    where = make_layout(quiet(**layout))
+    models = models_for_use(student, teacher, where)
     step = jb.make_train_step(
-        student, teacher, objective, rule, adaptor_S=hidden_adaptor, adaptor_T=hidden_adaptor
+        *models, objective, rule, adaptor_S=hidden_adaptor, adaptor_T=hidden_adaptor
     )
 
     def start(weights):
         return jb.init_train_state(student, objective, rule)
 
-    where = make_layout(quiet(**layout))
     state = init_state(start, {**student.variables, "projections": None}, student, where)
     variables = place_teacher(teacher.variables, teacher, where)
     batch = place_batch(text_data(8), where)

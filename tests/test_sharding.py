@@ -182,7 +182,8 @@ def test_the_collectives_are_those_of_the_layout(seen):
     assert kinds == {
         "one": set(),
         "data": {"all-reduce"},  # gradients and sums of losses
-        "fsdp": {"all-gather", "all-reduce"},  # weights before use; gradients
+        # Weights before use; gradients; a projection, which meets hidden states as it is split.
+        "fsdp": {"all-gather", "all-reduce", "all-to-all"},
         "tensor": {"all-gather", "all-reduce"},
     }
     # Gradients of all weights and all scalars travel together.

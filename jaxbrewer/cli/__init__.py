@@ -1,4 +1,4 @@
-"""The command line: ``jaxbrewer demo | train | distill | evaluate | inspect``.
+"""The command line: ``jaxbrewer demo | train | distill | plan | evaluate | inspect``.
 
 Nothing here imports JAX, and a command does so only when its files and settings are checked, so
 that help and errors come at once.
@@ -110,6 +110,11 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--resume", action="store_true", help="go on where an interrupted run was left"
         )
+    plan = add("plan", _plan, "show what a distillation needs of each device, without running it")
+    plan.add_argument("job", metavar="JOB", help="a YAML or JSON file")
+    plan.add_argument(
+        "--devices", type=int, metavar="N", help="compile for so many fake CPU devices"
+    )
     evaluate = add("evaluate", _evaluate, "score a model, or the models of a job")
     evaluate.add_argument("path", metavar="MODEL_OR_JOB", help="a model directory or a job")
     evaluate.add_argument("file", metavar="FILE", nargs="?", help="labelled texts")
@@ -160,6 +165,22 @@ def _distill(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def _resuming(arguments: argparse.Namespace) -> list[str]:
     return ["--training.resume", "true"] if arguments.resume else []
+
+
+def _plan(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from .config import read_job
+
+    job = read_job(arguments.job, overrides)
+    if arguments.devices is not None:
+        if arguments.devices < 1:
+            raise UsageError(f"--devices must be at least 1, got {arguments.devices}.")
+        if "jax" in sys.modules:
+            raise UsageError("--devices can be set only before JAX is loaded.")
+        os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(arguments.devices)}
+    _keep_compiled_programs()
+    from .plan import plan
+
+    plan(job, fake_devices=arguments.devices is not None)
 
 
 def _evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..configs import DistillationConfig, OptimizationConfig
 from ..errors import UsageError
@@ -15,6 +15,7 @@ from .runs import student_run, teacher_run
 from .show import say, show, some
 from .texts import (
     Classes,
+    Texts,
     classes_to_distil,
     classes_to_train,
     in_order,
@@ -27,6 +28,7 @@ from .texts import (
 if TYPE_CHECKING:
     from ..checkpoint import Plan
     from ..text.classification import Training
+    from .networks import Bert
 
 Facts = list[tuple[str, Any]]
 
@@ -84,13 +86,30 @@ def train(job: Job, *, dry_run: bool = False) -> None:
     return say(f"The teacher is saved in {run.model}.")
 
 
-def distill(job: Job, *, dry_run: bool = False) -> None:
-    """Distils the teacher into a student and saves it."""
+class Prepared(NamedTuple):
+    """A distillation that is ready to run, and what it was made of."""
+
+    training: "Training"
+    teacher: "Bert"
+    student: "Bert"
+    card: Card
+    tokenizer: Tokenizer
+    classes: Classes
+    labelled: Examples
+    unlabelled: Examples | None
+    test: Examples | None
+    texts: Texts
+
+
+def prepare_distillation(job: Job) -> Prepared:
+    """Reads the texts of a job and loads both models.
+
+    Raises:
+        UsageError: Something is missing or does not fit.
+    """
     config, data = job.config, job.config.data
-    run = student_run(config.training)
     card = teacher_card(job)
     _need_student(job)
-    run.refuse_taken(config.training, used=_path(config.student.path))
     labelled = read_labelled(_training_file(job), data, data.labels)
     classes = classes_to_distil(card, labelled, job)
     labelled, test = in_order(labelled, classes.names), _read_test(data, classes)
@@ -100,10 +119,9 @@ def distill(job: Job, *, dry_run: bool = False) -> None:
     if config.student.path is not None:
         refuse_other_tokenizer(tokenizer, read_bert(config.student.path), examples)
     texts = tokenize(tokenizer, examples, data)
-    test_texts = None if test is None else tokenize(tokenizer, test, data)
 
     from ..sharding import on_device
-    from ..text.classification import make_distillation, predict
+    from ..text.classification import make_distillation
     from . import networks
 
     with on_device(config.training):
@@ -120,15 +138,36 @@ def distill(job: Job, *, dry_run: bool = False) -> None:
             texts.labels,
             config.distillation,
             config.student.optimization,
-            run.training(config.training),
+            student_run(config.training).training(config.training),
         )
+    return Prepared(
+        training, teacher, student, card, tokenizer, classes, labelled, unlabelled, test, texts
+    )
+
+
+def distill(job: Job, *, dry_run: bool = False) -> None:
+    """Distils the teacher into a student and saves it."""
+    config, data = job.config, job.config.data
+    run = student_run(config.training)
+    run.refuse_taken(config.training, used=_path(config.student.path))
+    prepared = prepare_distillation(job)
+    training, teacher, student = prepared.training, prepared.teacher, prepared.student
+    card, tokenizer, texts = prepared.card, prepared.tokenizer, prepared.texts
+    test = prepared.test
+    test_texts = None if test is None else tokenize(tokenizer, test, data)
+
+    from ..sharding import on_device
+    from ..text.classification import make_distillation, predict
+    from . import networks
+
+    with on_device(config.training):
         plan = training.check()
         matches = config.distillation.intermediate_matches
         facts: Facts = [
             ("teacher", f"{card.directory}: {networks.describe(teacher)}"),
             ("student", f"{_origin(job)}: {networks.describe(student)}"),
-            ("texts", _counts(data, labelled, unlabelled, test)),
-            ("classes", f"{len(classes.names)}: {some(classes.names)}"),
+            ("texts", _counts(data, prepared.labelled, prepared.unlabelled, test)),
+            ("classes", _names(prepared.classes)),
             ("losses", _losses(config.distillation)),
             *(
                 ("match", networks.describe_match(match, training, teacher, student))
@@ -143,7 +182,7 @@ def distill(job: Job, *, dry_run: bool = False) -> None:
             return say("Everything fits. Nothing was trained or written.")
         run.remove_model(config.training)
         if config.distillation.is_caching_logits and not matches:
-            say(f"The teacher reads {len(examples):,} texts once.")
+            say(f"The teacher reads {len(texts.encoded):,} texts once.")
             training = make_distillation(
                 teacher,
                 student,
@@ -193,6 +232,10 @@ def _need_student(job: Job) -> None:
             f"{job.path} has no student: give one of student.path (a directory), student.layers "
             "(of the teacher, such as [0, 2, 4]) and student.size (such as {num_hidden_layers: 2})."
         )
+
+
+def _names(classes: Classes) -> str:
+    return f"{len(classes.names)}: {some(classes.names)}"
 
 
 def _path(path: str | None) -> Path | None:

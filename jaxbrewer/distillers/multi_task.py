@@ -22,7 +22,7 @@ from ..precision import policy_of
 from ..presence import skip_absent
 from ..resolution import resolve_matches
 from ..sampling import make_draw, task_groups, task_probabilities
-from ..sharding import Layout, place_teacher
+from ..sharding import Layout, make_layout, models_for_use, place_teacher
 from ..state import TrainState, init_train_state, make_optimizer
 from ..step import TrainStep
 from ..tasks import TaskBatch, TaskObjective, make_task_step, present_in
@@ -281,8 +281,9 @@ class MultiTaskDistiller(Training):
         }
         rule = make_optimizer(optimizer, objective, max_grad_norm=max_grad_norm)
         rule = skip_absent(rule, present)
+        models = models_for_use(self._student, self._teachers, make_layout(config))
         step, probe = (
-            make_task_step(self._student, self._teachers, objective, optimizer, **parts)
+            make_task_step(*models, objective, optimizer, **parts)
             for optimizer in (rule, finiteness())
         )
         source = functools.partial(

@@ -18,6 +18,7 @@ from ..closures import settings_of
 from ..configs import DistillationConfig, TrainingConfig
 from ..data import GroupSource, as_arrays, groups
 from ..errors import UsageError
+from ..estimate import Estimate, estimate_step
 from ..functional import Model, PyTree, as_model
 from ..guard import finiteness
 from ..integrity import fingerprint
@@ -25,7 +26,18 @@ from ..objective import Objective, TermWeight, make_objective
 from ..precision import policy_of
 from ..resolution import resolve_matches
 from ..run_directory import open_run
-from ..sharding import Layout, gather, init_state, make_layout, on_device, place_teacher, readable
+from ..sharding import (
+    Layout,
+    gather,
+    init_state,
+    make_layout,
+    models_for_use,
+    on_device,
+    place_teacher,
+    readable,
+    state_shardings,
+    teacher_shardings,
+)
 from ..state import OptimizerFactory, TrainState, init_train_state, make_optimizer
 from ..step import TrainStep, make_train_step
 from ..teachers import Adaptors, Teacher
@@ -277,26 +289,76 @@ class Training:
             >>> trainer.check(optax.sgd(1.0), [{"x": np.ones((4, 2))}], num_epochs=5).total_steps
             5
         """
+        plan, start, make_step, batches = self._first_update(
+            optimizer, dataloader, num_epochs, num_steps, max_grad_norm, batch_postprocessor, args
+        )
+        jax.eval_shape(
+            lambda weights, teacher, batch: make_step()(start(weights), teacher, batch),
+            self._weights,
+            self._teacher_variables,
+            batches if len(batches) > 1 else batches[0],
+        )
+        return plan
+
+    def estimate(
+        self,
+        optimizer: Optimizer,
+        dataloader: Any,
+        num_epochs: int | None = None,
+        *,
+        num_steps: int | None = None,
+        max_grad_norm: float = -1.0,
+        batch_postprocessor: Callable[[Any], Any] | None = None,
+        **args: Any,
+    ) -> Estimate:
+        """What an update would need of each device, from the step compiled for the first batches.
+
+        Nothing is run and no weights are moved. The arguments are those of :meth:`check`.
+
+        Raises:
+            UsageError: Something does not fit.
+        """
+        _, start, make_step, batches = self._first_update(
+            optimizer, dataloader, num_epochs, num_steps, max_grad_norm, batch_postprocessor, args
+        )
+        layout, teacher = make_layout(self.train_config), self._teacher_variables
+        state = jax.eval_shape(start, self._weights)
+        shardings: dict[str, Any] = {}
+        if layout.mesh is not None:
+            shardings["state_shardings"] = state_shardings(state, self._student, layout)
+            shardings["teacher_shardings"] = teacher_shardings(teacher, self._teacher, layout)
+        with on_device(self.train_config):
+            one = make_step(gradient_accumulation_steps=1)
+            alone = estimate_step(one, state, teacher, batches[0], layout, **shardings)
+            if len(batches) == 1:
+                return alone
+            group = estimate_step(make_step(), state, teacher, batches, layout, **shardings)
+        # The compiler counts the body of a loop once, however often it runs.
+        return dataclasses.replace(group, flops=len(batches) * alone.flops)
+
+    def _first_update(
+        self,
+        optimizer: Optimizer,
+        dataloader: Any,
+        num_epochs: int | None,
+        num_steps: int | None,
+        max_grad_norm: float,
+        postprocessor: Callable[[Any], Any] | None,
+        args: dict[str, Any],
+    ) -> tuple[Plan, Callable[[PyTree], TrainState], Callable[..., TrainStep], tuple[Any, ...]]:
+        """The plan, what makes the first state and the step, the batches of the first update."""
         config = self.train_config
         plan = loop.plan_training(config, dataloader, num_epochs, num_steps)
-        dataloader = self._resolve(dataloader, batch_postprocessor, args)
+        dataloader = self._resolve(dataloader, postprocessor, args)
         start, make_step, rule, _ = self._prepare(optimizer, plan, max_grad_norm, args)
         size = config.gradient_accumulation_steps
         if self._caching is not None:
-            dataloader, batch_postprocessor = self._caching.for_check(
-                dataloader, batch_postprocessor, args
-            )
+            dataloader, postprocessor = self._caching.for_check(dataloader, postprocessor, args)
         batches = next(groups(dataloader, size, num_epochs=plan.num_epochs)).batches
-        if batch_postprocessor is not None:
-            batches = tuple(map(batch_postprocessor, batches))
-        batches = tuple(map(as_arrays, batches))
-        jax.eval_shape(
-            lambda weights, teacher, batch: make_step(rule)(start(weights), teacher, batch),
-            self._weights,
-            self._teacher_variables,
-            batches if size > 1 else batches[0],
-        )
-        return plan
+        if postprocessor is not None:
+            batches = tuple(map(postprocessor, batches))
+        made = functools.partial(make_step, rule)
+        return plan, start, made, tuple(map(as_arrays, batches))
 
     def _resolve(
         self,
@@ -367,8 +429,7 @@ class Training:
 
         make_step = functools.partial(
             make_train_step,
-            self._student,
-            self._taught,
+            *models_for_use(self._student, self._taught, make_layout(config)),
             objective,
             adaptor_S=self.adaptor_S,
             adaptor_T=self.adaptor_T,

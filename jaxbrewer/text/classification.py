@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 from ..checkpoint import Plan
 from ..configs import DistillationConfig, OptimizationConfig, TrainingConfig
 from ..distillers import BasicTrainer, GeneralDistiller, Result
+from ..estimate import Estimate
 from ..freezing import freeze
 from ..functional import Model, as_model
 from ..losses import masked_mean
@@ -80,6 +81,10 @@ class Training:
     def check(self) -> Plan:
         """Finds what :meth:`train` would find wrong, by tracing the first update."""
         return self._call(self.trainer.check)
+
+    def estimate(self) -> Estimate:
+        """What an update of it needs of each device, without running it."""
+        return self._call(self.trainer.estimate)
 
     def _call(self, method: Callable[..., Any]) -> Any:
         optimization = self.optimization
