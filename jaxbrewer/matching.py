@@ -115,7 +115,8 @@ def _of_modules(
     state_S = _projected(match.name, match, projection, state_S)
     mask = _inputs_mask(student, teacher)
     if mask is not None and state_S.shape[: mask.ndim] != mask.shape:
-        mask = None  # not one state per token
+        # Tokens laid end to end, or no tokens at all.
+        mask = mask.reshape(-1) if state_S.shape[:1] == (mask.size,) else None
     return _compared(match.name, loss, state_S, state_T, mask=mask)
 
 

@@ -106,14 +106,13 @@ def make_teacher_step(
     *,
     precision: Policy = AS_GIVEN,
     args: Mapping[str, Any] = {},
-    custom_matches: Sequence[CustomMatch] = (),
 ) -> Callable[[PyTree, Batch], Outputs | tuple[Outputs, ...]]:
     """Builds ``teacher_step(teacher_variables, batch) -> Outputs``, in evaluation mode.
 
     Its result, for several teachers a tuple, may stand in a batch as ``"teacher_cache"``; they are
-    then not run. What ``custom_matches`` need of the teachers' modules is part of it.
+    then not run.
     """
-    forwards = _forwards(teacher, adaptor, precision, args, custom_matches)
+    forwards = _forwards(teacher, adaptor, precision, args, ())
     if isinstance(teacher, Model):
         return lambda variables, batch: forwards[0](variables, *_of_one(batch), None)[0]
     return lambda variables, batch: tuple(

@@ -221,11 +221,7 @@ def test_what_does_not_fit_is_said_in_one_line():
     )
 
 
-def test_a_cache_that_holds_the_modules_serves():
-    distiller = jb.GeneralDistiller(
-        quiet(),
-        jb.DistillationConfig(custom_matches=MATCHES["nnx"], is_caching_logits=True),
-        Net(6, 2), Net(3, 2), logits_adaptor, logits_adaptor,
-    )  # fmt: skip
-    history = distiller.train(optax.sgd(0.1), [DATA], num_epochs=2).history
-    assert f"unweighted_{NAMES['nnx']}" in history
+def test_a_cached_teacher_has_no_modules():
+    lesson = jb.DistillationConfig(custom_matches=MATCHES["nnx"], is_caching_logits=True)
+    with pytest.raises(jb.UsageError, match="custom_matches need the teacher itself"):
+        jb.GeneralDistiller(quiet(), lesson, Net(6, 2), Net(3, 2), logits_adaptor, logits_adaptor)

@@ -79,3 +79,41 @@ def test_functional_loop(tmp_path):
     scores = [float(score) for score in re.findall(r"([\d.]+)% of 500", output)]
     teacher, alone, distilled = scores
     assert teacher > distilled > alone + 3
+
+
+def example(name, *arguments, cwd):
+    """What an example prints at the size that its arguments give."""
+    return run(str(ROOT / "examples" / f"{name}.py"), *map(str, arguments), cwd=cwd)
+
+
+@pytest.mark.slow
+def test_multi_teacher(tmp_path):
+    output = example("multi_teacher", 150, cwd=tmp_path)
+    scores = dict(re.findall(r"(\S.*\S): ([\d.]+)%", output))
+    assert len(scores) == 7
+    assert all(float(score) > 30 for score in scores.values())  # chance is 10
+
+
+@pytest.mark.slow
+def test_multi_task(tmp_path):
+    output = example("multi_task", 240, cwd=tmp_path)
+    scores = {
+        name: float(score)
+        for name, score in re.findall(r"(student, \w+): digit ([\d.]+)%, loop", output)
+    }
+    assert scores.keys() == {"student, labels", "student, distilled"}
+    assert all(score > 30 for score in scores.values())  # chance is 10
+    digit, loop = map(int, re.findall(r"updates of each task: digit (\d+), loop (\d+)", output)[0])
+    assert digit + loop == 240
+    assert digit > loop
+
+
+@pytest.mark.slow
+def test_layer_matching(tmp_path):
+    output = example("layer_matching", 64, 2, cwd=tmp_path)
+    falls = re.findall(r"  (\S+): ([\d.]+) -> ([\d.]+)", output)
+    assert len(falls) == 4
+    assert all(float(last) < float(first) for _, first, last in falls), falls
+    assert output.count("accuracy") == 3
+    assert "hidden 1, 2 [128]" in output
+    assert "bert.encoder.layer.1.attention.self [128]" in output

@@ -61,6 +61,11 @@ class Caching:
             raise UsageError(
                 "model_T may be None only with TrainingConfig.cache_dir, a cache of the teacher."
             )
+        if self.is_on and self.distill_config.custom_matches:
+            raise UsageError(
+                "custom_matches need the teacher itself: a cache keeps logits and the layers of "
+                "intermediate_matches, not what its modules return."
+            )
         for index in directories:
             self._open(index)
 
@@ -152,7 +157,8 @@ class Caching:
             if args is None:
                 del settings["args"]
         cache = TeacherCache(directory, fingerprints=fingerprints, settings=settings, number=index)
-        cache.refuse_lacking(self.distill_config)
+        if self.distill_config.is_resolved:
+            cache.refuse_lacking(self.distill_config)
         return cache
 
     def _model(self, index: int | None) -> Model | None:
@@ -203,11 +209,7 @@ class Caching:
         assert self.teacher is not None
         config = self.distill_config
         teach = make_teacher_step(
-            self.teacher,
-            self.adaptor,
-            precision=policy_of(self.train_config),
-            args=args,
-            custom_matches=config.custom_matches,
+            self.teacher, self.adaptor, precision=policy_of(self.train_config), args=args
         )
 
         def needed(variables: PyTree, batch: Any) -> Outputs | tuple[Outputs, ...]:

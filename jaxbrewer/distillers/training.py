@@ -94,7 +94,7 @@ class Training:
         check_config(self._objective_config)
         if distill_config is not None:
             self._caching = Caching(train_config, distill_config, self._teacher, adaptor_T)
-            dataclasses.replace(self._caching, distill_config=closed(distill_config)).check()
+            self._caching.check()
 
     @staticmethod
     def _as_teacher(model_T: Any) -> Model | tuple[Model, ...] | None:
@@ -360,6 +360,47 @@ class Training:
         made = functools.partial(make_step, rule)
         return plan, start, made, tuple(map(as_arrays, batches))
 
+    def table(
+        self,
+        dataloader: Any,
+        *,
+        batch_postprocessor: Callable[[Any], Any] | None = None,
+        **args: Any,
+    ) -> str:
+        """The matches of inner layers as they are written out for these models and data.
+
+        One line each: the layers and their widths, the loss, its weight, the projection. With
+        ``TrainingConfig.progress``, :meth:`train` prints it where a match was left open.
+
+        Args:
+            dataloader: Its first batch is looked at, for its shapes; an iterator loses it.
+            batch_postprocessor: As for :meth:`train`.
+            **args: Further keyword arguments of every call of either model.
+
+        Raises:
+            UsageError: There is no teacher, or a match does not fit the models.
+        """
+        return self._written_out(peek(dataloader)[0], batch_postprocessor, args)[1]
+
+    def _written_out(
+        self,
+        batch: Any,
+        batch_postprocessor: Callable[[Any], Any] | None,
+        args: Mapping[str, Any],
+    ) -> tuple[DistillationConfig, str]:
+        """The config with all matches written out, and their table."""
+        if batch_postprocessor is not None:
+            batch = batch_postprocessor(batch)
+        return resolve_matches(
+            self._objective_config,
+            self._student,
+            self._teacher,
+            as_arrays(batch),
+            adaptor_S=self.adaptor_S,
+            adaptor_T=self.adaptor_T,
+            args=args,
+        )
+
     def _resolve(
         self,
         dataloader: Any,
@@ -373,17 +414,7 @@ class Training:
         if config.is_resolved and not config.custom_matches:
             return dataloader
         batch, dataloader = peek(dataloader)
-        if batch_postprocessor is not None:
-            batch = batch_postprocessor(batch)
-        self._resolved, table = resolve_matches(
-            config,
-            self._student,
-            self._teacher,
-            as_arrays(batch),
-            adaptor_S=self.adaptor_S,
-            adaptor_T=self.adaptor_T,
-            args=args,
-        )
+        self._resolved, table = self._written_out(batch, batch_postprocessor, args)
         if self._caching is not None:
             self._caching = dataclasses.replace(self._caching, distill_config=self._resolved)
         if show and jax.process_index() == 0:

