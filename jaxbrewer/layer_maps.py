@@ -7,8 +7,8 @@ one more at the front. With :math:`K` student blocks and :math:`D` teacher block
 * ``skip`` pairs :math:`i` with :math:`i \lfloor D / K \rfloor` for :math:`0 < i < K`, and ``last``
   pairs :math:`i` with :math:`D - K + i` (Sun et al., Patient knowledge distillation, 2019, section
   3.2, https://arxiv.org/abs/1908.09355: the last block is left out, the logits speak for it);
-* ``emd`` lets each learn from each: hidden states and, if both models return it, attention, with
-  common weights of the layers (:class:`~jaxbrewer.EMDMatch`);
+* ``emd`` lets each learn from each: hidden states and, if both models return it with as many heads,
+  attention, with common weights of the layers (:class:`~jaxbrewer.EMDMatch`);
 * a name of TextBrewer's examples is ``uniform`` for a student of that many blocks (``small``:
   every second block of a student of any depth), without the embeddings for attention.
 """
@@ -183,29 +183,31 @@ def _written_out(match: Any, student: Shapes, teachers: Sequence[Shapes]) -> lis
 
 def _emd_matches(match: LayerMap, student: Shapes, teacher: Shapes) -> list[EMDMatch]:
     """Hidden states and attention, with the weights of the layers in common."""
-    both = all(told.features.get("attention") for told in (student, teacher))
-    features = [match.feature] if match.feature else ["hidden", *(["attention"] if both else [])]
+    heads = {
+        told.features["attention"][-1].shape[1] if told.features.get("attention") else None
+        for told in (student, teacher)
+    }
+    both = len(heads) == 1 and None not in heads
+    chosen = {"hidden": "hidden_mse", **({"attention": "attention_mse"} if both else {})}
+    if match.feature or match.loss:
+        chosen = dict([match.named_loss])
     written = []
-    for feature in features:
+    for feature, loss in chosen.items():
         blocks_S = _blocks("student", student, feature)
         blocks_T = _blocks("teacher", teacher, feature)
         layers: dict[str, Any] = {
             "layer_S": [*range(len(student.features[feature]))][-blocks_S:],
             "layer_T": [*range(len(teacher.features[feature]))][-blocks_T:],
         }
-        loss = match.loss if match.feature else None
-        if loss is None and feature == "attention":
-            heads = [told.features[feature][-1].shape[1] for told in (student, teacher)]
-            loss = "attention_mse" if heads[0] == heads[1] else "attention_mse_sum"
         written.append(
             EMDMatch(
                 feature=feature,
-                loss=loss or match.named_loss[1],
+                loss=loss,
                 weight=match.weight,
                 proj=None
                 if feature == "attention"
                 else _needed_projection(match, feature, student, teacher, -1, -1),
-                group="emd" if len(features) > 1 else None,
+                group="emd" if len(chosen) > 1 else None,
                 teacher=match.teacher,
                 **layers,
             )

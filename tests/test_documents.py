@@ -112,7 +112,7 @@ def test_multi_task(tmp_path):
 def test_layer_matching(tmp_path):
     output = example("layer_matching", 64, 2, cwd=tmp_path)
     falls = re.findall(r"  (\S+): ([\d.]+) -> ([\d.]+)", output)
-    assert len(falls) == 4
+    assert len(falls) == 3
     assert all(float(last) < float(first) for _, first, last in falls), falls
     assert output.count("accuracy") == 3
     assert "hidden 1, 2 [128]" in output

@@ -82,12 +82,18 @@ def test_maps_by_their_definitions():
 
 
 def test_emd_takes_all_layers_but_the_embeddings():
-    hidden, attention = resolved("emd", told(2, 6, 4), told(4, 8, 8))
+    hidden, attention = resolved("emd", told(2, 6), told(4, 8))
     assert (hidden.layer_S, hidden.layer_T) == ((1, 2), (1, 2, 3, 4))
     assert (attention.layer_S, attention.layer_T) == ((0, 1), (0, 1, 2, 3))
     assert (hidden.proj, attention.proj) == (("linear", 6, 8), None)
-    assert attention.loss == "attention_mse_sum"  # 4 heads against 8
+    assert (hidden.loss, attention.loss) == ("hidden_mse", "attention_mse")
     assert hidden.group == attention.group == "emd"
+    (alone,) = resolved("emd", told(2, 6, heads=4), told(4, 8, heads=8))  # heads do not compare
+    assert (alone.feature, alone.group) == ("hidden", None)
+    (chosen,) = resolved(
+        [{"map": "emd", "feature": "hidden", "loss": "cos"}], told(2, 6), told(4, 8)
+    )
+    assert (chosen.feature, chosen.loss) == ("hidden", "cos")
 
 
 def test_the_table_names_layers_widths_and_projections():
