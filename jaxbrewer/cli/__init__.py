@@ -1,4 +1,4 @@
-"""The command line: ``jaxbrewer demo | train | distill | plan | evaluate | inspect``.
+"""The command line: ``jaxbrewer demo | train | distill | plan | evaluate | cache | inspect``.
 
 Nothing here imports JAX, and a command does so only when its files and settings are checked, so
 that help and errors come at once.
@@ -126,9 +126,68 @@ def _parser() -> argparse.ArgumentParser:
         evaluate.add_argument(f"--{field}", metavar="COLUMN", help=what)
     evaluate.add_argument("--max-length", type=int, metavar="TOKENS", help="longer texts are cut")
     evaluate.add_argument("--batch-size", type=int, default=64, help="default: %(default)s")
+    _add_cache(add("cache", None, "keep what the teacher of a job says on disk, and train from it"))
     inspect = add("inspect", _inspect, "show what a model, a run or a job is")
     inspect.add_argument("path", metavar="PATH", help="a model or run directory, or a job")
     return parser
+
+
+def _add_cache(cache: argparse.ArgumentParser) -> None:
+    actions = cache.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    def add(name: str, run: Any, does: str, *, takes_overrides: bool = False) -> Any:
+        action = actions.add_parser(
+            name, help=does, description=does[0].upper() + does[1:] + ".", allow_abbrev=False
+        )
+        action.set_defaults(run=run, takes_overrides=takes_overrides)
+        return action
+
+    build = add(
+        "build", _build_cache, "run the teacher over a job's training texts", takes_overrides=True
+    )
+    build.add_argument("job", metavar="JOB", help="a YAML or JSON file with training.cache_dir")
+    build.add_argument(
+        "--storage",
+        choices=("full", "float16", "top_k"),
+        default="full",
+        help="all numbers as they are, as float16, or the largest logits; default: %(default)s",
+    )
+    build.add_argument("--k", type=int, default=64, help="logits of top_k, default: %(default)s")
+    build.add_argument("--bits", type=int, default=8, help="of each of them, default: %(default)s")
+    build.add_argument("--batch-size", type=int, default=64, help="default: %(default)s")
+    for name, run, does in (
+        ("verify", _verify_cache, "read every record and compare its checksum"),
+        ("stat", _stat_cache, "show what a cache holds, costs and loses"),
+    ):
+        add(name, run, does).add_argument("directory", metavar="DIR", help="a teacher cache")
+
+
+def _build_cache(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from .config import read_job
+
+    job = read_job(arguments.job, overrides)
+    from .cache import build
+
+    _keep_compiled_programs()
+    build(
+        job,
+        kind=arguments.storage,
+        k=arguments.k,
+        bits=arguments.bits,
+        batch_size=arguments.batch_size,
+    )
+
+
+def _verify_cache(arguments: argparse.Namespace, _: Sequence[str]) -> None:
+    from .cache import verify
+
+    verify(Path(arguments.directory))
+
+
+def _stat_cache(arguments: argparse.Namespace, _: Sequence[str]) -> None:
+    from .cache import stat
+
+    stat(Path(arguments.directory))
 
 
 def _demo(arguments: argparse.Namespace, _: Sequence[str]) -> None:

@@ -38,6 +38,41 @@ class Texts(NamedTuple):
         return self.examples.labels
 
 
+class ToDistil(NamedTuple):
+    """The training texts of a distillation.
+
+    Attributes:
+        labelled: Those with labels.
+        unlabelled: Those without, if there are any.
+        classes: The teacher's classes.
+        tokenizer: The teacher's tokenizer.
+        texts: All of them, in this order, with their tokens.
+    """
+
+    labelled: Examples
+    unlabelled: Examples | None
+    classes: Classes
+    tokenizer: Tokenizer
+    texts: Texts
+
+
+def texts_to_distil(job: Job, card: Card) -> ToDistil:
+    """The training texts of a job's distillation.
+
+    Raises:
+        UsageError: They cannot be read, or the teacher cannot classify them.
+    """
+    data = job.config.data
+    path = str(job.need("data.train", "the file with the labelled texts"))
+    labelled = read_labelled(path, data, data.labels)
+    classes = classes_to_distil(card, labelled, job)
+    labelled = in_order(labelled, classes.names)
+    unlabelled = None if data.unlabelled is None else read_unlabelled(data.unlabelled, data)
+    examples = labelled if unlabelled is None else labelled.with_unlabelled(unlabelled)
+    tokenizer = Tokenizer(card.directory)
+    return ToDistil(labelled, unlabelled, classes, tokenizer, tokenize(tokenizer, examples, data))
+
+
 def read_labelled(path: str, data: DataConfig, names: Sequence[str] | None = None) -> Examples:
     """Texts and labels of a file; without ``names`` the classes are those of the file."""
     return read_examples(

@@ -1,6 +1,5 @@
 """``jaxbrewer train`` and ``jaxbrewer distill``, and what ``--dry-run`` prints of them."""
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -9,6 +8,7 @@ from ..configs import DistillationConfig, OptimizationConfig
 from ..errors import UsageError
 from ..registry import loss_and_parameters
 from ..text import Examples, Tokenizer
+from .cache import refuse_other
 from .card import Card, read_bert
 from .config import DataConfig, Job
 from .runs import student_run, teacher_run
@@ -16,12 +16,11 @@ from .show import say, show, some
 from .texts import (
     Classes,
     Texts,
-    classes_to_distil,
     classes_to_train,
     in_order,
     read_labelled,
-    read_unlabelled,
     refuse_other_tokenizer,
+    texts_to_distil,
     tokenize,
 )
 
@@ -110,15 +109,11 @@ def prepare_distillation(job: Job) -> Prepared:
     config, data = job.config, job.config.data
     card = teacher_card(job)
     _need_student(job)
-    labelled = read_labelled(_training_file(job), data, data.labels)
-    classes = classes_to_distil(card, labelled, job)
-    labelled, test = in_order(labelled, classes.names), _read_test(data, classes)
-    unlabelled = None if data.unlabelled is None else read_unlabelled(data.unlabelled, data)
-    examples = labelled if unlabelled is None else labelled.with_unlabelled(unlabelled)
-    tokenizer = Tokenizer(card.directory)
+    labelled, unlabelled, classes, tokenizer, texts = texts_to_distil(job, card)
+    test = _read_test(data, classes)
     if config.student.path is not None:
-        refuse_other_tokenizer(tokenizer, read_bert(config.student.path), examples)
-    texts = tokenize(tokenizer, examples, data)
+        refuse_other_tokenizer(tokenizer, read_bert(config.student.path), texts.examples)
+    refuse_other(job, card.directory, texts.encoded)
 
     from ..sharding import on_device
     from ..text.classification import make_distillation
@@ -157,12 +152,11 @@ def distill(job: Job, *, dry_run: bool = False) -> None:
     test_texts = None if test is None else tokenize(tokenizer, test, data)
 
     from ..sharding import on_device
-    from ..text.classification import make_distillation, predict
     from . import networks
 
     with on_device(config.training):
         plan = training.check()
-        matches = config.distillation.intermediate_matches
+        matches, cache_dir = config.distillation.intermediate_matches, config.training.cache_dir
         facts: Facts = [
             ("teacher", f"{card.directory}: {networks.describe(teacher)}"),
             ("student", f"{_origin(job)}: {networks.describe(student)}"),
@@ -174,6 +168,7 @@ def distill(job: Job, *, dry_run: bool = False) -> None:
                 for match in matches
             ),
             *_how(job, training, plan, config.student.optimization),
+            *([("teacher's cache", cache_dir)] if cache_dir else []),
             ("devices", networks.devices()),
             ("output", run.directory),
         ]
@@ -181,18 +176,8 @@ def distill(job: Job, *, dry_run: bool = False) -> None:
         if dry_run:
             return say("Everything fits. Nothing was trained or written.")
         run.remove_model(config.training)
-        if config.distillation.is_caching_logits and not matches:
-            say(f"The teacher reads {len(texts.encoded):,} texts once.")
-            training = make_distillation(
-                teacher,
-                student,
-                texts.encoded,
-                texts.labels,
-                dataclasses.replace(config.distillation, is_caching_logits=False),
-                config.student.optimization,
-                run.training(config.training),
-                teacher_logits=predict(teacher, texts.encoded),
-            )
+        if config.distillation.is_caching_logits:
+            say(f"The teacher reads {len(texts.examples):,} texts once.")
         training.train()
         networks.save(student, tokenizer, run.model)
         if test_texts is not None:
