@@ -1,8 +1,11 @@
 from . import augmentation as augmentation
+from . import cache as cache
 from . import losses as losses
 from . import testing as testing
 from ._version import __version__ as __version__
 from .adaptors import Outputs as Outputs
+from .cache import TeacherCache as TeacherCache
+from .cache import build_cache as build_cache
 from .checkpoint import load_student as load_student
 from .configs import CustomMatch as CustomMatch
 from .configs import DistillationConfig as DistillationConfig
@@ -47,3 +50,4 @@ from .state import make_optimizer as make_optimizer
 from .step import add_terms as add_terms
 from .step import make_eval_step as make_eval_step
 from .step import make_train_step as make_train_step
+from .top_k import TopK as TopK

@@ -117,3 +117,14 @@ def test_layer_matching(tmp_path):
     assert output.count("accuracy") == 3
     assert "hidden 1, 2 [128]" in output
     assert "bert.encoder.layer.1.attention.self [128]" in output
+
+
+@pytest.mark.slow
+def test_cached_teacher(tmp_path):
+    path = str(ROOT / "examples" / "cached_teacher.py")
+    output = run(path, "--texts", "1500", "--steps", "60", cwd=tmp_path)
+    full, largest = map(int, re.findall(r"(\d+) bytes per text", output))
+    assert full > 3 * largest
+    scores = [float(score) for score in re.findall(r"([\d.]+)%", output)]
+    assert len(scores) == 4
+    assert abs(scores[2] - scores[3]) < 5

@@ -245,9 +245,8 @@ class _Builder:
             self._layout = layout_of(outputs, half=half, bits=self._storage.bits)
             self._manifest = dataclasses.replace(self._manifest, layout=self._layout.to_dict())
             self._save_manifest()
-        is_first = not self._places
         self._places = common_places(self._places, outputs, inputs_T)
-        if is_first:
+        if not self._progress_file(self._part[0]).exists():
             self._save_progress(done=False)
         keys = keys_of(content if ids is None else ids)
         job = self._worker.submit(self._keep, outputs, self._layout, content[:, 0], keys, rows)
