@@ -31,12 +31,13 @@ from flax import nnx
 
 import jaxbrewer as jb
 from jaxbrewer.cache import Storage, TeacherCache, build_cache, remember, with_outputs
+from jaxbrewer.cache.layout import layout_of
 from jaxbrewer.cache.measure import Sums, add_errors
-from jaxbrewer.cache.records import decode, encode, layout_of
+from jaxbrewer.cache.records import decode, encode
 from jaxbrewer.configs import OptimizationConfig
 from jaxbrewer.demo.wordnet import load_glosses
 from jaxbrewer.models import BertConfig, BertForSequenceClassification
-from jaxbrewer.teachers import make_teacher_step
+from jaxbrewer.teachers import make_teacher_step, only_needed
 from jaxbrewer.text import Encoded, TextLoader
 from jaxbrewer.text.classification import adaptor, make_adamw
 from jaxbrewer.top_k import keep_top_k, to_buckets
@@ -156,7 +157,8 @@ def measure_epochs(texts, batch_size, rounds):
                 f"{manifest.report['bytes_per_example']:.0f} bytes per example, on disk "
                 f"{size / texts:.0f}"
             )
-        teach = jax.jit(make_teacher_step(teacher, adaptor))
+        run, config = make_teacher_step(teacher, adaptor), jb.DistillationConfig()
+        teach = jax.jit(lambda variables, batch: only_needed(run(variables, batch), config))
         in_memory = remember(loader(), lambda batch: teach(teacher.variables, _own(batch)))
         variants = {
             "labels alone": (None, jb.DistillationConfig(hard_label_weight=1), _as_it_is),

@@ -8,12 +8,13 @@ from typing import Any
 from ..configs import DistillationConfig
 from ..errors import UsageError
 from ..top_k import require_kept_logits_suffice
-from .build import RECORDS
 from .keys import show_key
+from .layout import Layout
 from .lookup import Lookup
 from .manifest import Manifest
-from .records import Layout, is_sound
+from .records import is_sound
 from .store import Records
+from .writer import RECORDS
 
 
 class TeacherCache(Lookup):
@@ -61,18 +62,7 @@ class TeacherCache(Lookup):
         Raises:
             UsageError: A layer is missing, or a loss needs logits that are not kept.
         """
-        stored = {entry.name for entry in self.layout.entries}
-        for match in config.intermediate_matches:
-            if match.teacher != (self._number or 0):
-                continue
-            count = self.layout.layers.get(match.feature, 0)
-            layers = match.layer_T if isinstance(match.layer_T, tuple) else (match.layer_T,)
-            for layer in layers:
-                if f"{match.feature}/{layer + count if layer < 0 else layer}" not in stored:
-                    raise UsageError(
-                        f"{self._name} holds no layer {layer} of {match.feature!r}, which "
-                        "intermediate_matches need: build it for this config."
-                    )
+        self.layout.require_layers(config, self._number, self._name)
         top_k = [entry for entry in self.layout.entries if entry.stored == "top_k"]
         if not top_k or config.kd_loss_weight == 0:
             return

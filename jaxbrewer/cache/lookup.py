@@ -6,8 +6,9 @@ from typing import Any, Protocol
 from ..adaptors import Outputs
 from ..errors import UsageError
 from .keys import content_of, example_ids, keys_of, show_key, teacher_inputs
+from .layout import Layout
 from .manifest import Manifest
-from .records import Layout, check_of, decode, is_sound
+from .records import check_of, decode, is_sound
 from .widths import widths_of
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..adaptors import Outputs
 from ..top_k import TopK
-from .records import Entry, Layout, named_arrays, named_masks
+from .layout import Entry, Layout, named_arrays, named_masks
 
 SAMPLE = 64
 """Positions of a batch whose divergence is measured where all classes are kept."""

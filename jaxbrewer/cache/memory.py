@@ -10,9 +10,10 @@ from ..adaptors import Outputs
 from ..data import as_arrays, count_batches, set_epoch
 from ..errors import UsageError
 from .keys import content_of, example_ids, keys_of, teacher_inputs
+from .layout import Layout, layout_of
 from .lookup import Lookup, with_outputs
 from .manifest import Manifest, Storage
-from .records import Layout, encode, layout_of
+from .records import encode
 from .widths import chosen_places, common_places
 
 

@@ -97,10 +97,12 @@ class Caching:
         if self._directories():
             return self._from_disk(dataloader, batch_postprocessor, args)
         named = getattr(dataloader, "with_example_ids", lambda: dataloader)()
+        # Attention is as wide as a batch, so that it stays in its batch.
+        is_by_example = all(m.feature == "hidden" for m in self.distill_config.intermediate_matches)
         teach = functools.partial(jax.jit(self._make_teach(args)), self._variables)
         set_epoch(named, 0)
         first = next(iter(named), None)
-        if first is None or example_ids(first) is None:
+        if first is None or not is_by_example or example_ids(first) is None:
             seed = self.train_config.seed
             return CachedLoader(dataloader, teach, batch_postprocessor, seed=seed), None
         return named, remember(named, teach, batch_postprocessor)

@@ -13,7 +13,7 @@ import pytest
 
 import jaxbrewer as jb
 from jaxbrewer.cache import Manifest, Storage, TeacherCache, build_cache, with_outputs
-from jaxbrewer.cache import build as building
+from jaxbrewer.cache import writer as building
 from jaxbrewer.integrity import fingerprint
 from jaxbrewer.teachers import make_teacher_step
 
@@ -116,6 +116,8 @@ def test_only_needed_layers_are_kept(full):
     other = jb.DistillationConfig(intermediate_matches=[{**MATCH, "layer_T": 1}])
     with pytest.raises(jb.UsageError, match="holds no layer 1 of 'hidden'"):
         cache.refuse_lacking(other)
+    with pytest.raises(jb.UsageError, match="holds no layer 1 of 'hidden'"):
+        build(full, config=other, fingerprints={"data": "abc"})
 
 
 def test_what_differs_is_named(full):
@@ -164,9 +166,9 @@ def test_labels_do_not_make_another_example(full):
 KILLED = """
 import os, signal, sys
 from tests.cache import test_disk
-from jaxbrewer.cache import build
+from jaxbrewer.cache import writer
 
-build._COMMIT_EXAMPLES = 8
+writer._COMMIT_EXAMPLES = 8
 
 def loader():
     for number, batch in enumerate(test_disk.batches()):
@@ -217,6 +219,18 @@ def test_an_interrupted_build_on_changed_data_is_refused(tmp_path):
     with pytest.raises(jb.UsageError, match="example 4 has two different contents: the data have"):
         build(tmp_path, batches(texts=changed))
     assert build(tmp_path).examples == EXAMPLES
+
+
+def test_a_build_goes_on_only_as_it_was_begun(tmp_path):
+    build(tmp_path, part=(0, 2))
+    config = jb.DistillationConfig(intermediate_matches=[MATCH])
+    with pytest.raises(jb.UsageError, match="begun with logits/0, not with logits/0, hidden/2"):
+        build(tmp_path, part=(1, 2), config=config)
+    (tmp_path / "manifest.json").unlink()
+    for path in tmp_path.glob("part-*"):
+        path.unlink()
+    with pytest.raises(jb.UsageError, match="has records but no manifest"):
+        build(tmp_path)
 
 
 def test_several_processes_build_one_cache(full, tmp_path):

@@ -8,14 +8,8 @@ import numpy as np
 import pytest
 
 import jaxbrewer as jb
-from jaxbrewer.cache.records import (
-    Layout,
-    check_of,
-    decode,
-    encode,
-    is_sound,
-    layout_of,
-)  # fmt: skip
+from jaxbrewer.cache.layout import Layout, layout_of
+from jaxbrewer.cache.records import check_of, decode, encode, is_sound
 from jaxbrewer.top_k import keep_top_k
 
 RNG = np.random.default_rng(0)

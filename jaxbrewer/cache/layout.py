@@ -1,0 +1,183 @@
+"""How a teacher's outputs are laid out in a record: which arrays, under which masks."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from ..adaptors import Outputs
+from ..configs import DistillationConfig
+from ..errors import UsageError
+from ..top_k import TopK
+from . import codec
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """How one array of the outputs is kept.
+
+    Attributes:
+        name: ``"logits/0"``, ``"hidden/3"``, ``"labels/0"``.
+        dtype: What it is in a batch.
+        stored: What it is on disk; ``"top_k"`` for :class:`~jaxbrewer.top_k.TopK`.
+        mask: The mask whose positions are kept; ``None`` keeps all.
+        shape: Its axes after the batch and, with a mask, the position. Without a mask each record
+            has its own.
+        k: Of a top-k: how many logits.
+        bits: Of a top-k: bits per logit.
+        classes: Of a top-k: how many classes there are.
+        temperatures: Of a top-k: where the weight of the rest is exact.
+    """
+
+    name: str
+    dtype: str
+    stored: str
+    mask: str | None
+    shape: tuple[int, ...]
+    k: int = 0
+    bits: int = 0
+    classes: int = 0
+    temperatures: tuple[float, ...] = ()
+
+    @property
+    def packed(self) -> int:
+        """Bytes per position of a top-k."""
+        tail = 4 * len(self.temperatures)
+        return codec.index_bytes(self.classes, self.k) + codec.value_bytes(self.k, self.bits) + tail
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How the outputs of a teacher are kept: the same for all examples.
+
+    Attributes:
+        masks: The masks' names and dtypes, ``"inputs_mask"`` first.
+        entries: The arrays.
+        layers: How many layers a feature has, of which only those among the entries are kept.
+    """
+
+    masks: Mapping[str, str]
+    entries: tuple[Entry, ...]
+    layers: Mapping[str, int]
+
+    @property
+    def names(self) -> str:
+        """What is kept, for messages."""
+        return ", ".join(entry.name for entry in self.entries)
+
+    def holds_as(self, other: "Layout") -> bool:
+        """Whether both keep the same arrays in the same way; shapes may be those of a width."""
+        same = [
+            [(entry.name, entry.stored, entry.mask, entry.k) for entry in layout.entries]
+            for layout in (self, other)
+        ]
+        return same[0] == same[1] and self.masks == other.masks
+
+    def require_layers(self, config: DistillationConfig, number: int | None, name: str) -> None:
+        """Raises :class:`UsageError` if a layer that a config needs of this teacher is missing."""
+        stored = {entry.name for entry in self.entries}
+        for match in config.intermediate_matches:
+            count = self.layers.get(match.feature, 0)
+            layers = match.layer_T if isinstance(match.layer_T, tuple) else (match.layer_T,)
+            for layer in layers if match.teacher == (number or 0) else ():
+                if f"{match.feature}/{layer + count if layer < 0 else layer}" not in stored:
+                    raise UsageError(
+                        f"{name} holds no layer {layer} of {match.feature!r}, which "
+                        "intermediate_matches need: build it for this config."
+                    )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "masks": dict(self.masks),
+            "entries": [dataclasses.asdict(entry) for entry in self.entries],
+            "layers": dict(self.layers),
+        }
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "Layout":
+        """What :meth:`to_dict` was made of."""
+        entries: Iterable[dict[str, Any]] = (
+            {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
+            for row in plain["entries"]
+        )
+        return cls(
+            dict(plain["masks"]), tuple(Entry(**row) for row in entries), dict(plain["layers"])
+        )
+
+
+def layout_of(outputs: Outputs, *, half: bool = False, bits: int = 8) -> Layout:
+    """The layout for outputs like these, whose arrays may be shapes alone.
+
+    Args:
+        outputs: A batch's, without ``losses``; ``None`` stands for a layer that is not kept.
+        half: Whether to keep real numbers as float16.
+        bits: Bits per logit of a top-k.
+    """
+    masks = {}
+    if outputs.inputs_mask is not None and outputs.inputs_mask.ndim == 2:
+        masks["inputs_mask"] = outputs.inputs_mask
+    masks |= {
+        f"logits_mask/{i}": mask for i, mask in enumerate(outputs.logits_mask) if mask.ndim == 2
+    }
+    entries = []
+    for name, array in named_arrays(outputs).items():
+        mask = _mask_of(name, array, outputs)
+        positions = array.shape[1:2] if mask else ()
+        if isinstance(array, TopK):
+            entries.append(
+                Entry(
+                    name, array.logits.dtype.name, "top_k", mask, (), array.indices.shape[-1],
+                    bits, array.classes, array.temperatures,
+                )
+            )  # fmt: skip
+            continue
+        stored = "float16" if half and jnp.issubdtype(array.dtype, jnp.floating) else array.dtype
+        shape = array.shape[1 + len(positions) :]
+        entries.append(
+            Entry(name, jnp.dtype(array.dtype).name, jnp.dtype(stored).name, mask, shape)
+        )
+    return Layout(
+        {name: jnp.dtype(mask.dtype).name for name, mask in masks.items()},
+        tuple(entries),
+        {feature: len(layers) for feature, layers in outputs.features.items()},
+    )
+
+
+def named_arrays(outputs: Outputs) -> dict[str, Any]:
+    """The arrays that a layout has entries for, by name."""
+    arrays: dict[str, Any] = {f"logits/{i}": x for i, x in enumerate(outputs.logits)}
+    arrays |= {f"labels/{i}": x for i, x in enumerate(outputs.labels)}
+    for feature, layers in outputs.features.items():
+        arrays |= {f"{feature}/{i}": x for i, x in enumerate(layers) if x is not None}
+    if outputs.inputs_mask is not None and outputs.inputs_mask.ndim != 2:
+        arrays["inputs_mask/0"] = outputs.inputs_mask
+    masks = enumerate(outputs.logits_mask)
+    return arrays | {f"logits_mask/{i}": mask for i, mask in masks if mask.ndim != 2}
+
+
+def named_masks(outputs: Outputs) -> dict[str, np.ndarray]:
+    """The masks that say what is padding, by name."""
+    numbered = enumerate(outputs.logits_mask)
+    masks = {f"logits_mask/{i}": np.asarray(x) for i, x in numbered if x.ndim == 2}
+    if outputs.inputs_mask is not None and outputs.inputs_mask.ndim == 2:
+        masks["inputs_mask"] = np.asarray(outputs.inputs_mask)
+    return masks
+
+
+def _mask_of(name: str, array: Any, outputs: Outputs) -> str | None:
+    """The mask outside of which no loss looks at an array."""
+    kind, _, number = name.partition("/")
+    if kind in ("logits", "labels"):
+        masks = outputs.logits_mask
+        index = 0 if len(masks) == 1 else int(number)
+        positions = 3 if kind == "logits" else 2
+        if array.ndim == positions and index < len(masks) and masks[index].ndim == 2:
+            return f"logits_mask/{index}" if masks[index].shape == array.shape[:2] else None
+        return None
+    mask = None if kind == "logits_mask" else outputs.inputs_mask
+    covers = mask is not None and array.ndim == 3 and mask.shape == array.shape[:2]
+    # Padded keys take part in the softmax of a cross-entropy of attention, so it is kept whole.
+    return "inputs_mask" if covers and kind != "attention" else None
