@@ -110,9 +110,7 @@ class CheckpointStore:
     def __init__(self, run: Path):
         self._run, self._directory = run, run.absolute() / DIRECTORY
         self._directory.mkdir(parents=True, exist_ok=True)
-        if jax.process_index() == 0:
-            for unfinished in self._directory.glob("*.orbax-checkpoint-tmp*"):
-                shutil.rmtree(unfinished, ignore_errors=True)
+        self._remove_unfinished()
         self._worker = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._running: list[concurrent.futures.Future[None]] = []
         self._entries = {entry.step: entry for entry in map(self._entry, self._on_disk())}
@@ -220,27 +218,38 @@ class CheckpointStore:
             "arrays": {name: [*described, sums[name]] for name, described in arrays.items()},
         }
         record["crc"] = _crc(record)
+        with _without_noise():
+            reason = self._try_to_write(path, parts, record)
+            if reason is not None:
+                _let_go()
+        self._remove_unfinished()
+        if reason is None:
+            self._entries[entry.step] = entry
+        elif not self._failed:
+            self._complaint = (
+                f"The checkpoint of update {entry.step} could not be written to "
+                f"{self._directory}: {reason}. The training goes on and tries again at the next "
+                f"one; complete checkpoints: {self._on_disk() or 'none'}."
+            )
+        self._failed = reason is not None
+
+    def _try_to_write(self, path: Path, parts: PyTree, record: dict[str, Any]) -> str | None:
+        """Writes a checkpoint; what the operating system says if it refuses."""
         try:
             if path.exists():
-                self._put_aside(entry.step)
-            with _without_log():
-                ocp.save_checkpointables(path, parts, custom_metadata={"jaxbrewer": record})
+                self._put_aside(int(path.name))
+            ocp.save_checkpointables(path, parts, custom_metadata={"jaxbrewer": record})
         except (OSError, ValueError) as error:
             reason = _reason_on_disk(error)
             if reason is None:
                 raise
-            if not self._failed:
-                self._complaint = (
-                    f"The checkpoint of update {entry.step} could not be written to "
-                    f"{self._directory}: {reason}. The training goes on and tries again at the "
-                    f"next one; complete checkpoints: {self._on_disk() or 'none'}."
-                )
-            self._failed = True
-            for unfinished in self._directory.glob(f"{entry.step}.orbax-checkpoint-tmp*"):
+            return reason
+        return None
+
+    def _remove_unfinished(self) -> None:
+        if jax.process_index() == 0:
+            for unfinished in self._directory.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(unfinished, ignore_errors=True)
-        else:
-            self._failed = False
-            self._entries[entry.step] = entry
 
     def _remove_all_but(self, choose: Callable[[Sequence[Entry]], set[int]]) -> None:
         kept = choose(list(self._entries.values()))
@@ -426,20 +435,13 @@ def _read_student(path: Path, record: Mapping[str, Any]) -> dict[str, PyTree]:
 
 def _or_damaged(read: Callable[[], Any]) -> Any:
     """What ``read`` gives; where it fails, one reason, and nothing of what Orbax says beside it."""
-    hook = sys.unraisablehook
-    with _without_log(), warnings.catch_warnings():
+    with _without_noise(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        sys.unraisablehook = lambda _: None
         try:
-            try:
-                return read()
-            except Exception as error:
-                reason = _first_words(error.__cause__ or error)
-            # Orbax leaves the reading of other arrays behind, whose tasks complain when they end.
-            gc.collect()
-            time.sleep(0.2)
-        finally:
-            sys.unraisablehook = hook
+            return read()
+        except Exception as error:
+            reason = _first_words(error.__cause__ or error)
+        _let_go()
     raise DamagedError(reason)
 
 
@@ -448,17 +450,25 @@ def _first_words(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def _without_log() -> Iterator[None]:
+def _without_noise() -> Iterator[None]:
     """Orbax logs each failure many times, with tracebacks; we report it, once."""
-    silent = logging.Filter("nothing")
+    silent, hook = logging.Filter("nothing"), sys.unraisablehook
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     for logger in loggers:
         logger.addFilter(silent)
+    sys.unraisablehook = lambda _: None
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for logger in loggers:
             logger.removeFilter(silent)
+
+
+def _let_go() -> None:
+    """Waits for what Orbax leaves behind where it fails: tasks of other arrays, which complain."""
+    gc.collect()
+    time.sleep(0.2)
 
 
 def _reason_on_disk(error: BaseException) -> str | None:

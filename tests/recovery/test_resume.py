@@ -1,7 +1,11 @@
 """A training that was interrupted and goes on equals one that never stopped, bit by bit."""
 
+import concurrent.futures
 import functools
+import itertools
 import json
+import os
+import signal
 
 import optax
 import pytest
@@ -145,3 +149,64 @@ def test_an_interrupted_training_ends_as_one_that_never_stopped(make, crashes, t
         assert bits(actual.student) == bits(expected.student)
     starts = json.loads((broken / "run" / "manifest.json").read_text())["resumed"]
     assert len(starts) == len(crashes)
+
+
+def test_sigterm_saves_between_checkpoints_and_leaves_no_trace(finished_plain, tmp_path, capsys):
+    """The checkpoint that only the interruption asked for goes when a later one is there."""
+    batches = itertools.count(1)
+
+    def preempted(batch):
+        if next(batches) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return batch
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(jb.Preempted) as end:
+        plain(tmp_path)(batch_postprocessor=preempted)
+    assert (end.value.code, end.value.step) == (143, 5)
+    assert "update 5 is saved in" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert sorted(os.listdir(tmp_path / "run" / "checkpoints")) == ["3", "5"]
+    plain(tmp_path, resume=True)()
+    assert_same(
+        left_behind(finished_plain / "run", finished_plain / "logs"),
+        left_behind(tmp_path / "run", tmp_path / "logs"),
+    )
+
+
+@pytest.fixture(scope="module")
+def finished_plain(tmp_path_factory):
+    place = tmp_path_factory.mktemp("plain")
+    plain(place)()
+    return place
+
+
+def test_a_callback_is_repeated_only_if_it_had_not_returned(tmp_path):
+    calls = []
+
+    def callback(model, step):
+        calls.append(step)
+        if calls == [3, 6]:
+            raise Crash
+
+    with pytest.raises(Crash):
+        plain(tmp_path)(callback=callback)
+    with pytest.raises(Crash):
+        plain(tmp_path, resume=True)(callback=callback, batch_postprocessor=Crashing(4))
+    plain(tmp_path, resume=True)(callback=callback)
+    assert calls == [3, 6, 6, 9, 12]
+
+
+def test_a_gap_in_the_scalars_is_told_of(tmp_path):
+    """What a machine that stops takes with it; a killed process does not."""
+    with pytest.raises(Crash):
+        plain(tmp_path)(batch_postprocessor=Crashing(7))
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:4]))
+    with pytest.warns(UserWarning, match="lacks 2 of the 6 updates .* the first of them update 5"):
+        plain(tmp_path, resume=True)()
+
+
+def test_a_training_outside_the_main_thread_leaves_signals_alone(tmp_path):
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        assert len(pool.submit(plain(tmp_path)).result().history["step"]) == 12
