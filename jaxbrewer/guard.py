@@ -1,12 +1,10 @@
 """Losses and gradients that are not finite: noticed in the step, told of in words.
 
-The guarded step leaves out an update that is not finite, so that the state stays the last good one.
-It says so in a flag, which the host reads when the device is ``LEAD`` updates further; the device
-never waits for that.
+The step says in flags what is finite. The host reads them when the device is ``LEAD`` updates
+further, and before every checkpoint; the device never waits for that.
 """
 
 import collections
-import dataclasses
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,49 +12,61 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from .errors import NonFiniteError
 from .functional import PyTree
 from .integrity import leaves_by_path
-from .state import TrainState
+from .state import TrainState, global_norm
 from .step import TrainStep
 from .tracking import LEAD
 
-Carried = tuple[TrainState, jax.Array]
-"""A state, and whether the training has halted."""
+_GRADIENTS = "finite_gradients"
 
-Diagnosis = Callable[[TrainState, Any], Sequence[str]]
-"""``diagnose(state, batch)``: what is not finite, in words."""
+
+class Finite(NamedTuple):
+    """What is finite in an update: loss and gradient together, and each array of the gradient."""
+
+    update: jax.Array
+    gradients: jax.Array
+
+
+def finite_gradients(gradient: PyTree) -> dict[str, jax.Array]:
+    """Whether each array is finite, for the step to observe.
+
+    By their norms, of which the norm of all of them is made anyway.
+    """
+    finite = [jnp.isfinite(global_norm(leaf)) for leaf in jax.tree.leaves(gradient)]
+    return {_GRADIENTS: jnp.array(finite, bool)}
 
 
 def guarded(
-    step: TrainStep, *, halts: bool
-) -> Callable[[Carried, PyTree, Any], tuple[Carried, tuple[dict[str, jax.Array], jax.Array]]]:
-    """A step that leaves the state as it is where loss or gradient are not finite.
+    step: TrainStep, *, skips: bool
+) -> Callable[[TrainState, PyTree, Any], tuple[TrainState, tuple[dict[str, jax.Array], Finite]]]:
+    """A step that says whether it was finite.
 
-    With a loss scale the step does so itself, and lowers the scale: nothing is added then.
+    With a loss scale, overflows are normal, and the step leaves them out itself: there it says
+    yes.
 
     Args:
-        step: The train step.
-        halts: Whether all that follows such an update is left out, too.
+        step: A train step that observes :func:`finite_gradients`.
+        skips: Whether it leaves the state as it is where it was not. That takes room and time: the
+            old state and the new one are there together.
 
     Returns:
-        ``guarded_step((state, halted), teacher_variables, batch)``, which gives the same pair, and
-        ``(metrics, finite)``.
+        ``guarded_step(state, teacher_variables, batch) -> (state, (metrics, finite))``.
     """
 
     def guarded_step(
-        carried: Carried, teacher_variables: PyTree, batch: Any
-    ) -> tuple[Carried, tuple[dict[str, jax.Array], jax.Array]]:
-        state, halted = carried
+        state: TrainState, teacher_variables: PyTree, batch: Any
+    ) -> tuple[TrainState, tuple[dict[str, jax.Array], Finite]]:
         moved, metrics = step(state, teacher_variables, batch)
+        scalars = {name: value for name, value in metrics.items() if name != _GRADIENTS}
         if state.loss_scale is not None:
-            return (moved, halted), (metrics, jnp.bool_(True))
+            return moved, (scalars, Finite(jnp.bool_(True), metrics[_GRADIENTS]))
         finite = jnp.isfinite(metrics["total_loss"]) & jnp.isfinite(metrics["grad_norm"])
-        halted = halted | ~finite if halts else ~finite
-        kept = jax.tree.map(lambda new, old: jnp.where(halted, old, new), moved, state)
-        return (kept, halted), (metrics, finite)
+        if skips:
+            moved = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)
+        return moved, (scalars, Finite(finite, metrics[_GRADIENTS]))
 
     return guarded_step
 
@@ -70,43 +80,29 @@ def names_of_nonfinite(tree: PyTree) -> list[str]:
     ]
 
 
-def finiteness() -> optax.GradientTransformation:
-    """An optimizer that moves nothing and whose state says which gradients are finite."""
-
-    def init(params: PyTree) -> PyTree:
-        return jax.tree.map(lambda _: jnp.bool_(True), params)
-
-    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
-        finite = jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), updates)
-        return jax.tree.map(jnp.zeros_like, updates), finite
-
-    return optax.GradientTransformation(init, update)
-
-
 class Watched(NamedTuple):
-    """An update whose flag is still on the device."""
+    """An update whose flags are still on the device."""
 
     number: int
     batch: Any
     metrics: Mapping[str, jax.Array]
-    finite: jax.Array
+    finite: Finite
 
 
 class Guard:
-    """Reads the flags of the guarded step, and tells of the first that is not set.
+    """Reads the flags of the guarded step, and tells of the first update that is not finite.
 
     Args:
-        stops: Whether a non-finite update is an error; otherwise it is counted.
-        diagnose: Finds out which gradients and inputs are to blame.
+        gradients: Names of the arrays of the gradient.
     """
 
-    def __init__(self, *, stops: bool, diagnose: Diagnosis):
-        self._stops, self._diagnose = stops, diagnose
+    def __init__(self, gradients: Sequence[str]):
+        self._gradients = gradients
         self._pending: collections.deque[Watched] = collections.deque()
         self._skipped = 0
 
     def add(
-        self, number: int, batch: Any, metrics: Mapping[str, jax.Array], finite: jax.Array
+        self, number: int, batch: Any, metrics: Mapping[str, jax.Array], finite: Finite
     ) -> None:
         """Takes what the guarded step said of update ``number``."""
         self._pending.append(Watched(number, batch, metrics, finite))
@@ -115,35 +111,38 @@ class Guard:
         """The first update that was not finite, among those ``lead`` behind the last."""
         while len(self._pending) > lead:
             watched = self._pending.popleft()
-            if not np.asarray(watched.finite):
+            if not np.asarray(watched.finite.update):
                 return watched
         return None
 
-    def act(self, bad: Watched, state: TrainState, kept: str) -> None:
-        """Raises the error of a bad update, or counts it.
+    def error(self, bad: Watched, arrays: Mapping[str, PyTree], kept: str) -> NonFiniteError:
+        """What to raise: the update, its terms, gradients and inputs that are not finite.
 
         Args:
             bad: From :meth:`first_bad`.
-            state: The state it met, if the guarded step halts.
+            arrays: Where else to look, by what it is called.
             kept: What is still there, in words.
-
-        Raises:
-            NonFiniteError: Says which terms, gradients and inputs are not finite.
         """
-        values = jax.device_get(dict(bad.metrics))
-        terms = [f"{name} = {value}" for name, value in values.items() if not np.isfinite(value)]
-        if self._stops:
-            found = "; ".join(self._diagnose(state, bad.batch))
-            raise NonFiniteError(
-                f"Update {bad.number} is not finite: {', '.join(terms)}. {found}. {kept} Lower the "
-                "learning rate, clip gradients (max_grad_norm), mend the data, or leave such "
-                "updates out by on_nonfinite='skip'."
-            )
+        finite = np.asarray(bad.finite.gradients)
+        gradients = [name for name, fine in zip(self._gradients, finite, strict=True) if not fine]
+        found = {f"{len(finite)} gradients": gradients} | {
+            name: names_of_nonfinite(tree) for name, tree in arrays.items()
+        }
+        where = [f"Of the {name}: {_some(names)}." for name, names in found.items() if names]
+        return NonFiniteError(
+            f"Update {bad.number} is not finite: {', '.join(_terms(bad))}. "
+            f"{' '.join([*where, kept])} "
+            "Lower the learning rate, clip gradients (max_grad_norm), mend the data, or leave such "
+            "updates out by on_nonfinite='skip'."
+        )
+
+    def count(self, bad: Watched) -> None:
+        """Counts an update that was left out, and tells of the first."""
         self._skipped += 1
         if self._skipped == 1:
             warnings.warn(
-                f"Update {bad.number} was left out, as it is not finite: {', '.join(terms)}. "
-                "Further ones are counted, and told of at the end.",
+                f"Update {bad.number} was left out, as it is not finite: "
+                f"{', '.join(_terms(bad))}. Further ones are counted, and told of at the end.",
                 stacklevel=3,
             )
 
@@ -156,33 +155,11 @@ class Guard:
             )
 
 
-def diagnosis(
-    step: TrainStep, teacher_variables: PyTree, prepare: Callable[[Any], Any]
-) -> Diagnosis:
-    """Runs an update again to find out what in it is not finite.
+def _terms(bad: Watched) -> list[str]:
+    values = jax.device_get(dict(bad.metrics))
+    return [f"{name} = {value}" for name, value in values.items() if not np.isfinite(value)]
 
-    Args:
-        step: The train step with :func:`finiteness` as its optimizer.
-        teacher_variables: Its second argument.
-        prepare: Brings a batch to where the step expects it.
-    """
 
-    def diagnose(state: TrainState, batch: Any) -> list[str]:
-        blank = dataclasses.replace(state, opt_state=finiteness().init(state.trainable))
-        after, _ = jax.jit(step)(blank, teacher_variables, prepare(batch))
-        finite = leaves_by_path(jax.device_get(after.opt_state))
-        bad = [name for name, value in finite.items() if not value]
-        found = [
-            (f"Of {len(finite)} gradients", bad),
-            ("Of the weights", names_of_nonfinite(state.trainable)),
-            ("Of the teacher's arrays", names_of_nonfinite(teacher_variables)),
-            ("Of the batch", names_of_nonfinite(batch)),
-        ]
-        return [
-            f"{where} {', '.join(names[:5])}"
-            + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-            for where, names in found
-            if names
-        ]
-
-    return diagnose
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more

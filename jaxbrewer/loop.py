@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from .checkpoint import Plan
@@ -14,7 +13,8 @@ from .configs import TrainingConfig
 from .data import GroupSource, as_arrays, batch_size, count_batches, signature
 from .errors import UsageError
 from .functional import PyTree
-from .guard import Guard, diagnosis, guarded
+from .guard import Guard, guarded
+from .integrity import leaves_by_path
 from .keeper import Keeper
 from .objective import TermWeight
 from .preemption import sigterm_noticed
@@ -73,12 +73,13 @@ def run(
     weights_at_0: Mapping[str, TermWeight] = {},
     batch_postprocessor: Callable[[Any], Any] | None = None,
     on_checkpoint: Callable[[int, TrainState], Mapping[str, float] | None] | None = None,
-    probe: TrainStep | None = None,
+    given: PyTree = None,
 ) -> tuple[TrainState, dict[str, np.ndarray]]:
     """Trains from ``state``, or from the last checkpoint of a run that resumes, to the end.
 
     Args:
-        step: A pure train step; it is jitted here, with its state donated.
+        step: A pure train step that observes :func:`~jaxbrewer.guard.finite_gradients`; it is
+            jitted here, with its state donated.
         state: Where to begin, on its devices. Its buffers are used up.
         teacher_variables: The second argument of ``step``, on its devices.
         source: Gives the batches of each update.
@@ -90,8 +91,7 @@ def run(
         batch_postprocessor: Applied to every batch before anything else sees it.
         on_checkpoint: Called with the update number and the state after each checkpoint; what it
             returns may score the checkpoint.
-        probe: ``step`` with :func:`~jaxbrewer.guard.finiteness` for its optimizer, which tells
-            where an update is not finite.
+        given: The weights ``state`` was made of, to be looked at if its first update is not finite.
 
     Returns:
         The final state, and the history: every metric as an array over updates.
@@ -129,13 +129,9 @@ def run(
         is_noticed = stack.enter_context(sigterm_noticed()) if run else None
         if saved and keeper and not keeper.is_completed(saved):
             keeper.complete(begun, on_checkpoint and on_checkpoint(begun, state), tracker.latest())
-        guard = Guard(
-            stops=config.on_nonfinite == "stop",
-            diagnose=diagnosis(probe, teacher_variables, prepare) if probe else lambda *_: [],
-        )
-        halts = config.on_nonfinite == "stop"
-        halted = jax.device_put(False, state.step.sharding)
-        jitted = jit_step(guarded(step, halts=halts), (state, halted), layout)
+        stops = config.on_nonfinite == "stop"
+        guard = Guard(list(leaves_by_path(state.trainable)))
+        jitted = jit_step(guarded(step, skips=not stops), state, layout)
         updates = itertools.islice(source(start=position), plan.total_steps - begun)
         for number, group in enumerate(updates, start=begun + 1):
             batches = group.batches
@@ -143,9 +139,7 @@ def run(
                 batches = tuple(map(batch_postprocessor, batches))
             batches = tuple(map(as_arrays, batches))
             is_new = _watch_shapes(shapes, batches)
-            (state, halted), (metrics, finite) = jitted(
-                (state, halted), teacher_variables, prepare(batches)
-            )
+            state, (metrics, finite) = jitted(state, teacher_variables, prepare(batches))
             examples = sum(map(batch_size, batches)) * layout.loaders
             tracker.add(number, examples, metrics, compiled=is_new)
             guard.add(number, batches, metrics, finite)
@@ -153,9 +147,14 @@ def run(
             is_last_call = is_noticed is not None and is_noticed(number)
             stops_here = is_planned or is_last_call or number == plan.total_steps
             while bad := guard.first_bad(lead=0 if stops_here else LEAD):
-                if halts:  # nothing was learned from later ones
-                    tracker.read(bad.number)
-                guard.act(bad, state, keeper.kept() if keeper else "Nothing was saved.")
+                if not stops:
+                    guard.count(bad)
+                    continue
+                tracker.read(bad.number)
+                arrays = {"teacher's arrays": teacher_variables, "batch": bad.batch}
+                if bad.number == begun + 1:
+                    arrays = {"weights": given, **arrays}
+                raise guard.error(bad, arrays, keeper.kept() if keeper else "Nothing was saved.")
             if not stops_here:
                 continue
             tracker.read()  # before the checkpoint, which is never ahead of the scalars

@@ -27,6 +27,8 @@ TrainStep = Callable[[TrainState, PyTree, Batch], tuple[TrainState, Metrics]]
 EvalStep = Callable[[TrainState, PyTree, Batch], Terms]
 Weights = tuple[PyTree, PyTree]
 """``(trainable, model_state)``."""
+Observe = Callable[[PyTree], Metrics]
+"""``gradient -> metrics``."""
 
 
 class Combines(Protocol):
@@ -52,6 +54,7 @@ def make_train_step(
     gradient_accumulation_steps: int = 1,
     precision: Policy = AS_GIVEN,
     args: Mapping[str, Any] = {},
+    observe: Observe = lambda gradient: {},
 ) -> TrainStep:
     """Builds ``train_step(state, teacher_variables, batch) -> (state, metrics)``.
 
@@ -67,6 +70,7 @@ def make_train_step(
             batches; they may differ in shape, and the update is that of one batch of them all.
         precision: The dtypes.
         args: Further keyword arguments of every call of either model.
+        observe: Further metrics, of the gradient before clipping.
 
     Returns:
         A pure function of the :class:`~jaxbrewer.TrainState` (donate it), ``teacher.variables``
@@ -96,6 +100,7 @@ def make_train_step(
         objective,
         optimizer,
         gradient_accumulation_steps=gradient_accumulation_steps,
+        observe=observe,
     )
 
 
@@ -107,6 +112,7 @@ def make_update(
     *,
     gradient_accumulation_steps: int = 1,
     extra_args: Callable[[Sequence[Batch]], dict[str, Any]] = lambda batches: {},
+    observe: Observe = lambda gradient: {},
 ) -> TrainStep:
     """Builds a train step of any way to get terms from a batch; see :func:`make_train_step`.
 
@@ -118,6 +124,7 @@ def make_update(
         optimizer: What made the state's ``opt_state``.
         gradient_accumulation_steps: As for :func:`make_train_step`.
         extra_args: ``batches -> keyword arguments`` of the optimizer, fixed when it is traced.
+        observe: As for :func:`make_train_step`.
     """
     accumulated = gradient_accumulation_steps
     optimizer = optax.with_extra_args_support(optimizer)
@@ -167,7 +174,7 @@ def make_update(
             opt_state=opt_state,
             objective_state=objective.next_state(state.objective_state, terms),
         )
-        metrics |= {"grad_norm": norm}
+        metrics |= {"grad_norm": norm, **observe(gradient)}
         if state.loss_scale is not None:
             finite = jnp.isfinite(norm)
             moved = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)

@@ -23,7 +23,7 @@ from .objective import Metrics, Objective, ObjectiveState, Terms, TermWeight
 from .precision import AS_GIVEN, Policy
 from .presence import depends_on
 from .state import TrainState
-from .step import TrainStep, Weights, make_update
+from .step import Observe, TrainStep, Weights, make_update
 from .teachers import Adaptors, Teacher, make_teach
 
 _BATCHES = "micro_batches"
@@ -131,6 +131,7 @@ def make_task_step(
     adaptors_T: Mapping[str, Adaptors],
     precision: Policy = AS_GIVEN,
     args: Mapping[str, Any] = {},
+    observe: Observe = lambda gradient: {},
 ) -> TrainStep:
     """Builds ``train_step(state, teacher_variables, batch)`` for batches of any task.
 
@@ -143,6 +144,7 @@ def make_task_step(
         adaptors_T: By task: the teacher's.
         precision: The dtypes.
         args: Further keyword arguments of every call of any model.
+        observe: As for :func:`~jaxbrewer.make_train_step`.
 
     Returns:
         A train step as :func:`~jaxbrewer.make_train_step` builds it. ``teacher_variables`` is a
@@ -158,6 +160,7 @@ def make_task_step(
         optimizer,
         gradient_accumulation_steps=objective.micro_batches,
         extra_args=lambda batches: {"present": sorted({batch.task for batch in batches})},
+        observe=observe,
     )
 
 

@@ -16,7 +16,7 @@ from ..configs import DistillationConfig, TrainingConfig
 from ..data import GroupSource, as_arrays, count_examples
 from ..errors import UsageError, suggest
 from ..functional import Model, PyTree, as_model
-from ..guard import finiteness
+from ..guard import finite_gradients
 from ..objective import make_objective
 from ..precision import policy_of
 from ..presence import skip_absent
@@ -33,14 +33,12 @@ Tasks = Mapping[str, Any]
 
 
 class _Ready(NamedTuple):
-    """A training before its first update: the data, the first state's maker, optimizer, steps."""
+    """A training before its first update: the data, the first state's maker, optimizer, step."""
 
     source: GroupSource
     start: Callable[[PyTree], TrainState]
     rule: optax.GradientTransformation
     step: TrainStep
-    probe: TrainStep
-    """The step that finds out where values are not finite."""
     objective: TaskObjective
 
 
@@ -184,9 +182,7 @@ class MultiTaskDistiller(Training):
             show=config.progress,
         )
         weights = ready.objective.weights_at(0)
-        return self._fit(
-            ready.start, ready.rule, ready.step, ready.probe, ready.source, plan, weights, callback
-        )
+        return self._fit(ready.start, ready.rule, ready.step, ready.source, plan, weights, callback)
 
     def check(  # type: ignore[override]
         self,
@@ -282,14 +278,11 @@ class MultiTaskDistiller(Training):
         rule = make_optimizer(optimizer, objective, max_grad_norm=max_grad_norm)
         rule = skip_absent(rule, present)
         models = models_for_use(self._student, self._teachers, make_layout(config))
-        step, probe = (
-            make_task_step(*models, objective, optimizer, **parts)
-            for optimizer in (rule, finiteness())
-        )
+        step = make_task_step(*models, objective, rule, observe=finite_gradients, **parts)
         source = functools.partial(
             task_groups, dataloaders, size, draw, postprocessors=postprocessors
         )
-        return _Ready(source, functools.partial(start, rule), rule, step, probe, objective)
+        return _Ready(source, functools.partial(start, rule), rule, step, objective)
 
     def _lesson(
         self, task: str, batch: Any, args: Mapping[str, Any], *, show: bool

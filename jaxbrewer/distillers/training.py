@@ -20,7 +20,7 @@ from ..data import GroupSource, as_arrays, groups
 from ..errors import UsageError
 from ..estimate import Estimate, estimate_step
 from ..functional import Model, PyTree, as_model
-from ..guard import finiteness
+from ..guard import finite_gradients
 from ..integrity import fingerprint
 from ..objective import Objective, TermWeight, make_objective
 from ..precision import policy_of
@@ -192,18 +192,18 @@ class Training:
         source = functools.partial(
             groups, dataloader, config.gradient_accumulation_steps, num_epochs=plan.num_epochs
         )
-        steps = make_step(rule), make_step(finiteness())
         weights = objective.weights_at(0)
         if self.distill_config is None:
             weights = {"hard_label_loss": weights["hard_label_loss"]}
-        return self._fit(start, rule, *steps, source, plan, weights, callback, batch_postprocessor)
+        return self._fit(
+            start, rule, make_step(), source, plan, weights, callback, batch_postprocessor
+        )
 
     def _fit(
         self,
         start: Callable[[PyTree], TrainState],
         rule: optax.GradientTransformation,
         step: TrainStep,
-        probe: TrainStep,
         source: GroupSource,
         plan: Plan,
         weights_at_0: Mapping[str, TermWeight],
@@ -237,7 +237,7 @@ class Training:
             run=open_run(config, self._saved_configs, self._facts(plan, rule)),
             batch_postprocessor=batch_postprocessor,
             on_checkpoint=on_checkpoint,
-            probe=probe,
+            given=self._weights,
         )
         self._student = dataclasses.replace(
             self._student, params=state.params, state=state.model_state
@@ -350,15 +350,14 @@ class Training:
         config = self.train_config
         plan = loop.plan_training(config, dataloader, num_epochs, num_steps)
         dataloader = self._resolve(dataloader, postprocessor, args)
-        start, make_step, rule, _ = self._prepare(optimizer, plan, max_grad_norm, args)
+        start, make_step, _, _ = self._prepare(optimizer, plan, max_grad_norm, args)
         size = config.gradient_accumulation_steps
         if self._caching is not None:
             dataloader, postprocessor = self._caching.for_check(dataloader, postprocessor, args)
         batches = next(groups(dataloader, size, num_epochs=plan.num_epochs)).batches
         if postprocessor is not None:
             batches = tuple(map(postprocessor, batches))
-        made = functools.partial(make_step, rule)
-        return plan, start, made, tuple(map(as_arrays, batches))
+        return plan, start, make_step, tuple(map(as_arrays, batches))
 
     def table(
         self,
@@ -434,11 +433,11 @@ class Training:
         self, optimizer: Optimizer, plan: Plan, max_grad_norm: float, args: dict[str, Any]
     ) -> tuple[
         Callable[[PyTree], TrainState],
-        Callable[[optax.GradientTransformation], TrainStep],
+        Callable[..., TrainStep],
         optax.GradientTransformation,
         Objective,
     ]:
-        """What makes the first state, the step of an optimizer, that, and the objective."""
+        """What makes the first state, what makes the step, its optimizer, and the objective."""
         self._refuse_of_pytorch(args)
         config = self.train_config
         lesson = self._resolved or self._objective_config
@@ -462,11 +461,13 @@ class Training:
             make_train_step,
             *models_for_use(self._student, self._taught, make_layout(config)),
             objective,
+            rule,
             adaptor_S=self.adaptor_S,
             adaptor_T=self.adaptor_T,
             gradient_accumulation_steps=config.gradient_accumulation_steps,
             precision=precision,
             args=args,
+            observe=finite_gradients,
         )
         return start, make_step, rule, objective
 

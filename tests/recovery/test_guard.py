@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import jaxbrewer as jb
-from jaxbrewer.guard import names_of_nonfinite
+from jaxbrewer.guard import Finite, Guard, names_of_nonfinite
 from tests.recovery import bits, left_behind, saved
 from tests.recovery.test_resume import SOFT, TEACHER
 from tests.toys import logits_adaptor, mlp, mlp_params, quiet, vector_data
@@ -41,8 +41,8 @@ def test_it_stops_and_keeps_the_last_good_checkpoint(number, tmp_path):
     assert said.startswith(f"Update {number} is not finite: ")
     for term in ("total_loss = nan", "unweighted_kd_loss = nan", "grad_norm = nan"):
         assert term in said
-    assert "Of 4 gradients student/first/bias, student/first/kernel" in said
-    assert "Of the batch 0/x" in said
+    assert "Of the 4 gradients: student/first/bias, student/first/kernel" in said
+    assert "Of the batch: 0/x." in said
     assert "Of the weights" not in said
     last = (number - 1) // 3 * 3
     assert (f"checkpoint of update {last} in" in said) == (last > 0)
@@ -60,11 +60,11 @@ def test_it_stops_and_keeps_the_last_good_checkpoint(number, tmp_path):
 def test_weights_and_teachers_that_are_not_finite_are_named():
     bad = mlp_params(3)
     bad["second"]["bias"] = bad["second"]["bias"].at[0].set(jnp.inf)
-    with pytest.raises(jb.NonFiniteError, match="Of the weights student/second/bias"):
+    with pytest.raises(jb.NonFiniteError, match="Of the weights: params/second/bias"):
         train(BATCHES, student=(mlp, bad))
     bad = mlp_params(8, seed=1)
     bad["first"]["kernel"] = bad["first"]["kernel"] * np.nan
-    with pytest.raises(jb.NonFiniteError, match="Of the teacher's arrays params/first/kernel"):
+    with pytest.raises(jb.NonFiniteError, match="Of the teacher's arrays: params/first/kernel"):
         train(BATCHES, teacher=(mlp, bad))
 
 
@@ -77,7 +77,7 @@ def test_a_gradient_alone_may_be_to_blame():
     student = (model, {"mlp": mlp_params(3), "offset": jnp.zeros(())})
     with pytest.raises(jb.NonFiniteError, match="Update 1 .*: grad_norm = inf") as error:
         train(BATCHES, student=student)
-    assert "Of 5 gradients student/offset." in str(error.value)
+    assert "Of the 5 gradients: student/offset." in str(error.value)
     assert "total_loss" not in str(error.value)
 
 
@@ -109,7 +109,6 @@ def test_overflows_of_float16_are_none_of_its_business():
 
 def test_nothing_is_read_before_the_device_is_ahead():
     """The flag of an update is looked at when two more are under way, or at a checkpoint."""
-    from jaxbrewer.guard import Guard
 
     class Flag:
         def __array__(self, dtype=None, copy=None):
@@ -117,9 +116,9 @@ def test_nothing_is_read_before_the_device_is_ahead():
             return np.array(True)
 
     read, flags = [], [Flag() for _ in range(4)]
-    guard = Guard(stops=True, diagnose=lambda *_: [])
+    guard = Guard([])
     for number, flag in enumerate(flags, start=1):
-        guard.add(number, None, {}, flag)
+        guard.add(number, None, {}, Finite(flag, flag))
         assert guard.first_bad() is None
     assert read == flags[:2]
     assert guard.first_bad(lead=0) is None
