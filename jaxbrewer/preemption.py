@@ -18,7 +18,10 @@ def sigterm_noticed() -> Iterator[Callable[[int], bool]]:
     update, through JAX's preemption service. Outside the main thread signals stay as they are.
     """
     if jax.process_count() > 1:
-        yield multihost_utils.reached_preemption_sync_point
+        if jax.config.jax_enable_preemption_service:  # type: ignore[attr-defined]
+            yield multihost_utils.reached_preemption_sync_point
+        else:
+            yield lambda number: False
         return
     noticed = threading.Event()
     if threading.current_thread() is not threading.main_thread():

@@ -31,7 +31,7 @@ MAY_DIFFER = frozenset(
     {
         "log_dir", "output_dir", "overwrite", "progress", "resume", "force_resume",
         "device", "data_parallel", "local_rank",
-        "mesh", "student_rules", "teacher_rules", "local_batches",
+        "mesh", "student_rules", "teacher_rules", "local_batches", "profile_steps",
         "ckpt_frequency", "ckpt_epoch_frequency", "ckpt_steps",
         "keep_last", "keep_every", "keep_best", "best_metric", "best_mode", "on_nonfinite",
     }

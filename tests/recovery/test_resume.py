@@ -78,6 +78,16 @@ def cached(directory, **settings):
     return plain(directory, distill=distill, **settings)
 
 
+def grain(directory, **settings):
+    """Batches from Grain, read ahead by threads; its own iterator says where it stands."""
+    from grain.python import MapDataset, ReadOptions
+
+    source = MapDataset.source(range(24)).shuffle(seed=3)
+    rows = source.map(lambda index: {name: array[index] for name, array in DATA.items()})
+    loader = rows.batch(8).to_iter_dataset(ReadOptions(num_threads=2, prefetch_buffer_size=4))
+    return plain(directory, loader=loader, **settings)
+
+
 def transport(directory, **settings):
     """Optimal transport between layers, whose weights move with the training."""
     config = quiet(output_dir=directory / "run", log_dir=directory / "logs", **settings)
@@ -128,10 +138,11 @@ def tasks(directory, **settings):
         pytest.param(with_everything, [9, 7], marks=pytest.mark.slow),
         (half, [7]),
         (cached, [8]),
+        (grain, [5]),
         (tasks, [9, 5]),
         (transport, [7]),
     ],
-    ids=["plain", "with everything", "half", "cached", "tasks", "transport"],
+    ids=["plain", "with everything", "half", "cached", "grain", "tasks", "transport"],
 )
 def test_an_interrupted_training_ends_as_one_that_never_stopped(make, crashes, tmp_path):
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
