@@ -19,6 +19,7 @@ from .keeper import Keeper
 from .objective import TermWeight
 from .preemption import sigterm_noticed
 from .processes import end_all_on_error
+from .profiling import Profile
 from .run_directory import Run
 from .sharding import Layout, jit_step, on_device, place_batch
 from .state import TrainState
@@ -124,6 +125,7 @@ def run(
             show=config.progress,
         )
         stack.enter_context(tracker)
+        profile = stack.enter_context(Profile(config))
         if begun == 0:
             tracker.tell_weights(weights_at_0)
         is_noticed = stack.enter_context(sigterm_noticed()) if run else None
@@ -139,7 +141,9 @@ def run(
                 batches = tuple(map(batch_postprocessor, batches))
             batches = tuple(map(as_arrays, batches))
             is_new = _watch_shapes(shapes, batches)
+            profile.before(number, state)
             state, (metrics, finite) = jitted(state, teacher_variables, prepare(batches))
+            profile.after(number, state)
             examples = sum(map(batch_size, batches)) * layout.loaders
             tracker.add(number, examples, metrics, compiled=is_new)
             guard.add(number, batches, metrics, finite)

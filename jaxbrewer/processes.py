@@ -9,8 +9,8 @@ import jax
 from .errors import UsageError
 
 
-def initialize_from_environment() -> None:
-    """``jax.distributed.initialize``, with what the environment says.
+def initialize_from_environment() -> int:
+    """``jax.distributed.initialize``, with what the environment says; the number of this process.
 
     ``JAX_COORDINATOR_ADDRESS`` (``host:port`` of process 0), ``JAX_NUM_PROCESSES`` and
     ``JAX_PROCESS_ID`` are read; what is missing JAX finds out by itself on a TPU slice and under
@@ -34,6 +34,7 @@ def initialize_from_environment() -> None:
             f"The processes cannot find each other: {error} Set JAX_COORDINATOR_ADDRESS, "
             "JAX_NUM_PROCESSES and JAX_PROCESS_ID."
         ) from None
+    return jax.process_index()
 
 
 def end_all_on_error() -> None:

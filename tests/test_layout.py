@@ -15,7 +15,8 @@ ORDER = [
     "precision", "forward", "layer_maps", "teachers", "resolution", "presence", "state", "step",
     "tasks", "position", "data", "sampling", "augmentation", "processes", "cache", "sharding",
     "retention", "checkpoint", "logs", "progress", "tracking", "run_directory", "keeper", "guard",
-    "preemption", "estimate", "loop", "distillers", "models", "text", "demo", "cli", "__main__",
+    "preemption", "estimate", "profiling", "loop", "distillers", "models", "text", "demo", "cli",
+    "__main__",
 ]  # fmt: skip
 
 

@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             finally:
                 sys.stdout.flush()
     except UsageError as error:
-        print(f"jaxbrewer: error: {' '.join(str(error).split())}", file=sys.stderr)
+        _tell(error)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("jaxbrewer: interrupted", file=sys.stderr)
@@ -106,6 +106,11 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("job", metavar="JOB", help="a YAML or JSON file")
         command.add_argument(
             "--dry-run", action="store_true", help="check everything, train and write nothing"
+        )
+        command.add_argument(
+            "--distributed",
+            action="store_true",
+            help="train with other processes, as the environment says (docs/scaling.md)",
         )
         command.add_argument(
             "--resume", action="store_true", help="go on where an interrupted run was left"
@@ -209,7 +214,8 @@ def _train(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from .training import train
 
     _keep_compiled_programs()
-    train(job, dry_run=arguments.dry_run)
+    with _processes(arguments.distributed) as is_first:
+        train(job, dry_run=arguments.dry_run, is_first=is_first)
 
 
 def _distill(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -219,7 +225,37 @@ def _distill(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from .training import distill
 
     _keep_compiled_programs()
-    distill(job, dry_run=arguments.dry_run)
+    with _processes(arguments.distributed) as is_first:
+        distill(job, dry_run=arguments.dry_run, is_first=is_first)
+
+
+@contextlib.contextmanager
+def _processes(are_several: bool) -> Iterator[bool]:
+    """Joins the other processes, if there are any; whether this is the one that prints and saves.
+
+    An error ends this process at once, as the others may be waiting for it.
+    """
+    if not are_several:
+        yield True
+        return
+    from ..processes import end_all_on_error, end_process, initialize_from_environment
+
+    is_first = initialize_from_environment() == 0
+    end_all_on_error()
+    with contextlib.ExitStack() as stack:
+        if not is_first:
+            stack.enter_context(
+                contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w")))
+            )
+        try:
+            yield is_first
+        except UsageError as error:
+            _tell(error)
+            end_process(BAD_INPUT)
+
+
+def _tell(error: UsageError) -> None:
+    print(f"jaxbrewer: error: {' '.join(str(error).split())}", file=sys.stderr)
 
 
 def _resuming(arguments: argparse.Namespace) -> list[str]:

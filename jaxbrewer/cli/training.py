@@ -32,12 +32,19 @@ if TYPE_CHECKING:
 Facts = list[tuple[str, Any]]
 
 
-def train(job: Job, *, dry_run: bool = False) -> None:
-    """Fine-tunes the teacher on labels and saves it."""
+def train(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
+    """Fine-tunes the teacher on labels and saves it.
+
+    Args:
+        job: The job.
+        dry_run: Whether to check everything and then stop.
+        is_first: Whether this process, of several, is the one that saves.
+    """
     config, data = job.config, job.config.data
     run = teacher_run(config.training)
     card = read_bert(job.need("teacher.path", "the directory of the model to train"))
-    run.refuse_taken(config.training, used=card.directory)
+    if is_first:  # it may have begun the run already
+        run.refuse_taken(config.training, used=card.directory)
     examples = read_labelled(_training_file(job), data, data.labels)
     classes = classes_to_train(card, examples)
     examples, test = in_order(examples, classes.names), _read_test(data, classes)
@@ -76,8 +83,11 @@ def train(job: Job, *, dry_run: bool = False) -> None:
         show(facts)
         if dry_run:
             return say("Everything fits. Nothing was trained or written.")
-        run.remove_model(config.training)
+        if is_first:
+            run.remove_model(config.training)
         training.train()
+        if not is_first:
+            return None
         networks.save(teacher, tokenizer, run.model)
         if test_texts is not None:
             scored = {"teacher": networks.Scored(teacher, run.model, test_texts)}
@@ -140,11 +150,12 @@ def prepare_distillation(job: Job) -> Prepared:
     )
 
 
-def distill(job: Job, *, dry_run: bool = False) -> None:
-    """Distils the teacher into a student and saves it."""
+def distill(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
+    """Distils the teacher into a student and saves it; the arguments are those of ``train``."""
     config, data = job.config, job.config.data
     run = student_run(config.training)
-    run.refuse_taken(config.training, used=_path(config.student.path))
+    if is_first:  # it may have begun the run already
+        run.refuse_taken(config.training, used=_path(config.student.path))
     prepared = prepare_distillation(job)
     training, teacher, student = prepared.training, prepared.teacher, prepared.student
     card, tokenizer, texts = prepared.card, prepared.tokenizer, prepared.texts
@@ -175,10 +186,13 @@ def distill(job: Job, *, dry_run: bool = False) -> None:
         show(facts)
         if dry_run:
             return say("Everything fits. Nothing was trained or written.")
-        run.remove_model(config.training)
+        if is_first:
+            run.remove_model(config.training)
         if config.distillation.is_caching_logits:
             say(f"The teacher reads {len(texts.examples):,} texts once.")
         training.train()
+        if not is_first:
+            return None
         networks.save(student, tokenizer, run.model)
         if test_texts is not None:
             scored = {

@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ._base import Config
+from ..errors import UsageError
+from ._base import Config, is_int
 from .mesh import Rules, check_mesh, check_rules
 
 
@@ -58,6 +59,8 @@ class TrainingConfig(Config):
             scale, such updates are left out in any case.
         cache_dir: Directory of a teacher cache, which stands in for the teacher; for several
             teachers a list, ``None`` for one that shall run.
+        profile_steps: The first and the last update that ``jax.profiler`` traces, counted from 1;
+            the trace goes to ``log_dir``, or else to ``output_dir``.
 
     Raises:
         UsageError: A value is out of range; the message names the field.
@@ -99,6 +102,7 @@ class TrainingConfig(Config):
     best_mode: str = "max"
     on_nonfinite: str = "stop"
     cache_dir: str | Path | Sequence[str | Path | None] | None = None
+    profile_steps: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         """Checks each field and makes paths plain text."""
@@ -147,3 +151,15 @@ class TrainingConfig(Config):
         for field in ("student_rules", "teacher_rules"):
             check_rules(f"TrainingConfig.{field}", getattr(self, field), axes)
             self.freeze(field)
+        self._check_profile()
+
+    def _check_profile(self) -> None:
+        self.freeze("profile_steps")
+        steps = self.profile_steps
+        if steps is None:
+            return
+        holds = isinstance(steps, tuple) and len(steps) == 2 and all(map(is_int, steps))
+        holds = holds and 1 <= steps[0] <= steps[1]
+        self.require("profile_steps", holds, "two updates, [first, last], counted from 1")
+        if self.log_dir is None and self.output_dir is None:
+            raise UsageError("TrainingConfig.profile_steps needs a log_dir or an output_dir.")
