@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from .errors import UsageError
+from .parts import Parts
 from .position import Position, batches_of_pass, position_of
 
 Batch = Any
@@ -62,8 +63,7 @@ class ArrayLoader:
             raise UsageError(f"ArrayLoader.batch_size {batch_size} for {self._examples} examples.")
         self._batch_size, self._shuffle, self._seed = batch_size, shuffle, seed
         self._drop_last, self._epoch, self._first = drop_last, 0, 0
-        self._processes = jax.process_count() if per_process else 1
-        refuse_indivisible("ArrayLoader", batch_size, self._processes)
+        self._parts = Parts("ArrayLoader", batch_size, per_process=per_process)
 
     def with_example_ids(self) -> "ArrayLoader":
         """The same loader, whose batches name their examples: the rows, as ``"example_id"``.
@@ -84,7 +84,7 @@ class ArrayLoader:
 
     def __len__(self) -> int:
         full, rest = divmod(self._examples, self._batch_size)
-        return full + (1 if rest >= self._processes and not self._drop_last else 0)
+        return full + (1 if rest >= self._parts.count and not self._drop_last else 0)
 
     @property
     def num_examples(self) -> int:
@@ -107,23 +107,8 @@ class ArrayLoader:
         self._epoch, self._first = self._epoch + 1, 0
         for index in range(first, len(self)):
             rows = order[index * self._batch_size : (index + 1) * self._batch_size]
-            rows = own_part(rows, self._processes)
+            rows = self._parts.own(rows)
             yield jax.tree.map(lambda leaf: leaf[rows], self._arrays)  # noqa: B023
-
-
-def refuse_indivisible(loader: str, batch_size: int, processes: int) -> None:
-    """Raises :class:`UsageError` if a batch has no equal part for each process."""
-    if batch_size % processes:
-        raise UsageError(
-            f"{loader}.batch_size {batch_size} must be a multiple of the {processes} processes."
-        )
-
-
-def own_part(rows: np.ndarray, processes: int) -> np.ndarray:
-    """This process's part of a batch's rows, as many for each of ``processes``."""
-    each = len(rows) // processes
-    first = each * (jax.process_index() if processes > 1 else 0)
-    return rows[first : first + each]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,10 +13,10 @@ ORDER = [
     "integrity", "closures", "losses", "schedules", "projections", "selection", "top_k", "adaptors",
     "vocabulary", "ensemble", "transport", "matching", "objective", "testing", "autocast",
     "precision", "forward", "layer_maps", "teachers", "resolution", "presence", "state", "step",
-    "tasks", "position", "data", "sampling", "augmentation", "processes", "cache", "sharding",
-    "retention", "checkpoint", "logs", "progress", "tracking", "run_directory", "keeper", "guard",
-    "preemption", "estimate", "profiling", "loop", "distillers", "models", "text", "demo", "cli",
-    "__main__",
+    "tasks", "parts", "position", "data", "sampling", "augmentation", "processes", "cache",
+    "sharding", "retention", "checkpoint", "logs", "progress", "tracking", "run_directory",
+    "keeper", "guard", "preemption", "estimate", "profiling", "loop", "distillers", "models",
+    "text", "demo", "cli", "__main__",
 ]  # fmt: skip
 
 

@@ -68,7 +68,5 @@ def plan(job: Job, *, fake_devices: bool) -> None:
     communication = ", ".join(f"{n} {name}" for name, n in estimate.collectives.items())
     say("")
     say(f"Communication: {communication or 'none'}.")
-    say(
-        "Activations are the temporary memory of the compiled step, gradients among it; other "
-        "devices and compilers need other amounts. Nothing was run."
-    )
+    say("Activations are the temporary memory of the compiled step, gradients among it; other")
+    say("devices and compilers need other amounts. Nothing was run.")

@@ -165,6 +165,7 @@ def _make_loader(
         labels=labels,
         seed=training.seed,
         num_widths=max(4 // training.gradient_accumulation_steps, 1),
+        per_process=training.local_batches,
     )
 
 

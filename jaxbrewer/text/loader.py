@@ -4,12 +4,11 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Int
 
-from ..data import own_part, refuse_indivisible
 from ..errors import UsageError
+from ..parts import Parts
 from .tokenize import Encoded
 
 WIDTH_STEP = 8
@@ -114,8 +113,7 @@ class TextLoader:
         self._labels = None if labels is None else np.asarray(labels)
         self._shuffle, self._seed, self._drop_last = shuffle, seed, drop_last
         self._epoch, self._first = 0, 0
-        self._processes = jax.process_count() if per_process else 1
-        refuse_indivisible("TextLoader", batch_size, self._processes)
+        self._parts = Parts("TextLoader", batch_size, per_process=per_process)
         self._widths = np.array(choose_widths(encoded.lengths, num_widths))
 
     @property
@@ -125,7 +123,7 @@ class TextLoader:
 
     def __len__(self) -> int:
         full, rest = divmod(len(self._encoded), self._batch_size)
-        return full + (1 if rest >= self._processes and not self._drop_last else 0)
+        return full + (1 if rest >= self._parts.count and not self._drop_last else 0)
 
     def set_epoch(self, epoch: int) -> None:
         """Makes the next iteration that of ``epoch``, counted from 0."""
@@ -144,7 +142,7 @@ class TextLoader:
             width = (
                 self._widths[np.searchsorted(self._widths, length)] if full else max(self._widths)
             )
-            rows = own_part(rows, self._processes)
+            rows = self._parts.own(rows)
             batch = self._encoded.batch(rows, int(width)) | {"example_id": rows.astype(np.int32)}
             if self._labels is not None:
                 batch["labels"] = self._labels[rows]
@@ -166,6 +164,6 @@ class TextLoader:
             rows = order[start : min(start + window, full)]
             rows = rows[np.argsort(lengths[rows], kind="stable")].reshape(-1, size)
             batches.extend(rows if draw is None else draw.permutation(rows))
-        if len(order) - full >= self._processes and not self._drop_last:
+        if len(order) - full >= self._parts.count and not self._drop_last:
             batches.append(order[full:])
         return batches
