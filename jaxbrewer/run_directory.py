@@ -34,7 +34,6 @@ MAY_DIFFER = frozenset(
         "mesh", "student_rules", "teacher_rules", "local_batches", "profile_steps",
         "ckpt_frequency", "ckpt_epoch_frequency", "ckpt_steps",
         "keep_last", "keep_every", "keep_best", "best_metric", "best_mode", "on_nonfinite",
-        "profile_steps",
     }
 )  # fmt: skip
 """Settings that may change when a run is resumed: they do not change what is computed."""
