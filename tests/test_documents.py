@@ -110,7 +110,7 @@ def test_multi_task(tmp_path):
 
 @pytest.mark.slow
 def test_layer_matching(tmp_path):
-    output = example("layer_matching", 64, 2, cwd=tmp_path)
+    output = example("layer_matching", 32, 20, cwd=tmp_path)
     falls = re.findall(r"  (\S+): ([\d.]+) -> ([\d.]+)", output)
     assert len(falls) == 3
     assert all(float(last) < float(first) for _, first, last in falls), falls
