@@ -14,9 +14,9 @@ ORDER = [
     "vocabulary", "ensemble", "transport", "matching", "objective", "testing", "autocast",
     "precision", "forward", "layer_maps", "teachers", "resolution", "presence", "state", "step",
     "tasks", "parts", "position", "data", "sampling", "augmentation", "processes", "cache",
-    "sharding", "retention", "checkpoint", "logs", "progress", "tracking", "run_directory",
-    "keeper", "guard", "preemption", "estimate", "profiling", "loop", "distillers", "models",
-    "text", "demo", "cli", "__main__",
+    "partitioning", "sharding", "retention", "checkpoint", "logs", "progress", "tracking",
+    "run_directory", "keeper", "guard", "preemption", "estimate", "profiling", "loop", "distillers",
+    "models", "text", "demo", "cli", "__main__",
 ]  # fmt: skip
 
 
