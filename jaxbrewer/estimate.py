@@ -8,9 +8,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .functional import Batch, PyTree
-from .sharding import Layout, batch_sharding, jit_step
+from .configs import TrainingConfig
+from .functional import Batch, Model, PyTree
+from .sharding import (
+    Teachers,
+    batch_sharding,
+    jit_step,
+    make_layout,
+    on_device,
+    state_shardings,
+    teacher_shardings,
+)
 from .state import TrainState
+from .step import TrainStep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,44 +63,56 @@ COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "
 
 
 def estimate_step(
-    step: Callable[..., Any],
-    state: TrainState,
-    teacher_variables: PyTree,
+    step: TrainStep,
+    start: Callable[[PyTree], TrainState],
+    weights: PyTree,
     batch: Batch,
-    layout: Layout,
+    config: TrainingConfig,
     *,
-    state_shardings: PyTree = None,
-    teacher_shardings: PyTree = None,
+    student: Model,
+    teachers: Teachers,
+    teacher_variables: PyTree,
 ) -> Estimate:
     """Compiles a step for shapes alone.
 
     Args:
         step: A pure train step.
-        state: A state, or its shapes.
-        teacher_variables: The second argument of ``step``, or its shapes.
-        batch: The third, or its shapes.
-        layout: Its mesh may be one of fake devices.
-        state_shardings: Where the state lives; with a mesh.
-        teacher_shardings: Where the teacher lives; with a mesh.
+        start: Makes the first state of ``weights``.
+        weights: ``{"params": ..., "state": ..., "projections": ...}``.
+        batch: The third argument of ``step``.
+        config: The mesh, perhaps of fake devices, and the rules.
+        student: The student.
+        teachers: The teachers.
+        teacher_variables: The second argument of ``step``.
+
+    Raises:
+        UsageError: The mesh or a rule does not fit.
     """
-    trees, where = [state, teacher_variables, batch], [None, None, None]
+    layout = make_layout(config)
+    state = jax.eval_shape(start, weights)
+    trees = [state, teacher_variables, batch]
+    where: list[PyTree] = [None, None, None]
     if layout.mesh is not None:
-        of_batch = jax.tree.map(lambda leaf: batch_sharding(jnp.shape(leaf), layout), batch)
-        where = [state_shardings, teacher_shardings, of_batch]
+        where = [
+            state_shardings(state, student, layout),
+            teacher_shardings(teacher_variables, teachers, layout),
+            jax.tree.map(lambda leaf: batch_sharding(jnp.shape(leaf), layout), batch),
+        ]
     arguments: list[Any] = [
         jax.tree.map(_abstract, tree, *([] if each is None else [each]))
         for tree, each in zip(trees, where, strict=True)
     ]
-    compiled = jit_step(step, arguments[0], layout).lower(*arguments).compile()
-    text, memory = compiled.as_text(), compiled.memory_analysis()
+    with on_device(config):
+        compiled = jit_step(step, arguments[0], layout).lower(*arguments).compile()
     shapes: TrainState = arguments[0]
-    student = _bytes((shapes.trainable, shapes.model_state))
+    student_bytes = _bytes((shapes.trainable, shapes.model_state))
+    text = compiled.as_text()
     return Estimate(
         teacher=_bytes(arguments[1]),
-        student=student,
-        optimizer=_bytes(shapes) - student,
+        student=student_bytes,
+        optimizer=_bytes(shapes) - student_bytes,
         batch=_bytes(arguments[2]),
-        activations=memory.temp_size_in_bytes,
+        activations=compiled.memory_analysis().temp_size_in_bytes,
         flops=compiled.cost_analysis().get("flops", 0.0),
         collectives={
             name: count

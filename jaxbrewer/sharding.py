@@ -16,8 +16,8 @@ a step is one program over the whole batch, whatever the mesh.
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,9 @@ from .errors import UsageError
 from .functional import Batch, Model, PyTree
 from .partitioning import fsdp_spec, names_of, partition
 from .state import TrainState, copy_arrays
+
+Teachers: TypeAlias = Model | Sequence[Model] | Mapping[str, Any] | None
+"""A teacher, several, or none; or one of these by task."""
 
 BATCH_AXES = ("data", "fsdp")
 """The axes of the mesh over which a batch is split."""
@@ -195,13 +198,11 @@ def init_state(
     return make({"projections": None, **placed})
 
 
-def teacher_shardings(
-    variables: PyTree, teacher: Model | Sequence[Model] | None, layout: Layout
-) -> PyTree:
+def teacher_shardings(variables: PyTree, teacher: Teachers, layout: Layout) -> PyTree:
     """For each array of a teacher, or of several, where it lives: a ``NamedSharding``.
 
     Args:
-        variables: ``{"params": ..., "state": ...}``, a tuple of these, or ``None``.
+        variables: ``{"params": ..., "state": ...}``, a tuple of these, ``None``, or that by task.
         teacher: The model or models, whose annotations are heeded.
         layout: With a mesh.
 
@@ -210,6 +211,10 @@ def teacher_shardings(
     """
     if teacher is None:
         return None
+    if isinstance(teacher, Mapping):
+        return {
+            task: teacher_shardings(variables[task], own, layout) for task, own in teacher.items()
+        }
     assert layout.mesh is not None
     models = (teacher,) if isinstance(teacher, Model) else tuple(teacher)
     specs = partition(
@@ -223,16 +228,14 @@ def teacher_shardings(
     return _named(specs, layout.mesh)
 
 
-def place_teacher(
-    variables: PyTree, teacher: Model | Sequence[Model] | None, layout: Layout
-) -> PyTree:
+def place_teacher(variables: PyTree, teacher: Teachers, layout: Layout) -> PyTree:
     """The variables of a teacher, or of several, where :func:`teacher_shardings` says."""
     if layout.mesh is None or teacher is None:
         return jax.tree.map(jnp.asarray, variables)
     return place(variables, teacher_shardings(variables, teacher, layout))
 
 
-def models_for_use(student: Model, teachers: Any, layout: Layout) -> tuple[Model, Any]:
+def models_for_use(student: Model, teachers: Teachers, layout: Layout) -> tuple[Model, Any]:
     """Both models as a step shall call them; see :func:`gather_for_use`.
 
     Args:

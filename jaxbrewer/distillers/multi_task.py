@@ -15,6 +15,7 @@ from ..checkpoint import Plan
 from ..configs import DistillationConfig, TrainingConfig
 from ..data import GroupSource, as_arrays, count_examples
 from ..errors import UsageError, suggest
+from ..estimate import Estimate, estimate_step
 from ..functional import Model, PyTree, as_model
 from ..guard import finite_gradients
 from ..objective import make_objective
@@ -205,6 +206,38 @@ class MultiTaskDistiller(Training):
         )
         return plan
 
+    def estimate(  # type: ignore[override]
+        self,
+        optimizer: Optimizer,
+        dataloaders: Tasks,
+        num_steps: int,
+        *,
+        max_grad_norm: float = -1.0,
+        tau: float = 1.0,
+        batch_postprocessors: Mapping[str, Callable[[Any], Any]] | None = None,
+        **args: Any,
+    ) -> Estimate:
+        """What the first update would need of each device, from the step compiled for its task.
+
+        The arguments are those of :meth:`check`. In a group, batches of one shape are a loop, whose
+        FLOPs the compiler counts once.
+        """
+        plan = loop.plan_training(self.train_config, dataloaders, None, num_steps)
+        ready = self._prepare_tasks(
+            optimizer, dataloaders, plan, max_grad_norm, tau, batch_postprocessors or {}, args
+        )
+        batches = tuple(map(as_arrays, next(ready.source(start=None)).batches))
+        return estimate_step(
+            ready.step,
+            ready.start,
+            self._weights,
+            batches if len(batches) > 1 else batches[0],
+            self.train_config,
+            student=self._student,
+            teachers=self._teachers,
+            teacher_variables=self._teacher_variables,
+        )
+
     @property
     def _teacher_variables(self) -> PyTree:
         return {task: variables_of(teacher) for task, teacher in self._teachers.items()}
@@ -317,10 +350,7 @@ class MultiTaskDistiller(Training):
         return task_probabilities({task: size or 1 for task, size in sizes.items()}, tau)
 
     def _placed_teacher(self, layout: Layout) -> PyTree:
-        return {
-            task: place_teacher(variables_of(teacher), teacher, layout)
-            for task, teacher in self._teachers.items()
-        }
+        return place_teacher(self._teacher_variables, self._teachers, layout)
 
     @property
     def _saved_configs(self) -> Mapping[str, DistillationConfig]:

@@ -35,8 +35,6 @@ from ..sharding import (
     on_device,
     place_teacher,
     readable,
-    state_shardings,
-    teacher_shardings,
 )
 from ..state import OptimizerFactory, TrainState, init_train_state, make_optimizer
 from ..step import TrainStep, make_train_step
@@ -321,20 +319,22 @@ class Training:
         _, start, make_step, batches = self._first_update(
             optimizer, dataloader, num_epochs, num_steps, max_grad_norm, batch_postprocessor, args
         )
-        layout, teacher = make_layout(self.train_config), self._teacher_variables
-        state = jax.eval_shape(start, self._weights)
-        shardings: dict[str, Any] = {}
-        if layout.mesh is not None:
-            shardings["state_shardings"] = state_shardings(state, self._student, layout)
-            shardings["teacher_shardings"] = teacher_shardings(teacher, self._teacher, layout)
-        with on_device(self.train_config):
-            one = make_step(gradient_accumulation_steps=1)
-            alone = estimate_step(one, state, teacher, batches[0], layout, **shardings)
-            if len(batches) == 1:
-                return alone
-            group = estimate_step(make_step(), state, teacher, batches, layout, **shardings)
+        compiled = functools.partial(
+            estimate_step,
+            start=start,
+            weights=self._weights,
+            config=self.train_config,
+            student=self._student,
+            teachers=self._taught,
+            teacher_variables=self._teacher_variables,
+        )
+        alone = compiled(make_step(gradient_accumulation_steps=1), batch=batches[0])
+        if len(batches) == 1:
+            return alone
         # The compiler counts the body of a loop once, however often it runs.
-        return dataclasses.replace(group, flops=len(batches) * alone.flops)
+        return dataclasses.replace(
+            compiled(make_step(), batch=batches), flops=len(batches) * alone.flops
+        )
 
     def _first_update(
         self,
