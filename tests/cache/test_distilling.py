@@ -256,3 +256,21 @@ def test_no_model_gets_the_number_of_an_example(cache):
         quiet(cache_dir=cache), CONFIG, None, (greedy, mlp_params(3)), None, logits_adaptor
     )
     distiller.check(optax.sgd(0.1), loader(), 1)
+
+
+def test_a_resumed_training_reads_on_where_it_was(cache, tmp_path):
+    def go_on(folder, callback=None, **settings):
+        config = quiet(output_dir=tmp_path / folder, ckpt_steps=2, cache_dir=cache, **settings)
+        distiller = jb.GeneralDistiller(
+            config, CONFIG, None, (mlp, mlp_params(3)), None, logits_adaptor
+        )
+        return distiller.train(optax.adam(0.05), loader(), num_steps=6, callback=callback).student
+
+    def stop(model, step):
+        if step == 4:
+            raise KeyboardInterrupt
+
+    unbroken = go_on("unbroken")
+    with pytest.raises(KeyboardInterrupt):
+        go_on("broken", stop)
+    jax.tree.map(np.testing.assert_array_equal, go_on("broken", resume=True), unbroken)
