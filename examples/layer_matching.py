@@ -27,7 +27,7 @@ from jaxbrewer.text.classification import evaluate
 from jaxbrewer.text.tokenize import Tokenizer
 
 LABELLED = int(sys.argv[1]) if len(sys.argv) > 1 else 320
-UPDATES = int(sys.argv[2]) if len(sys.argv) > 2 else 200
+UPDATES = int(sys.argv[2]) if len(sys.argv) > 2 else 150
 TEXTS = 5 * LABELLED  # with and without labels
 WIDTH, BATCH = 24, 32  # tokens of a text, texts of a batch
 
