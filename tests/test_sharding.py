@@ -156,7 +156,7 @@ def seen():
 
 @pytest.mark.slow
 def test_every_distiller_trains_alike_on_any_layout(seen):
-    """Float32 rounding, added up over four updates; the last batch of each epoch is incomplete."""
+    """Float32 rounding, added up over four updates, some of them on incomplete batches."""
     assert len(seen["gaps"]) % 3 == 0
     # The trainer's model has a batch norm, whose variance, E[x^2] - E[x]^2, loses digits.
     allowed = {name: 5e-5 if name.startswith("trainer") else 2e-6 for name in seen["gaps"]}
