@@ -23,16 +23,16 @@ def sigterm_noticed() -> Iterator[Callable[[int], bool]]:
         else:
             yield lambda number: False
         return
-    noticed = threading.Event()
+    noticed: list[int] = []  # no lock: a second signal may interrupt the handler of the first
     if threading.current_thread() is not threading.main_thread():
         yield lambda number: False
         return
 
     def notice(number: int, frame: FrameType | None) -> None:
-        noticed.set()
+        noticed.append(number)
 
     before = signal.signal(signal.SIGTERM, notice)
     try:
-        yield lambda number: noticed.is_set()
+        yield lambda number: bool(noticed)
     finally:
         signal.signal(signal.SIGTERM, before)
