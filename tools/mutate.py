@@ -1,0 +1,239 @@
+"""Mutation testing of the numerical core with cosmic-ray, one forked pytest per mutant.
+
+Importing JAX takes longer than the tests that kill most mutants, so a server imports it once and
+forks for every mutant; cosmic-ray's test command is a client of that server. Sources are mutated in
+place: run it in a clone of the repository that nobody else uses, with the project's environment.
+
+    pip install cosmic-ray
+    python tools/mutate.py run jaxbrewer/schedules.py    # one module, or without a name all of them
+    python tools/mutate.py report
+
+Mutants that say the same several times are left out: of a binary operator one replacement is made
+(``+`` and ``-``, ``*`` and ``/`` for each other, ``**`` to ``*``), of a comparison its negation, of
+a number its successor; annotations and exception types are not mutated.
+"""
+
+import argparse
+import ast
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / ".cache" / "mutation"
+SOCKET = RESULTS / "server"
+SECONDS = 240
+"""A mutant that takes longer hangs, which a test suite would notice."""
+
+LOSS_TESTS = ("tests/golden/test_losses.py", "tests/losses")
+STEP_TESTS = ("tests/test_step.py", "tests/golden/test_trajectories.py", "tests/test_precision.py")
+OBJECTIVE_TESTS = ("tests/test_objective.py", "tests/golden/test_compute_loss.py")
+TESTS = {
+    "jaxbrewer/losses/": LOSS_TESTS,
+    "jaxbrewer/schedules.py": ("tests/test_schedules.py", "tests/golden/test_schedulers.py"),
+    "jaxbrewer/projections.py": ("tests/test_projections.py", "tests/golden/test_projections.py"),
+    "jaxbrewer/objective.py": (*OBJECTIVE_TESTS, "tests/test_distillers.py", *STEP_TESTS[:2]),
+    "jaxbrewer/step.py": (*STEP_TESTS, "tests/test_distillers.py"),
+}
+"""The tests of a module, those that fail soonest first."""
+
+_OPERATORS = {
+    "Add_Sub", "Sub_Add", "Mul_Div", "Div_Mul", "Pow_Mul", "FloorDiv_Mul", "Mod_Mul",
+    "BitAnd_BitOr", "BitOr_BitAnd", "Eq_NotEq", "NotEq_Eq", "Lt_GtE", "LtE_Gt", "Gt_LtE",
+    "GtE_Lt", "Is_IsNot", "IsNot_Is", "In_NotIn", "NotIn_In",
+}  # fmt: skip
+_UNARY = {"Delete_USub", "Delete_Not", "Delete_Invert"}
+
+
+def modules():
+    """Every module of the core, with its tests."""
+    found = {}
+    for prefix, tests in TESTS.items():
+        paths = sorted((ROOT / prefix).glob("_*.py")) if prefix.endswith("/") else [ROOT / prefix]
+        for path in paths:
+            if path.name != "__init__.py":
+                own = ROOT / "tests" / "losses" / f"test{path.stem}.py"
+                first = (
+                    (str(own.relative_to(ROOT)),) if prefix.endswith("/") and own.exists() else ()
+                )
+                found[str(path.relative_to(ROOT))] = (*first, *(t for t in tests if t not in first))
+    return found
+
+
+# -- which mutants --------------------------------------------------------------------------------
+
+
+def spans_of_types(path):
+    """Where annotations, type aliases and the types of ``except`` stand: nothing to mutate."""
+    tree = ast.parse(path.read_text())
+    parts = [
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, (ast.BinOp, ast.Subscript))
+    ]
+    for node in ast.walk(tree):
+        parts += [getattr(node, "annotation", None), getattr(node, "returns", None)]
+        if isinstance(node, ast.ExceptHandler):
+            parts.append(node.type)
+    return [
+        ((part.lineno, part.col_offset), (part.end_lineno, part.end_col_offset))
+        for part in parts
+        if part is not None
+    ]
+
+
+def is_wanted(operator, position, spans):
+    kind, _, change = operator.removeprefix("core/").partition("_")
+    if any(start <= position < end for start, end in spans):
+        return False
+    if kind in ("ReplaceBinaryOperator", "ReplaceComparisonOperator"):
+        return change in _OPERATORS
+    if kind == "ReplaceUnaryOperator":
+        return change in _UNARY
+    return kind != "ExceptionReplacer"
+
+
+def choose(session, module):
+    """Leaves the wanted mutants in a session; returns how many they are."""
+    spans, seen = spans_of_types(ROOT / module), set()
+    with sqlite3.connect(session) as database:
+        rows = database.execute(
+            "select job_id, operator_name, start_pos_row, start_pos_col from mutation_specs"
+        ).fetchall()
+        for job, operator, *position in rows:
+            mutant = (operator, *position)
+            if mutant not in seen and is_wanted(operator, tuple(position), spans):
+                seen.add(mutant)
+                continue
+            for table in ("mutation_specs", "work_items"):
+                database.execute(f"delete from {table} where job_id = ?", (job,))
+    return len(seen)
+
+
+# -- running one ----------------------------------------------------------------------------------
+
+
+def serve():
+    """Forks a pytest for every connection: reads its arguments, answers with its exit status."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    sys.path.insert(0, str(ROOT))
+    import beartype  # noqa: F401
+    import flax.linen  # noqa: F401
+    import flax.nnx  # noqa: F401
+    import hypothesis  # noqa: F401
+    import jaxtyping  # noqa: F401
+    import optax  # noqa: F401
+    import orbax.checkpoint  # noqa: F401
+    import pytest
+
+    SOCKET.unlink(missing_ok=True)
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(str(SOCKET))
+    server.listen()
+    while True:
+        connection, _ = server.accept()
+        tests = json.loads(connection.makefile().readline())
+        child = os.fork()
+        if child == 0:
+            os.setsid()
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, 1)
+            os.dup2(null, 2)
+            os.chdir(ROOT)
+            os._exit(int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests])))
+        connection.sendall(f"{_wait(child)}\n".encode())
+        connection.close()
+
+
+def _wait(child):
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.02)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return 1
+
+
+def ask(tests):
+    """The exit status of pytest over ``tests`` in a fork of the server."""
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(str(SOCKET))
+    connection.sendall(f"{json.dumps(tests)}\n".encode())
+    return int(connection.makefile().readline())
+
+
+# -- a whole run ----------------------------------------------------------------------------------
+
+
+def run(names):
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    server = subprocess.Popen([sys.executable, "-W", "ignore", __file__, "serve"], cwd=ROOT)
+    try:
+        while not SOCKET.exists():
+            time.sleep(0.1)
+        for module, tests in modules().items():
+            if names and module not in names:
+                continue
+            if ask(list(tests)) != 0:
+                sys.exit(f"{' '.join(tests)} fails on the code as it is.")
+            stem = module.replace("/", ".").removesuffix(".py")
+            config, session = RESULTS / f"{stem}.toml", RESULTS / f"{stem}.sqlite"
+            command = " ".join([sys.executable, "-S", __file__, "ask", *tests])
+            config.write_text(
+                f'[cosmic-ray]\nmodule-path = "{module}"\ntimeout = {SECONDS + 20}\n'
+                f'excluded-modules = []\ntest-command = "{command}"\n'
+                '[cosmic-ray.distributor]\nname = "local"\n'
+            )
+            tool = Path(sys.executable).with_name("cosmic-ray")
+            subprocess.run([tool, "init", config, session, "--force"], cwd=ROOT, check=True)
+            start, count = time.monotonic(), choose(session, module)
+            subprocess.run([tool, "exec", config, session], cwd=ROOT, check=True)
+            print(f"{module}: {count} mutants, {time.monotonic() - start:.0f} s", flush=True)
+    finally:
+        server.kill()
+
+
+def report():
+    total = killed = 0
+    for session in sorted(RESULTS.glob("*.sqlite")):
+        rows = (
+            sqlite3.connect(session)
+            .execute(
+                "select m.operator_name, m.start_pos_row, r.test_outcome, r.worker_outcome, r.diff "
+                "from mutation_specs m join work_results r on m.job_id = r.job_id order by 2"
+            )
+            .fetchall()
+        )
+        survivors = [row for row in rows if "SURVIVED" in str(row[2])]
+        total, killed = total + len(rows), killed + len(rows) - len(survivors)
+        print(f"## {session.stem}: {len(rows) - len(survivors)} of {len(rows)} killed")
+        for operator, line, _, _, diff in survivors:
+            changed = [
+                x for x in diff.splitlines() if x[:1] in "+-" and x[:3] not in ("+++", "---")
+            ]
+            print(f"line {line} {operator.removeprefix('core/')}")
+            print("\n".join(f"    {x}" for x in changed))
+    print(f"{killed} of {total} killed")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("command", choices=["run", "report", "serve", "ask"])
+    parser.add_argument("names", nargs="*", help="modules; for ask, tests")
+    options = parser.parse_args()
+    if options.command == "ask":
+        sys.exit(ask(options.names))
+    {"run": lambda: run(options.names), "report": report, "serve": serve}[options.command]()
+
+
+if __name__ == "__main__":
+    main()
