@@ -31,6 +31,7 @@ SOCKET = RESULTS / "server"
 SECONDS = 240
 """A mutant that takes longer hangs, which a test suite would notice."""
 
+PYTEST = ("-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning")
 LOSS_TESTS = ("tests/golden/test_losses.py", "tests/losses")
 STEP_TESTS = ("tests/test_step.py", "tests/golden/test_trajectories.py", "tests/test_precision.py")
 OBJECTIVE_TESTS = ("tests/test_objective.py", "tests/golden/test_compute_loss.py")
@@ -58,11 +59,9 @@ def modules():
         paths = sorted((ROOT / prefix).glob("_*.py")) if prefix.endswith("/") else [ROOT / prefix]
         for path in paths:
             if path.name != "__init__.py":
-                own = ROOT / "tests" / "losses" / f"test{path.stem}.py"
-                first = (
-                    (str(own.relative_to(ROOT)),) if prefix.endswith("/") and own.exists() else ()
-                )
-                found[str(path.relative_to(ROOT))] = (*first, *(t for t in tests if t not in first))
+                own = f"tests/losses/test{path.stem}.py"
+                first = (own,) if (ROOT / own).exists() else ()
+                found[str(path.relative_to(ROOT))] = (*first, *tests)
     return found
 
 
@@ -124,7 +123,7 @@ def serve():
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     sys.path.insert(0, str(ROOT))
     import beartype  # noqa: F401
-    import flax.linen  # noqa: F401
+    import flax.linen
     import flax.nnx  # noqa: F401
     import hypothesis  # noqa: F401
     import jaxtyping  # noqa: F401
@@ -132,7 +131,6 @@ def serve():
     import orbax.checkpoint  # noqa: F401
     import pytest
 
-    SOCKET.unlink(missing_ok=True)
     server = socket.socket(socket.AF_UNIX)
     server.bind(str(SOCKET))
     server.listen()
@@ -146,7 +144,7 @@ def serve():
             os.dup2(null, 1)
             os.dup2(null, 2)
             os.chdir(ROOT)
-            os._exit(int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests])))
+            os._exit(int(pytest.main([*PYTEST, *tests])))
         connection.sendall(f"{_wait(child)}\n".encode())
         connection.close()
 
@@ -176,10 +174,11 @@ def ask(tests):
 
 def run(names):
     RESULTS.mkdir(parents=True, exist_ok=True)
+    SOCKET.unlink(missing_ok=True)
     server = subprocess.Popen([sys.executable, "-W", "ignore", __file__, "serve"], cwd=ROOT)
     try:
         while not SOCKET.exists():
-            time.sleep(0.1)
+            time.sleep(0.5)
         for module, tests in modules().items():
             if names and module not in names:
                 continue
