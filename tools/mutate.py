@@ -32,17 +32,36 @@ SECONDS = 240
 """A mutant that takes longer hangs, which a test suite would notice."""
 
 PYTEST = ("-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning")
-LOSS_TESTS = ("tests/golden/test_losses.py", "tests/losses")
-STEP_TESTS = ("tests/test_step.py", "tests/golden/test_trajectories.py", "tests/test_precision.py")
-OBJECTIVE_TESTS = ("tests/test_objective.py", "tests/golden/test_compute_loss.py")
+CONTRACT = ("tests/golden/test_losses.py", "tests/losses/test_contract.py")
+LOSSES = {
+    "_attention": ("test_attention",),
+    "_classwise": ("test_divergences",),
+    "_divergences": ("test_divergences",),
+    "_examples": ("test_examples",),
+    "_hidden": ("test_hidden",),
+    "_logits": ("test_logits", "test_divergences"),
+    "_minilm": ("test_minilm",),
+    "_reduction": ("test_reduction", "test_hidden", "test_logits"),
+    "_relational": ("test_relational",),
+    "_shapes": ("test_logits", "test_hidden", "test_relational", "test_attention"),
+}
+STEP = ("tests/test_step.py", "tests/golden/test_trajectories.py", "tests/test_precision.py")
 TESTS = {
-    "jaxbrewer/losses/": LOSS_TESTS,
+    **{
+        f"jaxbrewer/losses/{module}.py": (*(f"tests/losses/{name}.py" for name in names), *CONTRACT)
+        for module, names in LOSSES.items()
+    },
     "jaxbrewer/schedules.py": ("tests/test_schedules.py", "tests/golden/test_schedulers.py"),
     "jaxbrewer/projections.py": ("tests/test_projections.py", "tests/golden/test_projections.py"),
-    "jaxbrewer/objective.py": (*OBJECTIVE_TESTS, "tests/test_distillers.py", *STEP_TESTS[:2]),
-    "jaxbrewer/step.py": (*STEP_TESTS, "tests/test_distillers.py"),
+    "jaxbrewer/objective.py": (
+        "tests/test_objective.py",
+        "tests/golden/test_compute_loss.py",
+        "tests/test_distillers.py",
+        *STEP[:2],
+    ),
+    "jaxbrewer/step.py": (*STEP, "tests/test_distillers.py"),
 }
-"""The tests of a module, those that fail soonest first."""
+"""The tests of each module, those that fail soonest first."""
 
 _OPERATORS = {
     "Add_Sub", "Sub_Add", "Mul_Div", "Div_Mul", "Pow_Mul", "FloorDiv_Mul", "Mod_Mul",
@@ -50,19 +69,6 @@ _OPERATORS = {
     "GtE_Lt", "Is_IsNot", "IsNot_Is", "In_NotIn", "NotIn_In",
 }  # fmt: skip
 _UNARY = {"Delete_USub", "Delete_Not", "Delete_Invert"}
-
-
-def modules():
-    """Every module of the core, with its tests."""
-    found = {}
-    for prefix, tests in TESTS.items():
-        paths = sorted((ROOT / prefix).glob("_*.py")) if prefix.endswith("/") else [ROOT / prefix]
-        for path in paths:
-            if path.name != "__init__.py":
-                own = f"tests/losses/test{path.stem}.py"
-                first = (own,) if (ROOT / own).exists() else ()
-                found[str(path.relative_to(ROOT))] = (*first, *tests)
-    return found
 
 
 # -- which mutants --------------------------------------------------------------------------------
@@ -179,7 +185,7 @@ def run(names):
     try:
         while not SOCKET.exists():
             time.sleep(0.5)
-        for module, tests in modules().items():
+        for module, tests in TESTS.items():
             if names and module not in names:
                 continue
             if ask(list(tests)) != 0:
