@@ -17,6 +17,7 @@ import argparse
 import ast
 import json
 import os
+import shlex
 import signal
 import socket
 import sqlite3
@@ -32,24 +33,29 @@ SECONDS = 240
 """A mutant that takes longer hangs, which a test suite would notice."""
 
 PYTEST = ("-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning")
-CONTRACT = ("tests/golden/test_losses.py", "tests/losses/test_contract.py")
 LOSSES = {
-    "_attention": ("test_attention",),
-    "_classwise": ("test_divergences",),
-    "_divergences": ("test_divergences",),
-    "_examples": ("test_examples",),
-    "_hidden": ("test_hidden",),
-    "_logits": ("test_logits", "test_divergences"),
-    "_minilm": ("test_minilm",),
-    "_reduction": ("test_reduction", "test_hidden", "test_logits"),
-    "_relational": ("test_relational",),
-    "_shapes": ("test_logits", "test_hidden", "test_relational", "test_attention"),
+    "_attention": ("attention", "attention_mse attention_mse_sum attention_ce attention_ce_mean"),
+    "_classwise": ("divergences", "bce dkd standardized_kl"),
+    "_divergences": ("divergences", "kl reverse_kl jsd skew_kl skew_reverse_kl tvd"),
+    "_examples": ("examples", "rkd crd"),
+    "_hidden": ("hidden", "hidden_mse cos pkd"),
+    "_logits": ("logits divergences", "ce mse"),
+    "_minilm": ("minilm", "minilm_attention minilm_relation"),
+    "_reduction": ("reduction hidden logits", "ce hidden_mse fsp"),
+    "_relational": ("relational", "fsp mmd"),
+    "_shapes": ("logits hidden relational attention", "ce"),
 }
+"""For each module of losses, its files in ``tests/losses`` and its losses in the contract."""
+
 STEP = ("tests/test_step.py", "tests/golden/test_trajectories.py", "tests/test_precision.py")
 TESTS = {
     **{
-        f"jaxbrewer/losses/{module}.py": (*(f"tests/losses/{name}.py" for name in names), *CONTRACT)
-        for module, names in LOSSES.items()
+        f"jaxbrewer/losses/{module}.py": (
+            *(f"tests/losses/test_{name}.py" for name in files.split()),
+            "tests/golden/test_losses.py",
+            *(f"tests/losses/test_contract.py::test_the_contract[{x}]" for x in names.split()),
+        )
+        for module, (files, names) in LOSSES.items()
     },
     "jaxbrewer/schedules.py": ("tests/test_schedules.py", "tests/golden/test_schedulers.py"),
     "jaxbrewer/projections.py": ("tests/test_projections.py", "tests/golden/test_projections.py"),
@@ -192,7 +198,7 @@ def run(names):
                 sys.exit(f"{' '.join(tests)} fails on the code as it is.")
             stem = module.replace("/", ".").removesuffix(".py")
             config, session = RESULTS / f"{stem}.toml", RESULTS / f"{stem}.sqlite"
-            command = " ".join([sys.executable, "-S", __file__, "ask", *tests])
+            command = shlex.join([sys.executable, "-S", __file__, "ask", *tests])
             config.write_text(
                 f'[cosmic-ray]\nmodule-path = "{module}"\ntimeout = {SECONDS + 20}\n'
                 f'excluded-modules = []\ntest-command = "{command}"\n'
