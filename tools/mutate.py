@@ -17,6 +17,7 @@ import argparse
 import ast
 import json
 import os
+import random
 import shlex
 import signal
 import socket
@@ -110,20 +111,22 @@ def is_wanted(operator, position, spans):
     return kind != "ExceptionReplacer"
 
 
-def choose(session, module):
-    """Leaves the wanted mutants in a session; returns how many they are."""
-    spans, seen = spans_of_types(ROOT / module), set()
+def choose(session, module, most):
+    """Leaves the wanted mutants in a session, or ``most`` of them; returns how many there were."""
+    spans, seen = spans_of_types(ROOT / module), {}
     with sqlite3.connect(session) as database:
         rows = database.execute(
             "select job_id, operator_name, start_pos_row, start_pos_col from mutation_specs"
         ).fetchall()
         for job, operator, *position in rows:
-            mutant = (operator, *position)
-            if mutant not in seen and is_wanted(operator, tuple(position), spans):
-                seen.add(mutant)
-                continue
-            for table in ("mutation_specs", "work_items"):
-                database.execute(f"delete from {table} where job_id = ?", (job,))
+            if is_wanted(operator, tuple(position), spans):
+                seen.setdefault((operator, *position), job)
+        kept = list(seen.values())
+        if len(kept) > most:
+            kept = random.Random(0).sample(kept, most)
+        for table in ("mutation_specs", "work_items"):
+            marks = ", ".join("?" * len(kept))
+            database.execute(f"delete from {table} where job_id not in ({marks})", kept)
     return len(seen)
 
 
@@ -184,7 +187,7 @@ def ask(tests):
 # -- a whole run ----------------------------------------------------------------------------------
 
 
-def run(names):
+def run(names, most):
     RESULTS.mkdir(parents=True, exist_ok=True)
     SOCKET.unlink(missing_ok=True)
     server = subprocess.Popen([sys.executable, "-W", "ignore", __file__, "serve"], cwd=ROOT)
@@ -206,7 +209,7 @@ def run(names):
             )
             tool = Path(sys.executable).with_name("cosmic-ray")
             subprocess.run([tool, "init", config, session, "--force"], cwd=ROOT, check=True)
-            start, count = time.monotonic(), choose(session, module)
+            start, count = time.monotonic(), choose(session, module, most)
             subprocess.run([tool, "exec", config, session], cwd=ROOT, check=True)
             print(f"{module}: {count} mutants, {time.monotonic() - start:.0f} s", flush=True)
     finally:
@@ -240,10 +243,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("command", choices=["run", "report", "serve", "ask"])
     parser.add_argument("names", nargs="*", help="modules; for ask, tests")
+    parser.add_argument("--most", type=int, default=10**6, help="a random sample of each module's")
     options = parser.parse_args()
     if options.command == "ask":
         sys.exit(ask(options.names))
-    {"run": lambda: run(options.names), "report": report, "serve": serve}[options.command]()
+    {"run": lambda: run(options.names, options.most), "report": report, "serve": serve}[
+        options.command
+    ]()
 
 
 if __name__ == "__main__":
