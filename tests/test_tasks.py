@@ -232,9 +232,12 @@ def test_what_does_not_fit_is_refused_in_one_line():
     def build(**changes):
         arguments = {"distill_config": config, "model_T": TEACHERS, "adaptor_T": adaptors,
                      "adaptor_S": adaptors, **changes}  # fmt: skip
-        return jb.MultiTaskDistiller(quiet(), model_S=model, **arguments)
+        return jb.MultiTaskDistiller(
+            arguments.pop("train_config", quiet()), model_S=model, **arguments
+        )
 
     for call, parts in (
+        (lambda: build(train_config=quiet(cache_dir="cache")), ["cache_dir", "with_outputs"]),
         (lambda: build(model_T=list(TEACHERS.values())), ["model_T", "dict"]),
         (lambda: build(adaptor_S={"a": head("a")}), ["adaptor_S", "['b']"]),
         (lambda: build(adaptor_T={**adaptors, "bb": head("a")}), ["adaptor_T", "'bb'", "'b'"]),

@@ -99,6 +99,11 @@ class MultiTaskDistiller(Training):
             raise UsageError(
                 f"MultiTaskDistiller.model_T must be a dict by task, got {type(model_T).__name__}."
             )
+        if train_config.cache_dir is not None:
+            raise UsageError(
+                "TrainingConfig.cache_dir: MultiTaskDistiller does not read a cache; give each "
+                "task's batches their 'teacher_cache' instead, with jaxbrewer.cache.with_outputs."
+            )
         for task in model_T:
             if not isinstance(task, str) or not task or "/" in task:
                 raise UsageError(f"A task's name must be text without a slash, got {task!r}.")
