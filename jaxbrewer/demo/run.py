@@ -46,7 +46,7 @@ class Size:
     student_steps: int
 
 
-SMALL, LARGE = Size(2_000, 8_000, 1_800), Size(4_000, 16_000, 3_600)
+SMALL, LARGE = Size(2_000, 8_000, 1_200), Size(4_000, 16_000, 2_400)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +138,7 @@ def run_demo(
     teacher_logits = predict(teacher, texts)
 
     optimization = OptimizationConfig(
-        num_steps=size.student_steps, batch_size=32, learning_rate=2e-3
+        num_steps=size.student_steps, batch_size=32, learning_rate=2e-3, weight_decay=0.3
     )
     distillation = DistillationConfig(temperature=1)
     for name, title, encoded, examples in (
@@ -196,6 +196,8 @@ def _new_student(data: Splits, tokenizer: Tokenizer, seed: int) -> BertForSequen
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=512,
+        hidden_dropout_prob=0.3,
+        attention_probs_dropout_prob=0.3,
         num_labels=len(names),
         labels=names,
         classifier_pooling="mean",
