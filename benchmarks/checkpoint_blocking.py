@@ -18,7 +18,7 @@ import optax
 from orbax.checkpoint import v1 as ocp
 
 import jaxbrewer as jb
-from jaxbrewer.checkpoint import CheckpointStore, _parts
+from jaxbrewer.run.checkpoint import CheckpointStore, _parts
 
 
 def make(megabytes):

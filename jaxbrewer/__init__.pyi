@@ -6,7 +6,6 @@ from ._version import __version__ as __version__
 from .adaptors import Outputs as Outputs
 from .cache import TeacherCache as TeacherCache
 from .cache import build_cache as build_cache
-from .checkpoint import load_student as load_student
 from .configs import CustomMatch as CustomMatch
 from .configs import DistillationConfig as DistillationConfig
 from .configs import EMDMatch as EMDMatch
@@ -44,6 +43,7 @@ from .registry import TEMPERATURE_SCHEDULER as TEMPERATURE_SCHEDULER
 from .registry import WEIGHT_SCHEDULER as WEIGHT_SCHEDULER
 from .registry import register_new as register_new
 from .resolution import resolve_matches as resolve_matches
+from .run.checkpoint import load_student as load_student
 from .state import TrainState as TrainState
 from .state import init_train_state as init_train_state
 from .state import make_optimizer as make_optimizer

@@ -8,23 +8,23 @@ from typing import Any
 
 import numpy as np
 
-from .checkpoint import Plan
 from .configs import TrainingConfig
 from .data import GroupSource, as_arrays, batch_size, count_batches, signature
+from .devices.processes import end_all_on_error
+from .devices.sharding import Layout, jit_step, on_device, place_batch
 from .errors import UsageError
 from .functional import PyTree
-from .guard import Guard, guarded
 from .integrity import leaves_by_path
-from .keeper import Keeper
 from .objective import TermWeight
-from .preemption import sigterm_noticed
-from .processes import end_all_on_error
-from .profiling import Profile
-from .run_directory import Run
-from .sharding import Layout, jit_step, on_device, place_batch
+from .run.checkpoint import Plan
+from .run.directory import Run
+from .run.guard import Guard, guarded
+from .run.keeper import Keeper
+from .run.preemption import sigterm_noticed
+from .run.profiling import Profile
+from .run.tracking import LEAD, Tracker
 from .state import TrainState
 from .step import TrainStep
-from .tracking import LEAD, Tracker
 
 MANY_SHAPES = 8
 """So many different batch shapes are compiled without a word."""
@@ -79,14 +79,14 @@ def run(
     """Trains from ``state``, or from the last checkpoint of a run that resumes, to the end.
 
     Args:
-        step: A pure train step that observes :func:`~jaxbrewer.guard.finite_gradients`; it is
+        step: A pure train step that observes :func:`~jaxbrewer.run.guard.finite_gradients`; it is
             jitted here, with its state donated.
         state: Where to begin, on its devices. Its buffers are used up.
         teacher_variables: The second argument of ``step``, on its devices.
         source: Gives the batches of each update.
         config: Frequencies, devices and directories.
         plan: Number of updates.
-        run: The run's directory, from :func:`~jaxbrewer.run_directory.open_run`, or ``None``.
+        run: The run's directory, from :func:`~jaxbrewer.run.directory.open_run`, or ``None``.
         layout: Where batches go.
         weights_at_0: What the terms of the loss count at the beginning, which is logged.
         batch_postprocessor: Applied to every batch before anything else sees it.

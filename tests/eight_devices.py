@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 import jaxbrewer as jb
-from jaxbrewer.sharding import (
+from jaxbrewer.devices.sharding import (
     init_state,
     jit_step,
     make_layout,

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 import jaxbrewer as jb
-from jaxbrewer.checkpoint import CheckpointStore, Plan
+from jaxbrewer.run.checkpoint import CheckpointStore, Plan
 from tests.toys import (
     HIDDEN_MATCH,
     Encoder,

@@ -10,13 +10,11 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "jaxbrewer"
 ORDER = [
     "_version", "errors", "registry", "configs", "capture", "functional", "freezing", "display",
-    "integrity", "closures", "losses", "schedules", "projections", "selection", "top_k", "adaptors",
+    "integrity", "losses", "schedules", "projections", "selection", "top_k", "adaptors",
     "vocabulary", "ensemble", "transport", "matching", "objective", "testing", "autocast",
     "precision", "forward", "layer_maps", "teachers", "resolution", "presence", "state", "step",
-    "tasks", "parts", "position", "data", "sampling", "augmentation", "processes", "cache",
-    "partitioning", "sharding", "retention", "checkpoint", "logs", "progress", "tracking",
-    "run_directory", "keeper", "guard", "preemption", "estimate", "profiling", "loop", "distillers",
-    "models", "text", "demo", "cli", "__main__",
+    "tasks", "parts", "position", "data", "sampling", "augmentation", "cache", "devices", "run",
+    "loop", "distillers", "models", "text", "demo", "cli", "__main__",
 ]  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from jaxbrewer import UsageError
-from jaxbrewer.logs import AppendOnly, Events, JsonLines, read_events
+from jaxbrewer.run.logs import AppendOnly, Events, JsonLines, read_events
 
 ROWS = [{"step": step, "loss": step / 3, "nan": float("nan")} for step in range(1, 7)]
 
@@ -79,7 +79,7 @@ def test_what_a_full_disk_did_not_take_is_written_when_it_does(tmp_path, monkeyp
         room[0] -= written
         return written
 
-    monkeypatch.setattr("jaxbrewer.logs.os.write", limited)
+    monkeypatch.setattr("jaxbrewer.run.logs.os.write", limited)
     with pytest.warns(UserWarning, match="file could not be written: No space left"):
         file.write(b"abc")
     file.write(b"def")  # a second warning would be an error

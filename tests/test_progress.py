@@ -1,6 +1,6 @@
 """What is shown of a training where there is no terminal."""
 
-from jaxbrewer.progress import ProgressDisplay
+from jaxbrewer.run.progress import ProgressDisplay
 
 
 def lines(capsys):

@@ -15,8 +15,8 @@ from flax import nnx
 from jax.sharding import AbstractMesh, PartitionSpec
 
 import jaxbrewer as jb
-from jaxbrewer.partitioning import partition
-from jaxbrewer.sharding import Layout, make_layout, state_shardings
+from jaxbrewer.devices.partitioning import partition
+from jaxbrewer.devices.sharding import Layout, make_layout, state_shardings
 from tests.toys import HIDDEN_MATCH, Encoder, quiet
 
 MESH = AbstractMesh((2, 4, 2), ("data", "fsdp", "tensor"))

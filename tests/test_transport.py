@@ -11,8 +11,8 @@ from scipy.optimize import linprog
 
 import jaxbrewer as jb
 from jaxbrewer import losses, transport
-from jaxbrewer.checkpoint import CheckpointStore
 from jaxbrewer.resolution import resolve_matches
+from jaxbrewer.run.checkpoint import CheckpointStore
 from tests.toys import Encoder, hidden_adaptor, text_data
 
 RNG = np.random.default_rng(0)

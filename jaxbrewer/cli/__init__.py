@@ -238,7 +238,7 @@ def _processes(are_several: bool) -> Iterator[bool]:
     if not are_several:
         yield True
         return
-    from ..processes import end_all_on_error, end_process, initialize_from_environment
+    from ..devices.processes import end_all_on_error, end_process, initialize_from_environment
 
     is_first = initialize_from_environment() == 0
     end_all_on_error()

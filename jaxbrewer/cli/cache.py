@@ -32,8 +32,8 @@ def build(job: Job, *, kind: str, k: int, bits: int, batch_size: int) -> None:
     data = texts_to_distil(job, card)
 
     from ..cache import Storage, build_cache
+    from ..devices.sharding import on_device
     from ..precision import policy_of
-    from ..sharding import on_device
     from ..text import TextLoader
     from ..text.classification import adaptor
     from . import networks

@@ -73,7 +73,7 @@ def _evaluate(
         texts = tokenize(tokenizer, in_order(examples, classes.names), data)
         read[name] = card, classes, tokenizer, texts
 
-    from ..sharding import on_device
+    from ..devices.sharding import on_device
     from . import networks
 
     models = {}

@@ -25,7 +25,7 @@ from .texts import (
 )
 
 if TYPE_CHECKING:
-    from ..checkpoint import Plan
+    from ..run.checkpoint import Plan
     from ..text.classification import Training
     from .networks import Bert
 
@@ -52,7 +52,7 @@ def train(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
     texts = tokenize(tokenizer, examples, data)
     test_texts = None if test is None else tokenize(tokenizer, test, data)
 
-    from ..sharding import on_device
+    from ..devices.sharding import on_device
     from ..text.classification import make_fine_tuning
     from . import networks
 
@@ -125,7 +125,7 @@ def prepare_distillation(job: Job) -> Prepared:
         refuse_other_tokenizer(tokenizer, read_bert(config.student.path), texts.examples)
     refuse_other(job, card.directory, texts.encoded)
 
-    from ..sharding import on_device
+    from ..devices.sharding import on_device
     from ..text.classification import make_distillation
     from . import networks
 
@@ -162,7 +162,7 @@ def distill(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
     test = prepared.test
     test_texts = None if test is None else tokenize(tokenizer, test, data)
 
-    from ..sharding import on_device
+    from ..devices.sharding import on_device
     from . import networks
 
     with on_device(config.training):

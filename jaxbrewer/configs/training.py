@@ -40,7 +40,8 @@ class TrainingConfig(Config):
         student_rules: ``[[pattern, axes], ...]``: which axis of a student's array is split over
             which axis of the mesh, such as ``["output/dense/kernel", ["tensor", null]]``. The
             pattern is a regular expression that is searched for in the weight's path, its names
-            joined by ``/``; the first rule that matches holds. See :mod:`jaxbrewer.sharding`.
+            joined by ``/``; the first rule that matches holds. See
+            :mod:`jaxbrewer.devices.sharding`.
         teacher_rules: The same for the teacher.
         local_batches: With several processes, each loader yields only its own process's rows of
             each batch, equally many in all. Otherwise all loaders yield the same whole batches, of

@@ -11,19 +11,19 @@ import optax
 
 from .. import loop
 from ..adaptors import Adaptor
-from ..checkpoint import Plan
 from ..configs import DistillationConfig, TrainingConfig
 from ..data import GroupSource, as_arrays, count_examples
+from ..devices.estimate import Estimate, estimate_step
+from ..devices.sharding import Layout, make_layout, models_for_use, place_teacher
 from ..errors import UsageError, suggest
-from ..estimate import Estimate, estimate_step
 from ..functional import Model, PyTree, as_model
-from ..guard import finite_gradients
 from ..objective import make_objective
 from ..precision import policy_of
 from ..presence import skip_absent
 from ..resolution import resolve_matches
+from ..run.checkpoint import Plan
+from ..run.guard import finite_gradients
 from ..sampling import make_draw, task_groups, task_probabilities
-from ..sharding import Layout, make_layout, models_for_use, place_teacher
 from ..state import TrainState, init_train_state, make_optimizer
 from ..step import TrainStep
 from ..tasks import TaskBatch, TaskObjective, make_task_step, present_in

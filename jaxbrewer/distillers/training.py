@@ -13,20 +13,10 @@ import optax
 
 from .. import loop
 from ..adaptors import Adaptor
-from ..checkpoint import Plan
-from ..closures import settings_of
 from ..configs import DistillationConfig, TrainingConfig
 from ..data import GroupSource, as_arrays, groups
-from ..errors import UsageError
-from ..estimate import Estimate, estimate_step
-from ..functional import Model, PyTree, as_model
-from ..guard import finite_gradients
-from ..integrity import fingerprint
-from ..objective import Objective, TermWeight, make_objective
-from ..precision import policy_of
-from ..resolution import resolve_matches
-from ..run_directory import open_run
-from ..sharding import (
+from ..devices.estimate import Estimate, estimate_step
+from ..devices.sharding import (
     Layout,
     gather,
     init_state,
@@ -36,6 +26,16 @@ from ..sharding import (
     place_teacher,
     readable,
 )
+from ..errors import UsageError
+from ..functional import Model, PyTree, as_model
+from ..integrity import fingerprint
+from ..objective import Objective, TermWeight, make_objective
+from ..precision import policy_of
+from ..resolution import resolve_matches
+from ..run.checkpoint import Plan
+from ..run.closures import settings_of
+from ..run.directory import open_run
+from ..run.guard import finite_gradients
 from ..state import OptimizerFactory, TrainState, init_train_state, make_optimizer
 from ..step import TrainStep, make_train_step
 from ..teachers import Adaptors, Teacher

@@ -11,13 +11,13 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from ..checkpoint import Plan
 from ..configs import DistillationConfig, OptimizationConfig, TrainingConfig
+from ..devices.estimate import Estimate
 from ..distillers import BasicTrainer, GeneralDistiller, Result
-from ..estimate import Estimate
 from ..freezing import freeze
 from ..functional import Model, as_model
 from ..losses import masked_mean
+from ..run.checkpoint import Plan
 from .loader import TextLoader
 from .tokenize import Encoded
 

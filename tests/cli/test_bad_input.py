@@ -101,7 +101,10 @@ def test_labels_that_are_not_in_the_set(job, data, tmp_path, capsys):
         ),
         (["--distillation.intermediate_matches.0.layer_S", "2"], "layer_S=2 is out of range"),
         (["--distillation.intermediate_matches.0.loss", "hid"], "'hid' is unknown"),
-        (["--distillation.kd_loss_type", "kll"], "kd_loss_type 'kll' is unknown: did you mean 'kl'"),
+        (
+            ["--distillation.kd_loss_type", "kll"],
+            "kd_loss_type 'kll' is unknown: did you mean 'kl'",
+        ),
         (["--student.optimization.batch_size", "0"], "batch_size must be an int >= 1"),
         (["--training.gradient_accumulation_steps", "99"], "gradient_accumulation_steps=99"),
         (["--training.output_dir", "{job}"], "cannot be written"),

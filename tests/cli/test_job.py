@@ -283,7 +283,7 @@ def test_a_run_is_replaced_only_if_told(again, tmp_path, capsys):
 
 def test_a_training_that_did_not_end_is_no_teacher(again, tmp_path, monkeypatch, capsys):
     words = [*again, "--training.overwrite", "true"]
-    monkeypatch.setattr("jaxbrewer.tracking.Tracker.add", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("jaxbrewer.run.tracking.Tracker.add", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["train", *words])
     assert main(["distill", *words]) == 2

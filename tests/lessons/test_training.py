@@ -9,10 +9,10 @@ import optax
 import pytest
 
 import jaxbrewer as jb
-from jaxbrewer.checkpoint import Plan
 from jaxbrewer.data import groups
 from jaxbrewer.loop import plan_training
-from jaxbrewer.tracking import Tracker
+from jaxbrewer.run.checkpoint import Plan
+from jaxbrewer.run.tracking import Tracker
 from tests.toys import logits_adaptor, mlp, mlp_params, quiet, vector_data
 
 BATCHES = list(jb.ArrayLoader(vector_data(16), 8, shuffle=False))

@@ -7,7 +7,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from jaxbrewer.integrity import leaves_by_path
-from jaxbrewer.logs import read_events
+from jaxbrewer.run.logs import read_events
 
 
 class Crash(Exception):

@@ -13,9 +13,9 @@ import optax
 import pytest
 
 import jaxbrewer as jb
-from jaxbrewer import checkpoint
-from jaxbrewer.checkpoint import CheckpointStore
-from jaxbrewer.retention import Entry, kept_steps
+from jaxbrewer.run import checkpoint
+from jaxbrewer.run.checkpoint import CheckpointStore
+from jaxbrewer.run.retention import Entry, kept_steps
 from tests.recovery import assert_same, bits, left_behind, saved
 from tests.recovery.test_resume import plain
 from tests.toys import mlp, mlp_params

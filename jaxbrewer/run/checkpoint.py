@@ -22,13 +22,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from .configs import TrainingConfig
-from .errors import UsageError
-from .functional import PyTree
-from .integrity import checksums, leaves_by_path
-from .position import Position, without
+from ..configs import TrainingConfig
+from ..errors import UsageError
+from ..functional import PyTree
+from ..integrity import checksums, leaves_by_path
+from ..position import Position, without
+from ..state import TrainState, copy_arrays
 from .retention import Entry
-from .state import TrainState, copy_arrays
 
 DIRECTORY = "checkpoints"
 """Where the checkpoints of a run are, one directory per update."""

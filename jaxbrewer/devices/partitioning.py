@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from .configs.mesh import Rules
-from .errors import UsageError
-from .functional import PyTree
+from ..configs.mesh import Rules
+from ..errors import UsageError
+from ..functional import PyTree
 
 SMALLEST_SPLIT = 2**10
 """Arrays with fewer elements are not split without a rule: gathering them costs more."""

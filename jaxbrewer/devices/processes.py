@@ -6,7 +6,7 @@ from types import TracebackType
 
 import jax
 
-from .errors import UsageError
+from ..errors import UsageError
 
 
 def initialize_from_environment() -> int:

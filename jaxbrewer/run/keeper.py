@@ -8,14 +8,14 @@ from typing import Self
 
 import jax
 
+from ..configs import TrainingConfig
+from ..errors import Preempted, UsageError
+from ..position import Position, without
+from ..state import TrainState
 from .checkpoint import CheckpointStore, Saved
-from .configs import TrainingConfig
-from .errors import Preempted, UsageError
+from .directory import COMPLETED, Run
 from .logs import JsonLines
-from .position import Position, without
 from .retention import kept_steps
-from .run_directory import COMPLETED, Run
-from .state import TrainState
 
 
 class Keeper:

@@ -19,10 +19,10 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from ._version import __version__
+from .._version import __version__
+from ..configs import DistillationConfig, TrainingConfig
+from ..errors import UsageError
 from .checkpoint import DAMAGED, DIRECTORY
-from .configs import DistillationConfig, TrainingConfig
-from .errors import UsageError
 from .tracking import METRICS
 
 CONFIG, MANIFEST, COMPLETED = "config.json", "manifest.json", "checkpoints.jsonl"

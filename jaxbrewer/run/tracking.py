@@ -10,9 +10,9 @@ from typing import Any, NamedTuple, Self
 import jax
 import numpy as np
 
+from ..objective import TermWeight
+from ..precision import SkipWatch
 from .logs import Events, JsonLines
-from .objective import TermWeight
-from .precision import SkipWatch
 from .progress import ProgressDisplay
 
 LEAD = 2

@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .errors import NonFiniteError
-from .functional import PyTree
-from .integrity import leaves_by_path
-from .state import TrainState, global_norm
-from .step import TrainStep
+from ..errors import NonFiniteError
+from ..functional import PyTree
+from ..integrity import leaves_by_path
+from ..state import TrainState, global_norm
+from ..step import TrainStep
 from .tracking import LEAD
 
 _GRADIENTS = "finite_gradients"

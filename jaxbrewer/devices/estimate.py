@@ -8,8 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .configs import TrainingConfig
-from .functional import Batch, Model, PyTree
+from ..configs import TrainingConfig
+from ..functional import Batch, Model, PyTree
+from ..state import TrainState
+from ..step import TrainStep
 from .sharding import (
     Teachers,
     batch_sharding,
@@ -19,8 +21,6 @@ from .sharding import (
     state_shardings,
     teacher_shardings,
 )
-from .state import TrainState
-from .step import TrainStep
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,12 +25,12 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from .configs import TrainingConfig
-from .configs.mesh import MESH_AXES, Rules
-from .errors import UsageError
-from .functional import Batch, Model, PyTree
+from ..configs import TrainingConfig
+from ..configs.mesh import MESH_AXES, Rules
+from ..errors import UsageError
+from ..functional import Batch, Model, PyTree
+from ..state import TrainState, copy_arrays
 from .partitioning import fsdp_spec, names_of, partition
-from .state import TrainState, copy_arrays
 
 Teachers: TypeAlias = Model | Sequence[Model] | Mapping[str, Any] | None
 """A teacher, several, or none; or one of these by task."""

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterable, Mapping
 
-from .configs import TrainingConfig
+from ..configs import TrainingConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Any, Self
 
 import jax
 
-from .configs import TrainingConfig
+from ..configs import TrainingConfig
 
 
 class Profile:
