@@ -23,8 +23,9 @@ def task_probabilities(sizes: Mapping[str, int], tau: float) -> dict[str, float]
         tau: 1 draws in proportion to the sizes, 0 all alike.
 
     Examples:
-        >>> task_probabilities({"large": 400, "small": 100}, tau=0.5)
-        {'large': 0.6666666666666666, 'small': 0.3333333333333333}
+        >>> shares = task_probabilities({"large": 400, "small": 100}, tau=0.5)
+        >>> {task: round(float(share), 4) for task, share in shares.items()}
+        {'large': 0.6667, 'small': 0.3333}
     """
     if not isinstance(tau, (int, float)) or not np.isfinite(tau):
         raise UsageError(f"tau must be a finite number, got {tau!r}.")

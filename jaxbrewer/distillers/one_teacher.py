@@ -20,7 +20,7 @@ class BasicTrainer(Training):
         adaptor: ``adaptor(batch, model_outputs) -> {"losses": ...}``.
 
     Examples:
-        >>> import jax.numpy as jnp, optax
+        >>> import jax.numpy as jnp, numpy as np, optax
         >>> def model(params, x):
         ...     return x @ params["w"]
         >>> def adaptor(batch, outputs):

@@ -281,6 +281,7 @@ class Training:
 
         Examples:
             >>> import jax.numpy as jnp, optax
+            >>> from jaxbrewer import BasicTrainer
             >>> model = (lambda params, x: x @ params, jnp.zeros((2, 3)))
             >>> config = TrainingConfig(output_dir=None)
             >>> trainer = BasicTrainer(config, model, lambda batch, y: {"losses": jnp.mean(y**2)})
