@@ -97,3 +97,12 @@ def test_one_head_is_not_compared_with_many(loss):
     """TextBrewer broadcasts it."""
     with pytest.raises(UsageError, match=r"differ in heads \(1 and 3\): .*attention_mse_sum"):
         loss(jnp.zeros((2, 1, 4, 4)), jnp.zeros((2, 3, 4, 4)))
+
+
+@ALL
+def test_a_mask_has_the_length_of_queries_and_of_keys(loss):
+    narrow = STUDENT[:, :, :3]  # 3 queries, 4 keys
+    with pytest.raises(UsageError, match=r"mask must have the shape \(2, 3\), got \(2, 4\)"):
+        loss(narrow, narrow, WEIGHTS)
+    with pytest.raises(UsageError, match=r"mask must have the shape \(2, 4\), got \(2, 3\)"):
+        loss(narrow, narrow, WEIGHTS[:, :3])

@@ -31,7 +31,7 @@ def test_states_without_positions(loss):
     np.testing.assert_allclose(loss(*pooled), expected, rtol=1e-6)
     mask = np.array([1, 0, 1])
     expected = loss(STUDENT[::2, :1], TEACHER[::2, :1])
-    np.testing.assert_allclose(loss(*pooled, mask), expected, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(loss)(*pooled, mask), expected, rtol=1e-6)
 
 
 def test_a_zero_vector_has_cosine_zero_and_no_gradient():
@@ -75,3 +75,10 @@ def test_widths_that_differ_need_a_projection(loss):
 def test_masks_that_do_not_fit(loss):
     with pytest.raises(UsageError, match=rf"^{loss.__name__}: .*mask must .*got \(2, 4\)"):
         loss(STUDENT, TEACHER, np.ones((2, 4)))
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_pkd_sees_directions_and_no_lengths(scale):
+    s, t = np.float32([[0.3, 0.4]]), np.float32([[0.0, 0.5]])
+    assert float(pkd_loss(s * scale, t)) == pytest.approx(0.6**2 + 0.2**2, rel=1e-5)
+    assert float(pkd_loss(t, s * scale)) == pytest.approx(0.6**2 + 0.2**2, rel=1e-5)

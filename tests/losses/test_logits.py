@@ -114,3 +114,17 @@ def test_shapes_that_do_not_fit(loss, change, message):
     with pytest.raises(UsageError, match=f"^{loss.__name__}: .*{message}") as error:
         loss(**jax.tree.map(jnp.asarray, arguments))
     assert "\n" not in str(error.value)
+
+
+@KD_LOSSES
+def test_the_temperature_is_1_if_none_is_given(loss):
+    s, t = np.float32([[1.0, 3.0]]), np.float32([[2.0, -1.0]])
+    assert float(loss(s, t)) == float(loss(s, t, 1))
+    assert float(loss(s, t)) != pytest.approx(float(loss(s, t, 2)))
+
+
+@pytest.mark.parametrize("only", ["student", "teacher"])
+def test_a_class_that_only_one_rules_out_is_infinitely_far_in_mse(only):
+    finite, ruled_out = np.float32([[0.0, 1.0]]), np.float32([[0.0, -np.inf]])
+    pair = (ruled_out, finite) if only == "student" else (finite, ruled_out)
+    assert kd_mse_loss(*pair) == np.inf
