@@ -44,3 +44,5 @@ def test_each_key_gives_its_own_kernel():
 def test_a_width_that_does_not_fit():
     with pytest.raises(UsageError, match=r'width 2, got \(5, 7\): .*"proj": \[activation, 7, 3\]'):
         apply_projection(PARAMS, jnp.ones((5, 7)))
+    with pytest.raises(UsageError, match=r"width 2, got \(5, 4, 7\): .*\[activation, 7, 3\]"):
+        apply_projection(PARAMS, jnp.ones((5, 4, 7)))

@@ -213,3 +213,11 @@ def test_further_arguments_of_a_rule_are_refused():
     for spec in (["flsw", 1, 2, 1e-4, 5], ["cwsm", 1, 5]):
         with pytest.raises(UsageError, match="too many positional arguments"):
             temperature_rule(spec)
+
+
+def test_only_schedules_of_optax_are_offered():
+    with pytest.raises(UsageError) as error:
+        weight_schedule({"schedule": "cosine_decay"}, 1.0)
+    offered = str(error.value).split("Allowed: ")[1].rstrip(".").split(", ")
+    assert len(offered) > 5
+    assert all(name.strip("'").endswith("_schedule") for name in offered)

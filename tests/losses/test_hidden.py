@@ -56,6 +56,8 @@ def test_pkd_leaves_out_examples_that_are_padding():
     mask = np.array([[1, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]])
     expected = pkd_loss(STUDENT[::2], TEACHER[::2])
     assert pkd_loss(STUDENT, TEACHER, mask) == pytest.approx(float(expected))
+    mask[0, 1] = 0  # of a sequence, the first position alone decides
+    assert pkd_loss(STUDENT, TEACHER, mask) == pytest.approx(float(expected))
     pooled = pkd_loss(STUDENT[:, 0], TEACHER[:, 0], mask[:, ::-1])  # padded on the left
     assert pooled == pytest.approx(float(expected))
 
@@ -74,6 +76,8 @@ def test_widths_that_differ_need_a_projection(loss):
 @ALL
 def test_masks_that_do_not_fit(loss):
     with pytest.raises(UsageError, match=rf"^{loss.__name__}: .*mask must .*got \(2, 4\)"):
+        loss(STUDENT, TEACHER, np.ones((2, 4)))
+    with pytest.raises(UsageError, match=r"mask must .*\(3"):
         loss(STUDENT, TEACHER, np.ones((2, 4)))
 
 
