@@ -62,3 +62,10 @@ def test_widths_that_do_not_fit():
         fsp_loss(STUDENT, wide)
     with pytest.raises(UsageError, match="mmd_loss: two layers of one width"):
         mmd_loss([STUDENT[0], wide[0]], TEACHER)
+
+
+def test_fsp_of_less_than_one_position():
+    """G = sum(m^2 x0 x1) / sum(m), so that half a position gives half its product."""
+    x = np.ones((1, 2, 3), np.float32)
+    value = fsp_loss([x, x], [x, 3 * x], np.float32([[0.5, 0]]))
+    assert float(value) == pytest.approx((0.5 * 2) ** 2)
