@@ -48,7 +48,6 @@ LOSSES = {
 }
 """For each module of losses, its files in ``tests/losses`` and its losses in the contract."""
 
-STEP = ("tests/test_step.py", "tests/golden/test_trajectories.py", "tests/test_precision.py")
 TESTS = {
     **{
         f"jaxbrewer/losses/{module}.py": (
@@ -60,13 +59,8 @@ TESTS = {
     },
     "jaxbrewer/schedules.py": ("tests/test_schedules.py", "tests/golden/test_schedulers.py"),
     "jaxbrewer/projections.py": ("tests/test_projections.py", "tests/golden/test_projections.py"),
-    "jaxbrewer/objective.py": (
-        "tests/test_objective.py",
-        "tests/golden/test_compute_loss.py",
-        "tests/test_distillers.py",
-        *STEP[:2],
-    ),
-    "jaxbrewer/step.py": (*STEP, "tests/test_distillers.py"),
+    "jaxbrewer/objective.py": ("tests/test_objective.py", "tests/golden/test_compute_loss.py"),
+    "jaxbrewer/step.py": ("tests/test_step.py", "tests/test_accumulation.py"),
 }
 """The tests of each module, those that fail soonest first."""
 
