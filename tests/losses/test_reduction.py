@@ -69,3 +69,7 @@ def test_a_loss_keeps_its_name_and_documentation():
         return masked_mean(jnp.abs(student - teacher))
 
     assert (as_loss(l1_loss).__name__, as_loss(l1_loss).__doc__) == ("l1_loss", "The distance.")
+
+
+def test_counts_below_one_divide_too():
+    assert float(Mean(jnp.float32(0.25), jnp.float32(0.5)).value()) == 0.5
