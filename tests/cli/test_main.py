@@ -113,7 +113,7 @@ def test_a_training_that_is_interrupted_ends_with_130(job):
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # may be ignored by our parent
         "from jaxbrewer.run import tracking\n"
         "from jaxbrewer.cli import main\n"
-        "tracking.Tracker.add = lambda *_: os.kill(os.getpid(), signal.SIGINT)\n"
+        "tracking.Tracker.add = lambda *_, **__: os.kill(os.getpid(), signal.SIGINT)\n"
         "sys.exit(main())"
     )
     command = [sys.executable, "-c", code, "train", str(job)]
