@@ -61,7 +61,11 @@ def rows(*bounds):
     )
 
 
-@pytest.mark.parametrize("bounds", [(4, 8), (2, 5), (1, 11)], ids=["equal", "unequal", "extreme"])
+@pytest.mark.parametrize(
+    "bounds",
+    [(4, 8), (2, 5), (1, 11), (2, 7)],
+    ids=["equal", "unequal", "extreme", "only the first"],
+)
 def test_any_split_into_micro_batches_gives_the_step_of_the_whole_batch(bounds):
     """Lesson B.6, 34: means of micro-batches were averaged."""
     whole, state = setup()
