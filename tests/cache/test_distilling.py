@@ -22,6 +22,8 @@ from tests.toys import (
     vector_data,
 )
 
+pytestmark = pytest.mark.slow
+
 CONFIG = jb.DistillationConfig(temperature=2, hard_label_weight=0.5)
 CACHING = jb.DistillationConfig(temperature=2, hard_label_weight=0.5, is_caching_logits=True)
 TEACHER = (mlp, mlp_params(8, seed=1))

@@ -17,6 +17,8 @@ from jaxbrewer.text import Tokenizer, read_examples
 from jaxbrewer.text.classification import accuracy, predict
 from tests.cli.conftest import KINDS, run, texts, write_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def done(content, tmp_path_factory):

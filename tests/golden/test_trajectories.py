@@ -36,6 +36,8 @@ from .runs import (
     updates_of,
 )
 
+pytestmark = pytest.mark.slow
+
 CLIP = "clips by optax's factor, max_norm / norm, not max_norm / (norm + 1e-6)"
 DIFFERENCES = {
     "basic_trainer_transformer_adam_gas2_clip_warmup": CLIP,

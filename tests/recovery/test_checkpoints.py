@@ -20,6 +20,8 @@ from tests.recovery import assert_same, bits, left_behind, saved
 from tests.recovery.test_resume import plain
 from tests.toys import mlp, mlp_params
 
+pytestmark = pytest.mark.slow
+
 STEPS = [3, 6, 9, 12]
 
 

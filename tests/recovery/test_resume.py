@@ -24,6 +24,8 @@ from tests.toys import (
     vector_data,
 )
 
+pytestmark = pytest.mark.slow
+
 DATA = vector_data(24)
 TEACHER = (mlp, mlp_params(8, seed=1))
 SOFT = jb.DistillationConfig(temperature=2, hard_label_weight=0.5)
