@@ -205,10 +205,10 @@ def _as_it_is(batch):
 def _packing_rate(cache, encoded):
     """Examples per second that are packed, apart from the teacher."""
     batch = next(iter(TextLoader(encoded, 512)))
-    outputs = cache.outputs(batch)
+    outputs, examples = cache.outputs(batch), len(batch["example_id"])
     start = time.process_time()
-    encode(outputs, cache.layout, np.zeros(512, np.uint64))
-    return 512 / (time.process_time() - start)
+    encode(outputs, cache.layout, np.zeros(examples, np.uint64))
+    return examples / (time.process_time() - start)
 
 
 def _run(student, loader, teacher, config, attach):
