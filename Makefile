@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+# A process for each core; a file's tests share one, so that what a module sets up is set up once.
+PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-fast lint types doctest check bench clean
 
@@ -9,10 +11,10 @@ demo: $(VENV)/ready
 	$(BIN)/jaxbrewer demo
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: $(VENV)/ready
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: $(VENV)/ready
 	$(BIN)/ruff format --check .
@@ -22,7 +24,7 @@ types: $(VENV)/ready
 	$(BIN)/mypy
 
 doctest: $(VENV)/ready
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest --doctest-modules jaxbrewer
+	JAX_PLATFORMS=cpu $(PYTEST) --doctest-modules jaxbrewer
 
 check: lint types doctest test
 

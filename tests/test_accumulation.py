@@ -5,6 +5,7 @@ import functools
 import jax
 import numpy as np
 import optax
+import pytest
 
 import jaxbrewer as jb
 from jaxbrewer.precision import policy_of
@@ -18,6 +19,7 @@ def fractional_adaptor(batch, outputs):
     return exact_adaptor({**batch, "attention_mask": weights}, outputs)
 
 
+@pytest.mark.slow
 def test_masks_of_fractions_make_any_split_the_step_of_the_whole_batch():
     whole, state = setup(adaptor=fractional_adaptor)
     expected, metrics = whole(state, TEACHER.variables, DATA)

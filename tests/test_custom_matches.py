@@ -90,6 +90,7 @@ NAMES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
 def test_any_module_is_matched_and_nothing_is_left_behind(kind):
     teacher, student = MODELS[kind]()

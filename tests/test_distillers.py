@@ -350,6 +350,7 @@ def test_an_epoch_shorter_than_a_group_is_an_error_and_a_rest_is_reported():
     assert len(result.history["step"]) == 3
 
 
+@pytest.mark.slow
 def test_changing_shapes_compile_once_each_and_are_warned_of():
     traces = []
 

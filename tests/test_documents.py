@@ -23,6 +23,7 @@ def run(*arguments, cwd):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_readmes_code_runs_as_one_program(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len(blocks) == 2

@@ -2,11 +2,13 @@
 
 import jax
 import optax
+import pytest
 
 import jaxbrewer as jb
 from tests.toys import logits_adaptor, mlp, mlp_params, quiet, vector_data
 
 
+@pytest.mark.slow
 def test_an_estimate_counts_bytes_and_products():
     teacher, student = mlp_params(64, seed=1), mlp_params(32)
     distiller = jb.BasicDistiller(

@@ -35,6 +35,7 @@ def test_a_named_schedule_applies_from_step_zero_and_replaces_the_constant():
 
 def test_a_named_schedule_stays_where_training_ends():
     assert values(weight_schedule("linear_growth", 0, 4), [4, 5, 400]) == [1, 1, 1]
+    assert values(weight_schedule("linear_growth", 0, 1), [0, 1]) == [0, 1]
 
 
 def test_a_named_schedule_is_traced_with_the_step():

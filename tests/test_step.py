@@ -117,6 +117,7 @@ def test_student_and_projections_move_and_the_step_counts():
     assert metrics["grad_norm"] > 0
 
 
+@pytest.mark.slow
 def test_split_batches_and_cached_teachers_give_the_same_step():
     step, state = setup()
     expected = step(state, TEACHER.variables, DATA)[1]
@@ -163,6 +164,7 @@ def test_evaluation_adds_up_to_the_whole_data_set():
     assert metrics.keys() == objective.combine(whole)[1].keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("half", [jnp.bfloat16, jnp.float16])
 def test_half_precision_follows_float32(half):
     full, state = setup()
@@ -177,6 +179,7 @@ def test_half_precision_follows_float32(half):
     assert half_metrics["total_loss"] != metrics["total_loss"]
 
 
+@pytest.mark.slow
 def test_an_overflow_changes_nothing_but_the_loss_scale():
     policy = Policy(param=jnp.float32, compute=jnp.float16, loss_scaling=True)
     step, state = setup(precision=policy, optimizer=optax.adam(1e-2))

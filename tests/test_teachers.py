@@ -174,6 +174,7 @@ def test_batches_and_caches_of_their_own():
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), actual, expected)
 
 
+@pytest.mark.slow
 def test_a_match_names_its_teacher():
     teachers = [jb.as_model(Encoder(8, 2, seed=1)), jb.as_model(Encoder(10, 3, seed=2))]
     matches = [HIDDEN_MATCH, {**HIDDEN_MATCH, "teacher": 1, "proj": ["linear", 6, 10]}]

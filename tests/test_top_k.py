@@ -69,6 +69,7 @@ def test_all_classes_kept_is_the_full_loss():
     np.testing.assert_allclose(kd_ce_loss(*buckets, 2.0), full, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_student_outside_the_teachers_classes_is_punished():
     """Lesson F5: renormalised over the kept classes on both sides, this student has no loss."""
     p = np.full(CLASSES, 0.0007)

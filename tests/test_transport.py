@@ -99,6 +99,7 @@ def test_weights_go_inversely_with_unit_costs():
         np.testing.assert_array_equal(kept, old)
 
 
+@pytest.mark.slow
 def test_the_weights_are_trained_exact_over_micro_batches_and_checkpointed(tmp_path):
     teacher, student = jb.as_model(Encoder(8, 4, seed=1)), jb.as_model(Encoder(6, 2))
     data = text_data(12)

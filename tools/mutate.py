@@ -60,6 +60,8 @@ TESTS = {
     "jaxbrewer/schedules.py": ("tests/test_schedules.py", "tests/golden/test_schedulers.py"),
     "jaxbrewer/projections.py": ("tests/test_projections.py", "tests/golden/test_projections.py"),
     "jaxbrewer/objective.py": ("tests/test_objective.py", "tests/golden/test_compute_loss.py"),
+    "jaxbrewer/matching.py": ("tests/test_objective.py", "tests/golden/test_compute_loss.py"),
+    "jaxbrewer/ensemble.py": ("tests/test_teachers.py", "tests/golden/test_compute_loss.py"),
     "jaxbrewer/step.py": ("tests/test_step.py", "tests/test_accumulation.py"),
 }
 """The tests of each module, those that fail soonest first."""
@@ -238,7 +240,7 @@ def main():
     parser.add_argument("command", choices=["run", "report", "serve", "ask"])
     parser.add_argument("names", nargs="*", help="modules; for ask, tests")
     parser.add_argument("--most", type=int, default=10**6, help="a random sample of each module's")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     if options.command == "ask":
         sys.exit(ask(options.names))
     {"run": lambda: run(options.names, options.most), "report": report, "serve": serve}[

@@ -260,8 +260,8 @@ def tvd_loss(
         1.0
 
     References:
-        Wen et al., f-divergence minimization for sequence-level knowledge distillation, 2023,
-        section 3 (at temperature 1), https://arxiv.org/abs/2307.15190
+        Wen et al., f-divergence minimization for sequence-level knowledge distillation, 2023, its
+        "TVD" (at temperature 1), https://arxiv.org/abs/2307.15190
     """
     log_p, log_q = _log_probabilities("tvd_loss", logits_S, logits_T, temperature, mask)
     values = jnp.sum(jnp.abs(jnp.exp(log_p) - jnp.exp(log_q)), axis=-1) / 2

@@ -142,7 +142,7 @@ def crd_loss(
         True
 
     References:
-        Tian et al., Contrastive representation distillation, ICLR 2020, section 3.2,
+        Tian et al., Contrastive representation distillation, ICLR 2020, section 3.1,
         https://arxiv.org/abs/1910.10699
     """
     if not _is_number(temperature) or temperature <= 0:

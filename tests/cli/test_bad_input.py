@@ -181,6 +181,7 @@ def test_model_directories(data, tmp_path, capsys):
     assert "a model of type 'gpt2'" in refused(capsys, "evaluate", model / "model", file)
 
 
+@pytest.mark.slow
 def test_in_a_process_of_its_own(job, data, tmp_path):
     for words, says in (
         (["train", job, "--data.labels", "[cat]", "--dry-run"], "is not in the set"),

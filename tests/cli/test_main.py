@@ -106,6 +106,7 @@ def test_a_reader_that_goes_away_is_no_error(data, words):
     assert process.returncode == 141
 
 
+@pytest.mark.slow
 def test_a_training_that_is_interrupted_ends_with_130(job):
     """JAX crashed the process when it ended with a step under way."""
     code = (

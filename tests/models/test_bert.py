@@ -116,6 +116,7 @@ def test_inputs_that_do_not_fit_are_refused_before_compiling(model, inputs, mess
         jax.eval_shape(lambda: model(**inputs))
 
 
+@pytest.mark.slow
 def test_dropout_is_active_in_training_only():
     model = BertForTokenClassification(SHALLOW, rngs=nnx.Rngs(0))
     model.train()
@@ -127,6 +128,7 @@ def test_dropout_is_active_in_training_only():
     np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.slow
 def test_every_dropout_rate_of_the_config_is_used():
     for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
         rates = {"hidden_dropout_prob": 0, "attention_probs_dropout_prob": 0} | {name: 0.5}
@@ -150,6 +152,7 @@ def test_compute_follows_the_weights(model, dtype):
     np.testing.assert_allclose(np.float32(outputs["logits"]), reference["logits"], atol=0.02)
 
 
+@pytest.mark.slow
 def test_a_model_distils_into_one_cut_out_of_it():
     model = BertForSequenceClassification(
         dataclasses.replace(CONFIG, num_hidden_layers=2), rngs=nnx.Rngs(0)
