@@ -1,6 +1,6 @@
 """One process of several, or a process alone: trains and writes what it ends with.
 
-    python -m tests.one_of_many PORT PROCESSES INDEX DIRECTORY SETTINGS
+    python -m tests.devices.one_of_many PORT PROCESSES INDEX DIRECTORY SETTINGS
 
 Run by ``test_processes.py``.
 """

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SPLIT = {"mesh": {"data": 2, "fsdp": 2}}
 pytestmark = pytest.mark.slow
 
@@ -22,7 +22,7 @@ def start(processes, directory, settings):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    arguments = [sys.executable, "-W", "error", "-m", "tests.one_of_many", str(port)]
+    arguments = [sys.executable, "-W", "error", "-m", "tests.devices.one_of_many", str(port)]
     devices = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(4 // processes)}
     started = []
     for index in range(processes):

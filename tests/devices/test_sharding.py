@@ -145,9 +145,9 @@ def test_the_optimizers_state_lies_where_its_weights_lie(optimizer, moments):
 @pytest.fixture(scope="module")
 def seen():
     """What 8 fake devices made of each layout."""
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "tests.eight_devices"],
+        [sys.executable, "-W", "error", "-m", "tests.devices.eight_devices"],
         cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, timeout=500,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr.decode()
