@@ -87,6 +87,28 @@ def test_a_match_and_the_temperature_follow_schedules():
     )
 
 
+def test_the_step_is_0_unless_it_is_given():
+    objective = make(
+        total_steps=4,
+        temperature={"schedule": "linear_schedule", "init_value": 4.0, "end_value": 1.0,
+                     "transition_steps": 3},
+        kd_loss_weight_scheduler="linear_decay",
+        intermediate_matches=[hidden_match(weight_scheduler="linear_growth")],
+    )  # fmt: skip
+    at = [
+        (
+            objective(STUDENT, TEACHER, {}, *step)[1],
+            objective.terms(STUDENT, TEACHER, {}, *step),
+            objective.combine(objective.terms(STUDENT, TEACHER, {}, 0), *step),
+            objective.weights_at(*step),
+        )
+        for step in ((), (0,), (1,))
+    ]
+    jax.tree.map(np.testing.assert_array_equal, at[0], at[1])
+    for default, later in zip(at[0], at[2], strict=True):
+        assert jax.tree.leaves(default) != jax.tree.leaves(later)
+
+
 def test_a_weight_of_zero_computes_no_gradient():
     objective = make(hard_label_weight=0)
     student = outputs(losses=np.float32(np.nan))

@@ -11,6 +11,7 @@ from scipy.optimize import linprog
 
 import jaxbrewer as jb
 from jaxbrewer import losses, transport
+from jaxbrewer.adaptors import collect
 from jaxbrewer.resolution import resolve_matches
 from jaxbrewer.run.checkpoint import CheckpointStore
 from tests.toys import Encoder, hidden_adaptor, text_data
@@ -133,6 +134,38 @@ def test_the_weights_are_trained_exact_over_micro_batches_and_checkpointed(tmp_p
     loaded = store.load(store.steps()[-1], like=state).state
     store.close()
     jax.tree.map(np.testing.assert_array_equal, loaded.objective_state, state.objective_state)
+
+
+def test_a_transport_is_one_term_among_others():
+    """Its layers' costs are no losses: they only move its weights."""
+    rng = np.random.default_rng(1)
+    student, teacher = (
+        collect(
+            {
+                "logits": rng.normal(size=(2, 3)).astype("f"),
+                "hidden": list(rng.normal(size=(layers, 2, 4, 5)).astype("f")),
+                "losses": np.float32(0.7),
+            },
+            "student",
+        )
+        for layers in (2, 3)
+    )
+    emd = {"kind": "emd", "layer_S": [0, 1], "layer_T": [0, 1, 2], "weight": 0.5}
+    match = {"layer_T": 2, "layer_S": 1, "feature": "hidden", "loss": "cos", "weight": 2}
+    config = jb.DistillationConfig(hard_label_weight=0.1, intermediate_matches=[emd, match])
+    objective = jb.make_objective(config)
+    total, metrics = objective(student, teacher, {}, state=objective.init_state())
+    names = ["kd_loss", "hidden_emd_hidden_mse", "hidden_cos_1_2", "hard_label_loss"]
+    parts = {"total_loss", *(f"{kind}weighted_{name}" for kind in ("", "un") for name in names)}
+    assert set(metrics) == parts
+    np.testing.assert_allclose(
+        total,
+        sum(
+            weight * metrics[f"unweighted_{name}"]
+            for weight, name in zip((1, 0.5, 2, 0.1), names, strict=True)
+        ),
+        rtol=1e-6,
+    )
 
 
 def test_hidden_states_and_attention_share_their_weights():

@@ -113,6 +113,13 @@ def test_the_papers_formula(loss, options, formula):
 
 
 @ALL
+def test_the_temperature_is_1_unless_it_is_given(loss, options, formula):
+    np.testing.assert_array_equal(
+        loss(STUDENT, TEACHER, **options), loss(STUDENT, TEACHER, 1, **options)
+    )
+
+
+@ALL
 def test_gradients_do_not_shrink_with_the_temperature(loss, options, formula):
     """Lesson B.8, 53: without the factor, raising T silently lowers the weight of distillation."""
     gradient = jax.jit(jax.grad(lambda s, tau: loss(s, TEACHER, tau, **options)))
@@ -220,6 +227,14 @@ def test_dkd_needs_targets(change, message):
     arguments = {"logits_S": STUDENT, "logits_T": TEACHER, "labels": LABELS} | change
     with pytest.raises(UsageError, match=f"^dkd_loss: .*{message}"):
         losses.dkd_loss(**jax.tree.map(jnp.asarray, arguments))
+
+
+def test_dkd_of_two_classes_is_the_divergence_of_the_target():
+    """There is one other class, alone among itself."""
+    student, teacher, labels = STUDENT[..., :2], TEACHER[..., :2], jnp.zeros((3, 4), int)
+    for alpha in (1.0, 2.0):
+        value = losses.dkd_loss(student, teacher, 3.0, labels=labels, alpha=alpha)
+        np.testing.assert_allclose(value, alpha * losses.kl_loss(student, teacher, 3.0), rtol=1e-5)
 
 
 def test_dkd_where_nothing_but_the_target_is_left():
