@@ -96,6 +96,14 @@ def test_averages_follow_the_formula(average, own, routed):
     np.testing.assert_allclose(averages(routed)[average, own], expected, rtol=1e-12)
 
 
+def test_two_teachers_have_temperatures_of_their_own():
+    config = jb.DistillationConfig(teacher_average="losses", teacher_temperatures=[1, 4])
+    two = tuple(outputs(z.astype("f")) for z in TEACHERS[:2])
+    loss, _ = jb.make_objective(config)(outputs(STUDENT.astype("f")), two, {})
+    each = (ce(softmax(z / t), STUDENT, t) for z, t in zip(TEACHERS, (1, 4), strict=False))
+    np.testing.assert_allclose(loss, np.mean(list(each)), rtol=1e-5)
+
+
 def test_a_scheduled_weight_follows_the_step():
     config = jb.DistillationConfig(temperature=1, teacher_weights=["linear_decay", 1])
     objective = jb.make_objective(config, total_steps=4)

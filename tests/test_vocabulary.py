@@ -26,15 +26,16 @@ def loss(student, teacher, **fields):
     return objective(**fields)(outputs(student), outputs(teacher), {})[0]
 
 
-def test_the_teachers_padding_is_cut_off_with_a_notice():
-    student, teacher = LOGITS[NARROW], LOGITS[WIDE].copy()
-    teacher[:, NARROW:] = 50  # rubbish in columns that are no tokens
+@pytest.mark.parametrize("places", [(4,), (2, 2)])
+def test_the_teachers_padding_is_cut_off_with_a_notice(places):
+    student, teacher = LOGITS[NARROW].reshape(*places, -1), LOGITS[WIDE].reshape(*places, -1).copy()
+    teacher[..., NARROW:] = 50  # rubbish in columns that are no tokens
     with pytest.warns(
         UserWarning,
         match="student has 1080 columns, the teacher 1088: the last 8 are taken for padding",
     ):
         actual = loss(student, teacher)
-    np.testing.assert_allclose(actual, losses.kd_ce_loss(student, teacher[:, :NARROW], 2))
+    np.testing.assert_allclose(actual, losses.kd_ce_loss(student, teacher[..., :NARROW], 2))
 
 
 @pytest.mark.parametrize("kind", ["ce", "kl", "mse", "reverse_kl"])
@@ -51,9 +52,12 @@ def test_the_students_padding_is_ruled_out_not_filled_with_zeros(kind):
         np.testing.assert_allclose(punished, losses.kd_ce_loss(student, jnp.array(padded), 2))
 
 
-def test_teachers_of_different_padding_are_averaged():
-    student, wide, narrow = LOGITS[NARROW], LOGITS[WIDE], LOGITS[NARROW] * 2
-    mean = (wide[:, :NARROW] + narrow) / 2
+@pytest.mark.parametrize("places", [(4,), (2, 2)])
+def test_teachers_of_different_padding_are_averaged(places):
+    student, wide, narrow = (
+        z.reshape(*places, -1) for z in (LOGITS[NARROW], LOGITS[WIDE], LOGITS[NARROW] * 2)
+    )
+    mean = (wide[..., :NARROW] + narrow) / 2
     expected = losses.kd_ce_loss(student, mean, 2)
     config = objective(vocabulary="common")
     for teachers in ((wide, narrow), (narrow, wide)):
