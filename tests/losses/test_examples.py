@@ -36,6 +36,8 @@ def rkd(student, teacher, distance, angle):
 
     of_s, of_t = relative(s), relative(t)
     by_distance = [huber(of_s[pair], of_t[pair]) for pair in pairs]
+    if angle == 0:
+        return distance * np.mean(by_distance)
     by_angle = [huber(cosine(s, *three), cosine(t, *three)) for three in triplets]
     return distance * np.mean(by_distance) + angle * np.mean(by_angle)
 
@@ -48,15 +50,22 @@ def test_rkd_by_loops(teacher, weights):
     np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
-def crd(student, teacher, tau, dataset_size):
+def test_distances_are_relative_and_those_of_equal_examples_are_0():
+    close = STUDENT[[0, 0, 2, 3, 4, 5]] / 100
+    expected = rkd(close, TEACHER, 1.0, angle=0.0)
+    actual = losses.rkd_loss(close, TEACHER, MASK, distance=1.0, angle=0.0)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+def crd(student, teacher, tau, dataset_size, kept=KEPT):
     s, t = (x / np.linalg.norm(x, axis=-1, keepdims=True)
-            for x in (np.float64(student)[KEPT, 0], np.float64(teacher)[KEPT, 0]))  # fmt: skip
-    negatives, total = len(KEPT) - 1, 0.0
-    for i, j in itertools.product(range(len(KEPT)), repeat=2):
+            for x in (np.float64(student)[kept, 0], np.float64(teacher)[kept, 0]))  # fmt: skip
+    negatives, total = len(kept) - 1, 0.0
+    for i, j in itertools.product(range(len(kept)), repeat=2):
         score = math.exp(t[j] @ s[i] / tau)
         h = score / (score + negatives / dataset_size)
         total -= math.log(h) if i == j else math.log(1 - h)
-    return total / len(KEPT)
+    return total / len(kept)
 
 
 @pytest.mark.parametrize(
@@ -66,6 +75,12 @@ def crd(student, teacher, tau, dataset_size):
 def test_crd_by_loops(options, tau, size):
     actual = jax.jit(lambda s, t: losses.crd_loss(s, t, MASK, **options))(STUDENT, TEACHER)
     np.testing.assert_allclose(actual, crd(STUDENT, TEACHER, tau, size), rtol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"dataset_size": 2}])
+def test_crd_of_two_examples(options):
+    actual = losses.crd_loss(STUDENT[:2], TEACHER[:2], MASK[:2], **options)
+    np.testing.assert_allclose(actual, crd(STUDENT, TEACHER, 0.07, 2, kept=[0, 1]), rtol=1e-5)
 
 
 def test_crd_pulls_to_the_own_teacher_and_away_from_others():
