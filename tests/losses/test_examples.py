@@ -122,7 +122,9 @@ def test_equal_examples_have_neither_distance_nor_direction():
         (losses.rkd_loss, {}, TEACHER[:5], r"rkd_loss: .*batch \(6 and 5\)"),
         (losses.crd_loss, {}, WIDE, r'crd_loss: .*width \(4 and 7\).*"proj": \["linear", 4, 7\]'),
         (losses.crd_loss, {"temperature": 0}, TEACHER, "temperature must be a positive number"),
+        (losses.crd_loss, {"temperature": True}, TEACHER, "must be a positive number, got True"),
         (losses.crd_loss, {"dataset_size": 1}, TEACHER, "dataset_size must be None or >= 2"),
+        (losses.crd_loss, {"dataset_size": "all"}, TEACHER, "None or >= 2, got 'all'"),
     ],
 )
 def test_what_does_not_fit(loss, options, teacher, message):
