@@ -295,7 +295,7 @@ class Objective:
                 mask = masks_S[head] if masks_S[head] is not None else masks_T[head]
             if isinstance(logits_T, TopK):
                 require_kept_logits_suffice(self.config)
-            if mask is not None and masks_T[head] is not None:
+            if mask is not None:
                 pair: Any = pair_top_k if isinstance(logits_T, TopK) else pair_selected
                 logits_T, mask = pair(logits_T, mask, masks_T[head])
             what = f"logits[{head}]"

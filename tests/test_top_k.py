@@ -1,5 +1,7 @@
 """The loss on a teacher's largest logits, against that on all of them in float64."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from scipy.special import log_softmax, logsumexp
 
 import jaxbrewer as jb
+from jaxbrewer.adaptors import collect
 from jaxbrewer.losses import kd_ce_loss
 from jaxbrewer.top_k import keep_top_k, log_tail_at, to_buckets
 
@@ -127,6 +130,19 @@ def test_padding_filled_with_nan_changes_nothing():
     )
     actual = jax.value_and_grad(loss)(jnp.asarray(student), filled)
     jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+def test_kept_logits_are_paired_as_all_logits_are():
+    rng = np.random.default_rng(2)
+    student, teacher = (
+        collect({"logits": np.float32(logits(seed)).reshape(3, 4, CLASSES),
+                 "logits_mask": rng.permutation(np.arange(12) < 7).reshape(3, 4)}, "model")
+        for seed in (0, 1)
+    )  # fmt: skip
+    objective = jb.make_objective(jb.DistillationConfig())
+    kept = dataclasses.replace(teacher, logits=(keep_top_k(teacher.logits[0], CLASSES),))
+    whole, each = (objective(student, one, {})[0] for one in (teacher, kept))
+    np.testing.assert_allclose(each, whole, rtol=1e-6)
 
 
 def test_temperatures_per_position():
