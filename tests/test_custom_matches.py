@@ -13,6 +13,7 @@ import pytest
 from flax import nnx
 
 import jaxbrewer as jb
+from jaxbrewer.adaptors import Outputs
 from jaxbrewer.resolution import resolve_matches
 from tests.toys import CLASSES, logits_adaptor, quiet, vector_data
 
@@ -146,6 +147,29 @@ def test_what_is_compared_is_what_the_module_returns(kind):
 
 def _distance(state_S, state_T, mask=None):
     return jnp.max(jnp.abs(state_S - state_T))
+
+
+@pytest.mark.parametrize(
+    ("places", "masked"), [((3, 4), True), ((12,), True), ((3,), False), ((), False)]
+)
+def test_the_mask_selects_the_modules_positions_where_it_has_them(places, masked):
+    """Tokens in rows or laid end to end; what has no tokens has no padding either."""
+    rng = np.random.default_rng(0)
+    mask = rng.integers(0, 2, (3, 4))
+    student, teacher = (np.float32(rng.normal(size=(*places, 5))) for _ in range(2))
+    config = jb.DistillationConfig(
+        custom_matches=[{"module_S": "s", "module_T": "t", "loss": "hidden_mse", "weight": 1}]
+    )
+    (term,) = (
+        jb.make_objective(config)
+        .terms(
+            Outputs(modules={"s": student}, inputs_mask=mask), Outputs(modules={"t": teacher}), {}
+        )
+        .values()
+    )
+    kept = mask.reshape(places) != 0 if masked else np.ones(places, bool)
+    expected = np.mean((student[kept] - teacher[kept]) ** 2)
+    np.testing.assert_allclose(term[0].value(), expected, rtol=1e-5)
 
 
 def test_captured_arrays_do_not_outlive_the_call():

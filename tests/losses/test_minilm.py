@@ -53,12 +53,22 @@ def test_the_length_of_the_padding_changes_nothing():
     np.testing.assert_allclose(longer, short, rtol=1e-6)
 
 
+def test_there_are_twelve_heads_unless_told():
+    student, teacher = (np.repeat(x[..., :1], 24, axis=-1) for x in (STUDENT, TEACHER))
+    np.testing.assert_array_equal(
+        losses.minilm_relation_loss(student, teacher, MASK),
+        losses.minilm_relation_loss(student, teacher, MASK, heads=12),
+    )
+
+
 @pytest.mark.parametrize(
     ("heads", "teacher", "message"),
     [
         (4, TEACHER, "heads=4 does not divide the teacher's width 6"),
         (3, TEACHER, "heads=3 does not divide the student's width 4"),
         (0, TEACHER, "heads must be an int >= 1, got 0"),
+        (2.0, TEACHER, r"heads must be an int >= 1, got 2\.0"),
+        (True, TEACHER, "heads must be an int >= 1, got True"),
         (2, TEACHER[:, :4], r"same positions .* \(3, 4, 6\)"),
     ],
 )
