@@ -74,6 +74,13 @@ TESTS = {
         "tests/test_transport.py",
         "tests/golden/test_compute_loss.py",
     ),
+    "jaxbrewer/selection.py": (
+        "tests/test_selection.py",
+        "tests/properties/test_selections.py",
+        "tests/golden/test_select_shift.py",
+    ),
+    "jaxbrewer/top_k.py": ("tests/test_top_k.py",),
+    "jaxbrewer/transport.py": ("tests/test_transport.py",),
     "jaxbrewer/ensemble.py": ("tests/test_teachers.py", "tests/golden/test_compute_loss.py"),
     "jaxbrewer/step.py": ("tests/test_step.py", "tests/test_accumulation.py"),
 }
