@@ -127,10 +127,13 @@ def test_masks_of_their_own_bring_teachers_to_the_students_positions():
     student = placed(selected[0], np.array([[1, 1, 0], [0, 1, 1]]))
     first = placed(selected[1], np.array([[1, 1, 0, 0], [1, 1, 0, 0]]))
     second = placed(selected[2], np.array([[1, 0, 0, 0, 1], [0, 1, 0, 1, 0]]))
+    short = placed(selected[2, :3], np.array([[1, 0, 0, 0, 1], [0, 0, 0, 1, 0]]))
     objective = jb.make_objective(jb.DistillationConfig(temperature=1))
-    loss, _ = jax.jit(lambda s, t: objective(s, t, {}))(student, (first, second))
-    expected = np.mean(ce(softmax(selected[1:].mean(0)), selected[0], 1))
-    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    program = jax.jit(lambda s, t: objective(s, t, {})[0])
+    each = ce(softmax(selected[1:].mean(0)), selected[0], 1)
+    np.testing.assert_allclose(program(student, (first, second)), np.mean(each), rtol=1e-5)
+    for teachers in ((first, short), (short, first)):  # what all of them have is compared
+        np.testing.assert_allclose(program(student, teachers), np.mean(each[:3]), rtol=1e-5)
 
 
 DATA = vector_data(12)
@@ -152,7 +155,7 @@ def step_of(config, teachers=NETS, student=NARROW, adaptor=logits_adaptor, accum
 VARIABLES = tuple(model.variables for model in NETS)
 
 
-@pytest.mark.parametrize("average", ["logits", "losses"])
+@pytest.mark.parametrize("average", ["logits", "probabilities", "losses"])
 def test_routing_gives_each_example_its_teacher_and_none_for_minus_one(average):
     ids = np.array([0, 1, 1, -1, 0, 0, 1, -1, 1, 0, 0, 1], np.int32)
     config = jb.DistillationConfig(temperature=2, teacher_average=average)
