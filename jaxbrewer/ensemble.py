@@ -238,7 +238,7 @@ def add_teacher(
             logits = jax.nn.softmax(logits / own)
         elif ensemble.temperatures is not None:
             logits = logits * (temperature / own)
-        aligned = _per_example(weight, logits)
+        aligned = per_example(weight, logits)
         # A teacher without weight is not asked: its -inf or NaN would survive a product with 0.
         weighted = jnp.where(aligned != 0, aligned * logits, 0)
         total.append(before + weighted if teacher else weighted)
@@ -249,7 +249,7 @@ def add_teacher(
     )
 
 
-def _per_example(weight: Weight, values: Array) -> Array:
+def per_example(weight: Weight, values: Array) -> Array:
     """A weight, a scalar or one per example, in a shape that broadcasts with ``values``."""
     return jnp.reshape(weight, jnp.shape(weight) + (1,) * (values.ndim - jnp.ndim(weight)))
 
@@ -280,9 +280,9 @@ def targets_of(
     divisor = jnp.where(asked, lesson.weight, 1)
     heads = []
     for total in lesson.total:
-        mean = total / _per_example(divisor, total)
+        mean = total / per_example(divisor, total)
         if ensemble.average == "probabilities":  # of no teacher: ones, whose logarithm is finite
-            mean = temperature * jnp.log(jnp.where(_per_example(asked, mean), mean, 1))
+            mean = temperature * jnp.log(jnp.where(per_example(asked, mean), mean, 1))
         heads.append(mean)
     masks = tuple(mask for mask in lesson.masks if mask is not None)
     average = dataclasses.replace(

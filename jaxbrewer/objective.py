@@ -17,7 +17,7 @@ import optax
 
 from .adaptors import Outputs
 from .configs import DistillationConfig, EMDMatch
-from .ensemble import Ensemble, Targets, Weight, as_targets, make_ensemble
+from .ensemble import Ensemble, Targets, Weight, as_targets, make_ensemble, per_example
 from .errors import UsageError
 from .losses import Mean, add_means
 from .matching import Projection, match_terms
@@ -425,7 +425,9 @@ def _weighted(loss: Callable[..., Mean], weight: Weight | None) -> Callable[...,
             )
             return loss(*rest, mask=mask, labels=labels)
 
-        arrays = (*args, mask, labels)
+        # What is not asked may be anything: zeros, since a weight of 0 would not stop a NaN.
+        asked = (jnp.where(per_example(weight, x) != 0, x, 0) for x in args[:2])
+        arrays = (*asked, *args[2:], mask, labels)
         axes = tuple(None if x is None or jnp.ndim(x) == 0 else 0 for x in arrays)
         each = jax.vmap(of_one, in_axes=axes)(*arrays)
         return Mean(*(jnp.sum(jnp.where(weight != 0, weight * part, 0)) for part in each))

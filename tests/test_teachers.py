@@ -170,6 +170,30 @@ def test_routing_gives_each_example_its_teacher_and_none_for_minus_one(average):
     assert np.isfinite(metrics["grad_norm"])
 
 
+@pytest.mark.parametrize("average", ["logits", "probabilities", "losses"])
+def test_what_a_teacher_says_unasked_may_be_nan(average):
+    objective = jb.make_objective(jb.DistillationConfig(temperature=2, teacher_average=average))
+    routing = np.float32([[1, 0], [0, 2], [1, 1], [0, 0], [0.5, 0], [0, 1]])
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss(student, teachers):
+        lesson = Lesson()
+        for z in teachers:
+            lesson = add_teacher(
+                objective.ensemble, lesson, outputs(z), step=0, temperature=2.0, routing=routing
+            )
+        targets = targets_of(objective.ensemble, lesson, temperature=2.0, routing=routing)
+        return objective(outputs(student), targets, {})[0]
+
+    student, teachers = STUDENT.astype("f"), TEACHERS[:2].astype("f")
+    value, gradient = loss(student, teachers)
+    assert np.isfinite(gradient).all()
+    assert not gradient[3].any()
+    unasked = np.where(routing.T[..., None] != 0, teachers, np.float32(np.nan))
+    jax.tree.map(np.testing.assert_array_equal, loss(student, unasked), (value, gradient))
+
+
 def test_batches_and_caches_of_their_own():
     """Teachers with different inputs; cached ones are not run."""
     seconds = {"x": DATA["x"] * 2, "labels": DATA["labels"]}
