@@ -215,7 +215,7 @@ def add_teacher(
     masks_own = per_head(f"teacher {teacher}", outputs.logits_mask, len(first.logits))
     for head, logits in enumerate(outputs.logits):
         mask = masks_first[head] if masks_first[head] is not None else masks_own[head]
-        if teacher and logits.ndim > 2 and masks_own[head] is not None:
+        if teacher:
             logits, mask = pair_selected(logits, mask, masks_own[head])
         before = lesson.total[head] if teacher else logits
         if teacher and logits.shape[:-1] == before.shape[:-1]:
@@ -242,7 +242,7 @@ def add_teacher(
         # A teacher without weight is not asked: its -inf or NaN would survive a product with 0.
         weighted = jnp.where(aligned != 0, aligned * logits, 0)
         total.append(before + weighted if teacher else weighted)
-        masks.append(_both(lesson.masks[head], mask) if teacher and logits.ndim > 2 else mask)
+        masks.append(_both(lesson.masks[head], mask) if teacher else mask)
     part = dataclasses.replace(outputs, logits=())
     return Lesson(
         tuple(total), lesson.weight + weight, tuple(masks), first, (*lesson.parts, part), weights
