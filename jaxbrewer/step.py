@@ -110,7 +110,7 @@ def make_update(
     objective: Combines,
     optimizer: optax.GradientTransformation,
     *,
-    gradient_accumulation_steps: int = 1,
+    gradient_accumulation_steps: int,
     extra_args: Callable[[Sequence[Batch]], dict[str, Any]] = lambda batches: {},
     observe: Observe = lambda gradient: {},
 ) -> TrainStep:

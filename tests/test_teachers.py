@@ -10,7 +10,7 @@ import pytest
 
 import jaxbrewer as jb
 from jaxbrewer.adaptors import Outputs, collect
-from jaxbrewer.ensemble import Lesson, add_teacher, targets_of
+from jaxbrewer.ensemble import Lesson, add_teacher, routing_weights, targets_of
 from jaxbrewer.teachers import make_teacher_step, only_needed
 from tests.toys import (
     HIDDEN_MATCH,
@@ -168,6 +168,15 @@ def test_routing_gives_each_example_its_teacher_and_none_for_minus_one(average):
     expected = np.mean([ce(softmax(z[t, b] / 2), own[b], 2) for b, t in enumerate(ids) if t >= 0])
     np.testing.assert_allclose(metrics["total_loss"], expected, rtol=1e-5)
     assert np.isfinite(metrics["grad_norm"])
+
+
+def test_weights_of_a_batch_are_a_row_for_each_example():
+    given = jnp.array([[1.0, 0.0], [0.5, 2.0]])
+    assert routing_weights(None, given, 2) is given
+    assert routing_weights(None, None, 2) is None
+    for wrong in (given[0], given[..., None], given[:, :1]):
+        with pytest.raises(jb.UsageError, match=r"must have the shape \[batch, 2\]"):
+            routing_weights(None, wrong, 2)
 
 
 @pytest.mark.parametrize("average", ["logits", "probabilities", "losses"])
