@@ -136,6 +136,22 @@ def test_masks_of_their_own_bring_teachers_to_the_students_positions():
         np.testing.assert_allclose(program(student, teachers), np.mean(each[:3]), rtol=1e-5)
 
 
+@pytest.mark.parametrize("masked", [(0,), (1,), (0, 1)])
+def test_a_mask_of_one_teacher_serves_all(masked):
+    rng = np.random.default_rng(3)
+    student, *teachers = rng.normal(size=(3, 2, 3, C)).astype("f")
+    mask = np.array([[1, 1, 0], [0, 1, 1]])
+    two = tuple(
+        outputs(z, **({"logits_mask": mask} if index in masked else {}))
+        for index, z in enumerate(teachers)
+    )
+    objective = jb.make_objective(jb.DistillationConfig(temperature=1))
+    loss, _ = objective(outputs(student), two, {})
+    kept = mask != 0
+    expected = np.mean(ce(softmax(np.mean(teachers, 0)[kept]), student[kept], 1))
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
 DATA = vector_data(12)
 NETS = [jb.as_model((mlp, mlp_params(8, seed=1))), jb.as_model((mlp, mlp_params(6, seed=2)))]
 NARROW = jb.as_model((mlp, mlp_params(3)))
