@@ -193,6 +193,9 @@ def test_weights_of_a_batch_are_a_row_for_each_example():
     for wrong in (given[0], given[..., None], given[:, :1]):
         with pytest.raises(jb.UsageError, match=r"must have the shape \[batch, 2\]"):
             routing_weights(None, wrong, 2)
+    for wrong in (jnp.array([0.0, 1.0]), jnp.array([[0, 1]])):
+        with pytest.raises(jb.UsageError, match=r"must be integers of shape \[batch\]"):
+            routing_weights(wrong, None, 2)
 
 
 @pytest.mark.parametrize("average", ["logits", "probabilities", "losses"])

@@ -65,6 +65,14 @@ def test_teachers_of_different_padding_are_averaged(places):
         np.testing.assert_allclose(actual, expected, rtol=1e-6)
 
 
+def test_an_average_has_the_columns_that_all_teachers_have():
+    student, wide, narrow = LOGITS[WIDE], LOGITS[WIDE] * 2, LOGITS[NARROW]
+    mean = (wide[:, :NARROW] + narrow) / 2
+    config = objective(vocabulary="common", kd_loss_type="mse")
+    actual, _ = config(outputs(student), tuple(map(outputs, (wide, narrow))), {})
+    np.testing.assert_allclose(actual, losses.kd_mse_loss(student[:, :NARROW], mean, 2), rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("student", "teacher", "rule"),
     [
