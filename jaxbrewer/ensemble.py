@@ -218,7 +218,7 @@ def add_teacher(
         if teacher:
             logits, mask = pair_selected(logits, mask, masks_own[head])
         before = lesson.total[head] if teacher else logits
-        if teacher and logits.shape[:-1] == before.shape[:-1]:
+        if logits.shape[:-1] == before.shape[:-1]:
             before, logits = fit_vocabularies(
                 before,
                 logits,
