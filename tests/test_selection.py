@@ -125,3 +125,11 @@ def test_one_mask_cannot_serve_two_lengths():
         pair_selected(LOGITS, np.ones((4, 7)), None)
     with pytest.raises(UsageError, match=r"logits_mask \(4, 7\) does not fit .* \(4, 6, 5\)"):
         pair_selected(LOGITS, np.ones((4, 6)), np.ones((4, 7)))
+
+
+def test_every_position_of_a_shorter_teacher_is_used():
+    teacher = jnp.arange(6.0).reshape(2, 3, 1)
+    mask_S = jnp.array([[1, 0, 1, 1], [0, 1, 1, 1]])
+    paired, compared = pair_selected(teacher, mask_S, jnp.ones((2, 3)))
+    np.testing.assert_array_equal(compared, mask_S)
+    np.testing.assert_array_equal(paired[mask_S != 0][:, 0], np.arange(6))
