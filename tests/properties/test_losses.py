@@ -1,7 +1,7 @@
-"""Every registered loss over any numbers, any mask and any dtype.
+"""Every registered loss over any numbers, masks, lengths and dtypes.
 
 ``tests/losses/test_contract.py`` has one batch whose padding is at the end; here masks have holes,
-vectors are zero or alike, and logits are up to 100. Shapes are fixed: one compilation per dtype.
+vectors are zero or alike, and logits are up to 100. There are few shapes, each compiled once.
 """
 
 import functools
@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
 
+from jaxbrewer.losses import add_means
 from jaxbrewer.testing._subject import PADDING, Subject
 from tests.losses.test_contract import CLAIMS, loss_of
 
-BATCH, LENGTH, WIDTH = 3, 2, 4
+BATCH, LENGTH, WIDTH = 3, 3, 4
 SHAPES = {
     "logits": (BATCH, LENGTH, WIDTH),
     "hidden": (BATCH, LENGTH, WIDTH),
@@ -73,5 +74,35 @@ def test_numbers_are_finite_exact_and_blind_to_padding(name):
             exact = subject.value(subject.as_dtype(batch, jnp.float64))
             assert exact.dtype == np.float64
         np.testing.assert_allclose(value, exact, rtol=1e-4, atol=1e-5)
+
+    check()
+
+
+def alone(batch, example, length):
+    """One example of a batch, cut to its length: without padding."""
+
+    def cut(x):
+        x = x[example : example + 1]
+        return x[..., :length, :length] if x.ndim == 4 else x[:, :length]
+
+    return {**jax.tree.map(cut, batch), "mask": np.ones((1, length), np.int32)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [x for x, claims in CLAIMS.items() if claims.get("splits", True)])
+def test_a_padded_batch_is_its_examples_one_by_one(name):
+    subject = subject_of(name)
+    lengths = st.lists(st.integers(1, LENGTH), min_size=BATCH, max_size=BATCH)
+
+    @settings(max_examples=15)
+    @given(batches(subject), lengths)
+    def check(batch, lengths):
+        mask = np.arange(LENGTH) < np.array(lengths)[:, None]
+        padded = subject.filled({**batch, "mask": mask}, np.nan)
+        each = (subject.parts(alone(batch, *example)) for example in enumerate(lengths))
+        total, count = add_means(*each)
+        whole = subject.parts(padded)
+        np.testing.assert_allclose(whole.count, count)
+        np.testing.assert_allclose(whole.total, total, rtol=1e-5, atol=1e-5)
 
     check()
