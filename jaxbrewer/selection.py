@@ -55,9 +55,9 @@ def probability_shift(
 
 
 def pair_selected(
-    teacher: Float[Array, "batch *length classes"],
-    mask_S: Shaped[Array, "batch length"] | None,
-    mask_T: Shaped[Array, "batch length"] | None,
+    teacher: Float[Array, "*positions classes"],
+    mask_S: Shaped[Array, "*other"] | None,
+    mask_T: Shaped[Array, "*positions"] | None,
 ) -> tuple[Float[Array, "..."], Shaped[Array, "..."] | None]:
     """Brings the teacher's logits to the positions of the student's they are compared with.
 
@@ -66,8 +66,9 @@ def pair_selected(
     Shift and temperature come after this, with the student's labels and the mask returned.
 
     Args:
-        teacher: Teacher's logits, ``(batch, length, classes)``. Logits ``(batch, classes)`` are
-            not selected: they come back as they are, without a mask.
+        teacher: Teacher's logits, ``(batch, length, classes)``, or with more axes of positions,
+            such as ``(batch, height, width, classes)``. Logits ``(batch, classes)`` are not
+            selected: they come back as they are, without a mask.
         mask_S: Student's mask, ``(batch, length)``; every value but 0 selects a position.
         mask_T: Teacher's mask, whose length may be another. If only one model has a mask it
             serves both.
@@ -87,12 +88,12 @@ def pair_selected(
         [[2.]
          [3.]]
     """
-    if teacher.ndim != 3:
+    if teacher.ndim < 3:
         return teacher, None
     mask_S, mask_T = (mask_T if mask_S is None else mask_S), (mask_S if mask_T is None else mask_T)
     if mask_S is None or mask_T is None:
         return teacher, None
-    if mask_T.shape != teacher.shape[:2] or mask_S.ndim != 2:
+    if mask_T.shape != teacher.shape[:-1] or mask_S.ndim != mask_T.ndim:
         raise UsageError(
             f"logits_mask {mask_T.shape} does not fit the teacher's logits {teacher.shape}: both "
             "adaptors must return one when the lengths differ."

@@ -304,3 +304,16 @@ def test_the_effective_weight_of_ce_is_what_kl_would_need():
     ]
     ce, kl = (gradient(STUDENT.logits[0]) for gradient in gradients)
     np.testing.assert_allclose(ce, kl, rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.parametrize("who", ["student", "teacher", "both"])
+def test_masks_of_pictures_count(who):
+    student, teacher = RNG.normal(size=(2, 2, 3, 4, C)).astype("f")
+    mask = RNG.integers(0, 2, (2, 3, 4))
+    of = {
+        name: {"logits": logits, **({"logits_mask": mask} if who in (name, "both") else {})}
+        for name, logits in (("student", student), ("teacher", teacher))
+    }
+    total, _ = make()(*(collect(answer, name) for name, answer in of.items()), {})
+    expected = losses.kd_ce_loss(student[mask != 0], teacher[mask != 0], 4)
+    np.testing.assert_allclose(total, expected, rtol=1e-6)

@@ -133,3 +133,15 @@ def test_every_position_of_a_shorter_teacher_is_used():
     paired, compared = pair_selected(teacher, mask_S, jnp.ones((2, 3)))
     np.testing.assert_array_equal(compared, mask_S)
     np.testing.assert_array_equal(paired[mask_S != 0][:, 0], np.arange(6))
+
+
+def test_positions_may_have_several_axes():
+    """Pictures: (batch, height, width, classes)."""
+    teacher = RNG.normal(size=(2, 2, 3, 4)).astype("f")
+    mask_S, mask_T = (RNG.permutation(np.arange(12) < 7).reshape(2, 2, 3) for _ in range(2))
+    paired, compared = pair(teacher, mask_S, mask_T)
+    flat, _ = pair(teacher.reshape(2, 6, 4), mask_S.reshape(2, 6), mask_T.reshape(2, 6))
+    np.testing.assert_array_equal(compared, mask_S)
+    np.testing.assert_array_equal(paired[mask_S], flat.reshape(2, 2, 3, 4)[mask_S])
+    assert pair_selected(teacher, mask_S, None)[1] is mask_S
+    assert pair_selected(teacher, None, mask_T)[1] is mask_T
