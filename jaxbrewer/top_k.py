@@ -118,7 +118,8 @@ def log_tail_at(kept: TopK, temperature: Any) -> Float[Array, "*batch"]:
     found = value + jnp.where(s > last, (s - last) * smallest, 0)
     for (left, low), (right, high) in zip(points[-2::-1], points[:0:-1], strict=True):
         share = jnp.clip((s - left) / (right - left), 0, 1)
-        between = jnp.where(share == 1, high, low + share * (high - low))
+        exact = (share == 1) | jnp.isneginf(high)  # without any class it is -inf everywhere
+        between = jnp.where(exact, high, low + share * (high - low))
         found = jnp.where(s <= right, between, found)
     return found
 

@@ -135,7 +135,7 @@ def transport_loss(
     pairs = jax.vmap(jax.vmap(loss, in_axes=(None, 0)), in_axes=(0, None))
     costs = pairs(_stacked("student", states_S), _stacked("teacher", states_T))
     count = costs.count[0, 0]
-    values = jax.lax.stop_gradient(costs.total / jnp.where(count > 0, count, 1))
+    values = jax.lax.stop_gradient(costs.total)  # no plan hangs on the scale of all costs
     u, v = u.astype(values.dtype), v.astype(values.dtype)
     plan = jax.lax.stop_gradient(sinkhorn(values, u, v, epsilon=epsilon, iterations=iterations))
     moved = plan * costs.total
@@ -165,7 +165,7 @@ def cost_attention(weights: Float[Array, " layers"], cost: Mean) -> Float[Array,
         Li et al., BERT-EMD, 2020, section 3.4, in the form of the authors' code, which normalises
         by the sum.
     """
-    unit = jnp.asarray(cost.total / jnp.where(cost.count > 0, cost.count, 1), weights.dtype)
+    unit = jnp.asarray(cost.total, weights.dtype)  # nor do the weights
     unit = jnp.maximum(unit, SMALLEST_COST * jnp.max(unit))
     inverse = 1 / jnp.where(unit > 0, unit, 1)
     new = inverse / jnp.sum(inverse)

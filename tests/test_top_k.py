@@ -145,6 +145,27 @@ def test_kept_logits_are_paired_as_all_logits_are():
     np.testing.assert_allclose(each, whole, rtol=1e-6)
 
 
+@pytest.mark.parametrize("tau", [0.5, 1, 2, 4, 8, 1e6])
+def test_where_all_others_are_ruled_out_nothing_is_left_for_them(tau):
+    teacher = np.where(np.arange(CLASSES) < K, logits(1), -np.inf)
+    kept = keep_top_k(jnp.float32(teacher), K, TEMPERATURES)
+    assert np.isneginf(log_tail_at(kept, tau)).all()
+
+
+def test_a_temperature_without_end_counts_the_others():
+    kept = keep_top_k(jnp.float32(logits(1)), K, TEMPERATURES)
+    np.testing.assert_allclose(log_tail_at(kept, 1e6), np.log(CLASSES - K), rtol=1e-4)
+
+
+@pytest.mark.parametrize("tau", [2.0, 8.0, np.float32([1.5, 3.0, 9.0])])
+def test_rows_of_positions_are_rows(tau):
+    kept = keep_top_k(jnp.float32(logits(1)), K, TEMPERATURES)
+    in_rows = keep_top_k(jnp.float32(logits(1)).reshape(3, 4, CLASSES), K, TEMPERATURES)
+    flat = log_tail_at(kept, np.repeat(tau, 4) if np.ndim(tau) else tau)
+    np.testing.assert_array_equal(log_tail_at(in_rows, tau), flat.reshape(3, 4))
+    assert (in_rows.ndim, in_rows.shape) == (3, (3, 4, CLASSES))
+
+
 def test_temperatures_per_position():
     student, kept = jnp.float32(logits(0)), keep_top_k(jnp.float32(logits(1)), K, TEMPERATURES)
     taus = jnp.linspace(0.7, 6, len(student))

@@ -58,6 +58,28 @@ def test_the_plan_is_nearly_that_of_the_linear_program(kind):
     assert abs((plan * cost).sum() - least) < 0.01 * cost.mean() * np.log(cost.size)
 
 
+def test_a_plan_far_from_converged_is_made_feasible():
+    """Altschuler et al., algorithm 2, by hand."""
+    plan, (_, u, v) = RNG.uniform(0, 0.2, (4, 13)), problem("random")
+    scaled = np.diag(np.minimum(u / plan.sum(1), 1)) @ plan
+    scaled = scaled @ np.diag(np.minimum(v / scaled.sum(0), 1))
+    lacks_u, lacks_v = u - scaled.sum(1), v - scaled.sum(0)
+    expected = scaled + np.outer(lacks_u, lacks_v) / np.abs(lacks_u).sum()
+    actual = transport._feasible(*map(jnp.float32, (plan, u, v)))
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-7)
+    for kind, iterations in (("large costs", 1), ("random", 1)):
+        cost, u, v = problem(kind)
+        plan = transport.sinkhorn(*map(jnp.float32, (cost, u, v)), iterations=iterations)
+        assert (plan > -1e-6).all()
+        np.testing.assert_allclose(plan.sum(0), v, atol=1e-6)
+
+
+def test_layers_that_fit_exactly_are_transported_for_nothing():
+    u, v = jnp.full(2, 0.5), jnp.full(3, 1 / 3)
+    plan = transport.sinkhorn(jnp.zeros((2, 3)), u, v)
+    np.testing.assert_allclose(plan, np.full((2, 3), 1 / 6), rtol=1e-5)
+
+
 def test_the_loss_and_its_gradient_follow_the_plan():
     states_S = [RNG.normal(size=(2, 3, 4)).astype("f") for _ in range(3)]
     states_T = [RNG.normal(size=(2, 3, 4)).astype("f") for _ in range(5)]
@@ -94,6 +116,12 @@ def test_weights_go_inversely_with_unit_costs():
         jnp.full(3, 1 / 3), jb.Mean(jnp.float32(unit * 8), jnp.float32(8))
     )
     np.testing.assert_allclose(new, by_hand / by_hand.sum(), rtol=1e-6)
+    least = 4 * transport.SMALLEST_COST  # of the largest
+    np.testing.assert_allclose(
+        transport.cost_attention(jnp.full(2, 0.5), jb.Mean(jnp.float32([0, 4]), jnp.float32(0.5))),
+        [4 / (4 + least), least / (4 + least)],
+        rtol=1e-5,
+    )
     old = jnp.array([0.2, 0.3, 0.5])
     for total, count in (([0.0, 0, 0], 8), ([1.0, np.nan, 1], 8), ([1.0, 1, 1], 0)):
         kept = transport.cost_attention(old, jb.Mean(jnp.float32(total), jnp.float32(count)))
@@ -166,6 +194,15 @@ def test_a_transport_is_one_term_among_others():
         ),
         rtol=1e-6,
     )
+
+
+def test_layers_of_two_shapes_are_refused():
+    states = [jnp.zeros((1, 2, 3)), jnp.zeros((1, 2, 4))]
+    with pytest.raises(jb.UsageError, match="student's layers have different shapes"):
+        transport.transport_loss(
+            states, states[:1], losses.hid_mse_loss.sum_and_count, jnp.ones(2) / 2, jnp.ones(1),
+            epsilon=0.01, iterations=10,
+        )  # fmt: skip
 
 
 def test_hidden_states_and_attention_share_their_weights():
