@@ -11,7 +11,7 @@ from scipy.special import log_softmax, logsumexp
 import jaxbrewer as jb
 from jaxbrewer.adaptors import collect
 from jaxbrewer.losses import kd_ce_loss
-from jaxbrewer.top_k import keep_top_k, log_tail_at, to_buckets
+from jaxbrewer.top_k import keep_top_k, log_tail_at, require_kept_logits_suffice, to_buckets
 
 CLASSES, K = 40, 6
 TEMPERATURES = (1.0, 4.0)
@@ -153,8 +153,18 @@ def test_where_all_others_are_ruled_out_nothing_is_left_for_them(tau):
 
 
 def test_a_temperature_without_end_counts_the_others():
-    kept = keep_top_k(jnp.float32(logits(1)), K, TEMPERATURES)
-    np.testing.assert_allclose(log_tail_at(kept, 1e6), np.log(CLASSES - K), rtol=1e-4)
+    for others in (CLASSES - K, 1):
+        kept = keep_top_k(jnp.float32(logits(1)), CLASSES - others, TEMPERATURES)
+        np.testing.assert_allclose(log_tail_at(kept, 1e6), np.log(others), rtol=1e-4, atol=1e-4)
+
+
+def test_only_rules_that_ask_the_student_can_do_without_the_others():
+    def suffice(rule):
+        require_kept_logits_suffice(jb.DistillationConfig(temperature_scheduler=rule))
+
+    suffice(["cwsm", 1])
+    with pytest.raises(jb.UsageError, match="temperature_scheduler='flsw' needs all of them"):
+        suffice(["flsw", 1, 1])
 
 
 @pytest.mark.parametrize("tau", [2.0, 8.0, np.float32([1.5, 3.0, 9.0])])

@@ -80,6 +80,15 @@ def test_layers_that_fit_exactly_are_transported_for_nothing():
     np.testing.assert_allclose(plan, np.full((2, 3), 1 / 6), rtol=1e-5)
 
 
+def test_defaults():
+    arguments = [jnp.float32(x) for x in problem("random")]
+    given = transport.sinkhorn(*arguments, epsilon=0.01, iterations=200)
+    np.testing.assert_array_equal(transport.sinkhorn(*arguments), given)
+    weights = transport.equal_weights(2, 4)
+    np.testing.assert_array_equal(weights["student"], [0.5, 0.5])
+    np.testing.assert_array_equal(weights["teacher"], [0.25] * 4)
+
+
 def test_the_loss_and_its_gradient_follow_the_plan():
     states_S = [RNG.normal(size=(2, 3, 4)).astype("f") for _ in range(3)]
     states_T = [RNG.normal(size=(2, 3, 4)).astype("f") for _ in range(5)]
