@@ -152,6 +152,12 @@ def test_where_all_others_are_ruled_out_nothing_is_left_for_them(tau):
     assert np.isneginf(log_tail_at(kept, tau)).all()
 
 
+def test_at_the_temperatures_kept_it_is_exact():
+    kept = keep_top_k(jnp.float32(logits(1)), K, (1.0, 3.0, 4.0, 7.0))
+    for index, tau in enumerate(kept.temperatures):
+        np.testing.assert_array_equal(log_tail_at(kept, tau), kept.log_tail[..., index])
+
+
 def test_a_temperature_without_end_counts_the_others():
     for others in (CLASSES - K, 1):
         kept = keep_top_k(jnp.float32(logits(1)), CLASSES - others, TEMPERATURES)
