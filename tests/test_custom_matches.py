@@ -163,7 +163,9 @@ def test_the_mask_selects_the_modules_positions_where_it_has_them(places, masked
     (term,) = (
         jb.make_objective(config)
         .terms(
-            Outputs(modules={"s": student}, inputs_mask=mask), Outputs(modules={"t": teacher}), {}
+            Outputs(modules={"s": student}, inputs_mask=jnp.asarray(mask)),
+            Outputs(modules={"t": teacher}),
+            {},
         )
         .values()
     )
