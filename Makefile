@@ -13,8 +13,9 @@ demo: $(VENV)/ready
 test: $(VENV)/ready
 	$(PYTEST)
 
+# Compiling is most of its work: with few of XLA's optimizations, which `make test` has.
 test-fast: $(VENV)/ready
-	$(PYTEST) -m "not slow"
+	JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(PYTEST) -m "not slow"
 
 lint: $(VENV)/ready
 	$(BIN)/ruff format --check .

@@ -115,6 +115,7 @@ def test_any_module_is_matched_and_nothing_is_left_behind(kind):
         assert not any("captured" in name for name in vars(student.blocks[0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
 def test_what_is_compared_is_what_the_module_returns(kind):
     teacher = jb.as_model(MODELS[kind]()[0])

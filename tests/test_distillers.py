@@ -209,6 +209,7 @@ def test_a_callback_gets_the_student_of_that_moment_and_may_keep_it():
     np.testing.assert_allclose(late, student(**inputs)["logits"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_holds_the_whole_state_and_the_student_alone(tmp_path):
     batches = list(jb.ArrayLoader(text_data(16), 8, shuffle=False))
     config = jb.DistillationConfig(intermediate_matches=[HIDDEN_MATCH])

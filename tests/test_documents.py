@@ -33,6 +33,7 @@ def test_the_readmes_code_runs_as_one_program(tmp_path):
     assert (tmp_path / "runs" / "first" / "metrics.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_the_page_of_losses_runs_and_names_every_loss(tmp_path):
     page = (ROOT / "docs" / "losses.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)

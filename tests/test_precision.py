@@ -156,6 +156,7 @@ def test_half_precision_tracks_float32(level, half, bound):
     assert np.abs(actual / expected - 1).max() > 1e-6  # it is computed in another precision
 
 
+@pytest.mark.slow
 def test_autocast_reaches_into_loops_branches_and_checkpoints():
     def function(x, w, kernel):
         def body(h, _):

@@ -63,8 +63,12 @@ def rows(*bounds):
 
 @pytest.mark.parametrize(
     "bounds",
-    [(4, 8), (2, 5), (1, 11), (2, 7)],
-    ids=["equal", "unequal", "extreme", "only the first"],
+    [
+        pytest.param((2, 7), id="only the first"),
+        pytest.param((4, 8), id="equal", marks=pytest.mark.slow),
+        pytest.param((2, 5), id="unequal", marks=pytest.mark.slow),
+        pytest.param((1, 11), id="extreme", marks=pytest.mark.slow),
+    ],
 )
 def test_any_split_into_micro_batches_gives_the_step_of_the_whole_batch(bounds):
     """Lesson B.6, 34: means of micro-batches were averaged."""
@@ -135,6 +139,7 @@ def test_split_batches_and_cached_teachers_give_the_same_step():
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), actual, expected)
 
 
+@pytest.mark.slow
 def test_the_teachers_padding_may_hold_anything():
     """NaN where neither mask is set reaches no number and no gradient."""
     step, state = setup()
@@ -149,6 +154,7 @@ def test_the_teachers_padding_may_hold_anything():
     jax.tree.map(close, actual.trainable, expected.trainable)
 
 
+@pytest.mark.slow
 def test_evaluation_adds_up_to_the_whole_data_set():
     objective = jb.make_objective(CONFIG, total_steps=10)
     _, state = setup()

@@ -212,6 +212,7 @@ def test_each_task_has_its_config_and_may_have_several_teachers():
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_groups_loss_is_the_mean_of_its_batches_whatever_their_tasks():
     one = distiller(quiet(gradient_accumulation_steps=2))
     history = one.train(optax.sgd(0.0), loaders(), num_steps=5).history

@@ -222,6 +222,7 @@ def test_what_a_teacher_says_unasked_may_be_nan(average):
     jax.tree.map(np.testing.assert_array_equal, loss(student, unasked), (value, gradient))
 
 
+@pytest.mark.slow
 def test_batches_and_caches_of_their_own():
     """Teachers with different inputs; cached ones are not run."""
     seconds = {"x": DATA["x"] * 2, "labels": DATA["labels"]}

@@ -114,6 +114,7 @@ def test_the_rest_is_exact_where_stored_and_bounded_between():
             assert np.all(found - exact <= reach * (slopes[1] - slopes[0]) + 1e-4)
 
 
+@pytest.mark.slow
 def test_padding_filled_with_nan_changes_nothing():
     student = np.float32(logits(0)).reshape(3, 4, CLASSES)
     kept = keep_top_k(jnp.float32(logits(1)).reshape(3, 4, CLASSES), K)

@@ -69,6 +69,7 @@ def test_minilm_answers_as_in_transformers(minilm):
         np.testing.assert_allclose(ours, value, atol=1e-5, rtol=0, err_msg=name)
 
 
+@pytest.mark.slow
 def test_scores_are_what_the_softmax_gets_and_padded_keys_are_very_negative(model):
     outputs = forward(model, {"input_ids": IDS, "attention_mask": MASK})
     for scores, attention in zip(outputs["attention_scores"], outputs["attentions"], strict=True):
@@ -87,6 +88,7 @@ def test_padding_changes_nothing(model):
     )
 
 
+@pytest.mark.slow
 def test_defaults_are_zero_types_and_counted_positions(model):
     given = {
         "attention_mask": np.ones_like(IDS),
@@ -139,6 +141,7 @@ def test_every_dropout_rate_of_the_config_is_used():
         assert not np.allclose(dropped, forward(model, {"input_ids": IDS})["logits"]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_compute_follows_the_weights(model, dtype):
     half = nnx.clone(model)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from jaxbrewer.models import BertConfig, BertForTokenClassification
@@ -38,6 +39,7 @@ def test_every_activation_that_a_config_may_name_is_there():
     assert set(ACTIVATIONS) == set(ACTIVATION_NAMES)
 
 
+@pytest.mark.slow
 def test_dense_layers_see_matrices():
     """On a CPU the gradient of a dense map over three axes takes half as long again."""
     config = BertConfig(

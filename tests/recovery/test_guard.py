@@ -33,7 +33,9 @@ def train(
     )
 
 
-@pytest.mark.parametrize("number", [1, 5, 6, 12])
+@pytest.mark.parametrize(
+    "number", [5, *(pytest.param(number, marks=pytest.mark.slow) for number in (1, 6, 12))]
+)
 def test_it_stops_and_keeps_the_last_good_checkpoint(number, tmp_path):
     with pytest.raises(jb.NonFiniteError) as error:
         train(spoilt(number), output_dir=tmp_path / "run", log_dir=tmp_path / "logs")
