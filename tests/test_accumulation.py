@@ -12,8 +12,6 @@ from jaxbrewer.precision import policy_of
 from tests.test_step import CONFIG, DATA, STUDENT, TEACHER, exact_adaptor, rows, setup
 from tests.toys import hidden_adaptor, logits_adaptor, mlp, mlp_params, quiet, vector_data
 
-pytestmark = pytest.mark.slow
-
 
 def fractional_adaptor(batch, outputs):
     """Token losses and hidden states weighed by fractions, whose sums differ between batches."""
@@ -21,6 +19,7 @@ def fractional_adaptor(batch, outputs):
     return exact_adaptor({**batch, "attention_mask": weights}, outputs)
 
 
+@pytest.mark.slow
 def test_masks_of_fractions_make_any_split_the_step_of_the_whole_batch():
     whole, state = setup(adaptor=fractional_adaptor)
     expected, metrics = whole(state, TEACHER.variables, DATA)

@@ -17,8 +17,6 @@ from jaxbrewer.adaptors import Outputs
 from jaxbrewer.resolution import resolve_matches
 from tests.toys import CLASSES, logits_adaptor, quiet, vector_data
 
-pytestmark = pytest.mark.slow
-
 DATA = vector_data(12)
 
 
@@ -93,6 +91,7 @@ NAMES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
 def test_any_module_is_matched_and_nothing_is_left_behind(kind):
     teacher, student = MODELS[kind]()
@@ -116,6 +115,7 @@ def test_any_module_is_matched_and_nothing_is_left_behind(kind):
         assert not any("captured" in name for name in vars(student.blocks[0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
 def test_what_is_compared_is_what_the_module_returns(kind):
     teacher = jb.as_model(MODELS[kind]()[0])

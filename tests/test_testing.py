@@ -9,8 +9,6 @@ from jaxbrewer.losses import Mean, as_loss, cos_loss, kl_loss, masked_mean, vali
 from jaxbrewer.testing import check_loss
 from jaxbrewer.testing._properties import PROPERTIES
 
-pytestmark = pytest.mark.slow
-
 CHEAP = [name for name in PROPERTIES if name not in ("transformations", "mask dtype")]
 
 

@@ -12,8 +12,6 @@ from tests.recovery import bits, left_behind, saved
 from tests.recovery.test_resume import SOFT, TEACHER
 from tests.toys import logits_adaptor, mlp, mlp_params, quiet, vector_data
 
-pytestmark = pytest.mark.slow
-
 BATCHES = list(jb.ArrayLoader(vector_data(96), 8, shuffle=False))
 
 
@@ -35,7 +33,9 @@ def train(
     )
 
 
-@pytest.mark.parametrize("number", [1, 5, 6, 12])
+@pytest.mark.parametrize(
+    "number", [5, *(pytest.param(number, marks=pytest.mark.slow) for number in (1, 6, 12))]
+)
 def test_it_stops_and_keeps_the_last_good_checkpoint(number, tmp_path):
     with pytest.raises(jb.NonFiniteError) as error:
         train(spoilt(number), output_dir=tmp_path / "run", log_dir=tmp_path / "logs")

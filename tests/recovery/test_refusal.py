@@ -16,8 +16,6 @@ from tests.recovery import Crash, Crashing, left_behind
 from tests.recovery.test_resume import DATA, SOFT, TEACHER, plain
 from tests.toys import logits_adaptor, mlp, mlp_params, quiet
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory):
@@ -81,6 +79,7 @@ def test_what_differs_is_named(parts, says, begun):
     assert len(str(error.value).splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_insisting_goes_on_and_becomes_the_rule(tmp_path):
     with pytest.raises(Crash):
         plain(tmp_path)(batch_postprocessor=Crashing(7))
@@ -120,6 +119,7 @@ def test_another_version_is_warned_of(begun, tmp_path, monkeypatch):
         resume(tmp_path / "copy", optimizer=optax.adam(1e-2, eps=1e-7))
 
 
+@pytest.mark.slow
 def test_generators_are_read_up_to_where_they_stood(tmp_path):
     """Lesson: an iterator is used up; a fresh one of the same batches goes on."""
 
