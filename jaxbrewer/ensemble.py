@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Integer
 from .adaptors import Outputs
 from .configs import DistillationConfig
 from .errors import UsageError
-from .losses import loss_dtype
+from .losses import loss_dtype, per_position
 from .schedules import weight_schedule
 from .selection import pair_selected, per_head
 from .top_k import TopK
@@ -238,7 +238,7 @@ def add_teacher(
             logits = jax.nn.softmax(logits / own)
         elif ensemble.temperatures is not None:
             logits = logits * (temperature / own)
-        aligned = per_example(weight, logits)
+        aligned = per_position(weight, logits)
         # A teacher without weight is not asked: its -inf or NaN would survive a product with 0.
         weighted = jnp.where(aligned != 0, aligned * logits, 0)
         total.append(before + weighted if teacher else weighted)
@@ -247,11 +247,6 @@ def add_teacher(
     return Lesson(
         tuple(total), lesson.weight + weight, tuple(masks), first, (*lesson.parts, part), weights
     )
-
-
-def per_example(weight: Weight, values: Array) -> Array:
-    """A weight, a scalar or one per example, in a shape that broadcasts with ``values``."""
-    return jnp.reshape(weight, jnp.shape(weight) + (1,) * (values.ndim - jnp.ndim(weight)))
 
 
 def _both(before: Array | None, mask: Array | None) -> Array | None:
@@ -280,9 +275,9 @@ def targets_of(
     divisor = jnp.where(asked, lesson.weight, 1)
     heads = []
     for total in lesson.total:
-        mean = total / per_example(divisor, total)
+        mean = total / per_position(divisor, total)
         if ensemble.average == "probabilities":  # of no teacher: ones, whose logarithm is finite
-            mean = temperature * jnp.log(jnp.where(per_example(asked, mean), mean, 1))
+            mean = temperature * jnp.log(jnp.where(per_position(asked, mean) != 0, mean, 1))
         heads.append(mean)
     masks = tuple(mask for mask in lesson.masks if mask is not None)
     average = dataclasses.replace(

@@ -17,9 +17,9 @@ import optax
 
 from .adaptors import Outputs
 from .configs import DistillationConfig, EMDMatch
-from .ensemble import Ensemble, Targets, Weight, as_targets, make_ensemble, per_example
+from .ensemble import Ensemble, Targets, Weight, as_targets, make_ensemble
 from .errors import UsageError
-from .losses import Mean, add_means
+from .losses import Mean, add_means, per_position
 from .matching import Projection, match_terms
 from .projections import init_projection
 from .registry import KD_LOSS_MAP, MATCH_LOSS_MAP, Table, loss_and_parameters
@@ -415,6 +415,9 @@ def _weighted(loss: Callable[..., Mean], weight: Weight | None) -> Callable[...,
         return loss
 
     def call(*args: Any, mask: jax.Array | None, labels: jax.Array | None) -> Mean:
+        # What is not asked may be anything: zeros, since a weight of 0 would not stop a NaN.
+        asked = (jnp.where(per_position(weight, x) != 0, x, 0) for x in args[:2])
+        args = (*asked, *args[2:])
         if jnp.ndim(weight) == 0:
             mean = loss(*args, mask=mask, labels=labels)
             return Mean(mean.total * weight, mean.count * weight)
@@ -425,9 +428,7 @@ def _weighted(loss: Callable[..., Mean], weight: Weight | None) -> Callable[...,
             )
             return loss(*rest, mask=mask, labels=labels)
 
-        # What is not asked may be anything: zeros, since a weight of 0 would not stop a NaN.
-        asked = (jnp.where(per_example(weight, x) != 0, x, 0) for x in args[:2])
-        arrays = (*asked, *args[2:], mask, labels)
+        arrays = (*args, mask, labels)
         axes = tuple(None if x is None or jnp.ndim(x) == 0 else 0 for x in arrays)
         each = jax.vmap(of_one, in_axes=axes)(*arrays)
         return Mean(*(jnp.sum(jnp.where(weight != 0, weight * part, 0)) for part in each))

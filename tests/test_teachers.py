@@ -223,6 +223,19 @@ def test_what_a_teacher_says_unasked_may_be_nan(average):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("average", ["logits", "probabilities", "losses"])
+def test_what_a_teacher_of_weight_0_says_may_be_nan(average):
+    student, teacher = STUDENT.astype("f"), TEACHERS[0].astype("f")
+    both, alone = (
+        jb.make_objective(jb.DistillationConfig(teacher_average=average, teacher_weights=weights))
+        for weights in ([1, 0], [1])
+    )
+    program = jax.value_and_grad(lambda s, o, two: o(outputs(s), two, {})[0])
+    expected = program(student, alone, (outputs(teacher),))
+    actual = program(student, both, (outputs(teacher), outputs(teacher * np.nan)))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), actual, expected)
+
+
 def test_batches_and_caches_of_their_own():
     """Teachers with different inputs; cached ones are not run."""
     seconds = {"x": DATA["x"] * 2, "labels": DATA["labels"]}

@@ -51,6 +51,12 @@ LOSSES = {
 BEYOND = ("_classwise", "_divergences", "_examples", "_minilm")
 """Modules whose losses TextBrewer does not have: no golden case calls them."""
 
+OBJECTIVE = (
+    "tests/test_objective.py",
+    "tests/test_custom_matches.py",
+    "tests/test_transport.py",
+    "tests/golden/test_compute_loss.py",
+)
 TESTS = {
     **{
         f"jaxbrewer/losses/{module}.py": (
@@ -62,18 +68,8 @@ TESTS = {
     },
     "jaxbrewer/schedules.py": ("tests/test_schedules.py", "tests/golden/test_schedulers.py"),
     "jaxbrewer/projections.py": ("tests/test_projections.py", "tests/golden/test_projections.py"),
-    "jaxbrewer/objective.py": (
-        "tests/test_objective.py",
-        "tests/test_custom_matches.py",
-        "tests/test_transport.py",
-        "tests/golden/test_compute_loss.py",
-    ),
-    "jaxbrewer/matching.py": (
-        "tests/test_objective.py",
-        "tests/test_custom_matches.py",
-        "tests/test_transport.py",
-        "tests/golden/test_compute_loss.py",
-    ),
+    "jaxbrewer/objective.py": OBJECTIVE,
+    "jaxbrewer/matching.py": OBJECTIVE,
     "jaxbrewer/selection.py": (
         "tests/test_selection.py",
         "tests/properties/test_selections.py",

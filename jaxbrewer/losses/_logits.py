@@ -132,8 +132,8 @@ def soften(loss: str, logits: Array, temperature: Any, mask: Array | None) -> Ar
     return logits / per_position(temperature, logits)
 
 
-def per_position(temperature: Any, values: Array) -> Array:
-    """The temperature with axes of size 1 added, so that it broadcasts against ``values``."""
-    temperature = jnp.asarray(temperature, loss_dtype(values, temperature))
-    extra = values.ndim - temperature.ndim if temperature.ndim else 0
-    return jnp.reshape(temperature, temperature.shape + (1,) * extra)
+def per_position(given: Any, values: Array) -> Array:
+    """A temperature or weight with axes of size 1 added, so that it broadcasts with ``values``."""
+    given = jnp.asarray(given, loss_dtype(values, given))
+    extra = values.ndim - given.ndim if given.ndim else 0
+    return jnp.reshape(given, given.shape + (1,) * extra)
