@@ -222,7 +222,6 @@ def test_what_a_teacher_says_unasked_may_be_nan(average):
     jax.tree.map(np.testing.assert_array_equal, loss(student, unasked), (value, gradient))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("average", ["logits", "probabilities", "losses"])
 def test_what_a_teacher_of_weight_0_says_may_be_nan(average):
     student, teacher = STUDENT.astype("f"), TEACHERS[0].astype("f")
@@ -236,6 +235,7 @@ def test_what_a_teacher_of_weight_0_says_may_be_nan(average):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), actual, expected)
 
 
+@pytest.mark.slow
 def test_batches_and_caches_of_their_own():
     """Teachers with different inputs; cached ones are not run."""
     seconds = {"x": DATA["x"] * 2, "labels": DATA["labels"]}
