@@ -37,10 +37,10 @@ from jaxbrewer.cache.records import decode, encode
 from jaxbrewer.configs import OptimizationConfig
 from jaxbrewer.demo.wordnet import load_glosses
 from jaxbrewer.models import BertConfig, BertForSequenceClassification
-from jaxbrewer.teachers import make_teacher_step, only_needed
+from jaxbrewer.objective.top_k import keep_top_k, to_buckets
+from jaxbrewer.step.teachers import make_teacher_step, only_needed
 from jaxbrewer.text import Encoded, TextLoader
 from jaxbrewer.text.classification import adaptor, make_adamw
-from jaxbrewer.top_k import keep_top_k, to_buckets
 
 WAYS = [
     Storage("float16"),

@@ -148,9 +148,9 @@ Further arguments are parameters."""
 PROJ_MAP = Table(
     "intermediate_matches proj",
     {
-        "linear": "jaxbrewer.projections:identity",
-        "relu": "jaxbrewer.projections:relu",
-        "tanh": "jaxbrewer.projections:tanh",
+        "linear": "jaxbrewer.objective.projections:identity",
+        "relu": "jaxbrewer.objective.projections:relu",
+        "tanh": "jaxbrewer.objective.projections:tanh",
     },
 )
 """``proj[0]``: the activation after the linear map from student to teacher width."""
@@ -158,8 +158,8 @@ PROJ_MAP = Table(
 WEIGHT_SCHEDULER = Table(
     "weight scheduler",
     {
-        "linear_decay": "jaxbrewer.schedules:linear_decay",
-        "linear_growth": "jaxbrewer.schedules:linear_growth",
+        "linear_decay": "jaxbrewer.objective.schedules:linear_decay",
+        "linear_growth": "jaxbrewer.objective.schedules:linear_growth",
     },
 )
 """Weight schedulers: the weight as a function of the finished fraction of training."""
@@ -167,9 +167,9 @@ WEIGHT_SCHEDULER = Table(
 TEMPERATURE_SCHEDULER = Table(
     "temperature_scheduler",
     {
-        "constant": "jaxbrewer.schedules:constant_temperature",
-        "flsw": "jaxbrewer.schedules:flsw_temperature",
-        "cwsm": "jaxbrewer.schedules:cwsm_temperature",
+        "constant": "jaxbrewer.objective.schedules:constant_temperature",
+        "flsw": "jaxbrewer.objective.schedules:flsw_temperature",
+        "cwsm": "jaxbrewer.objective.schedules:cwsm_temperature",
     },
     required={"flsw": ("beta", "gamma"), "cwsm": ("beta",)},
 )

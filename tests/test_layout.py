@@ -9,12 +9,9 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "jaxbrewer"
 ORDER = [
-    "_version", "errors", "registry", "configs", "capture", "functional", "freezing", "display",
-    "integrity", "losses", "schedules", "projections", "selection", "top_k", "adaptors",
-    "vocabulary", "ensemble", "transport", "matching", "objective", "testing", "autocast",
-    "precision", "forward", "layer_maps", "teachers", "resolution", "presence", "state", "step",
-    "tasks", "parts", "position", "data", "sampling", "augmentation", "cache", "devices", "run",
-    "loop", "distillers", "models", "text", "demo", "cli", "__main__",
+    "_version", "errors", "registry", "integrity", "configs", "losses", "data", "forward",
+    "objective", "testing", "step", "cache", "devices", "run", "distillers", "models", "text",
+    "demo", "cli", "__main__",
 ]  # fmt: skip
 
 

@@ -5,7 +5,7 @@ forks for every mutant; cosmic-ray's test command is a client of that server. So
 place: run it in a clone of the repository that nobody else uses, with the project's environment.
 
     pip install cosmic-ray
-    python tools/mutate.py run jaxbrewer/schedules.py    # one module, or without a name all of them
+    python tools/mutate.py run jaxbrewer/objective/schedules.py    # one module, or without a name all of them
     python tools/mutate.py report
 
 Mutants that say the same several times are left out: of a binary operator one replacement is made
@@ -52,9 +52,9 @@ BEYOND = ("_classwise", "_divergences", "_examples", "_minilm")
 """Modules whose losses TextBrewer does not have: no golden case calls them."""
 
 OBJECTIVE = (
-    "tests/test_objective.py",
-    "tests/test_custom_matches.py",
-    "tests/test_transport.py",
+    "tests/objective/test_objective.py",
+    "tests/objective/test_custom_matches.py",
+    "tests/objective/test_transport.py",
     "tests/golden/test_compute_loss.py",
 )
 TESTS = {
@@ -66,19 +66,31 @@ TESTS = {
         )
         for module, (files, names) in LOSSES.items()
     },
-    "jaxbrewer/schedules.py": ("tests/test_schedules.py", "tests/golden/test_schedulers.py"),
-    "jaxbrewer/projections.py": ("tests/test_projections.py", "tests/golden/test_projections.py"),
-    "jaxbrewer/objective.py": OBJECTIVE,
-    "jaxbrewer/matching.py": OBJECTIVE,
-    "jaxbrewer/selection.py": (
-        "tests/test_selection.py",
+    "jaxbrewer/objective/schedules.py": (
+        "tests/objective/test_schedules.py",
+        "tests/golden/test_schedulers.py",
+    ),
+    "jaxbrewer/objective/projections.py": (
+        "tests/objective/test_projections.py",
+        "tests/golden/test_projections.py",
+    ),
+    "jaxbrewer/objective/objective.py": OBJECTIVE,
+    "jaxbrewer/objective/matching.py": OBJECTIVE,
+    "jaxbrewer/objective/selection.py": (
+        "tests/objective/test_selection.py",
         "tests/properties/test_selections.py",
         "tests/golden/test_select_shift.py",
     ),
-    "jaxbrewer/top_k.py": ("tests/test_top_k.py",),
-    "jaxbrewer/transport.py": ("tests/test_transport.py",),
-    "jaxbrewer/ensemble.py": ("tests/test_teachers.py", "tests/golden/test_compute_loss.py"),
-    "jaxbrewer/step.py": ("tests/test_step.py", "tests/test_accumulation.py"),
+    "jaxbrewer/objective/top_k.py": ("tests/objective/test_top_k.py",),
+    "jaxbrewer/objective/transport.py": ("tests/objective/test_transport.py",),
+    "jaxbrewer/objective/ensemble.py": (
+        "tests/step/test_teachers.py",
+        "tests/golden/test_compute_loss.py",
+    ),
+    "jaxbrewer/step/train_step.py": (
+        "tests/step/test_train_step.py",
+        "tests/step/test_accumulation.py",
+    ),
 }
 """The tests of each module, those that fail soonest first."""
 

@@ -8,15 +8,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..adaptors import Adaptor, Outputs
 from ..configs import DistillationConfig
-from ..data import as_arrays, set_epoch
+from ..data.batches import as_arrays, set_epoch
 from ..errors import UsageError
-from ..functional import as_model
+from ..forward.adaptors import Adaptor, Outputs
+from ..forward.functional import as_model
+from ..forward.precision import AS_GIVEN, Policy
 from ..integrity import fingerprint
-from ..precision import AS_GIVEN, Policy
-from ..teachers import make_teacher_step, only_needed
-from ..top_k import keep_top_k
+from ..objective.top_k import keep_top_k
+from ..step.teachers import make_teacher_step, only_needed
 from .keys import content_of, example_ids, teacher_inputs
 from .layout import Layout
 from .manifest import FILE, Manifest, Storage

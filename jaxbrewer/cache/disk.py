@@ -7,7 +7,7 @@ from typing import Any
 
 from ..configs import DistillationConfig
 from ..errors import UsageError
-from ..top_k import require_kept_logits_suffice
+from ..objective.top_k import require_kept_logits_suffice
 from .keys import show_key
 from .layout import Layout
 from .lookup import Lookup

@@ -7,10 +7,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ..adaptors import Outputs
 from ..configs import DistillationConfig
 from ..errors import UsageError
-from ..top_k import TopK
+from ..forward.adaptors import Outputs
+from ..objective.top_k import TopK
 from . import codec
 
 
@@ -21,7 +21,7 @@ class Entry:
     Attributes:
         name: ``"logits/0"``, ``"hidden/3"``, ``"labels/0"``.
         dtype: What it is in a batch.
-        stored: What it is on disk; ``"top_k"`` for :class:`~jaxbrewer.top_k.TopK`.
+        stored: What it is on disk; ``"top_k"`` for :class:`~jaxbrewer.objective.top_k.TopK`.
         mask: The mask whose positions are kept; ``None`` keeps all.
         shape: Its axes after the batch and, with a mask, the position. Without a mask each record
             has its own.

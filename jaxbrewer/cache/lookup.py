@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from ..adaptors import Outputs
 from ..errors import UsageError
+from ..forward.adaptors import Outputs
 from .keys import content_of, example_ids, keys_of, show_key, teacher_inputs
 from .layout import Layout
 from .manifest import Manifest

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ..adaptors import Outputs
-from ..top_k import TopK
+from ..forward.adaptors import Outputs
+from ..objective.top_k import TopK
 from .layout import Entry, Layout, named_arrays, named_masks
 
 SAMPLE = 64

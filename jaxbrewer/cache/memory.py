@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..adaptors import Outputs
-from ..data import as_arrays, count_batches, set_epoch
+from ..data.batches import as_arrays, count_batches, set_epoch
 from ..errors import UsageError
+from ..forward.adaptors import Outputs
 from .keys import content_of, example_ids, keys_of, teacher_inputs
 from .layout import Layout, layout_of
 from .lookup import Lookup, with_outputs

@@ -13,9 +13,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ..adaptors import Outputs
 from ..errors import UsageError
-from ..top_k import TopK
+from ..forward.adaptors import Outputs
+from ..objective.top_k import TopK
 from . import codec
 from .layout import Entry, Layout, named_arrays, named_masks
 

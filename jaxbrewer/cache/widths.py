@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..adaptors import Outputs
+from ..forward.adaptors import Outputs
 
 
 def common_places(

@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..adaptors import Outputs
 from ..errors import UsageError
+from ..forward.adaptors import Outputs
 from . import measure
 from .keys import keys_of, show_key
 from .layout import Layout, layout_of

@@ -33,7 +33,7 @@ def build(job: Job, *, kind: str, k: int, bits: int, batch_size: int) -> None:
 
     from ..cache import Storage, build_cache
     from ..devices.sharding import on_device
-    from ..precision import policy_of
+    from ..forward.precision import policy_of
     from ..text import TextLoader
     from ..text.classification import adaptor
     from . import networks

@@ -14,7 +14,7 @@ from flax import nnx
 
 from ..configs import IntermediateMatch
 from ..errors import UsageError, suggest
-from ..functional import as_model
+from ..forward.functional import as_model
 from ..models import (
     BertConfig,
     BertForSequenceClassification,
@@ -22,7 +22,7 @@ from ..models import (
     load_bert,
     save_bert,
 )
-from ..teachers import make_teacher_step
+from ..step.teachers import make_teacher_step
 from ..text import Tokenizer
 from ..text.classification import Training, adaptor, evaluate
 from .card import Card, read_bert

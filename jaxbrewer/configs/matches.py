@@ -25,7 +25,7 @@ _DEFAULT_LOSS = {"hidden": "hidden_mse", "attention": "attention_mse"}
 class LayerMap(Config):
     """An entry of ``intermediate_matches`` that finds the pairs of layers by itself.
 
-    It is resolved when the models' layers are known: see :mod:`jaxbrewer.layer_maps`.
+    It is resolved when the models' layers are known: see :mod:`jaxbrewer.objective.layer_maps`.
 
     Args:
         map: Which layers: ``"uniform"`` (spread evenly, first and last together), ``"last"`` (the
@@ -99,7 +99,7 @@ class LayerMap(Config):
 class EMDMatch(Config):
     """Every student layer learns from every teacher layer, by an optimal-transport plan.
 
-    In ``intermediate_matches`` its dict has ``"kind": "emd"``. See :mod:`jaxbrewer.transport`.
+    In ``intermediate_matches`` its dict has ``"kind": "emd"``. See :mod:`jaxbrewer.objective.transport`.
 
     Args:
         feature: ``"hidden"`` or ``"attention"``, or a registered feature.

@@ -25,7 +25,7 @@ class TrainingConfig(Config):
         device: ``"cpu"``, or an accelerator (``"cuda"``, ``"gpu"``, ``"tpu"``), which means the
             default device of JAX: the accelerator where there is one, else the CPU.
         fp16: Computes in half precision, as ``fp16_opt_level`` says.
-        fp16_opt_level: ``"O0"`` to ``"O3"``, Apex's names; see :mod:`jaxbrewer.precision`.
+        fp16_opt_level: ``"O0"`` to ``"O3"``, Apex's names; see :mod:`jaxbrewer.forward.precision`.
         data_parallel: Splits each batch over all devices; the mesh ``{"data": -1}``.
         local_rank: TextBrewer's rank under PyTorch's launcher. JAX finds the processes by itself
             (``jax.distributed.initialize``), so any value is accepted and none changes anything.

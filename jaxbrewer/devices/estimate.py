@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from ..configs import TrainingConfig
-from ..functional import Batch, Model, PyTree
-from ..state import TrainState
-from ..step import TrainStep
+from ..forward.functional import Batch, Model, PyTree
+from ..step.state import TrainState
+from ..step.train_step import TrainStep
 from .sharding import (
     Teachers,
     batch_sharding,

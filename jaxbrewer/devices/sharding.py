@@ -28,8 +28,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ..configs import TrainingConfig
 from ..configs.mesh import MESH_AXES, Rules
 from ..errors import UsageError
-from ..functional import Batch, Model, PyTree
-from ..state import TrainState, copy_arrays
+from ..forward.functional import Batch, Model, PyTree
+from ..step.state import TrainState, copy_arrays
 from .partitioning import fsdp_spec, names_of, partition
 
 Teachers: TypeAlias = Model | Sequence[Model] | Mapping[str, Any] | None

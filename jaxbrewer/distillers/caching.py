@@ -8,7 +8,6 @@ from typing import Any, TypeAlias
 
 import jax
 
-from ..adaptors import Outputs
 from ..cache import (
     CachedLoader,
     TeacherCache,
@@ -20,12 +19,13 @@ from ..cache import (
 )
 from ..cache.manifest import FILE
 from ..configs import DistillationConfig, TrainingConfig
-from ..data import as_arrays, set_epoch
+from ..data.batches import as_arrays, set_epoch
 from ..errors import UsageError
-from ..functional import Model, PyTree
+from ..forward.adaptors import Outputs
+from ..forward.functional import Model, PyTree
+from ..forward.precision import policy_of
 from ..integrity import fingerprint
-from ..precision import policy_of
-from ..teachers import Adaptors, make_teacher_step, only_needed
+from ..step.teachers import Adaptors, make_teacher_step, only_needed
 
 Teacher: TypeAlias = Model | tuple[Model, ...] | None
 Postprocessor: TypeAlias = Callable[[Any], Any] | None

@@ -9,25 +9,25 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from .. import loop
-from ..adaptors import Adaptor
 from ..configs import DistillationConfig, TrainingConfig
-from ..data import GroupSource, as_arrays, count_examples
+from ..data.batches import GroupSource, as_arrays, count_examples
 from ..devices.estimate import Estimate, estimate_step
 from ..devices.sharding import Layout, make_layout, models_for_use, place_teacher
 from ..errors import UsageError, suggest
-from ..functional import Model, PyTree, as_model
-from ..objective import make_objective
-from ..precision import policy_of
-from ..presence import skip_absent
-from ..resolution import resolve_matches
+from ..forward.adaptors import Adaptor
+from ..forward.functional import Model, PyTree, as_model
+from ..forward.precision import policy_of
+from ..objective.objective import make_objective
+from ..run import loop
 from ..run.checkpoint import Plan
 from ..run.guard import finite_gradients
-from ..sampling import make_draw, task_groups, task_probabilities
-from ..state import TrainState, init_train_state, make_optimizer
-from ..step import TrainStep
-from ..tasks import TaskBatch, TaskObjective, make_task_step, present_in
-from ..teachers import Adaptors, Teacher
+from ..step.presence import skip_absent
+from ..step.resolution import resolve_matches
+from ..step.state import TrainState, init_train_state, make_optimizer
+from ..step.tasks import TaskBatch, TaskObjective, make_task_step, present_in
+from ..step.teachers import Adaptors, Teacher
+from ..step.train_step import TrainStep
+from .sampling import make_draw, task_groups, task_probabilities
 from .training import Optimizer, Result, Training, check_config, peek, variables_of
 
 Tasks = Mapping[str, Any]
@@ -49,7 +49,7 @@ class MultiTaskDistiller(Training):
     Every update draws the task of each of its batches, with a probability that grows with the
     task's number of examples; the draw depends on ``TrainingConfig.seed`` and the update alone.
     Parameters that an update's tasks do not touch (the heads of the others) are not moved, and
-    neither are their moments, as PyTorch's optimizers do it: see :mod:`jaxbrewer.presence`.
+    neither are their moments, as PyTorch's optimizers do it: see :mod:`jaxbrewer.step.presence`.
     Metrics carry the task's name: ``<task>/unweighted_kd_loss``.
 
     Args:

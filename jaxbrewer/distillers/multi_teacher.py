@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ..adaptors import Adaptor
 from ..configs import DistillationConfig, TrainingConfig
 from ..errors import UsageError
-from ..functional import Model, as_model
+from ..forward.adaptors import Adaptor
+from ..forward.functional import Model, as_model
 from .training import Training
 
 

@@ -5,8 +5,8 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from ..adaptors import Adaptor
 from ..configs import DistillationConfig, TrainingConfig
+from ..forward.adaptors import Adaptor
 from .training import Training
 
 

@@ -11,10 +11,8 @@ import jax
 import numpy as np
 import optax
 
-from .. import loop
-from ..adaptors import Adaptor
 from ..configs import DistillationConfig, TrainingConfig
-from ..data import GroupSource, as_arrays, groups
+from ..data.batches import GroupSource, as_arrays, groups
 from ..devices.estimate import Estimate, estimate_step
 from ..devices.sharding import (
     Layout,
@@ -27,18 +25,20 @@ from ..devices.sharding import (
     readable,
 )
 from ..errors import UsageError
-from ..functional import Model, PyTree, as_model
+from ..forward.adaptors import Adaptor
+from ..forward.functional import Model, PyTree, as_model
+from ..forward.precision import policy_of
 from ..integrity import fingerprint
-from ..objective import Objective, TermWeight, make_objective
-from ..precision import policy_of
-from ..resolution import resolve_matches
+from ..objective.objective import Objective, TermWeight, make_objective
+from ..run import loop
 from ..run.checkpoint import Plan
 from ..run.closures import settings_of
 from ..run.directory import open_run
 from ..run.guard import finite_gradients
-from ..state import OptimizerFactory, TrainState, init_train_state, make_optimizer
-from ..step import TrainStep, make_train_step
-from ..teachers import Adaptors, Teacher
+from ..step.resolution import resolve_matches
+from ..step.state import OptimizerFactory, TrainState, init_train_state, make_optimizer
+from ..step.teachers import Adaptors, Teacher
+from ..step.train_step import TrainStep, make_train_step
 from .caching import Caching
 
 Optimizer: TypeAlias = optax.GradientTransformation | OptimizerFactory

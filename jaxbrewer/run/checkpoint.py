@@ -23,11 +23,11 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from ..configs import TrainingConfig
+from ..data.position import Position, without
 from ..errors import UsageError
-from ..functional import PyTree
+from ..forward.functional import PyTree
 from ..integrity import checksums, leaves_by_path
-from ..position import Position, without
-from ..state import TrainState, copy_arrays
+from ..step.state import TrainState, copy_arrays
 from .retention import Entry
 
 DIRECTORY = "checkpoints"

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..errors import NonFiniteError
-from ..functional import PyTree
+from ..forward.functional import PyTree
 from ..integrity import leaves_by_path
-from ..state import TrainState, global_norm
-from ..step import TrainStep
+from ..step.state import TrainState, global_norm
+from ..step.train_step import TrainStep
 from .tracking import LEAD
 
 _GRADIENTS = "finite_gradients"

@@ -9,9 +9,9 @@ from typing import Self
 import jax
 
 from ..configs import TrainingConfig
+from ..data.position import Position, without
 from ..errors import Preempted, UsageError
-from ..position import Position, without
-from ..state import TrainState
+from ..step.state import TrainState
 from .checkpoint import CheckpointStore, Saved
 from .directory import COMPLETED, Run
 from .logs import JsonLines

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, Self
 import jax
 import numpy as np
 
-from ..objective import TermWeight
-from ..precision import SkipWatch
+from ..forward.precision import SkipWatch
+from ..objective.objective import TermWeight
 from .logs import Events, JsonLines
 from .progress import ProgressDisplay
 

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ..adaptors import Outputs
 from ..configs import DistillationConfig, IntermediateMatch
+from ..forward.adaptors import Outputs
 from ..losses import add_means
-from ..objective import make_objective
+from ..objective.objective import make_objective
 from ..registry import KD_LOSS_MAP, MATCH_LOSS_MAP
 from ._subject import TEMPERATURE, Batch, Subject
 

@@ -14,8 +14,8 @@ from jaxtyping import Array, Float, Int
 from ..configs import DistillationConfig, OptimizationConfig, TrainingConfig
 from ..devices.estimate import Estimate
 from ..distillers import BasicTrainer, GeneralDistiller, Result
-from ..freezing import freeze
-from ..functional import Model, as_model
+from ..forward.freezing import freeze
+from ..forward.functional import Model, as_model
 from ..losses import masked_mean
 from ..run.checkpoint import Plan
 from .loader import TextLoader

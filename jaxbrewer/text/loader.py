@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from ..data.parts import Parts
 from ..errors import UsageError
-from ..parts import Parts
 from .tokenize import Encoded
 
 WIDTH_STEP = 8

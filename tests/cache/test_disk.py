@@ -15,7 +15,7 @@ import jaxbrewer as jb
 from jaxbrewer.cache import Manifest, Storage, TeacherCache, build_cache, with_outputs
 from jaxbrewer.cache import writer as building
 from jaxbrewer.integrity import fingerprint
-from jaxbrewer.teachers import make_teacher_step
+from jaxbrewer.step.teachers import make_teacher_step
 
 CLASSES, WORDS, EXAMPLES = 30, 50, 60
 RNG = np.random.default_rng(0)

@@ -65,7 +65,7 @@ def test_any_cache_trains_as_the_live_teacher(cache):
 
 def test_full_precision_is_bitwise_the_live_teacher(tmp_path):
     """Batches composed as when the cache was built, and a teacher run by itself beside it."""
-    from jaxbrewer.teachers import make_teacher_step
+    from jaxbrewer.step.teachers import make_teacher_step
 
     data = list(loader(8, shuffle=False).with_example_ids())
     teacher = jb.as_model(TEACHER)

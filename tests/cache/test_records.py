@@ -10,7 +10,7 @@ import pytest
 import jaxbrewer as jb
 from jaxbrewer.cache.layout import Layout, layout_of
 from jaxbrewer.cache.records import check_of, decode, encode, is_sound
-from jaxbrewer.top_k import keep_top_k
+from jaxbrewer.objective.top_k import keep_top_k
 
 RNG = np.random.default_rng(0)
 LENGTHS = np.array([3, 5, 1, 4])

@@ -6,7 +6,7 @@ import copy
 import numpy as np
 import pytest
 
-from jaxbrewer import augmentation
+from jaxbrewer.data import augmentation
 
 from . import claims, document
 

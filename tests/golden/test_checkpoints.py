@@ -5,8 +5,8 @@ import warnings
 import pytest
 
 from jaxbrewer import TrainingConfig, UsageError
-from jaxbrewer.loop import plan_training
 from jaxbrewer.run.checkpoint import Plan
+from jaxbrewer.run.loop import plan_training
 
 from . import claims, document
 

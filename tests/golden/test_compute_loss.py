@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxbrewer import DistillationConfig, make_objective
-from jaxbrewer.adaptors import Outputs, collect
+from jaxbrewer.forward.adaptors import Outputs, collect
 
 from . import PRECISIONS, Case, cases, claims, evaluate
 

@@ -6,8 +6,8 @@ import jax
 import pytest
 
 from jaxbrewer import losses
+from jaxbrewer.objective.selection import pair_selected, probability_shift
 from jaxbrewer.registry import KD_LOSS_MAP
-from jaxbrewer.selection import pair_selected, probability_shift
 
 from . import PRECISIONS, Case, cases, claims, evaluate
 

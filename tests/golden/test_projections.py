@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxbrewer.projections import apply_projection, init_projection
+from jaxbrewer.objective.projections import apply_projection, init_projection
 from jaxbrewer.registry import PROJ_MAP
 
 from . import PRECISIONS, Case, cases, claims, evaluate

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxbrewer.objective.schedules import temperature_rule
 from jaxbrewer.registry import WEIGHT_SCHEDULER
-from jaxbrewer.schedules import temperature_rule
 
 from . import PRECISIONS, Case, cases, claims, evaluate
 

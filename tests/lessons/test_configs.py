@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import jaxbrewer as jb
-from jaxbrewer import augmentation
-from jaxbrewer.adaptors import collect
-from jaxbrewer.schedules import temperature_rule, weight_schedule
+from jaxbrewer.data import augmentation
+from jaxbrewer.forward.adaptors import collect
+from jaxbrewer.objective.schedules import temperature_rule, weight_schedule
 
 MATCH = {"layer_T": 0, "layer_S": 0, "feature": "hidden", "loss": "hidden_mse", "weight": 1}
 RNG = np.random.default_rng(0)

@@ -7,9 +7,9 @@ import pytest
 
 import jaxbrewer as jb
 from jaxbrewer import losses
-from jaxbrewer.adaptors import collect
+from jaxbrewer.forward.adaptors import collect
+from jaxbrewer.objective.selection import probability_shift
 from jaxbrewer.registry import MATCH_LOSS_MAP
-from jaxbrewer.selection import probability_shift
 
 RNG = np.random.default_rng(0)
 BATCH, LENGTH, CLASSES, WIDTH = 3, 4, 5, 6

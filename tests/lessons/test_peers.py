@@ -11,11 +11,11 @@ import pytest
 
 import jaxbrewer as jb
 from jaxbrewer import losses
-from jaxbrewer.adaptors import collect
-from jaxbrewer.loop import plan_training
-from jaxbrewer.position import checksum
-from jaxbrewer.projections import apply_projection, init_projection
-from jaxbrewer.schedules import weight_schedule
+from jaxbrewer.data.position import checksum
+from jaxbrewer.forward.adaptors import collect
+from jaxbrewer.objective.projections import apply_projection, init_projection
+from jaxbrewer.objective.schedules import weight_schedule
+from jaxbrewer.run.loop import plan_training
 from tests.toys import logits_adaptor, mlp, mlp_params, quiet, vector_data
 
 RNG = np.random.default_rng(0)

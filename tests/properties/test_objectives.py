@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 
 import jaxbrewer as jb
-from jaxbrewer.adaptors import collect
+from jaxbrewer.forward.adaptors import collect
 
 BATCH, LENGTH, CLASSES = 3, 4, 5
 weights = st.sampled_from([0, 0.5, 1])

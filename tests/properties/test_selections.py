@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
 
-from jaxbrewer.projections import apply_projection
+from jaxbrewer.objective.projections import apply_projection
+from jaxbrewer.objective.schedules import temperature_rule, weight_schedule
+from jaxbrewer.objective.selection import pair_selected, probability_shift
 from jaxbrewer.registry import PROJ_MAP
-from jaxbrewer.schedules import temperature_rule, weight_schedule
-from jaxbrewer.selection import pair_selected, probability_shift
 
 BATCH, LENGTH, CLASSES = 2, 3, 4
 halves = st.integers(-6, 6).map(lambda n: n / 2)  # exact in every dtype, with many ties

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 
 import jaxbrewer as jb
-from jaxbrewer.data import groups
+from jaxbrewer.data.batches import groups
 from jaxbrewer.run.checkpoint import Plan
 
 small = st.integers(1, 12)

@@ -1,0 +1,3 @@
+"""Batches: loaders, groups of micro-batches, positions in the data, token augmentation."""
+
+from . import augmentation as augmentation

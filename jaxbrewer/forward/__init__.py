@@ -1,0 +1,1 @@
+"""A forward pass as a pure function: models of any library, adaptors, precision, freezing."""

@@ -1,0 +1,134 @@
+"""A model and its adaptor as one function, and which part of a batch each model gets."""
+
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import jax
+
+from ..errors import UsageError
+from .adaptors import Adaptor, Outputs, collect
+from .capture import first_array
+from .functional import Batch, Model, PyTree
+from .precision import Policy
+
+Forward = Callable[..., tuple[Outputs, PyTree]]
+"""``forward(variables, batch, outputs, key) -> (Outputs, state)``."""
+
+FOR_THE_OBJECTIVE = ("teacher_cache", "teacher_id", "teacher_weights", "example_id")
+"""Entries of a batch that no model sees."""
+
+
+def make_forward(
+    model: Model,
+    adaptor: Adaptor | None,
+    who: str,
+    precision: Policy,
+    args: Mapping[str, Any],
+    modules: Collection[str] = (),
+) -> Forward:
+    """Builds ``forward(variables, batch, outputs, key) -> (Outputs, state)``.
+
+    Given ``outputs`` (a teacher's cached ones, the model's or the adaptor's), the model is not run;
+    given a ``key``, it trains. Of the submodules at the paths ``modules`` the outputs are kept.
+
+    Raises:
+        UsageError: The model has no submodules that can be looked into.
+    """
+    apply = model.apply
+    if modules:
+        apply = _capturing(model, who)(frozenset(modules).__contains__)
+
+    def forward(
+        variables: PyTree, batch: Batch, outputs: Any, key: jax.Array | None
+    ) -> tuple[Outputs, PyTree]:
+        if adaptor is None:
+            raise UsageError(f"The {who} needs an adaptor.")
+        new_state: PyTree = {}
+        if outputs is not None and modules:
+            kept = outputs.modules if isinstance(outputs, Outputs) else {}
+            missing = sorted(set(modules) - kept.keys())
+            if missing:
+                raise UsageError(
+                    f"custom_matches need the {who}'s modules {missing}, but its outputs come from "
+                    "'teacher_cache', which does not hold them: leave it out, or cache them."
+                )
+        if isinstance(outputs, Outputs):
+            return outputs, new_state
+        captured: dict[str, Any] = {}
+        if outputs is None:
+            state = variables["state"]
+
+            def run(params: PyTree, state: PyTree, inputs: Batch, key: Any) -> tuple[Any, PyTree]:
+                is_training = key is not None
+                return apply(params, state, inputs, train=is_training, rng=key, args=args)
+
+            outputs, new_state = precision.run(
+                run,
+                precision.cast_weights(variables["params"]),
+                state,
+                precision.cast_to_compute(batch),
+                key,
+            )
+            new_state = jax.tree.map(lambda new, old: new.astype(old.dtype), new_state, state)
+            if modules:
+                outputs, captured = outputs
+                captured = {path: first_array(path, value) for path, value in captured.items()}
+        answer = collect(adaptor(batch, outputs), who)
+        return dataclasses.replace(answer, modules=captured), new_state
+
+    return forward
+
+
+def module_shapes(
+    model: Model, variables: PyTree, batch: Batch, who: str, args: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The shapes of what every submodule returns on ``batch``, by path; nothing is computed."""
+    apply = _capturing(model, who)(lambda path: True)
+
+    def run(variables: PyTree, batch: Batch) -> Any:
+        (_, captured), _ = apply(
+            variables["params"], variables["state"], batch, train=False, args=args
+        )
+        return {
+            path: value[0] if isinstance(value, (tuple, list)) and value else value
+            for path, value in captured.items()
+        }
+
+    shapes = jax.eval_shape(run, variables, batch)
+    return {path: shape for path, shape in shapes.items() if hasattr(shape, "shape")}
+
+
+def _capturing(model: Model, who: str) -> Callable[..., Any]:
+    if model.capturing is None:
+        raise UsageError(
+            f"custom_matches look into the {who}, which is a plain function without submodules: "
+            "give an NNX or a Linen module, or return the state in the adaptor's 'hidden'."
+        )
+    return model.capturing
+
+
+def student_part(batch: Batch) -> Batch:
+    """What the student and its adaptor see of a batch."""
+    return _without_extras(batch["student"] if is_split(batch) else batch)
+
+
+def teacher_part(batch: Batch) -> Batch:
+    """What the teacher and its adaptor see, or a tuple of that for several teachers."""
+    return _without_extras(batch["teacher"] if is_split(batch) else batch)
+
+
+def is_split(batch: Batch) -> bool:
+    """Whether a batch is ``{"teacher": ..., "student": ...}``."""
+    return isinstance(batch, Mapping) and "teacher" in batch and "student" in batch
+
+
+def extra(batch: Batch, name: str) -> Any:
+    """An entry for the objective, ``None`` if the batch has none."""
+    return batch.get(name) if isinstance(batch, Mapping) else None
+
+
+def _without_extras(batch: Batch) -> Batch:
+    if isinstance(batch, Mapping):
+        return {name: value for name, value in batch.items() if name not in FOR_THE_OBJECTIVE}
+    return batch

@@ -1,0 +1,227 @@
+"""In which dtypes weights are kept and computed with, and the loss scale that float16 needs.
+
+``TrainingConfig.fp16`` and ``fp16_opt_level`` mean what they mean in Apex; ``half`` is the
+``half_dtype``:
+
+=====  ============  ======================  ==================  ==========================
+level  weights kept  weights a model sees    matrix products     loss scale (float16 only)
+=====  ============  ======================  ==================  ==========================
+O0     as given      as given                as given            none
+O1     float32       float32                 half                dynamic
+O2     float32       half, norms float32     half                dynamic
+O3     half          half                    half                none
+=====  ============  ======================  ==================  ==========================
+
+In O1 everything between the products, softmax and norms among it, is float32
+(:mod:`jaxbrewer.forward.autocast`). In O2 a norm computes in float32, as its weights are float32, and so
+does what follows it until something casts back; products are half wherever they stand. What models
+return is float32 for adaptors and losses in all levels but O0.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ..configs import TrainingConfig
+from ..errors import NonFiniteError, UsageError
+from .autocast import autocast
+
+PyTree = Any
+
+NORMS = re.compile(r"norm|(^|[^a-z])(ln|bn)([^a-z]|$)", re.IGNORECASE)
+"""Found in the names of norms: ``LayerNorm_0``, ``norm1``, ``ln_f``, ``bn2``."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """Dtypes; ``None`` leaves the user's as they are.
+
+    Attributes:
+        param: In which weights are kept, and their optimizer state.
+        compute: In which a model sees weights and inputs.
+        products: In which its matrix products and convolutions of float32 arrays are taken.
+        output: In which adaptors see what it returns.
+        keep_norm_fp32: Whether it sees the weights of norms as they are kept.
+        loss_scaling: Whether there is a dynamic loss scale.
+
+    Examples:
+        >>> half = Policy(compute=jnp.bfloat16)
+        >>> half.cast_to_compute({"w": jnp.ones(2), "ids": jnp.ones(2, jnp.int32)})["w"].dtype
+        dtype(bfloat16)
+    """
+
+    param: Any = None
+    compute: Any = None
+    products: Any = None
+    output: Any = None
+    keep_norm_fp32: bool = False
+    loss_scaling: bool = False
+
+    def cast_to_param(self, tree: PyTree) -> PyTree:
+        """Floating-point leaves in the dtype in which weights are kept."""
+        return cast_floating(tree, self.param)
+
+    def cast_to_compute(self, tree: PyTree) -> PyTree:
+        """Floating-point leaves in the compute dtype; the others as they are."""
+        return cast_floating(tree, self.compute)
+
+    def cast_weights(self, params: PyTree) -> PyTree:
+        """Weights as a model sees them.
+
+        Examples:
+            >>> level = policy_of(TrainingConfig(fp16=True, fp16_opt_level="O2"))
+            >>> seen = level.cast_weights({"ln_1": {"scale": jnp.ones(2)}, "w": jnp.ones(2)})
+            >>> print(seen["ln_1"]["scale"].dtype, seen["w"].dtype)
+            float32 float16
+        """
+        if not self.keep_norm_fp32:
+            return self.cast_to_compute(params)
+        return _cast_all_but_norms(params, self.compute)
+
+    def run(self, model: Callable[..., tuple[PyTree, PyTree]], *args: PyTree) -> Any:
+        """``model(*args) -> (outputs, new_state)``, its products and outputs in their dtypes.
+
+        Raises:
+            UsageError: The outputs hold something else than arrays.
+        """
+        if self.products is None and self.output is None:
+            return model(*args)
+
+        def checked(*args: PyTree) -> tuple[PyTree, PyTree]:
+            outputs, new_state = model(*args)
+            for leaf in jax.tree.leaves(outputs):
+                if not isinstance(leaf, (jax.Array, float, int)) and not hasattr(leaf, "dtype"):
+                    raise UsageError(
+                        f"A model returned {type(leaf).__name__}: half precision needs outputs "
+                        "that are arrays, or dicts, lists and registered dataclasses of arrays."
+                    )
+            return outputs, new_state
+
+        cast = checked if self.products is None else autocast(checked, self.products)
+        outputs, new_state = cast(*args)
+        return cast_floating(outputs, self.output), new_state
+
+
+AS_GIVEN = Policy()
+"""Leaves every dtype as it is."""
+
+
+def policy_of(config: TrainingConfig) -> Policy:
+    """The policy that ``fp16``, ``fp16_opt_level`` and ``half_dtype`` describe."""
+    if not config.fp16 or config.fp16_opt_level == "O0":
+        return AS_GIVEN
+    half = jnp.dtype(config.half_dtype)
+    if config.fp16_opt_level == "O3":
+        return Policy(param=half, compute=half, output=jnp.float32)
+    masters = Policy(
+        param=jnp.float32,
+        products=half,
+        output=jnp.float32,
+        loss_scaling=half == jnp.float16,
+    )
+    if config.fp16_opt_level == "O1":
+        return masters
+    return dataclasses.replace(masters, compute=half, keep_norm_fp32=True)
+
+
+def cast_floating(tree: PyTree, dtype: Any) -> PyTree:
+    """``tree`` with its floating-point arrays in ``dtype``; unchanged for ``None``."""
+    if dtype is None:
+        return tree
+
+    def cast(leaf: Any) -> Any:
+        is_floating = hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
+        return leaf.astype(dtype) if is_floating else leaf
+
+    return jax.tree.map(cast, tree)
+
+
+def _cast_all_but_norms(params: PyTree, dtype: Any) -> PyTree:
+    """Norms are known by their name, or by the ``scale`` that Flax's have."""
+    if not isinstance(params, Mapping):
+        return cast_floating(params, dtype)
+    return {
+        name: value
+        if NORMS.search(str(name)) or (isinstance(value, Mapping) and "scale" in value)
+        else _cast_all_but_norms(value, dtype)
+        for name, value in params.items()
+    }
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LossScale:
+    """Dynamic loss scale: doubled after 2,000 good steps, halved at an overflow.
+
+    Attributes:
+        scale: Factor of the loss, float32.
+        good_steps: Steps since the last change, int32.
+        skipped: Steps skipped so far, int32.
+    """
+
+    scale: jax.Array
+    good_steps: jax.Array
+    skipped: jax.Array
+
+    GROWTH_INTERVAL = 2000
+    LARGEST, SMALLEST = 2.0**24, 1.0
+
+    @classmethod
+    def start(cls, scale: float = 2.0**15) -> "LossScale":
+        """The state before the first step."""
+        return cls(jnp.float32(scale), jnp.int32(0), jnp.int32(0))
+
+    def after(self, finite: jax.Array) -> "LossScale":
+        """The state after a step whose gradients were all finite, or not."""
+        grown = self.good_steps + 1 >= self.GROWTH_INTERVAL
+        raised = jnp.where(grown, jnp.minimum(self.scale * 2, self.LARGEST), self.scale)
+        return LossScale(
+            scale=jnp.where(finite, raised, jnp.maximum(self.scale / 2, self.SMALLEST)),
+            good_steps=jnp.where(finite & ~grown, self.good_steps + 1, 0),
+            skipped=self.skipped + jnp.where(finite, 0, 1),
+        )
+
+
+class SkipWatch:
+    """Ends a training that can only skip: no smaller loss scale would help it.
+
+    It sees scalars when they are read, some updates late, so that no step waits for it.
+
+    Examples:
+        >>> watch = SkipWatch()
+        >>> for step in range(1, SkipWatch.MOST + 1):
+        ...     watch.see(step, {"loss_scale": 1.0, "skipped_steps": float(step)})
+        Traceback (most recent call last):
+        ...
+        jaxbrewer.errors.NonFiniteError: Update 25 is the 25th in a row that was skipped although...
+    """
+
+    MOST = 25
+    """So many updates in a row may be skipped at the smallest loss scale."""
+
+    def __init__(self) -> None:
+        self._skipped, self._in_a_row = 0.0, 0
+
+    def see(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Takes the scalars of an update.
+
+        Raises:
+            NonFiniteError: Too many were skipped.
+        """
+        if "skipped_steps" not in scalars:
+            return
+        was_skipped = scalars["skipped_steps"] > self._skipped
+        self._skipped = scalars["skipped_steps"]
+        is_smallest = scalars["loss_scale"] <= LossScale.SMALLEST
+        self._in_a_row = self._in_a_row + 1 if was_skipped and is_smallest else 0
+        if self._in_a_row >= self.MOST:
+            raise NonFiniteError(
+                f"Update {step} is the {self._in_a_row}th in a row that was skipped although the "
+                f"loss scale is at its smallest, {LossScale.SMALLEST:g}: a loss or a gradient is "
+                "not finite in float16 at any scale. Lower the learning rate, or set "
+                "half_dtype='bfloat16'."
+            )

@@ -1,0 +1,1 @@
+"""The total loss: everything between the two models' outputs and one scalar."""

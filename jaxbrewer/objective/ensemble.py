@@ -1,0 +1,305 @@
+"""Several teachers as one lesson: what the student's logits are compared with, and how it weighs.
+
+The teachers' logits come in one after the other. Where their average is enough, only the running
+sum is kept; where their losses are averaged, all of them are.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Integer
+
+from ..configs import DistillationConfig
+from ..errors import UsageError
+from ..forward.adaptors import Outputs
+from ..losses import loss_dtype, per_position
+from .schedules import weight_schedule
+from .selection import pair_selected, per_head
+from .top_k import TopK
+from .vocabulary import fit_vocabularies
+
+Weight = float | Float[Array, ""] | Float[Array, " batch"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Targets:
+    """What the teachers say of a batch.
+
+    Attributes:
+        compared: Whose logits the student's are compared with: the one teacher, the teachers'
+            average, or every teacher where their losses are averaged.
+        weights: For each of these a weight, a scalar or one per example ``[batch]``; ``None`` is 1.
+        teachers: Every teacher, for intermediate matches; without the logits of an average.
+    """
+
+    compared: tuple[Outputs, ...]
+    weights: tuple[Weight | None, ...]
+    teachers: tuple[Outputs, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Ensemble:
+    """How several teachers become one lesson.
+
+    Attributes:
+        average: ``"logits"``, ``"probabilities"`` or ``"losses"``.
+        weights: One per teacher, a schedule or a float; ``None`` weighs all alike.
+        temperatures: One per teacher; ``None`` gives all the objective's.
+        vocabulary: What is done where their logits differ in width.
+    """
+
+    average: str
+    weights: tuple[optax.Schedule | float, ...] | None
+    temperatures: tuple[float, ...] | None
+    vocabulary: str = "auto"
+
+    def require(self, teachers: int) -> None:
+        """Raises :class:`UsageError` if the settings are those of another number of teachers."""
+        for field in ("weights", "temperatures"):
+            given = getattr(self, field)
+            if given is not None and len(given) != teachers:
+                raise UsageError(
+                    f"DistillationConfig.teacher_{field} has {len(given)} entries for {teachers} "
+                    "teachers: give one each."
+                )
+
+    def temperature(self, teacher: int, base: float | Array) -> float | Array:
+        """The temperature of a teacher's logits."""
+        return base if self.temperatures is None else self.temperatures[teacher]
+
+
+def make_ensemble(config: DistillationConfig, total_steps: int | None = None) -> Ensemble:
+    """The :class:`Ensemble` of a config.
+
+    Raises:
+        UsageError: A schedule cannot be built, or probabilities are to be averaged under a rule
+            that sets the temperature afterwards.
+    """
+    if config.teacher_average == "probabilities" and config.temperature_scheduler != "none":
+        raise UsageError(
+            f"temperature_scheduler={config.temperature_scheduler!r} sets the temperature from the "
+            "averaged logits, but teacher_average='probabilities' averages at the temperature: "
+            "average 'logits' or 'losses'."
+        )
+    weights = config.teacher_weights
+    if weights is not None:
+        weights = tuple(
+            float(weight)
+            if isinstance(weight, (int, float))
+            else weight_schedule(weight, 1.0, total_steps)
+            for weight in weights
+        )
+    temperatures = config.teacher_temperatures
+    return Ensemble(
+        config.teacher_average,
+        weights,
+        None if temperatures is None else tuple(temperatures),
+        config.vocabulary,
+    )
+
+
+def routing_weights(
+    teacher_id: Integer[Array, " batch"] | None,
+    teacher_weights: Float[Array, "batch teachers"] | None,
+    teachers: int,
+) -> Float[Array, "batch teachers"] | None:
+    """The weight of every teacher for every example, as a batch says it.
+
+    Args:
+        teacher_id: The one teacher of each example, counted from 0; -1 for none.
+        teacher_weights: Or a weight for each teacher.
+        teachers: How many there are.
+
+    Returns:
+        ``[batch, teachers]``, or ``None`` if the batch says nothing.
+
+    Raises:
+        UsageError: Both are given, or a shape does not fit.
+
+    Examples:
+        >>> print(routing_weights(jnp.array([1, -1]), None, 2))
+        [[0. 1.]
+         [0. 0.]]
+    """
+    if teacher_id is not None and teacher_weights is not None:
+        raise UsageError("The batch has both 'teacher_id' and 'teacher_weights': give one.")
+    if teacher_id is not None:
+        teacher_id = jnp.asarray(teacher_id)
+        if teacher_id.ndim != 1 or not jnp.issubdtype(teacher_id.dtype, jnp.integer):
+            raise UsageError(
+                "The batch's 'teacher_id' must be integers of shape [batch], got "
+                f"{teacher_id.dtype} {teacher_id.shape}."
+            )
+        return jax.nn.one_hot(teacher_id, teachers)
+    if teacher_weights is not None:
+        teacher_weights = jnp.asarray(teacher_weights)
+        if teacher_weights.ndim != 2 or teacher_weights.shape[1] != teachers:
+            raise UsageError(
+                f"The batch's 'teacher_weights' must have the shape [batch, {teachers}], got "
+                f"{list(teacher_weights.shape)}."
+            )
+    return teacher_weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Lesson:
+    """The teachers so far; a pytree is not needed, since it never leaves a trace.
+
+    Attributes:
+        total: The weighted sum of what is averaged, one array per head.
+        weight: The sum of the weights.
+        masks: Of each head, the positions that all teachers so far have.
+        first: The first teacher, whose positions the others are brought to.
+        parts: What :class:`Targets` needs of each teacher.
+        weights: Each teacher's weight.
+    """
+
+    total: tuple[Array, ...] = ()
+    weight: Weight = 0.0
+    masks: tuple[Array | None, ...] = ()
+    first: Outputs | None = None
+    parts: tuple[Outputs, ...] = ()
+    weights: tuple[Weight, ...] = ()
+
+
+def add_teacher(
+    ensemble: Ensemble,
+    lesson: Lesson,
+    outputs: Outputs,
+    *,
+    step: Array | int,
+    temperature: float | Array,
+    routing: Float[Array, "batch teachers"] | None = None,
+) -> Lesson:
+    """The lesson with one teacher more.
+
+    Args:
+        ensemble: How teachers are averaged.
+        lesson: ``Lesson()`` before the first.
+        outputs: The teacher's.
+        step: Optimizer updates so far, for scheduled weights.
+        temperature: The objective's base temperature at this step.
+        routing: From :func:`routing_weights`.
+
+    Raises:
+        UsageError: The teacher's heads do not fit those before.
+    """
+    teacher = len(lesson.parts)
+    weight: Weight = 1.0
+    if ensemble.weights is not None:
+        schedule = ensemble.weights[teacher]
+        weight = schedule(step) if callable(schedule) else schedule
+    if routing is not None:
+        weight = weight * routing[:, teacher]
+    weights = (*lesson.weights, weight)
+    if ensemble.average == "losses":
+        return dataclasses.replace(lesson, parts=(*lesson.parts, outputs), weights=weights)
+    first = lesson.first or outputs
+    if len(outputs.logits) != len(first.logits):
+        raise UsageError(
+            f"Teacher {teacher}'s adaptor returned {len(outputs.logits)} 'logits', teacher 0's "
+            f"{len(first.logits)}: each head needs its counterpart to be averaged with."
+        )
+    if any(isinstance(logits, TopK) for logits in outputs.logits):
+        raise UsageError(
+            f"Only the largest logits of teacher {teacher} are cached, which cannot be averaged: "
+            "set teacher_average='losses', or cache all logits."
+        )
+    own = ensemble.temperature(teacher, temperature)
+    total, masks = [], []
+    masks_first = per_head("teacher 0", first.logits_mask, len(first.logits))
+    masks_own = per_head(f"teacher {teacher}", outputs.logits_mask, len(first.logits))
+    for head, logits in enumerate(outputs.logits):
+        mask = masks_first[head] if masks_first[head] is not None else masks_own[head]
+        if teacher:
+            logits, mask = pair_selected(logits, mask, masks_own[head])
+        before = lesson.total[head] if teacher else logits
+        if logits.shape[:-1] == before.shape[:-1]:
+            before, logits = fit_vocabularies(
+                before,
+                logits,
+                ensemble.vocabulary,
+                what=f"logits[{head}]",
+                rules_out=False,
+                names=(f"teacher {teacher - 1}", f"teacher {teacher}"),
+            )
+        if logits.shape != before.shape:
+            raise UsageError(
+                f"logits[{head}] of teacher {teacher} has the shape {logits.shape}, of those "
+                f"before {before.shape}: teachers of other shapes can only be compared one by "
+                "one, with teacher_average='losses'."
+            )
+        logits = logits.astype(loss_dtype(logits))
+        if ensemble.average == "probabilities":
+            logits = jax.nn.softmax(logits / own)
+        elif ensemble.temperatures is not None:
+            logits = logits * (temperature / own)
+        aligned = per_position(weight, logits)
+        # A teacher without weight is not asked: its -inf or NaN would survive a product with 0.
+        weighted = jnp.where(aligned != 0, aligned * logits, 0)
+        total.append(before + weighted if teacher else weighted)
+        masks.append(_both(lesson.masks[head], mask) if teacher else mask)
+    part = dataclasses.replace(outputs, logits=())
+    return Lesson(
+        tuple(total), lesson.weight + weight, tuple(masks), first, (*lesson.parts, part), weights
+    )
+
+
+def _both(before: Array | None, mask: Array | None) -> Array | None:
+    if before is None or mask is None:
+        return mask if before is None else before
+    return (before != 0) & (mask != 0)
+
+
+def targets_of(
+    ensemble: Ensemble,
+    lesson: Lesson,
+    *,
+    temperature: float | Array,
+    routing: Float[Array, "batch teachers"] | None = None,
+) -> Targets:
+    """The lesson of all teachers, averages divided by the sum of the weights.
+
+    An example that no teacher has a weight for is not compared.
+    """
+    if ensemble.average == "losses":
+        whole = sum(lesson.weights[1:], start=lesson.weights[0])
+        divisor = jnp.where(whole != 0, whole, 1)
+        return Targets(lesson.parts, tuple(w / divisor for w in lesson.weights), lesson.parts)
+    assert lesson.first is not None
+    asked = jnp.asarray(lesson.weight) != 0
+    divisor = jnp.where(asked, lesson.weight, 1)
+    heads = []
+    for total in lesson.total:
+        mean = total / per_position(divisor, total)
+        if ensemble.average == "probabilities":  # of no teacher: ones, whose logarithm is finite
+            mean = temperature * jnp.log(jnp.where(per_position(asked, mean) != 0, mean, 1))
+        heads.append(mean)
+    masks = tuple(mask for mask in lesson.masks if mask is not None)
+    average = dataclasses.replace(
+        lesson.first, logits=tuple(heads), logits_mask=masks, features={}, losses=()
+    )
+    return Targets((average,), (None if routing is None else asked,), lesson.parts)
+
+
+def as_targets(
+    ensemble: Ensemble,
+    teachers: Targets | Outputs | Sequence[Outputs] | None,
+    *,
+    step: Array | int,
+    temperature: float | Array,
+) -> Targets | None:
+    """The :class:`Targets` of one teacher's outputs, of a sequence of them, or as they are."""
+    if teachers is None or isinstance(teachers, Targets):
+        return teachers
+    if isinstance(teachers, Outputs):
+        return Targets((teachers,), (None,), (teachers,))
+    ensemble.require(len(teachers))
+    lesson = Lesson()
+    for outputs in teachers:
+        lesson = add_teacher(ensemble, lesson, outputs, step=step, temperature=temperature)
+    return targets_of(ensemble, lesson, temperature=temperature)

@@ -1,0 +1,436 @@
+"""The total loss of a distillation config, as a pure function of two models' outputs.
+
+An objective has two halves. :meth:`Objective.terms` gives every loss as sums and counts;
+:meth:`Objective.combine` weighs them and divides. Between the two, sums and counts of micro-batches
+add up, which makes the split of a batch irrelevant.
+"""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ..configs import DistillationConfig, EMDMatch
+from ..errors import UsageError
+from ..forward.adaptors import Outputs
+from ..losses import Mean, add_means, per_position
+from ..registry import KD_LOSS_MAP, MATCH_LOSS_MAP, Table, loss_and_parameters
+from .ensemble import Ensemble, Targets, Weight, as_targets, make_ensemble
+from .matching import Projection, match_terms
+from .projections import init_projection
+from .schedules import temperature_rule, weight_schedule
+from .selection import pair_selected, per_head, probability_shift
+from .top_k import TopK, pair_top_k, require_kept_logits_suffice, to_buckets
+from .transport import LAYER_WEIGHTS, cost_attention, equal_weights, shared_weights
+from .vocabulary import fit_vocabularies
+
+Terms = dict[str, tuple[Mean, ...]]
+"""Each loss by its metric name; the loss is the sum of the means."""
+Metrics = dict[str, jax.Array]
+Projections = dict[str, Projection]
+"""That of ``intermediate_matches[i]`` under ``str(i)``, of ``custom_matches[i]`` under
+``custom_<i>``, where they have one; an :class:`EMDMatch` has one per student layer, stacked."""
+ObjectiveState = dict[str, Any]
+"""What losses remember from update to update; arrays by the name of the term."""
+Teachers = Outputs | Sequence[Outputs] | Targets | None
+
+_RULING_OUT = ("ce", "kl")
+"""Losses under the teacher's distribution, for which its ``-inf`` is a probability of 0."""
+_WITHOUT_TEMPERATURE_FACTOR = ("ce", "mse")
+"""TextBrewer's losses: their gradients shrink as 1/T^2, those of all others do not."""
+
+
+class TermWeight(NamedTuple):
+    """How much a term counts in the total.
+
+    Attributes:
+        weight: The configured weight.
+        temperature: T, if the loss has no factor of its own against it, so that its gradient is
+            1/T^2 of what it is at T = 1 or with the factor; else ``None``.
+    """
+
+    weight: float
+    temperature: float | None = None
+
+    @property
+    def effective(self) -> float:
+        """``weight / T^2`` for a loss without its own factor, else the weight.
+
+        Examples:
+            >>> TermWeight(1.0, temperature=4.0).effective
+            0.0625
+        """
+        return self.weight if self.temperature is None else self.weight / self.temperature**2
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """``objective(student, teacher, projections, step) -> (loss, metrics)``; see the two halves.
+
+    Attributes:
+        config: What it was made of.
+        weights: For each term, its weight as a schedule, or a float if it never changes.
+        temperature: The base temperature, likewise.
+        ensemble: How several teachers become one lesson.
+    """
+
+    config: DistillationConfig
+    weights: dict[str, optax.Schedule | float]
+    temperature: optax.Schedule | float
+    ensemble: Ensemble
+    _kd_loss: Callable[..., Mean]
+    _match_losses: tuple[Callable[..., Mean], ...]
+    _rule: Callable[..., Any] | None
+
+    def __call__(
+        self,
+        student: Outputs,
+        teacher: Teachers,
+        projections: Projections,
+        step: jax.Array | int = 0,
+        state: ObjectiveState | None = None,
+    ) -> tuple[jax.Array, Metrics]:
+        """The total loss and every metric.
+
+        Args:
+            student: The student's outputs.
+            teacher: The teacher's, or a sequence with those of several; ``None`` trains on the
+                student's own losses alone.
+            projections: Parameters from :meth:`init_projections`.
+            step: Optimizer updates so far, which schedules follow.
+            state: From :meth:`init_state` or :meth:`next_state`; ``None`` where no loss has one.
+
+        Returns:
+            The total, a scalar, and metrics: ``total_loss``, ``unweighted_<term>`` under
+            TextBrewer's names, and ``weighted_<term>``.
+        """
+        return self.combine(self.terms(student, teacher, projections, step, state), step)
+
+    def _named_matches(self) -> list[tuple[str, str, Any]]:
+        """``(projection's name, term's name, match)`` of every match."""
+        inner, custom = self.config.intermediate_matches, self.config.custom_matches
+        keys = [*map(str, range(len(inner))), *(f"custom_{i}" for i in range(len(custom)))]
+        matches = (*inner, *custom)
+        names = [match.name for match in matches]
+        repeats = (names[:index].count(name) for index, name in enumerate(names))
+        unique = [
+            name if not earlier else f"{name}#{earlier + 1}"
+            for name, earlier in zip(names, repeats, strict=True)
+        ]
+        return list(zip(keys, unique, matches, strict=True))
+
+    @property
+    def student_modules(self) -> set[str]:
+        """Paths of the student's submodules whose outputs are compared."""
+        return {match.module_S for match in self.config.custom_matches}
+
+    @property
+    def projected(self) -> dict[str, Any]:
+        """The matches that have a projection, by its name."""
+        return {
+            key: match
+            for key, _, match in self._named_matches()
+            if match.proj and not callable(match.proj)
+        }
+
+    def init_projections(self, key: jax.Array) -> Projections:
+        """New projections: N(0, 0.02) kernels, zero biases."""
+        named = [name for name, _, _ in self._named_matches()]
+        projections = {}
+        for name, match in self.projected.items():
+            own = jax.random.fold_in(key, named.index(name))
+            make = functools.partial(init_projection, dim_in=match.proj[1], dim_out=match.proj[2])
+            several = isinstance(match, EMDMatch)  # one for each student layer
+            keys = jax.random.split(own, len(match.layer_S)) if several else own
+            projections[name] = jax.vmap(make)(keys) if several else make(own)
+        return projections
+
+    def init_state(self) -> ObjectiveState:
+        """What losses remember from update to update, at the beginning; ``{}`` for most."""
+        return {
+            name: equal_weights(len(match.layer_S or ()), len(match.layer_T or ()))
+            for _, name, match in self._named_matches()
+            if isinstance(match, EMDMatch) and match.adapt
+        }
+
+    def next_state(self, state: ObjectiveState, terms: Terms) -> ObjectiveState:
+        """What they remember after an update on ``terms``, those of the whole group."""
+        new = {
+            name: {
+                who: cost_attention(own[who], terms[f"{name}/{who}"][0]) for who in LAYER_WEIGHTS
+            }
+            if f"{name}/{LAYER_WEIGHTS[0]}" in terms
+            else own
+            for name, own in state.items()
+        }
+        groups = {name: match.group for _, name, match in self._named_matches() if name in new}
+        return shared_weights(new, groups)
+
+    def base_temperature(self, step: jax.Array | int) -> jax.Array | float:
+        """The temperature after ``step`` updates."""
+        return self.temperature(step) if callable(self.temperature) else self.temperature
+
+    def weights_at(self, step: int = 0) -> dict[str, TermWeight]:
+        """What each term counts after ``step`` updates, whether or not there will be such a term.
+
+        The temperature is the base temperature, also where a rule (flsw, cwsm) sets another per
+        position, or teachers have their own.
+        """
+        weights = {
+            name: TermWeight(float(weight(step) if callable(weight) else weight))
+            for name, weight in self.weights.items()
+        }
+        if loss_and_parameters(self.config.kd_loss_type)[0] in _WITHOUT_TEMPERATURE_FACTOR:
+            temperature = float(self.base_temperature(step))
+            weights["kd_loss"] = weights["kd_loss"]._replace(temperature=temperature)
+        return weights
+
+    def terms(
+        self,
+        student: Outputs,
+        teacher: Teachers,
+        projections: Projections,
+        step: jax.Array | int = 0,
+        state: ObjectiveState | None = None,
+    ) -> Terms:
+        """Every loss as sums and counts, in float32 (float64 for float64 inputs).
+
+        The arguments are those of a call of the objective. No gradient goes into what the teachers
+        say.
+
+        Raises:
+            UsageError: Something the config needs is missing or does not fit; raised while
+                tracing, before anything is compiled.
+        """
+        terms: Terms = {}
+        temperature = self.base_temperature(step)
+        teacher = jax.lax.stop_gradient(teacher)
+        targets = as_targets(self.ensemble, teacher, step=step, temperature=temperature)
+        if targets is not None:
+            if student.logits and targets.compared[0].logits:
+                terms["kd_loss"] = self._kd_terms(student, targets, temperature)
+            elif not self._named_matches():
+                missing = "student" if not student.logits else "teacher"
+                raise UsageError(f"The {missing}'s adaptor returned no 'logits' to distil.")
+            for index, (key, name, match) in enumerate(self._named_matches()):
+                terms |= match_terms(
+                    key,
+                    name,
+                    match,
+                    self._match_losses[index],
+                    student,
+                    targets.teachers,
+                    projections.get(key),
+                    (state or {}).get(name),
+                )
+        if student.losses:
+            terms["hard_label_loss"] = student.losses
+        if not terms:
+            raise UsageError("There is nothing to train on: the adaptor returned no 'losses'.")
+        return terms
+
+    def combine(self, terms: Terms, step: jax.Array | int = 0) -> tuple[jax.Array, Metrics]:
+        """The weighted total of ``terms`` after ``step`` updates, and the metrics."""
+        metrics: Metrics = {}
+        total: Any = 0.0
+        for name, means in terms.items():
+            if name not in self.weights:  # what a state is updated from
+                continue
+            loss = functools.reduce(jnp.add, (mean.value() for mean in means))
+            metrics[f"unweighted_{name}"] = loss
+            weight = self.weights[name]
+            if callable(weight):
+                weight = jnp.asarray(weight(step), loss.dtype)
+            elif weight == 0:  # nothing to learn from it: no gradient is computed
+                loss = jax.lax.stop_gradient(jnp.zeros_like(loss))
+            metrics[f"weighted_{name}"] = weight * loss
+            total = total + weight * loss
+        return total, {"total_loss": total, **metrics}
+
+    def _kd_terms(self, student: Outputs, targets: Targets, temperature: Any) -> tuple[Mean, ...]:
+        """One :class:`Mean` per head, a weighted one where the losses of several are averaged."""
+        several = len(targets.compared) > 1
+        parts = [
+            self._kd_terms_of_one(
+                student,
+                teacher,
+                self.ensemble.temperature(index, temperature) if several else temperature,
+                weight,
+            )
+            for index, (teacher, weight) in enumerate(
+                zip(targets.compared, targets.weights, strict=True)
+            )
+        ]
+        return tuple(add_means(*heads) for heads in zip(*parts, strict=True))
+
+    def _kd_terms_of_one(
+        self, student: Outputs, teacher: Outputs, temperature: Any, weight: Weight | None
+    ) -> tuple[Mean, ...]:
+        heads = len(student.logits)
+        if len(teacher.logits) != heads:
+            raise UsageError(
+                f"The student's adaptor returned {heads} 'logits', the teacher's "
+                f"{len(teacher.logits)}: each head needs its counterpart."
+            )
+        labels = student.labels or teacher.labels
+        if self.config.probability_shift and len(labels) != heads:
+            raise UsageError(
+                f"probability_shift needs 'labels' from the student's adaptor for each of its "
+                f"{heads} heads, got {len(labels)}."
+            )
+        masks_S = per_head("student", student.logits_mask, heads)
+        masks_T = per_head("teacher", teacher.logits_mask, heads)
+        loss = _weighted(self._kd_loss, weight)
+        means = []
+        for head, (logits_S, logits_T) in enumerate(
+            zip(student.logits, teacher.logits, strict=True)
+        ):
+            mask = None
+            if logits_S.ndim > 2:
+                mask = masks_S[head] if masks_S[head] is not None else masks_T[head]
+            if isinstance(logits_T, TopK):
+                require_kept_logits_suffice(self.config)
+            if mask is not None:
+                pair: Any = pair_top_k if isinstance(logits_T, TopK) else pair_selected
+                logits_T, mask = pair(logits_T, mask, masks_T[head])
+            what = f"logits[{head}]"
+            if logits_S.shape[:-1] == logits_T.shape[:-1] and not isinstance(logits_T, TopK):
+                logits_S, logits_T = fit_vocabularies(
+                    logits_S,
+                    logits_T,
+                    self.config.vocabulary,
+                    what=what,
+                    rules_out=loss_and_parameters(self.config.kd_loss_type)[0] in _RULING_OUT,
+                )
+            _same_shape(what, logits_S, logits_T)
+            if self.config.probability_shift:
+                logits_T = probability_shift(logits_T, labels[head])
+            tau = temperature
+            if self._rule is not None:
+                tau = self._rule(logits_S, logits_T, temperature, mask)
+            if isinstance(logits_T, TopK):
+                logits_S, logits_T = to_buckets(logits_S, logits_T, tau, mask)
+            label = labels[head] if len(labels) == heads else None
+            means.append(loss(logits_S, logits_T, tau, mask=mask, labels=label))
+        return tuple(means)
+
+
+def make_objective(config: DistillationConfig, *, total_steps: int | None = None) -> Objective:
+    """Builds the objective of a config.
+
+    Args:
+        config: The distillation config.
+        total_steps: Optimizer updates of the whole training, which ``"linear_decay"`` and
+            ``"linear_growth"`` divide by; not needed without them.
+
+    Raises:
+        UsageError: A schedule or a rule cannot be built from what the config says, or a match is
+            still open (a layer map): see :func:`~jaxbrewer.objective.layer_maps.resolve`.
+
+    Examples:
+        >>> objective = make_objective(DistillationConfig(temperature=1))
+        >>> same = Outputs(logits=(jnp.zeros((1, 2)),))
+        >>> loss, metrics = objective(same, same, {}, step=0)
+        >>> print(f"{loss:.4f}", sorted(metrics))
+        0.6931 ['total_loss', 'unweighted_kd_loss', 'weighted_kd_loss']
+    """
+    if not config.is_resolved:
+        raise UsageError(
+            "The config has matches that depend on the models' layers: a distiller resolves them, "
+            "and so does jaxbrewer.objective.layer_maps.resolve(config, student_outputs, teacher_outputs)."
+        )
+    weights = {
+        "kd_loss": weight_schedule(
+            config.kd_loss_weight_scheduler, config.kd_loss_weight, total_steps
+        ),
+        "hard_label_loss": weight_schedule(
+            config.hard_label_weight_scheduler, config.hard_label_weight, total_steps
+        ),
+    }
+    temperature: Any = config.temperature
+    if not isinstance(temperature, (int, float)):
+        temperature = weight_schedule(temperature, 0.0, total_steps)
+    rule = None
+    if config.temperature_scheduler != "none":
+        rule = temperature_rule(config.temperature_scheduler)
+    kd_loss = _undivided(KD_LOSS_MAP, config.kd_loss_type)
+    matches = (*config.intermediate_matches, *config.custom_matches)
+    match_losses = tuple(_undivided(MATCH_LOSS_MAP, match.loss) for match in matches)
+    ensemble = make_ensemble(config, total_steps)
+    objective = Objective(config, weights, temperature, ensemble, kd_loss, match_losses, rule)
+    for _, name, match in objective._named_matches():
+        weights[name] = weight_schedule(match.weight_scheduler, match.weight, total_steps)
+    return objective
+
+
+def _same_shape(what: str, student: jax.Array, teacher: jax.Array) -> None:
+    if student.shape != teacher.shape:
+        raise UsageError(
+            f"{what}: the student's shape {student.shape} and the teacher's {teacher.shape} differ."
+        )
+
+
+def _undivided(table: Table, spec: Any) -> Callable[..., Mean]:
+    """The loss as sum and count; one that only returns a scalar counts once per micro-batch."""
+    parameters: dict[str, Any]
+    if callable(spec):
+        name, parameters, loss = getattr(spec, "__name__", repr(spec)), {}, spec
+    else:
+        name, parameters = loss_and_parameters(spec)
+        loss = table[name]
+    function = getattr(loss, "sum_and_count", loss)
+    takes = inspect.signature(function).parameters
+
+    def call(*args: Any, mask: jax.Array | None, labels: jax.Array | None = None) -> Mean:
+        given = dict(parameters)
+        if "mask" in takes:
+            given["mask"] = mask
+        elif mask is not None:
+            raise UsageError(f"The loss {name!r} takes no 'mask', but the adaptor returned one.")
+        if "labels" in takes:
+            if labels is None:
+                raise UsageError(f"The loss {name!r} needs 'labels' from an adaptor for each head.")
+            given["labels"] = labels
+        value = function(*args, **given)
+        if isinstance(value, Mean):
+            return value
+        value = jnp.asarray(value)
+        if value.shape != ():
+            raise UsageError(
+                f"The loss {name!r} must return a scalar or a Mean, got shape {value.shape}."
+            )
+        return Mean(value, jnp.ones((), value.dtype))
+
+    return call
+
+
+def _weighted(loss: Callable[..., Mean], weight: Weight | None) -> Callable[..., Mean]:
+    """The loss with a weight for all, or one per example in place of the mask's ones."""
+    if weight is None:
+        return loss
+
+    def call(*args: Any, mask: jax.Array | None, labels: jax.Array | None) -> Mean:
+        # What is not asked may be anything: zeros, since a weight of 0 would not stop a NaN.
+        asked = (jnp.where(per_position(weight, x) != 0, x, 0) for x in args[:2])
+        args = (*asked, *args[2:])
+        if jnp.ndim(weight) == 0:
+            mean = loss(*args, mask=mask, labels=labels)
+            return Mean(mean.total * weight, mean.count * weight)
+
+        def of_one(*example: Any) -> Mean:  # as a batch of one
+            *rest, mask, labels = (
+                x if axis is None else x[None] for x, axis in zip(example, axes, strict=True)
+            )
+            return loss(*rest, mask=mask, labels=labels)
+
+        arrays = (*args, mask, labels)
+        axes = tuple(None if x is None or jnp.ndim(x) == 0 else 0 for x in arrays)
+        each = jax.vmap(of_one, in_axes=axes)(*arrays)
+        return Mean(*(jnp.sum(jnp.where(weight != 0, weight * part, 0)) for part in each))
+
+    return call

@@ -1,0 +1,141 @@
+"""Which logits are compared: shifted teachers, and masks that differ between the models."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Integer, Shaped
+
+from ..errors import UsageError
+
+
+def probability_shift(
+    logits_T: Float[Array, "*batch classes"],
+    labels: Integer[Array, "*batch"],
+    mask: Shaped[Array, "*batch"] | None = None,
+) -> Float[Array, "*batch classes"]:
+    """Corrects the teacher: swaps its largest logit with that of the label.
+
+    Args:
+        logits_T: Teacher's logits, ``(batch, classes)`` or ``(batch, length, classes)``. Of
+            several largest ones the first is swapped.
+        labels: The right classes, of the shape of the logits without the classes. A label that
+            is no class (negative, such as -100, or too large) leaves its row alone.
+        mask: Rows where it is 0 are left alone too.
+
+    Returns:
+        New logits; the given ones are not changed.
+
+    Raises:
+        UsageError: The labels have another shape or are not integers.
+
+    Examples:
+        >>> print(probability_shift(jnp.array([[3.0, 1.0], [3.0, 1.0]]), jnp.array([1, -100])))
+        [[1. 3.]
+         [3. 1.]]
+
+    References:
+        Wen et al., Preparing lessons: improve knowledge distillation with better supervision,
+        2019, https://arxiv.org/abs/1911.07471
+    """
+    if labels.shape != logits_T.shape[:-1] or not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise UsageError(
+            f"probability_shift: integer labels of the shape {logits_T.shape[:-1]} are needed for "
+            f"logits {logits_T.shape}, got {labels.dtype} {labels.shape}."
+        )
+    classes = logits_T.shape[-1]
+    largest = jnp.argmax(logits_T, axis=-1)
+    shifts = (labels >= 0) & (labels < classes)
+    if mask is not None:
+        shifts = shifts & (mask != 0)
+    label = jnp.where(shifts, labels, largest)[..., None]
+    row = jax.lax.broadcasted_iota(label.dtype, logits_T.shape, logits_T.ndim - 1)
+    at_largest = jnp.take_along_axis(logits_T, largest[..., None], axis=-1)
+    at_label = jnp.take_along_axis(logits_T, label, axis=-1)
+    swapped = jnp.where(row == largest[..., None], at_label, logits_T)
+    return jnp.where(row == label, at_largest, swapped)
+
+
+def pair_selected(
+    teacher: Float[Array, "*positions classes"],
+    mask_S: Shaped[Array, "*other"] | None,
+    mask_T: Shaped[Array, "*positions"] | None,
+) -> tuple[Float[Array, "..."], Shaped[Array, "..."] | None]:
+    """Brings the teacher's logits to the positions of the student's they are compared with.
+
+    As in TextBrewer the k-th position that ``mask_S`` selects is paired with the k-th that
+    ``mask_T`` selects, counted row by row over the whole batch. With equal masks nothing moves.
+    Shift and temperature come after this, with the student's labels and the mask returned.
+
+    Args:
+        teacher: Teacher's logits, ``(batch, length, classes)``, or with more axes of positions,
+            such as ``(batch, height, width, classes)``. Logits ``(batch, classes)`` are not
+            selected: they come back as they are, without a mask.
+        mask_S: Student's mask, ``(batch, length)``; every value but 0 selects a position.
+        mask_T: Teacher's mask, whose length may be another. If only one model has a mask it
+            serves both.
+
+    Returns:
+        The teacher's logits in the student's places, and the mask of the positions to compare:
+        ``mask_S``, without the last ones if the teacher has fewer positions selected than the
+        student (what the teacher has too many of is not used).
+
+    Raises:
+        UsageError: A mask does not fit the logits.
+
+    Examples:
+        >>> teacher = jnp.array([[[1.0], [2.0], [3.0]]])
+        >>> paired, mask = pair_selected(teacher, jnp.array([[1, 1, 0]]), jnp.array([[0, 1, 1]]))
+        >>> print(paired[mask != 0])
+        [[2.]
+         [3.]]
+    """
+    if teacher.ndim < 3:
+        return teacher, None
+    mask_S, mask_T = (mask_T if mask_S is None else mask_S), (mask_S if mask_T is None else mask_T)
+    if mask_S is None or mask_T is None:
+        return teacher, None
+    if mask_T.shape != teacher.shape[:-1] or mask_S.ndim != mask_T.ndim:
+        raise UsageError(
+            f"logits_mask {mask_T.shape} does not fit the teacher's logits {teacher.shape}: both "
+            "adaptors must return one when the lengths differ."
+        )
+    if mask_S is mask_T:
+        return teacher, mask_S
+    if mask_S.shape != mask_T.shape:
+        return _pair(teacher, mask_S, mask_T)
+    equal = jnp.array_equal(mask_S != 0, mask_T != 0)
+    paired: tuple[Array, Array] = jax.lax.cond(equal, _keep, _pair, teacher, mask_S, mask_T)
+    return paired
+
+
+def per_head(
+    who: str, masks: tuple[Shaped[Array, "batch length"], ...], heads: int
+) -> tuple[Shaped[Array, "batch length"] | None, ...]:
+    """A mask for each of ``heads``: the one for all, or its own; ``None`` where there are none.
+
+    Raises:
+        UsageError: The numbers of masks and heads differ.
+    """
+    if not masks:
+        return (None,) * heads
+    if len(masks) == 1:
+        return masks * heads
+    if len(masks) != heads:
+        raise UsageError(
+            f"The {who}'s adaptor returned {len(masks)} 'logits_mask' for {heads} heads: "
+            "give one per head, or one for all."
+        )
+    return masks
+
+
+def _keep(teacher: Array, mask_S: Array, mask_T: Array) -> tuple[Array, Array]:
+    return teacher, mask_S != 0
+
+
+def _pair(teacher: Array, mask_S: Array, mask_T: Array) -> tuple[Array, Array]:
+    from_T, to_S = mask_T.reshape(-1) != 0, mask_S.reshape(-1) != 0
+    selected_T = jnp.argsort(~from_T, stable=True)  # the k-th selected position of the teacher
+    k = jnp.cumsum(to_S) - 1
+    partner = selected_T[jnp.clip(k, 0, from_T.size - 1)]
+    paired = teacher.reshape(-1, teacher.shape[-1])[partner]
+    compared = to_S & (k < jnp.sum(from_T))
+    return paired.reshape(*mask_S.shape, -1), compared.reshape(mask_S.shape)

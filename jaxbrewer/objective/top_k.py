@@ -1,0 +1,209 @@
+r"""A teacher's largest logits and the exact weight of all others, and the loss on them.
+
+The classes that are not kept are taken together as one further class, for teacher and student
+alike. By the log-sum inequality any divergence of this kind is at most that of all classes, and the
+gap is what the two models differ in *among* the classes not kept:
+
+.. math:: KL(p \| q) = KL_{k+1}(p \| q) + p_{rest}\, KL(p_{|rest} \| q_{|rest})
+
+The gradient with respect to the student's logits, times the temperature, differs by
+:math:`p_{rest} (p_{c|rest} - q_{c|rest})`, which is 0 for the classes kept and at most
+:math:`2 p_{rest}` in all. A student that puts its mass on other classes is punished: all of it
+stands in the one further class.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Shaped
+
+from ..configs import DistillationConfig
+from ..errors import UsageError
+from ..losses import loss_dtype, valid
+from .selection import pair_selected
+
+BETWEEN_DISTRIBUTIONS = (
+    "ce", "kl", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl", "tvd",
+)  # fmt: skip
+"""``kd_loss_type``s that compare distributions, for which the classes not kept may be one."""
+
+_RULES_OF_THE_STUDENT = ("none", "constant", "cwsm")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TopK:
+    """The ``k`` largest logits per position; stands among an ``Outputs``' ``logits``.
+
+    Attributes:
+        indices: Their classes, ascending, ``[..., k]``.
+        logits: Their logits, ``[..., k]``.
+        log_tail: Log-sum-exp of all other logits, each divided by the temperature, ``[..., t]``
+            for the ``t`` temperatures.
+        classes: How many classes there are.
+        temperatures: Where the log-sum-exp is known, ascending.
+    """
+
+    indices: Int[Array, "*batch k"]
+    logits: Float[Array, "*batch k"]
+    log_tail: Float[Array, "*batch t"]
+    classes: int = dataclasses.field(metadata={"static": True})
+    temperatures: tuple[float, ...] = dataclasses.field(metadata={"static": True})
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the logits of all classes."""
+        return (*self.indices.shape[:-1], self.classes)
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes of the logits of all classes."""
+        return self.indices.ndim
+
+
+def keep_top_k(
+    logits: Float[Array, "*batch classes"], k: int, temperatures: Sequence[float] = (1.0,)
+) -> TopK:
+    """The ``k`` largest logits, and what the others weigh at each temperature.
+
+    Args:
+        logits: The teacher's, ``[..., classes]``.
+        k: How many to keep; all if there are fewer.
+        temperatures: Where the weight of the others shall be exact.
+
+    Examples:
+        >>> kept = keep_top_k(jnp.log(jnp.array([0.1, 0.5, 0.1, 0.3])), k=2)
+        >>> print(kept.indices, jnp.exp(kept.log_tail).round(3))
+        [1 3] [0.2]
+    """
+    logits = jnp.asarray(logits, loss_dtype(logits))
+    classes = logits.shape[-1]
+    _, indices = jax.lax.top_k(logits, min(k, classes))
+    indices = jnp.sort(indices, axis=-1)
+    rest = jnp.put_along_axis(logits, indices, -jnp.inf, axis=-1, inplace=False)
+    at = tuple(sorted(set(map(float, temperatures))))
+    tail = jnp.stack([jax.nn.logsumexp(rest / t, axis=-1) for t in at], axis=-1)
+    return TopK(indices, jnp.take_along_axis(logits, indices, axis=-1), tail, classes, at)
+
+
+def log_tail_at(kept: TopK, temperature: Any) -> Float[Array, "*batch"]:
+    r"""Log-sum-exp of the logits not kept, divided by ``temperature``.
+
+    Exact at the temperatures of ``kept``. As a function of :math:`s = 1/\tau` it is convex, with
+    the value :math:`\log(classes - k)` at 0, so that a line between two known points is an upper
+    bound; below the smallest known temperature its slope is at most the smallest logit kept.
+
+    Args:
+        kept: The logits kept.
+        temperature: A scalar, or one per position or per leading axis.
+
+    Examples:
+        >>> kept = keep_top_k(jnp.array([5.0, 1.0, 0.0]), 1, temperatures=(1, 4))
+        >>> rest = jnp.array([1.0, 0.0])
+        >>> print(bool(jnp.allclose(log_tail_at(kept, 4.0), jax.nn.logsumexp(rest / 4))))
+        True
+        >>> print(bool(log_tail_at(kept, 2.0) >= jax.nn.logsumexp(rest / 2)))
+        True
+    """
+    s = 1 / _per_position(temperature, kept.indices.shape[:-1], kept.logits.dtype)
+    count = kept.classes - kept.indices.shape[-1]
+    points = [(0.0, jnp.full(kept.indices.shape[:-1], math.log(max(count, 1)), s.dtype))]
+    for index in reversed(range(len(kept.temperatures))):
+        points.append((1 / kept.temperatures[index], kept.log_tail[..., index]))
+    (last, value), smallest = points[-1], jnp.min(kept.logits, axis=-1)
+    found = value + jnp.where(s > last, (s - last) * smallest, 0)
+    for (left, low), (right, high) in zip(points[-2::-1], points[:0:-1], strict=True):
+        share = jnp.clip((s - left) / (right - left), 0, 1)
+        exact = (share == 1) | jnp.isneginf(high)  # without any class it is -inf everywhere
+        between = jnp.where(exact, high, low + share * (high - low))
+        found = jnp.where(s <= right, between, found)
+    return found
+
+
+def to_buckets(
+    logits_S: Float[Array, "*batch classes"],
+    kept: TopK,
+    temperature: Any,
+    mask: Shaped[Array, "*batch"] | None = None,
+) -> tuple[Float[Array, "*batch k1"], Float[Array, "*batch k1"]]:
+    """Both models' logits of the kept classes and of all others as one.
+
+    A loss between distributions at this ``temperature`` is then taken of the two as of any logits.
+
+    Args:
+        logits_S: The student's logits of all classes.
+        kept: The teacher's.
+        temperature: As for :func:`log_tail_at`.
+        mask: Positions where it is 0 are zeros in what is returned.
+
+    Returns:
+        Student and teacher, ``[..., k + 1]``; ``[..., k]`` if all classes are kept.
+
+    Raises:
+        UsageError: The student has other classes.
+
+    Examples:
+        >>> p = jnp.log(jnp.array([0.1, 0.5, 0.1, 0.3]))
+        >>> print((10 * jnp.exp(to_buckets(p, keep_top_k(p, 2), 1.0)[0])).round())
+        [5. 3. 2.]
+    """
+    if logits_S.shape != kept.shape:
+        raise UsageError(
+            f"The student's logits {logits_S.shape} and those the teacher's largest were taken of, "
+            f"{kept.shape}, differ."
+        )
+    logits_S = valid(logits_S, mask)
+    tau = _per_position(temperature, logits_S.shape[:-1], logits_S.dtype)[..., None]
+    student = jnp.take_along_axis(logits_S, kept.indices, axis=-1)
+    teacher = jnp.asarray(kept.logits, logits_S.dtype)
+    if kept.indices.shape[-1] == kept.classes:
+        return student, teacher
+    rest = jnp.put_along_axis(logits_S, kept.indices, -jnp.inf, axis=-1, inplace=False)
+    rest_S = jax.nn.logsumexp(rest / tau, axis=-1, keepdims=True)
+    rest_T = log_tail_at(kept, temperature)[..., None].astype(logits_S.dtype)
+    return (
+        jnp.concatenate([student, rest_S * tau], axis=-1),
+        jnp.concatenate([teacher, rest_T * tau], axis=-1),
+    )
+
+
+def pair_top_k(
+    kept: TopK, mask_S: Shaped[Array, "batch length"], mask_T: Shaped[Array, "batch length"]
+) -> tuple[TopK, Shaped[Array, "batch length"] | None]:
+    """As :func:`~jaxbrewer.objective.selection.pair_selected`, for a teacher of which this is kept."""
+    leaves, structure = jax.tree.flatten(kept)
+    pairs = [pair_selected(leaf, mask_S, mask_T) for leaf in leaves]
+    return jax.tree.unflatten(structure, [leaf for leaf, _ in pairs]), pairs[0][1]
+
+
+def require_kept_logits_suffice(config: DistillationConfig) -> None:
+    """Refuses a config whose losses need the logits of all classes.
+
+    Raises:
+        UsageError: The field and what it may be.
+    """
+    loss: Any = config.kd_loss_type
+    loss = loss if isinstance(loss, str) else loss.get("loss")
+    rule: Any = config.temperature_scheduler
+    rule = rule[0] if isinstance(rule, tuple) else rule
+    needs = None
+    if loss not in BETWEEN_DISTRIBUTIONS:
+        needs = (
+            f"kd_loss_type={loss!r} needs all of them; {', '.join(BETWEEN_DISTRIBUTIONS)} do not"
+        )
+    elif config.probability_shift:
+        needs = "probability_shift needs that of the label, which may be another"
+    elif rule not in _RULES_OF_THE_STUDENT:
+        needs = f"temperature_scheduler={rule!r} needs all of them; 'cwsm' does not"
+    if needs is not None:
+        raise UsageError(f"Only the teacher's largest logits are cached, but {needs}.")
+
+
+def _per_position(temperature: Any, positions: tuple[int, ...], dtype: Any) -> Array:
+    temperature = jnp.asarray(temperature, dtype)
+    trailing = (1,) * (len(positions) - temperature.ndim) if temperature.ndim else ()
+    return jnp.broadcast_to(temperature.reshape(temperature.shape + trailing), positions)

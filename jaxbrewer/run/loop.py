@@ -1,0 +1,190 @@
+"""The order of events in a training: batch, step, scalars, checkpoint, callback."""
+
+import contextlib
+import itertools
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..configs import TrainingConfig
+from ..data.batches import GroupSource, as_arrays, batch_size, count_batches, signature
+from ..devices.processes import end_all_on_error
+from ..devices.sharding import Layout, jit_step, on_device, place_batch
+from ..errors import UsageError
+from ..forward.functional import PyTree
+from ..integrity import leaves_by_path
+from ..objective.objective import TermWeight
+from ..step.state import TrainState
+from ..step.train_step import TrainStep
+from .checkpoint import Plan
+from .directory import Run
+from .guard import Guard, guarded
+from .keeper import Keeper
+from .preemption import sigterm_noticed
+from .profiling import Profile
+from .tracking import LEAD, Tracker
+
+MANY_SHAPES = 8
+"""So many different batch shapes are compiled without a word."""
+
+
+def plan_training(
+    config: TrainingConfig, dataloader: Any, num_epochs: int | None, num_steps: int | None
+) -> Plan:
+    """How many optimizer updates a training has.
+
+    Raises:
+        UsageError: Neither or nonsense was given, or an epoch has too few batches for one update.
+    """
+    if num_steps is None and num_epochs is None:
+        raise UsageError("train() needs num_epochs or num_steps.")
+    name, value = ("num_epochs", num_epochs) if num_steps is None else ("num_steps", num_steps)
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
+        raise UsageError(f"{name} must be an int >= 1, got {value!r}.")
+    if num_steps is not None:
+        return Plan(total_steps=int(value))
+    batches, size = count_batches(dataloader), config.gradient_accumulation_steps
+    steps, rest = divmod(batches, size)
+    if steps == 0:
+        raise UsageError(
+            f"An epoch of {batches} batches has no group of gradient_accumulation_steps={size}: "
+            "nothing would be trained. Lower it, or count num_steps, where groups cross epochs."
+        )
+    if rest:
+        warnings.warn(
+            f"The last {rest} of {batches} batches of each epoch make no full group of "
+            f"gradient_accumulation_steps={size} and are not used.",
+            stacklevel=3,
+        )
+    return Plan(total_steps=steps * int(value), steps_per_epoch=steps)
+
+
+def run(
+    step: TrainStep,
+    state: TrainState,
+    teacher_variables: PyTree,
+    source: GroupSource,
+    *,
+    config: TrainingConfig,
+    plan: Plan,
+    run: Run | None,
+    layout: Layout = Layout(),  # noqa: B008  # frozen
+    weights_at_0: Mapping[str, TermWeight] = {},
+    batch_postprocessor: Callable[[Any], Any] | None = None,
+    on_checkpoint: Callable[[int, TrainState], Mapping[str, float] | None] | None = None,
+    given: PyTree = None,
+) -> tuple[TrainState, dict[str, np.ndarray]]:
+    """Trains from ``state``, or from the last checkpoint of a run that resumes, to the end.
+
+    Args:
+        step: A pure train step that observes :func:`~jaxbrewer.run.guard.finite_gradients`; it is
+            jitted here, with its state donated.
+        state: Where to begin, on its devices. Its buffers are used up.
+        teacher_variables: The second argument of ``step``, on its devices.
+        source: Gives the batches of each update.
+        config: Frequencies, devices and directories.
+        plan: Number of updates.
+        run: The run's directory, from :func:`~jaxbrewer.run.directory.open_run`, or ``None``.
+        layout: Where batches go.
+        weights_at_0: What the terms of the loss count at the beginning, which is logged.
+        batch_postprocessor: Applied to every batch before anything else sees it.
+        on_checkpoint: Called with the update number and the state after each checkpoint; what it
+            returns may score the checkpoint.
+        given: The weights ``state`` was made of, to be looked at if its first update is not finite.
+
+    Returns:
+        The final state, and the history: every metric as an array over updates.
+
+    Raises:
+        NonFiniteError: A loss or a gradient is not finite, with ``on_nonfinite="stop"``.
+        Preempted: SIGTERM came; the state is saved.
+        UsageError: The run cannot be resumed.
+    """
+    end_all_on_error()
+    size = config.gradient_accumulation_steps
+    shapes: set[Any] = set()
+
+    def prepare(batches: tuple[Any, ...]) -> Any:
+        placed = place_batch(batches, layout)
+        return placed if size > 1 else placed[0]
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(on_device(config))
+        keeper = None if run is None else stack.enter_context(Keeper(run, config))
+        saved = keeper and keeper.restore(state)
+        begun, position = (saved.step, saved.position) if saved else (0, None)
+        state = saved.state if saved else state
+        tracker = Tracker(
+            run.directory if run else None,
+            config.log_dir,
+            plan.total_steps,
+            run=run.name if run else "run",
+            resumed_at=begun if run and run.resumes else None,
+            show=config.progress,
+        )
+        stack.enter_context(tracker)
+        profile = stack.enter_context(Profile(config))
+        if begun == 0:
+            tracker.tell_weights(weights_at_0)
+        is_noticed = stack.enter_context(sigterm_noticed()) if run else None
+        if saved and keeper and not keeper.is_completed(saved):
+            keeper.complete(begun, on_checkpoint and on_checkpoint(begun, state), tracker.latest())
+        stops = config.on_nonfinite == "stop"
+        guard = Guard(list(leaves_by_path(state.trainable)))
+        jitted = jit_step(guarded(step, skips=not stops), state, layout)
+        updates = itertools.islice(source(start=position), plan.total_steps - begun)
+        for number, group in enumerate(updates, start=begun + 1):
+            batches = group.batches
+            if batch_postprocessor is not None:
+                batches = tuple(map(batch_postprocessor, batches))
+            batches = tuple(map(as_arrays, batches))
+            is_new = _watch_shapes(shapes, batches)
+            profile.before(number, state)
+            state, (metrics, finite) = jitted(state, teacher_variables, prepare(batches))
+            profile.after(number, state)
+            examples = sum(map(batch_size, batches)) * layout.loaders
+            tracker.add(number, examples, metrics, compiled=is_new)
+            guard.add(number, batches, metrics, finite)
+            is_planned = plan.saves_at(number, config)
+            is_last_call = is_noticed is not None and is_noticed(number)
+            stops_here = is_planned or is_last_call or number == plan.total_steps
+            while bad := guard.first_bad(lead=0 if stops_here else LEAD):
+                if not stops:
+                    guard.count(bad)
+                    continue
+                tracker.read(bad.number)
+                arrays = {"teacher's arrays": teacher_variables, "batch": bad.batch}
+                if bad.number == begun + 1:
+                    arrays = {"weights": given, **arrays}
+                raise guard.error(bad, arrays, keeper.kept() if keeper else "Nothing was saved.")
+            if not stops_here:
+                continue
+            tracker.read()  # before the checkpoint, which is never ahead of the scalars
+            if keeper is not None and (is_planned or is_last_call):
+                keeper.save(number, state, group.position, is_planned=is_planned)
+            if is_planned:
+                scores = on_checkpoint and on_checkpoint(number, state)
+                if keeper is not None:
+                    keeper.complete(number, scores, tracker.latest())
+            if is_last_call and number < plan.total_steps:
+                assert keeper is not None
+                keeper.leave(number)
+        guard.tell(plan.total_steps - begun)
+        if keeper is not None:
+            keeper.end()
+        return state, tracker.history()
+
+
+def _watch_shapes(shapes: set[Any], batches: tuple[Any, ...]) -> bool:
+    """Whether these are the first batches of their shapes, which are compiled for."""
+    before = len(shapes)
+    shapes.add(signature(batches))
+    if before == MANY_SHAPES and len(shapes) > before:
+        warnings.warn(
+            f"This is the {len(shapes)}th different batch shape, and each one is compiled anew: "
+            "pad batches to a few lengths, and drop or fill the incomplete last batch.",
+            stacklevel=3,
+        )
+    return len(shapes) > before

@@ -1,0 +1,1 @@
+"""One optimizer step as a pure function: state, optimizer, teachers, tasks."""

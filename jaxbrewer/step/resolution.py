@@ -1,0 +1,73 @@
+"""Matches that depend on the models' layers, written out by a look at the models' shapes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from ..configs import DistillationConfig
+from ..errors import UsageError
+from ..forward.adaptors import Adaptor
+from ..forward.forward_pass import make_forward, module_shapes, student_part, teacher_part
+from ..forward.functional import Batch, Model
+from ..forward.precision import AS_GIVEN
+from ..objective import layer_maps
+from .teachers import Adaptors, Teacher, make_teacher_step, parts_of_teachers
+
+
+def resolve_matches(
+    config: DistillationConfig,
+    student: Model,
+    teacher: Teacher,
+    batch: Batch,
+    *,
+    adaptor_S: Adaptor,
+    adaptor_T: Adaptors,
+    args: Mapping[str, Any] = {},
+) -> tuple[DistillationConfig, str]:
+    """The config with every match written out for these models, and a table of the matches.
+
+    Models and adaptors run on the shapes of ``batch``; nothing is compiled or computed.
+
+    Args:
+        config: May hold layer maps, transport matches without layers, globs of modules.
+        student: The student.
+        teacher: The teacher or teachers.
+        batch: A batch, or its shapes.
+        adaptor_S: The student's adaptor.
+        adaptor_T: The teacher's; for several teachers one each, or one for all.
+        args: Further keyword arguments of every call.
+
+    Raises:
+        UsageError: There is no teacher, or a match does not fit the models.
+    """
+    if teacher is None:
+        raise UsageError("Matches of inner layers need a teacher.")
+    learn = make_forward(student, adaptor_S, "student", AS_GIVEN, args)
+    teach = make_teacher_step(teacher, adaptor_T, args=args)
+    is_one = isinstance(teacher, Model)
+    several = (teacher,) if isinstance(teacher, Model) else tuple(teacher)
+    variables = tuple(model.variables for model in several)
+
+    def run(variables_S: Any, variables: Any, batch: Batch) -> Any:
+        outputs, _ = learn(variables_S, student_part(batch), None, None)
+        told = teach(variables[0] if is_one else variables, batch)
+        return outputs, (told,) if is_one else told
+
+    told_S, told_T = jax.eval_shape(run, student.variables, variables, batch)
+    modules: dict[str, Any] = {}
+    if config.custom_matches:
+        batches = [teacher_part(batch)] if is_one else parts_of_teachers(batch, len(several))[0]
+        modules = {
+            "modules_S": module_shapes(
+                student, student.variables, student_part(batch), "student", args
+            ),
+            "modules_T": [
+                module_shapes(model, own, part, f"teacher {index}", args)
+                for index, (model, own, part) in enumerate(
+                    zip(several, variables, batches, strict=True)
+                )
+            ],
+        }
+    resolved = layer_maps.resolve(config, told_S, told_T, **modules)
+    return resolved, layer_maps.table(resolved, told_S, told_T, **modules)

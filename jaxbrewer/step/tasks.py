@@ -1,0 +1,248 @@
+"""Several tasks, one student: a batch knows its task, and the task chooses objective and teacher.
+
+The task is part of a batch's structure, not of its values, so that one jitted step compiles once
+per task and batch shape.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ..configs import IntermediateMatch
+from ..forward.adaptors import Adaptor
+from ..forward.forward_pass import make_forward, student_part
+from ..forward.functional import Batch, Model, PyTree
+from ..forward.precision import AS_GIVEN, Policy
+from ..losses import Mean
+from ..objective.ensemble import Targets
+from ..objective.objective import Metrics, Objective, ObjectiveState, Terms, TermWeight
+from .presence import depends_on
+from .state import TrainState
+from .teachers import Adaptors, Teacher, make_teach
+from .train_step import Observe, TrainStep, Weights, make_update
+
+_BATCHES = "micro_batches"
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=("batch",), meta_fields=("task",))
+@dataclasses.dataclass(frozen=True)
+class TaskBatch:
+    """A batch and the task it is from."""
+
+    task: str
+    batch: Batch
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskObjective:
+    """The objectives of several tasks as one, for a group of micro-batches of any of them.
+
+    A group's loss is the mean of its micro-batches' losses; those of one task are taken together,
+    exactly as one batch of them all. Metrics stand under ``<task>/<name>``, beside ``total_loss``.
+
+    Attributes:
+        objectives: By task, whose name has no slash.
+        micro_batches: How many make an update.
+    """
+
+    objectives: dict[str, Objective]
+    micro_batches: int = 1
+
+    @property
+    def projected(self) -> dict[str, dict[str, IntermediateMatch]]:
+        """The matches that have a projection, by task and by its name."""
+        return {task: objective.projected for task, objective in self.objectives.items()}
+
+    def init_projections(self, key: jax.Array) -> dict[str, PyTree]:
+        """New projections, by task."""
+        return {
+            task: objective.init_projections(jax.random.fold_in(key, index))
+            for index, (task, objective) in enumerate(self.objectives.items())
+        }
+
+    def weights_at(self, step: int = 0) -> dict[str, TermWeight]:
+        """What each term of each task counts after ``step`` updates."""
+        return {
+            f"{task}/{name}": weight
+            for task, objective in self.objectives.items()
+            for name, weight in objective.weights_at(step).items()
+        }
+
+    def init_state(self) -> dict[str, ObjectiveState]:
+        """What the losses of each task remember, at the beginning."""
+        return {task: objective.init_state() for task, objective in self.objectives.items()}
+
+    def next_state(self, state: dict[str, ObjectiveState], terms: Terms) -> dict[str, Any]:
+        """The same after an update; tasks that had no batch in it keep theirs."""
+        parts = self._by_task(terms)
+        return {
+            task: self.objectives[task].next_state(own, parts[task]) if task in parts else own
+            for task, own in state.items()
+        }
+
+    def terms(
+        self,
+        task: str,
+        student: Any,
+        targets: Targets | None,
+        projections: dict[str, PyTree],
+        step: jax.Array | int,
+        state: dict[str, ObjectiveState],
+    ) -> Terms:
+        """The terms of one micro-batch, named after its task."""
+        objective = self.objectives[task]
+        terms = objective.terms(student, targets, projections[task], step, state[task])
+        one = jnp.ones((), jnp.float32)
+        terms = {**terms, _BATCHES: (Mean(one, one),)}
+        return {f"{task}/{name}": means for name, means in terms.items()}
+
+    def combine(self, terms: Terms, step: jax.Array | int = 0) -> tuple[jax.Array, Metrics]:
+        """The loss of a group, and the metrics of each task in it."""
+        total: Any = 0.0
+        metrics: Metrics = {}
+        for task, part in self._by_task(terms).items():
+            (batches,) = part.pop(_BATCHES)
+            loss, own = self.objectives[task].combine(part, step)
+            total = total + loss * (batches.count / self.micro_batches).astype(loss.dtype)
+            metrics |= {f"{task}/{name}": value for name, value in own.items()}
+        return total, {"total_loss": total, **metrics}
+
+    @staticmethod
+    def _by_task(terms: Terms) -> dict[str, Terms]:
+        parts: dict[str, Terms] = {}
+        for key, means in terms.items():
+            task, _, name = key.partition("/")
+            parts.setdefault(task, {})[name] = means
+        return parts
+
+
+def make_task_step(
+    student: Model,
+    teachers: Mapping[str, Teacher],
+    objective: TaskObjective,
+    optimizer: optax.GradientTransformation,
+    *,
+    adaptors_S: Mapping[str, Adaptor],
+    adaptors_T: Mapping[str, Adaptors],
+    precision: Policy = AS_GIVEN,
+    args: Mapping[str, Any] = {},
+    observe: Observe = lambda gradient: {},
+) -> TrainStep:
+    """Builds ``train_step(state, teacher_variables, batch)`` for batches of any task.
+
+    Args:
+        student: The student, with a head for each task.
+        teachers: By task: a teacher, several, or ``None``.
+        objective: Of all tasks.
+        optimizer: From :func:`~jaxbrewer.step.presence.skip_absent`.
+        adaptors_S: By task: the student's adaptor, which returns the outputs of the task's head.
+        adaptors_T: By task: the teacher's.
+        precision: The dtypes.
+        args: Further keyword arguments of every call of any model.
+        observe: As for :func:`~jaxbrewer.make_train_step`.
+
+    Returns:
+        A train step as :func:`~jaxbrewer.make_train_step` builds it. ``teacher_variables`` is a
+        dict by task, a batch is a :class:`TaskBatch`, or a tuple of them with accumulation.
+    """
+    targets_of, terms_of = _parts(
+        student, teachers, objective, adaptors_S, adaptors_T, precision, args
+    )
+    return make_update(
+        targets_of,
+        terms_of,
+        objective,
+        optimizer,
+        gradient_accumulation_steps=objective.micro_batches,
+        extra_args=lambda batches: {"present": sorted({batch.task for batch in batches})},
+        observe=observe,
+    )
+
+
+def present_in(
+    state: TrainState,
+    teacher_variables: PyTree,
+    batch: TaskBatch,
+    student: Model,
+    teachers: Mapping[str, Teacher],
+    objective: TaskObjective,
+    *,
+    adaptors_S: Mapping[str, Adaptor],
+    adaptors_T: Mapping[str, Adaptors],
+    precision: Policy = AS_GIVEN,
+    args: Mapping[str, Any] = {},
+) -> PyTree:
+    """Which of ``state.trainable`` the loss of the batch's task depends on; only shapes matter."""
+    targets_of, terms_of = _parts(
+        student, teachers, objective, adaptors_S, adaptors_T, precision, args
+    )
+
+    def loss(trainable: PyTree, state: TrainState, variables: PyTree, batch: TaskBatch) -> Any:
+        targets = targets_of(state, variables, batch)
+        terms, _ = terms_of(state, (trainable, state.model_state), batch, state.key, targets)
+        return objective.combine(terms, state.step)[0]
+
+    return depends_on(loss, state.trainable, state, teacher_variables, batch)
+
+
+def _parts(
+    student: Model,
+    teachers: Mapping[str, Teacher],
+    objective: TaskObjective,
+    adaptors_S: Mapping[str, Adaptor],
+    adaptors_T: Mapping[str, Adaptors],
+    precision: Policy,
+    args: Mapping[str, Any],
+) -> tuple[Any, Any]:
+    """``targets_of`` and ``terms_of``, as :func:`~jaxbrewer.step.train_step.make_update` takes them."""
+    learn = {
+        task: make_forward(
+            student,
+            adaptor,
+            f"student ({task})",
+            precision,
+            args,
+            objective.objectives[task].student_modules,
+        )
+        for task, adaptor in adaptors_S.items()
+    }
+    teach = {
+        task: make_teach(
+            teacher,
+            adaptors_T.get(task),
+            objective.objectives[task],
+            precision=precision,
+            args=args,
+        )
+        for task, teacher in teachers.items()
+    }
+
+    def targets_of(state: TrainState, variables: PyTree, batch: TaskBatch) -> Targets | None:
+        return teach[batch.task](variables[batch.task], batch.batch, state.step)
+
+    def terms_of(
+        state: TrainState,
+        weights: Weights,
+        batch: TaskBatch,
+        key: jax.Array,
+        targets: Targets | None,
+    ) -> tuple[Terms, PyTree]:
+        trainable, model_state = weights
+        variables = {"params": trainable["student"], "state": model_state}
+        outputs, new_state = learn[batch.task](variables, student_part(batch.batch), None, key)
+        terms = objective.terms(
+            batch.task,
+            outputs,
+            targets,
+            trainable["projections"],
+            state.step,
+            state.objective_state,
+        )
+        return terms, new_state
+
+    return targets_of, terms_of

@@ -1,0 +1,203 @@
+"""One teacher, several, or their cached outputs, behind one ``teach(variables, batch, step)``."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from ..configs import CustomMatch, DistillationConfig
+from ..errors import UsageError
+from ..forward.adaptors import Adaptor, Outputs
+from ..forward.forward_pass import Forward, extra, is_split, make_forward, teacher_part
+from ..forward.functional import Batch, Model, PyTree
+from ..forward.precision import AS_GIVEN, Policy
+from ..objective.ensemble import (
+    Lesson,
+    Targets,
+    add_teacher,
+    as_targets,
+    routing_weights,
+    targets_of,
+)
+from ..objective.objective import Objective
+
+Teach = Callable[[PyTree, Batch, jax.Array | int], Targets | None]
+Teacher = Model | Sequence[Model] | None
+"""One teacher, or several; a step takes the variables of one, or a tuple with those of each."""
+Adaptors = Adaptor | Sequence[Adaptor] | None
+"""The adaptor of one teacher or of all, or one for each."""
+
+
+def make_teach(
+    teacher: Teacher,
+    adaptor: Adaptors,
+    objective: Objective,
+    *,
+    precision: Policy = AS_GIVEN,
+    args: Mapping[str, Any] = {},
+) -> Teach:
+    """Builds ``teach(variables, batch, step) -> Targets``, all teachers in evaluation mode.
+
+    Several run one after the other, and where their logits are averaged only the running sum is
+    kept. A teacher whose outputs stand in the batch's ``"teacher_cache"`` is not run.
+
+    Args:
+        teacher: The teacher or teachers; ``None`` if there is none, or all that batches bring is
+            their ``"teacher_cache"``.
+        adaptor: Its adaptor; for several teachers one each, or one for all.
+        objective: Says how teachers are averaged.
+        precision: The dtypes.
+        args: Further keyword arguments of every call.
+
+    Raises:
+        UsageError: Settings for each teacher are not as many as the teachers.
+    """
+    if teacher is None:
+        return functools.partial(_teach_from_cache, objective)
+    forwards = _forwards(teacher, adaptor, precision, args, objective.config.custom_matches)
+    if isinstance(teacher, Model):
+
+        def teach(variables: PyTree, batch: Batch, step: jax.Array | int) -> Targets:
+            outputs, _ = forwards[0](variables, *_of_one(batch), None)
+            outputs = jax.lax.stop_gradient(outputs)
+            return Targets((outputs,), (None,), (outputs,))
+
+        return teach
+    objective.ensemble.require(len(forwards))
+
+    def teach_together(variables: PyTree, batch: Batch, step: jax.Array | int) -> Targets:
+        ensemble, temperature = objective.ensemble, objective.base_temperature(step)
+        routing = routing_weights(
+            extra(batch, "teacher_id"), extra(batch, "teacher_weights"), len(forwards)
+        )
+        lesson = Lesson()
+        for forward, own, part, cached in zip(
+            forwards, variables, *parts_of_teachers(batch, len(forwards)), strict=True
+        ):
+            if lesson.total and cached is None:  # a teacher starts when the one before is added
+                part, total = jax.lax.optimization_barrier((part, lesson.total))
+                lesson = dataclasses.replace(lesson, total=total)
+            outputs, _ = forward(own, part, cached, None)
+            lesson = add_teacher(
+                ensemble,
+                lesson,
+                jax.lax.stop_gradient(outputs),
+                step=step,
+                temperature=temperature,
+                routing=routing,
+            )
+        return targets_of(ensemble, lesson, temperature=temperature, routing=routing)
+
+    return teach_together
+
+
+def _teach_from_cache(
+    objective: Objective, variables: PyTree, batch: Batch, step: jax.Array | int
+) -> Targets | None:
+    """The cached outputs of teachers that are not in memory; ``None`` if the batch has none."""
+    cached = extra(batch, "teacher_cache")
+    if cached is None:
+        return None
+    several = cached if isinstance(cached, (tuple, list)) else (cached,)
+    if not all(isinstance(outputs, Outputs) for outputs in several):
+        raise UsageError("Without a teacher, 'teacher_cache' must hold Outputs, as a cache gives.")
+    temperature = objective.base_temperature(step)
+    return as_targets(objective.ensemble, cached, step=step, temperature=temperature)
+
+
+def make_teacher_step(
+    teacher: Model | Sequence[Model],
+    adaptor: Adaptors,
+    *,
+    precision: Policy = AS_GIVEN,
+    args: Mapping[str, Any] = {},
+) -> Callable[[PyTree, Batch], Outputs | tuple[Outputs, ...]]:
+    """Builds ``teacher_step(teacher_variables, batch) -> Outputs``, in evaluation mode.
+
+    Its result, for several teachers a tuple, may stand in a batch as ``"teacher_cache"``; they are
+    then not run.
+    """
+    forwards = _forwards(teacher, adaptor, precision, args, ())
+    if isinstance(teacher, Model):
+        return lambda variables, batch: forwards[0](variables, *_of_one(batch), None)[0]
+    return lambda variables, batch: tuple(
+        forward(own, part, cached, None)[0]
+        for forward, own, part, cached in zip(
+            forwards, variables, *parts_of_teachers(batch, len(forwards)), strict=True
+        )
+    )
+
+
+def only_needed(outputs: Outputs, config: DistillationConfig, *, teacher: int = 0) -> Outputs:
+    """``outputs`` without the layers that no match of this teacher needs, for what is stored.
+
+    Layers keep their numbers; ``None`` stands for one that is left out.
+    """
+    needed: dict[str, set[int]] = {}
+    for match in config.intermediate_matches:
+        if match.teacher == teacher:
+            layers = match.layer_T if isinstance(match.layer_T, tuple) else (match.layer_T,)
+            needed.setdefault(match.feature, set()).update(layers)
+    features = {
+        name: tuple(
+            layer if {index, index - len(layers)} & needed[name] else None
+            for index, layer in enumerate(layers)
+        )
+        for name, layers in outputs.features.items()
+        if name in needed
+    }
+    return dataclasses.replace(outputs, features=features)
+
+
+def _forwards(
+    teacher: Model | Sequence[Model],
+    adaptor: Adaptors,
+    precision: Policy,
+    args: Mapping[str, Any],
+    custom_matches: Sequence[CustomMatch],
+) -> tuple[Forward, ...]:
+    def modules(index: int) -> set[str]:
+        return {match.module_T for match in custom_matches if match.teacher == index}
+
+    if isinstance(teacher, Model):
+        one: Any = adaptor
+        return (make_forward(teacher, one, "teacher", precision, args, modules(0)),)
+    adaptors = adaptor if isinstance(adaptor, Sequence) else [adaptor] * len(teacher)
+    if len(adaptors) != len(teacher):
+        raise UsageError(
+            f"There are {len(adaptors)} teacher adaptors for {len(teacher)} teachers: give one "
+            "each, or one for all."
+        )
+    return tuple(
+        make_forward(model, own, f"teacher {index}", precision, args, modules(index))
+        for index, (model, own) in enumerate(zip(teacher, adaptors, strict=True))
+    )
+
+
+def _of_one(batch: Batch) -> tuple[Batch, Any]:
+    """The teacher's batch, and its cached outputs if the batch brings them."""
+    return teacher_part(batch), extra(batch, "teacher_cache")
+
+
+def parts_of_teachers(batch: Batch, teachers: int) -> tuple[Sequence[Batch], Sequence[Any]]:
+    """Every teacher's batch, and its cached outputs or ``None``."""
+    part, cached = teacher_part(batch), extra(batch, "teacher_cache")
+    if cached is None:
+        cached = (None,) * teachers
+    elif not isinstance(cached, (tuple, list)) or len(cached) != teachers:
+        raise UsageError(
+            f"'teacher_cache' must be a tuple with the outputs of each of the {teachers} teachers."
+        )
+    holds_batches = isinstance(part, (tuple, list)) and any(
+        isinstance(item, (Mapping, tuple, list)) for item in part
+    )
+    if not is_split(batch) or not holds_batches:  # one batch, with positional arguments perhaps
+        return (part,) * teachers, cached
+    if len(part) != teachers:
+        raise UsageError(
+            f"The batch's 'teacher' holds {len(part)} batches for {teachers} teachers: give one "
+            "each, or one for all."
+        )
+    return part, cached

@@ -1,0 +1,147 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxbrewer import UsageError
+from jaxbrewer.objective.selection import pair_selected, probability_shift
+
+RNG = np.random.default_rng(0)
+LOGITS = np.float32(RNG.normal(size=(4, 6, 5)))
+LABELS = RNG.integers(0, 5, size=(4, 6))
+shift = jax.jit(probability_shift)
+pair = jax.jit(pair_selected)
+
+
+def swapped_by_hand(logits, labels):
+    out = logits.copy().reshape(-1, logits.shape[-1])
+    for row, label in zip(out, labels.reshape(-1), strict=True):
+        if 0 <= label < len(row):
+            largest = row.argmax()
+            row[largest], row[label] = row[label], row[largest]
+    return out.reshape(logits.shape)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
+def test_shift_swaps_and_rounds_nothing(dtype):
+    logits = LOGITS.astype(dtype)
+    shifted = shift(logits, LABELS)
+    assert shifted.dtype == dtype
+    np.testing.assert_array_equal(shifted, swapped_by_hand(logits, LABELS))
+    np.testing.assert_array_equal(np.argmax(shifted, -1), LABELS)
+
+
+@pytest.mark.parametrize("outside", [-1, -100, 5, 10**6])
+def test_labels_that_are_no_class_leave_their_row_alone(outside):
+    """TextBrewer: -1 swaps with the last class of 2-D logits, -100 raises."""
+    labels = np.where(LABELS < 2, outside, LABELS)
+    np.testing.assert_array_equal(shift(LOGITS, labels), swapped_by_hand(LOGITS, labels))
+    rows = shift(LOGITS[:, 0], labels[:, 0])
+    np.testing.assert_array_equal(rows, swapped_by_hand(LOGITS[:, 0], labels[:, 0]))
+
+
+def test_the_first_of_several_largest_is_swapped():
+    shifted = shift(jnp.array([[1.0, 3.0, 3.0, 2.0]]), jnp.array([3]))
+    np.testing.assert_array_equal(shifted, [[1, 2, 3, 3]])
+
+
+def test_shift_twice_is_shift_once():
+    once = shift(LOGITS, LABELS)
+    np.testing.assert_array_equal(shift(once, LABELS), once)
+
+
+def test_shift_leaves_its_input_and_masked_rows_alone():
+    """TextBrewer swaps in place, in the user's own cache."""
+    logits, mask = jnp.asarray(LOGITS), np.arange(6) < np.array([[6], [3], [1], [0]])
+    masked = shift(logits, LABELS, mask.astype(np.float32))
+    np.testing.assert_array_equal(logits, LOGITS)
+    expected = np.where(mask[..., None], swapped_by_hand(LOGITS, LABELS), LOGITS)
+    np.testing.assert_array_equal(masked, expected)
+
+
+@pytest.mark.parametrize("labels", [LABELS[:, 0], np.float32(LABELS), LABELS[..., None]])
+def test_labels_that_do_not_fit(labels):
+    with pytest.raises(UsageError, match=r"integer labels of the shape \(4, 6\) .*got"):
+        probability_shift(jnp.asarray(LOGITS), jnp.asarray(labels))
+
+
+def test_heads_without_positions_are_not_selected():
+    mask = np.int32(LABELS > 0)
+    teacher, effective = pair_selected(LOGITS[:, 0], mask, mask)
+    assert effective is None
+    np.testing.assert_array_equal(teacher, LOGITS[:, 0])
+
+
+def test_the_same_mask_moves_nothing():
+    mask = np.int32(LABELS > 1)
+    teacher, effective = pair_selected(LOGITS, mask, mask)
+    assert teacher is LOGITS
+    assert effective is mask
+
+
+def test_equal_masks_move_nothing():
+    mask = np.int32(LABELS > 1)
+    teacher, effective = pair(LOGITS, mask, mask * 0.5)
+    np.testing.assert_array_equal(effective, mask != 0)
+    np.testing.assert_array_equal(teacher, LOGITS)  # the padding too: nothing was gathered
+
+
+@pytest.mark.parametrize("length", [6, 9])
+def test_kth_with_kth_over_the_whole_batch(length):
+    mask_S = np.zeros((4, length), np.int32)
+    mask_T = np.int32(LABELS > 1)
+    places = RNG.permutation(mask_S.size)[: mask_T.sum()]
+    mask_S.reshape(-1)[places] = 1
+    teacher, effective = pair(LOGITS, mask_S, mask_T)
+    np.testing.assert_array_equal(effective, mask_S != 0)
+    np.testing.assert_array_equal(teacher[mask_S != 0], LOGITS[mask_T != 0])
+
+
+def test_only_as_many_as_both_select():
+    few, many = np.int32(LABELS > 3), np.int32(LABELS > 1)
+    count = few.sum()
+    teacher, effective = pair(LOGITS, many, few)
+    assert effective.sum() == count
+    np.testing.assert_array_equal(np.flatnonzero(effective), np.flatnonzero(many)[:count])
+    np.testing.assert_array_equal(teacher[effective], LOGITS[few != 0])
+    teacher, effective = pair(LOGITS, few, many)
+    np.testing.assert_array_equal(teacher[effective], LOGITS[many != 0][:count])
+    assert pair(LOGITS, many, np.zeros_like(many))[1].sum() == 0
+
+
+@pytest.mark.parametrize("side", ["student", "teacher"])
+def test_one_mask_serves_both(side):
+    """TextBrewer compares whatever shapes happen to broadcast."""
+    mask = np.int32(LABELS > 1)
+    masks = (mask, None) if side == "student" else (None, mask)
+    teacher, effective = pair_selected(LOGITS, *masks)
+    assert teacher is LOGITS
+    assert effective is mask
+    assert pair_selected(LOGITS, None, None) == (LOGITS, None)
+
+
+def test_one_mask_cannot_serve_two_lengths():
+    with pytest.raises(UsageError, match=r"logits_mask \(4, 7\) does not fit .* \(4, 6, 5\)"):
+        pair_selected(LOGITS, np.ones((4, 7)), None)
+    with pytest.raises(UsageError, match=r"logits_mask \(4, 7\) does not fit .* \(4, 6, 5\)"):
+        pair_selected(LOGITS, np.ones((4, 6)), np.ones((4, 7)))
+
+
+def test_every_position_of_a_shorter_teacher_is_used():
+    teacher = jnp.arange(6.0).reshape(2, 3, 1)
+    mask_S = jnp.array([[1, 0, 1, 1], [0, 1, 1, 1]])
+    paired, compared = pair_selected(teacher, mask_S, jnp.ones((2, 3)))
+    np.testing.assert_array_equal(compared, mask_S)
+    np.testing.assert_array_equal(paired[mask_S != 0][:, 0], np.arange(6))
+
+
+def test_positions_may_have_several_axes():
+    """Pictures: (batch, height, width, classes)."""
+    teacher = RNG.normal(size=(2, 2, 3, 4)).astype("f")
+    mask_S, mask_T = (RNG.permutation(np.arange(12) < 7).reshape(2, 2, 3) for _ in range(2))
+    paired, compared = pair(teacher, mask_S, mask_T)
+    flat, _ = pair(teacher.reshape(2, 6, 4), mask_S.reshape(2, 6), mask_T.reshape(2, 6))
+    np.testing.assert_array_equal(compared, mask_S)
+    np.testing.assert_array_equal(paired[mask_S], flat.reshape(2, 2, 3, 4)[mask_S])
+    assert pair_selected(teacher, mask_S, None)[1] is mask_S
+    assert pair_selected(teacher, None, mask_T)[1] is mask_T
