@@ -167,9 +167,9 @@ WEIGHT_SCHEDULER = Table(
 TEMPERATURE_SCHEDULER = Table(
     "temperature_scheduler",
     {
-        "constant": "jaxbrewer.objective.schedules:constant_temperature",
-        "flsw": "jaxbrewer.objective.schedules:flsw_temperature",
-        "cwsm": "jaxbrewer.objective.schedules:cwsm_temperature",
+        "constant": "jaxbrewer.objective.temperature_rules:constant_temperature",
+        "flsw": "jaxbrewer.objective.temperature_rules:flsw_temperature",
+        "cwsm": "jaxbrewer.objective.temperature_rules:cwsm_temperature",
     },
     required={"flsw": ("beta", "gamma"), "cwsm": ("beta",)},
 )

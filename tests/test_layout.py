@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "jaxbrewer"
 ORDER = [
-    "_version", "errors", "registry", "integrity", "configs", "losses", "data", "forward",
+    "_version", "errors", "registry", "checksums", "configs", "losses", "data", "forward",
     "objective", "testing", "step", "cache", "devices", "run", "distillers", "models", "text",
     "demo", "cli", "__main__",
 ]  # fmt: skip

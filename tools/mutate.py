@@ -5,7 +5,7 @@ forks for every mutant; cosmic-ray's test command is a client of that server. So
 place: run it in a clone of the repository that nobody else uses, with the project's environment.
 
     pip install cosmic-ray
-    python tools/mutate.py run jaxbrewer/objective/schedules.py    # one module, or without a name all of them
+    python tools/mutate.py run jaxbrewer/objective/schedules.py  # or without a name: all
     python tools/mutate.py report
 
 Mutants that say the same several times are left out: of a binary operator one replacement is made
@@ -54,7 +54,7 @@ BEYOND = ("_classwise", "_divergences", "_examples", "_minilm")
 OBJECTIVE = (
     "tests/objective/test_objective.py",
     "tests/objective/test_custom_matches.py",
-    "tests/objective/test_transport.py",
+    "tests/objective/test_optimal_transport.py",
     "tests/golden/test_compute_loss.py",
 )
 TESTS = {
@@ -75,14 +75,14 @@ TESTS = {
         "tests/golden/test_projections.py",
     ),
     "jaxbrewer/objective/objective.py": OBJECTIVE,
-    "jaxbrewer/objective/matching.py": OBJECTIVE,
-    "jaxbrewer/objective/selection.py": (
-        "tests/objective/test_selection.py",
+    "jaxbrewer/objective/match_terms.py": OBJECTIVE,
+    "jaxbrewer/objective/logit_masks.py": (
+        "tests/objective/test_logit_masks.py",
         "tests/properties/test_selections.py",
         "tests/golden/test_select_shift.py",
     ),
     "jaxbrewer/objective/top_k.py": ("tests/objective/test_top_k.py",),
-    "jaxbrewer/objective/transport.py": ("tests/objective/test_transport.py",),
+    "jaxbrewer/objective/optimal_transport.py": ("tests/objective/test_optimal_transport.py",),
     "jaxbrewer/objective/ensemble.py": (
         "tests/step/test_teachers.py",
         "tests/golden/test_compute_loss.py",

@@ -8,13 +8,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from ..checksums import fingerprint
 from ..configs import DistillationConfig
-from ..data.batches import as_arrays, set_epoch
+from ..data.batches import as_arrays
+from ..data.groups import set_epoch
 from ..errors import UsageError
 from ..forward.adaptors import Adaptor, Outputs
-from ..forward.functional import as_model
+from ..forward.model import as_model
 from ..forward.precision import AS_GIVEN, Policy
-from ..integrity import fingerprint
 from ..objective.top_k import keep_top_k
 from ..step.teachers import make_teacher_step, only_needed
 from .keys import content_of, example_ids, teacher_inputs

@@ -8,12 +8,12 @@ from typing import Any
 from ..configs import DistillationConfig
 from ..errors import UsageError
 from ..objective.top_k import require_kept_logits_suffice
+from .database import Records
 from .keys import show_key
 from .layout import Layout
 from .lookup import Lookup
 from .manifest import Manifest
 from .records import is_sound
-from .store import Records
 from .writer import RECORDS
 
 

@@ -11,7 +11,7 @@ from ..configs import DistillationConfig
 from ..errors import UsageError
 from ..forward.adaptors import Outputs
 from ..objective.top_k import TopK
-from . import codec
+from . import top_k_codec as codec
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,11 +5,11 @@ from typing import Any, Protocol
 
 from ..errors import UsageError
 from ..forward.adaptors import Outputs
+from .batch_widths import widths_of
 from .keys import content_of, example_ids, keys_of, show_key, teacher_inputs
 from .layout import Layout
 from .manifest import Manifest
 from .records import check_of, decode, is_sound
-from .widths import widths_of
 
 
 class Reads(Protocol):

@@ -6,15 +6,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..data.batches import as_arrays, count_batches, set_epoch
+from ..data.batches import as_arrays
+from ..data.groups import count_batches, set_epoch
 from ..errors import UsageError
 from ..forward.adaptors import Outputs
+from .batch_widths import chosen_places, common_places
 from .keys import content_of, example_ids, keys_of, teacher_inputs
 from .layout import Layout, layout_of
 from .lookup import Lookup, with_outputs
 from .manifest import Manifest, Storage
 from .records import encode
-from .widths import chosen_places, common_places
 
 
 class CachedLoader:

@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import UsageError
 from ..forward.adaptors import Outputs
 from ..objective.top_k import TopK
-from . import codec
+from . import top_k_codec as codec
 from .layout import Entry, Layout, named_arrays, named_masks
 
 _HEAD, _MASK, _CRC = struct.Struct("<Q"), struct.Struct("<IIIB"), struct.Struct("<I")

@@ -13,12 +13,12 @@ import numpy as np
 from ..errors import UsageError
 from ..forward.adaptors import Outputs
 from . import measure
+from .batch_widths import chosen_places, common_places, shared_places
+from .database import Records
 from .keys import keys_of, show_key
 from .layout import Layout, layout_of
 from .manifest import FILE, Manifest, Storage, write_json
 from .records import check_of, decode, encode
-from .store import Records
-from .widths import chosen_places, common_places, shared_places
 
 RECORDS = "records"
 _COMMIT_BYTES, _COMMIT_EXAMPLES, _AHEAD = 1 << 23, 4096, 2

@@ -9,8 +9,8 @@ from ..configs import DistillationConfig
 from ..errors import UsageError
 from ..text.tokenize import FILES, Encoded
 from .config import Job
-from .show import say, show, size, some
-from .texts import texts_to_distil
+from .job_data import texts_to_distil
+from .output import say, show, size, some
 
 SHOWN = 20
 """So many damaged examples are named; the others are counted."""
@@ -36,12 +36,14 @@ def build(job: Job, *, kind: str, k: int, bits: int, batch_size: int) -> None:
     from ..forward.precision import policy_of
     from ..text import TextLoader
     from ..text.classification import adaptor
-    from . import networks
+    from . import job_models
 
     storage = Storage(kind, k, bits, temperatures_of(config.distillation))
     with on_device(config.training):
-        teacher = networks.load(card, data.classes)
-        networks.refuse_misfit("teacher", teacher.config, data.tokenizer, config.data, [data.texts])
+        teacher = job_models.load(card, data.classes)
+        job_models.refuse_misfit(
+            "teacher", teacher.config, data.tokenizer, config.data, [data.texts]
+        )
         say(f"The teacher reads {len(data.texts.encoded):,} texts once.")
         build_cache(
             directory,

@@ -8,10 +8,10 @@ from typing import Any
 from ..configs import TrainingConfig
 from ..errors import UsageError
 from ..text import Tokenizer
-from .card import Card, read_bert
 from .config import DataConfig, Job, read_job
-from .runs import student_run, teacher_run
-from .texts import classes_of, in_order, read_labelled, tokenize
+from .job_data import classes_of, in_order, read_labelled, tokenize
+from .model_directory import Card, read_bert
+from .run_paths import student_run, teacher_run
 from .training import teacher_card
 
 
@@ -74,13 +74,13 @@ def _evaluate(
         read[name] = card, classes, tokenizer, texts
 
     from ..devices.sharding import on_device
-    from . import networks
+    from . import job_models
 
     models = {}
     with on_device(training):
         for name, (card, classes, tokenizer, texts) in read.items():
-            model = networks.load(card, classes)
-            networks.refuse_misfit(name, model.config, tokenizer, data, [texts])
-            models[name] = networks.Scored(model, card.directory, texts)
+            model = job_models.load(card, classes)
+            job_models.refuse_misfit(name, model.config, tokenizer, data, [texts])
+            models[name] = job_models.Scored(model, card.directory, texts)
         title = f"{len(texts.examples):,} texts of {path}"
-        networks.show_scores(models, title=title, batch_size=batch_size)
+        job_models.show_scores(models, title=title, batch_size=batch_size)

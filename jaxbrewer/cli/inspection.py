@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from .card import Card, Tensor, is_model, read_card
 from .config import Job, flatten, read_job
-from .runs import Run
-from .show import say, show, size, some
+from .model_directory import Card, Tensor, is_model, read_card
+from .output import say, show, size, some
+from .run_paths import Run
 
 _SIZES = (
     "hidden_size",

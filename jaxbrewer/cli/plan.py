@@ -5,7 +5,7 @@ import math
 
 from ..errors import UsageError
 from .config import Job
-from .show import say, show, size
+from .output import say, show, size
 from .training import prepare_distillation
 
 

@@ -9,11 +9,8 @@ from ..errors import UsageError
 from ..registry import loss_and_parameters
 from ..text import Examples, Tokenizer
 from .cache import refuse_other
-from .card import Card, read_bert
 from .config import DataConfig, Job
-from .runs import student_run, teacher_run
-from .show import say, show, some
-from .texts import (
+from .job_data import (
     Classes,
     Texts,
     classes_to_train,
@@ -23,11 +20,14 @@ from .texts import (
     texts_to_distil,
     tokenize,
 )
+from .model_directory import Card, read_bert
+from .output import say, show, some
+from .run_paths import student_run, teacher_run
 
 if TYPE_CHECKING:
-    from ..run.checkpoint import Plan
+    from ..run.plan import Plan
     from ..text.classification import Training
-    from .networks import Bert
+    from .job_models import Bert
 
 Facts = list[tuple[str, Any]]
 
@@ -54,12 +54,12 @@ def train(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
 
     from ..devices.sharding import on_device
     from ..text.classification import make_fine_tuning
-    from . import networks
+    from . import job_models
 
     with on_device(config.training):
         settings, seed = config.teacher.settings, config.training.seed
-        teacher = networks.load(card, classes, settings=settings, seed=seed)
-        networks.refuse_misfit("teacher", teacher.config, tokenizer, data, [texts])
+        teacher = job_models.load(card, classes, settings=settings, seed=seed)
+        job_models.refuse_misfit("teacher", teacher.config, tokenizer, data, [texts])
         training = make_fine_tuning(
             teacher,
             texts.encoded,
@@ -71,13 +71,13 @@ def train(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
         plan = training.check()
         head = "new head" if classes.new_head else "its own head"
         facts: Facts = [
-            ("teacher", f"{card.directory}: {networks.describe(teacher)}, {head}"),
+            ("teacher", f"{card.directory}: {job_models.describe(teacher)}, {head}"),
             *([("settings", json.dumps(settings))] if settings else []),
             ("frozen", some(config.teacher.frozen) or "nothing"),
             ("texts", _counts(data, examples, None, test)),
             ("classes", f"{len(classes.names)}: {some(classes.names)}"),
             *_how(job, training, plan, config.teacher.optimization),
-            ("devices", networks.devices()),
+            ("devices", job_models.devices()),
             ("output", run.directory),
         ]
         show(facts)
@@ -88,10 +88,12 @@ def train(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
         training.train()
         if not is_first:
             return None
-        networks.save(teacher, tokenizer, run.model)
+        job_models.save(teacher, tokenizer, run.model)
         if test_texts is not None:
-            scored = {"teacher": networks.Scored(teacher, run.model, test_texts)}
-            networks.show_scores(scored, title=f"{len(test_texts.examples):,} texts of {data.test}")
+            scored = {"teacher": job_models.Scored(teacher, run.model, test_texts)}
+            job_models.show_scores(
+                scored, title=f"{len(test_texts.examples):,} texts of {data.test}"
+            )
     return say(f"The teacher is saved in {run.model}.")
 
 
@@ -127,15 +129,15 @@ def prepare_distillation(job: Job) -> Prepared:
 
     from ..devices.sharding import on_device
     from ..text.classification import make_distillation
-    from . import networks
+    from . import job_models
 
     with on_device(config.training):
-        teacher = networks.load(card, classes)
-        student = networks.make_student(
+        teacher = job_models.load(card, classes)
+        student = job_models.make_student(
             config.student, teacher, classes.names, seed=config.training.seed
         )
         for who, model in (("teacher", teacher), ("student", student)):
-            networks.refuse_misfit(who, model.config, tokenizer, data, [texts])
+            job_models.refuse_misfit(who, model.config, tokenizer, data, [texts])
         training = make_distillation(
             teacher,
             student,
@@ -163,24 +165,24 @@ def distill(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
     test_texts = None if test is None else tokenize(tokenizer, test, data)
 
     from ..devices.sharding import on_device
-    from . import networks
+    from . import job_models
 
     with on_device(config.training):
         plan = training.check()
         matches, cache_dir = config.distillation.intermediate_matches, config.training.cache_dir
         facts: Facts = [
-            ("teacher", f"{card.directory}: {networks.describe(teacher)}"),
-            ("student", f"{_origin(job)}: {networks.describe(student)}"),
+            ("teacher", f"{card.directory}: {job_models.describe(teacher)}"),
+            ("student", f"{_origin(job)}: {job_models.describe(student)}"),
             ("texts", _counts(data, prepared.labelled, prepared.unlabelled, test)),
             ("classes", _names(prepared.classes)),
             ("losses", _losses(config.distillation)),
             *(
-                ("match", networks.describe_match(match, training, teacher, student))
+                ("match", job_models.describe_match(match, training, teacher, student))
                 for match in matches
             ),
             *_how(job, training, plan, config.student.optimization),
             *([("teacher's cache", cache_dir)] if cache_dir else []),
-            ("devices", networks.devices()),
+            ("devices", job_models.devices()),
             ("output", run.directory),
         ]
         show(facts)
@@ -193,13 +195,15 @@ def distill(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
         training.train()
         if not is_first:
             return None
-        networks.save(student, tokenizer, run.model)
+        job_models.save(student, tokenizer, run.model)
         if test_texts is not None:
             scored = {
-                "teacher": networks.Scored(teacher, card.directory, test_texts),
-                "student": networks.Scored(student, run.model, test_texts),
+                "teacher": job_models.Scored(teacher, card.directory, test_texts),
+                "student": job_models.Scored(student, run.model, test_texts),
             }
-            networks.show_scores(scored, title=f"{len(test_texts.examples):,} texts of {data.test}")
+            job_models.show_scores(
+                scored, title=f"{len(test_texts.examples):,} texts of {data.test}"
+            )
     return say(f"The student is saved in {run.model}.")
 
 

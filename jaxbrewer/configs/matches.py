@@ -99,7 +99,8 @@ class LayerMap(Config):
 class EMDMatch(Config):
     """Every student layer learns from every teacher layer, by an optimal-transport plan.
 
-    In ``intermediate_matches`` its dict has ``"kind": "emd"``. See :mod:`jaxbrewer.objective.transport`.
+    In ``intermediate_matches`` its dict has ``"kind": "emd"``. See
+    :mod:`jaxbrewer.objective.optimal_transport`.
 
     Args:
         feature: ``"hidden"`` or ``"attention"``, or a registered feature.

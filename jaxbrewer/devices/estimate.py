@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ..configs import TrainingConfig
-from ..forward.functional import Batch, Model, PyTree
+from ..forward.model import Batch, Model, PyTree
 from ..step.state import TrainState
 from ..step.train_step import TrainStep
 from .sharding import (

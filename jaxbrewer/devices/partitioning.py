@@ -12,7 +12,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from ..configs.mesh import Rules
 from ..errors import UsageError
-from ..forward.functional import PyTree
+from ..forward.model import PyTree
 
 SMALLEST_SPLIT = 2**10
 """Arrays with fewer elements are not split without a rule: gathering them costs more."""

@@ -28,7 +28,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ..configs import TrainingConfig
 from ..configs.mesh import MESH_AXES, Rules
 from ..errors import UsageError
-from ..forward.functional import Batch, Model, PyTree
+from ..forward.model import Batch, Model, PyTree
 from ..step.state import TrainState, copy_arrays
 from .partitioning import fsdp_spec, names_of, partition
 

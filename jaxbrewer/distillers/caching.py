@@ -18,13 +18,14 @@ from ..cache import (
     with_outputs,
 )
 from ..cache.manifest import FILE
+from ..checksums import fingerprint
 from ..configs import DistillationConfig, TrainingConfig
-from ..data.batches import as_arrays, set_epoch
+from ..data.batches import as_arrays
+from ..data.groups import set_epoch
 from ..errors import UsageError
 from ..forward.adaptors import Outputs
-from ..forward.functional import Model, PyTree
+from ..forward.model import Model, PyTree
 from ..forward.precision import policy_of
-from ..integrity import fingerprint
 from ..step.teachers import Adaptors, make_teacher_step, only_needed
 
 Teacher: TypeAlias = Model | tuple[Model, ...] | None

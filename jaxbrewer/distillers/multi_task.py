@@ -10,24 +10,26 @@ import jax
 import optax
 
 from ..configs import DistillationConfig, TrainingConfig
-from ..data.batches import GroupSource, as_arrays, count_examples
+from ..data.batches import as_arrays
+from ..data.groups import GroupSource, count_examples
 from ..devices.estimate import Estimate, estimate_step
 from ..devices.sharding import Layout, make_layout, models_for_use, place_teacher
 from ..errors import UsageError, suggest
 from ..forward.adaptors import Adaptor
-from ..forward.functional import Model, PyTree, as_model
+from ..forward.model import Model, PyTree, as_model
 from ..forward.precision import policy_of
 from ..objective.objective import make_objective
 from ..run import loop
-from ..run.checkpoint import Plan
-from ..run.guard import finite_gradients
-from ..step.presence import skip_absent
-from ..step.resolution import resolve_matches
-from ..step.state import TrainState, init_train_state, make_optimizer
+from ..run.nonfinite import finite_gradients
+from ..run.plan import Plan
+from ..step.optimizer import make_optimizer
+from ..step.resolve_matches import resolve_matches
+from ..step.state import TrainState, init_train_state
 from ..step.tasks import TaskBatch, TaskObjective, make_task_step, present_in
 from ..step.teachers import Adaptors, Teacher
 from ..step.train_step import TrainStep
-from .sampling import make_draw, task_groups, task_probabilities
+from ..step.unused_parameters import skip_absent
+from .task_sampling import make_draw, task_groups, task_probabilities
 from .training import Optimizer, Result, Training, check_config, peek, variables_of
 
 Tasks = Mapping[str, Any]
@@ -49,7 +51,8 @@ class MultiTaskDistiller(Training):
     Every update draws the task of each of its batches, with a probability that grows with the
     task's number of examples; the draw depends on ``TrainingConfig.seed`` and the update alone.
     Parameters that an update's tasks do not touch (the heads of the others) are not moved, and
-    neither are their moments, as PyTorch's optimizers do it: see :mod:`jaxbrewer.step.presence`.
+    neither are their moments, as PyTorch's optimizers do it: see
+    :mod:`jaxbrewer.step.unused_parameters`.
     Metrics carry the task's name: ``<task>/unweighted_kd_loss``.
 
     Args:

@@ -6,7 +6,7 @@ from typing import Any
 from ..configs import DistillationConfig, TrainingConfig
 from ..errors import UsageError
 from ..forward.adaptors import Adaptor
-from ..forward.functional import Model, as_model
+from ..forward.model import Model, as_model
 from .training import Training
 
 

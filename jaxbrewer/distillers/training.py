@@ -11,8 +11,10 @@ import jax
 import numpy as np
 import optax
 
+from ..checksums import fingerprint
 from ..configs import DistillationConfig, TrainingConfig
-from ..data.batches import GroupSource, as_arrays, groups
+from ..data.batches import as_arrays
+from ..data.groups import GroupSource, groups
 from ..devices.estimate import Estimate, estimate_step
 from ..devices.sharding import (
     Layout,
@@ -26,17 +28,17 @@ from ..devices.sharding import (
 )
 from ..errors import UsageError
 from ..forward.adaptors import Adaptor
-from ..forward.functional import Model, PyTree, as_model
+from ..forward.model import Model, PyTree, as_model
 from ..forward.precision import policy_of
-from ..integrity import fingerprint
 from ..objective.objective import Objective, TermWeight, make_objective
 from ..run import loop
-from ..run.checkpoint import Plan
-from ..run.closures import settings_of
 from ..run.directory import open_run
-from ..run.guard import finite_gradients
-from ..step.resolution import resolve_matches
-from ..step.state import OptimizerFactory, TrainState, init_train_state, make_optimizer
+from ..run.nonfinite import finite_gradients
+from ..run.optimizer_settings import settings_of
+from ..run.plan import Plan
+from ..step.optimizer import OptimizerFactory, make_optimizer
+from ..step.resolve_matches import resolve_matches
+from ..step.state import TrainState, init_train_state
 from ..step.teachers import Adaptors, Teacher
 from ..step.train_step import TrainStep, make_train_step
 from .caching import Caching

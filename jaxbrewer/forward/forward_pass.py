@@ -9,7 +9,7 @@ import jax
 from ..errors import UsageError
 from .adaptors import Adaptor, Outputs, collect
 from .capture import first_array
-from .functional import Batch, Model, PyTree
+from .model import Batch, Model, PyTree
 from .precision import Policy
 
 Forward = Callable[..., tuple[Outputs, PyTree]]

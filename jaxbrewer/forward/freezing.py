@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import UsageError, suggest
-from .functional import Apply, Batch, Model, PyTree, as_model
+from .model import Apply, Batch, Model, PyTree, as_model
 
 
 def freeze(model: Any, *paths: str) -> Model:

@@ -13,9 +13,9 @@ O3     half          half                    half                none
 =====  ============  ======================  ==================  ==========================
 
 In O1 everything between the products, softmax and norms among it, is float32
-(:mod:`jaxbrewer.forward.autocast`). In O2 a norm computes in float32, as its weights are float32, and so
-does what follows it until something casts back; products are half wherever they stand. What models
-return is float32 for adaptors and losses in all levels but O0.
+(:mod:`jaxbrewer.forward.autocast`). In O2 a norm computes in float32, as its weights are float32,
+and so does what follows it until something casts back; products are half wherever they stand. What
+models return is float32 for adaptors and losses in all levels but O0.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 
 from ..configs import TrainingConfig
-from ..errors import NonFiniteError, UsageError
+from ..errors import UsageError
 from .autocast import autocast
 
 PyTree = Any
@@ -184,44 +184,3 @@ class LossScale:
             good_steps=jnp.where(finite & ~grown, self.good_steps + 1, 0),
             skipped=self.skipped + jnp.where(finite, 0, 1),
         )
-
-
-class SkipWatch:
-    """Ends a training that can only skip: no smaller loss scale would help it.
-
-    It sees scalars when they are read, some updates late, so that no step waits for it.
-
-    Examples:
-        >>> watch = SkipWatch()
-        >>> for step in range(1, SkipWatch.MOST + 1):
-        ...     watch.see(step, {"loss_scale": 1.0, "skipped_steps": float(step)})
-        Traceback (most recent call last):
-        ...
-        jaxbrewer.errors.NonFiniteError: Update 25 is the 25th in a row that was skipped although...
-    """
-
-    MOST = 25
-    """So many updates in a row may be skipped at the smallest loss scale."""
-
-    def __init__(self) -> None:
-        self._skipped, self._in_a_row = 0.0, 0
-
-    def see(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Takes the scalars of an update.
-
-        Raises:
-            NonFiniteError: Too many were skipped.
-        """
-        if "skipped_steps" not in scalars:
-            return
-        was_skipped = scalars["skipped_steps"] > self._skipped
-        self._skipped = scalars["skipped_steps"]
-        is_smallest = scalars["loss_scale"] <= LossScale.SMALLEST
-        self._in_a_row = self._in_a_row + 1 if was_skipped and is_smallest else 0
-        if self._in_a_row >= self.MOST:
-            raise NonFiniteError(
-                f"Update {step} is the {self._in_a_row}th in a row that was skipped although the "
-                f"loss scale is at its smallest, {LossScale.SMALLEST:g}: a loss or a gradient is "
-                "not finite in float16 at any scale. Lower the learning rate, or set "
-                "half_dtype='bfloat16'."
-            )

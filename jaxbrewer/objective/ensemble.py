@@ -16,8 +16,8 @@ from ..configs import DistillationConfig
 from ..errors import UsageError
 from ..forward.adaptors import Outputs
 from ..losses import loss_dtype, per_position
+from .logit_masks import pair_selected, per_head
 from .schedules import weight_schedule
-from .selection import pair_selected, per_head
 from .top_k import TopK
 from .vocabulary import fit_vocabularies
 

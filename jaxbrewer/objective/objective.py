@@ -21,12 +21,13 @@ from ..forward.adaptors import Outputs
 from ..losses import Mean, add_means, per_position
 from ..registry import KD_LOSS_MAP, MATCH_LOSS_MAP, Table, loss_and_parameters
 from .ensemble import Ensemble, Targets, Weight, as_targets, make_ensemble
-from .matching import Projection, match_terms
+from .logit_masks import pair_selected, per_head, probability_shift
+from .match_terms import Projection, match_terms
+from .optimal_transport import LAYER_WEIGHTS, cost_attention, equal_weights, shared_weights
 from .projections import init_projection
-from .schedules import temperature_rule, weight_schedule
-from .selection import pair_selected, per_head, probability_shift
+from .schedules import weight_schedule
+from .temperature_rules import temperature_rule
 from .top_k import TopK, pair_top_k, require_kept_logits_suffice, to_buckets
-from .transport import LAYER_WEIGHTS, cost_attention, equal_weights, shared_weights
 from .vocabulary import fit_vocabularies
 
 Terms = dict[str, tuple[Mean, ...]]
@@ -342,7 +343,8 @@ def make_objective(config: DistillationConfig, *, total_steps: int | None = None
     if not config.is_resolved:
         raise UsageError(
             "The config has matches that depend on the models' layers: a distiller resolves them, "
-            "and so does jaxbrewer.objective.layer_maps.resolve(config, student_outputs, teacher_outputs)."
+            "and so does jaxbrewer.objective.layer_maps.resolve(config, student_outputs, "
+            "teacher_outputs)."
         )
     weights = {
         "kd_loss": weight_schedule(

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int, Shaped
 from ..configs import DistillationConfig
 from ..errors import UsageError
 from ..losses import loss_dtype, valid
-from .selection import pair_selected
+from .logit_masks import pair_selected
 
 BETWEEN_DISTRIBUTIONS = (
     "ce", "kl", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl", "tvd",
@@ -174,7 +174,7 @@ def to_buckets(
 def pair_top_k(
     kept: TopK, mask_S: Shaped[Array, "batch length"], mask_T: Shaped[Array, "batch length"]
 ) -> tuple[TopK, Shaped[Array, "batch length"] | None]:
-    """As :func:`~jaxbrewer.objective.selection.pair_selected`, for a teacher of which this is kept."""
+    """As :func:`~jaxbrewer.objective.logit_masks.pair_selected`, for a teacher's kept logits."""
     leaves, structure = jax.tree.flatten(kept)
     pairs = [pair_selected(leaf, mask_S, mask_T) for leaf in leaves]
     return jax.tree.unflatten(structure, [leaf for leaf, _ in pairs]), pairs[0][1]

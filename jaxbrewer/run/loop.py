@@ -8,20 +8,21 @@ from typing import Any
 
 import numpy as np
 
+from ..checksums import leaves_by_path
 from ..configs import TrainingConfig
-from ..data.batches import GroupSource, as_arrays, batch_size, count_batches, signature
+from ..data.batches import as_arrays, batch_size, signature
+from ..data.groups import GroupSource, count_batches
 from ..devices.processes import end_all_on_error
 from ..devices.sharding import Layout, jit_step, on_device, place_batch
 from ..errors import UsageError
-from ..forward.functional import PyTree
-from ..integrity import leaves_by_path
+from ..forward.model import PyTree
 from ..objective.objective import TermWeight
 from ..step.state import TrainState
 from ..step.train_step import TrainStep
-from .checkpoint import Plan
+from .checkpointer import Keeper
 from .directory import Run
-from .guard import Guard, guarded
-from .keeper import Keeper
+from .nonfinite import Guard, guarded
+from .plan import Plan
 from .preemption import sigterm_noticed
 from .profiling import Profile
 from .tracking import LEAD, Tracker
@@ -79,8 +80,8 @@ def run(
     """Trains from ``state``, or from the last checkpoint of a run that resumes, to the end.
 
     Args:
-        step: A pure train step that observes :func:`~jaxbrewer.run.guard.finite_gradients`; it is
-            jitted here, with its state donated.
+        step: A pure train step that observes :func:`~jaxbrewer.run.nonfinite.finite_gradients`;
+            it is jitted here, with its state donated.
         state: Where to begin, on its devices. Its buffers are used up.
         teacher_variables: The second argument of ``step``, on its devices.
         source: Gives the batches of each update.

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple, Self
 import jax
 import numpy as np
 
-from ..forward.precision import SkipWatch
 from ..objective.objective import TermWeight
 from .logs import Events, JsonLines
 from .progress import ProgressDisplay
+from .skipped_updates import SkipWatch
 
 LEAD = 2
 """So many updates the host may be ahead of the device."""

@@ -16,15 +16,15 @@ import optax
 from ..configs import IntermediateMatch
 from ..forward.adaptors import Adaptor
 from ..forward.forward_pass import make_forward, student_part
-from ..forward.functional import Batch, Model, PyTree
+from ..forward.model import Batch, Model, PyTree
 from ..forward.precision import AS_GIVEN, Policy
 from ..losses import Mean
 from ..objective.ensemble import Targets
 from ..objective.objective import Metrics, Objective, ObjectiveState, Terms, TermWeight
-from .presence import depends_on
 from .state import TrainState
 from .teachers import Adaptors, Teacher, make_teach
 from .train_step import Observe, TrainStep, Weights, make_update
+from .unused_parameters import depends_on
 
 _BATCHES = "micro_batches"
 
@@ -139,7 +139,7 @@ def make_task_step(
         student: The student, with a head for each task.
         teachers: By task: a teacher, several, or ``None``.
         objective: Of all tasks.
-        optimizer: From :func:`~jaxbrewer.step.presence.skip_absent`.
+        optimizer: From :func:`~jaxbrewer.step.unused_parameters.skip_absent`.
         adaptors_S: By task: the student's adaptor, which returns the outputs of the task's head.
         adaptors_T: By task: the teacher's.
         precision: The dtypes.
@@ -199,7 +199,7 @@ def _parts(
     precision: Policy,
     args: Mapping[str, Any],
 ) -> tuple[Any, Any]:
-    """``targets_of`` and ``terms_of``, as :func:`~jaxbrewer.step.train_step.make_update` takes them."""
+    """``targets_of`` and ``terms_of`` for :func:`~jaxbrewer.step.train_step.make_update`."""
     learn = {
         task: make_forward(
             student,

@@ -11,7 +11,7 @@ from ..configs import CustomMatch, DistillationConfig
 from ..errors import UsageError
 from ..forward.adaptors import Adaptor, Outputs
 from ..forward.forward_pass import Forward, extra, is_split, make_forward, teacher_part
-from ..forward.functional import Batch, Model, PyTree
+from ..forward.model import Batch, Model, PyTree
 from ..forward.precision import AS_GIVEN, Policy
 from ..objective.ensemble import (
     Lesson,

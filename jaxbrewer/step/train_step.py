@@ -15,12 +15,13 @@ import optax
 from ..errors import UsageError
 from ..forward.adaptors import Adaptor
 from ..forward.forward_pass import make_forward, student_part
-from ..forward.functional import Batch, Model, PyTree
+from ..forward.model import Batch, Model, PyTree
 from ..forward.precision import AS_GIVEN, Policy
 from ..losses import Mean
 from ..objective.ensemble import Targets
 from ..objective.objective import Metrics, Objective, ObjectiveState, Terms
-from .state import TrainState, global_norm
+from .optimizer import global_norm
+from .state import TrainState
 from .teachers import Adaptors, Teacher, make_teach
 
 TrainStep = Callable[[TrainState, PyTree, Batch], tuple[TrainState, Metrics]]

@@ -15,9 +15,9 @@ from ..configs import DistillationConfig, OptimizationConfig, TrainingConfig
 from ..devices.estimate import Estimate
 from ..distillers import BasicTrainer, GeneralDistiller, Result
 from ..forward.freezing import freeze
-from ..forward.functional import Model, as_model
+from ..forward.model import Model, as_model
 from ..losses import masked_mean
-from ..run.checkpoint import Plan
+from ..run.plan import Plan
 from .loader import TextLoader
 from .tokenize import Encoded
 

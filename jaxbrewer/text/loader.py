@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from ..data.parts import Parts
+from ..data.process_rows import Parts
 from ..errors import UsageError
 from .tokenize import Encoded
 

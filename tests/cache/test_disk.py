@@ -14,7 +14,7 @@ import pytest
 import jaxbrewer as jb
 from jaxbrewer.cache import Manifest, Storage, TeacherCache, build_cache, with_outputs
 from jaxbrewer.cache import writer as building
-from jaxbrewer.integrity import fingerprint
+from jaxbrewer.checksums import fingerprint
 from jaxbrewer.step.teachers import make_teacher_step
 
 CLASSES, WORDS, EXAMPLES = 30, 50, 60

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from jaxbrewer.cli import main
-from jaxbrewer.cli.card import read_card
+from jaxbrewer.cli.model_directory import read_card
 from jaxbrewer.models import load_bert, save_bert
 from jaxbrewer.text import Tokenizer, read_examples
 from jaxbrewer.text.classification import accuracy, predict

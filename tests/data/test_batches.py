@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import jaxbrewer as jb
-from jaxbrewer.data.batches import as_arrays, count_batches, groups
+from jaxbrewer.data.batches import as_arrays
+from jaxbrewer.data.groups import count_batches, groups
 
 TEN = {"x": np.arange(10), "y": np.arange(10) * 2}
 

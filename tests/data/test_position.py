@@ -9,7 +9,7 @@ import pytest
 
 import jaxbrewer as jb
 from jaxbrewer.cache import CachedLoader
-from jaxbrewer.data.batches import groups
+from jaxbrewer.data.groups import groups
 from jaxbrewer.data.position import checksum, without
 from jaxbrewer.text import Encoded, TextLoader
 

@@ -11,7 +11,8 @@ import pytest
 from flax import nnx
 
 import jaxbrewer as jb
-from jaxbrewer.run.checkpoint import CheckpointStore, Plan
+from jaxbrewer.run.checkpoint import CheckpointStore
+from jaxbrewer.run.plan import Plan
 from tests.toys import (
     HIDDEN_MATCH,
     Encoder,

@@ -5,8 +5,8 @@ import warnings
 import pytest
 
 from jaxbrewer import TrainingConfig, UsageError
-from jaxbrewer.run.checkpoint import Plan
 from jaxbrewer.run.loop import plan_training
+from jaxbrewer.run.plan import Plan
 
 from . import claims, document
 

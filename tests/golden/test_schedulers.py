@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxbrewer.objective.schedules import temperature_rule
+from jaxbrewer.objective.temperature_rules import temperature_rule
 from jaxbrewer.registry import WEIGHT_SCHEDULER
 
 from . import PRECISIONS, Case, cases, claims, evaluate

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxbrewer.objective.selection import pair_selected, probability_shift
+from jaxbrewer.objective.logit_masks import pair_selected, probability_shift
 from jaxbrewer.registry import KD_LOSS_MAP
 
 from . import PRECISIONS, Case, cases, claims, evaluate

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import jaxbrewer as jb
-from jaxbrewer.objective.selection import pair_selected
+from jaxbrewer.objective.logit_masks import pair_selected
 from tests.toys import CLASSES, logits_adaptor, mlp, mlp_params, quiet, vector_data
 
 BATCHES = 12

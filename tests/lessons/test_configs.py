@@ -8,7 +8,8 @@ import pytest
 import jaxbrewer as jb
 from jaxbrewer.data import augmentation
 from jaxbrewer.forward.adaptors import collect
-from jaxbrewer.objective.schedules import temperature_rule, weight_schedule
+from jaxbrewer.objective.schedules import weight_schedule
+from jaxbrewer.objective.temperature_rules import temperature_rule
 
 MATCH = {"layer_T": 0, "layer_S": 0, "feature": "hidden", "loss": "hidden_mse", "weight": 1}
 RNG = np.random.default_rng(0)

@@ -8,7 +8,7 @@ import pytest
 import jaxbrewer as jb
 from jaxbrewer import losses
 from jaxbrewer.forward.adaptors import collect
-from jaxbrewer.objective.selection import probability_shift
+from jaxbrewer.objective.logit_masks import probability_shift
 from jaxbrewer.registry import MATCH_LOSS_MAP
 
 RNG = np.random.default_rng(0)

@@ -5,7 +5,7 @@ import optax
 import pytest
 
 import jaxbrewer as jb
-from jaxbrewer.objective.selection import probability_shift
+from jaxbrewer.objective.logit_masks import probability_shift
 from tests.toys import logits_adaptor, mlp, mlp_params, quiet, vector_data
 
 DATA = vector_data(8)

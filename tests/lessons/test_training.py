@@ -9,9 +9,9 @@ import optax
 import pytest
 
 import jaxbrewer as jb
-from jaxbrewer.data.batches import groups
-from jaxbrewer.run.checkpoint import Plan
+from jaxbrewer.data.groups import groups
 from jaxbrewer.run.loop import plan_training
+from jaxbrewer.run.plan import Plan
 from jaxbrewer.run.tracking import Tracker
 from tests.toys import logits_adaptor, mlp, mlp_params, quiet, vector_data
 

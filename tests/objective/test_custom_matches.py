@@ -14,7 +14,7 @@ from flax import nnx
 
 import jaxbrewer as jb
 from jaxbrewer.forward.adaptors import Outputs
-from jaxbrewer.step.resolution import resolve_matches
+from jaxbrewer.step.resolve_matches import resolve_matches
 from tests.toys import CLASSES, logits_adaptor, quiet, vector_data
 
 DATA = vector_data(12)

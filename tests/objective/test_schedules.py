@@ -5,11 +5,11 @@ import optax
 import pytest
 
 from jaxbrewer import UsageError
-from jaxbrewer.objective.schedules import (
+from jaxbrewer.objective.schedules import weight_schedule
+from jaxbrewer.objective.temperature_rules import (
     cwsm_temperature,
     flsw_temperature,
     temperature_rule,
-    weight_schedule,
 )
 from jaxbrewer.registry import TEMPERATURE_SCHEDULER, WEIGHT_SCHEDULER
 

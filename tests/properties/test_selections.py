@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
 
+from jaxbrewer.objective.logit_masks import pair_selected, probability_shift
 from jaxbrewer.objective.projections import apply_projection
-from jaxbrewer.objective.schedules import temperature_rule, weight_schedule
-from jaxbrewer.objective.selection import pair_selected, probability_shift
+from jaxbrewer.objective.schedules import weight_schedule
+from jaxbrewer.objective.temperature_rules import temperature_rule
 from jaxbrewer.registry import PROJ_MAP
 
 BATCH, LENGTH, CLASSES = 2, 3, 4

@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import given, settings
 
 import jaxbrewer as jb
-from jaxbrewer.data.batches import groups
-from jaxbrewer.run.checkpoint import Plan
+from jaxbrewer.data.groups import groups
+from jaxbrewer.run.plan import Plan
 
 small = st.integers(1, 12)
 

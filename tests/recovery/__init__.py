@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from jaxbrewer.integrity import leaves_by_path
+from jaxbrewer.checksums import leaves_by_path
 from jaxbrewer.run.logs import read_events
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import optax
 
 import jaxbrewer as jb
+from jaxbrewer.checksums import checksums
 from jaxbrewer.devices.sharding import init_state, make_layout
-from jaxbrewer.integrity import checksums
 from tests.recovery import Crash, Crashing, left_behind
 from tests.toys import Encoder, hidden_adaptor, quiet, text_data
 

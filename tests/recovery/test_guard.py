@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import jaxbrewer as jb
-from jaxbrewer.run.guard import Finite, Guard, names_of_nonfinite
+from jaxbrewer.run.nonfinite import Finite, Guard, names_of_nonfinite
 from tests.recovery import bits, left_behind, saved
 from tests.recovery.test_resume import SOFT, TEACHER
 from tests.toys import logits_adaptor, mlp, mlp_params, quiet, vector_data

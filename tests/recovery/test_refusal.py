@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import jaxbrewer as jb
-from jaxbrewer.run.closures import settings_of
+from jaxbrewer.run.optimizer_settings import settings_of
 from tests.recovery import Crash, Crashing, left_behind
 from tests.recovery.test_resume import DATA, SOFT, TEACHER, plain
 from tests.toys import logits_adaptor, mlp, mlp_params, quiet

@@ -9,8 +9,8 @@ import optax
 import pytest
 
 import jaxbrewer as jb
-from jaxbrewer.distillers.sampling import make_draw, task_groups, task_probabilities
-from jaxbrewer.step.presence import depends_on, skip_absent
+from jaxbrewer.distillers.task_sampling import make_draw, task_groups, task_probabilities
+from jaxbrewer.step.unused_parameters import depends_on, skip_absent
 from tests.toys import cross_entropy, mlp, mlp_params, quiet, vector_data
 
 TASKS = ("a", "b")

@@ -12,9 +12,9 @@ from scipy.optimize import linprog
 import jaxbrewer as jb
 from jaxbrewer import losses
 from jaxbrewer.forward.adaptors import collect
-from jaxbrewer.objective import transport
+from jaxbrewer.objective import optimal_transport as transport
 from jaxbrewer.run.checkpoint import CheckpointStore
-from jaxbrewer.step.resolution import resolve_matches
+from jaxbrewer.step.resolve_matches import resolve_matches
 from tests.toys import Encoder, hidden_adaptor, text_data
 
 RNG = np.random.default_rng(0)

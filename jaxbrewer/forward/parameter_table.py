@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from ..errors import UsageError
-from .functional import Model, as_model
+from .model import Model, as_model
 
 MEBIBYTE = 2**20
 

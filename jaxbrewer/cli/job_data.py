@@ -8,9 +8,9 @@ import numpy as np
 
 from ..errors import UsageError
 from ..text import Encoded, Examples, Tokenizer, read_examples
-from .card import Card
 from .config import DataConfig, Job
-from .show import some
+from .model_directory import Card
+from .output import some
 
 
 class Classes(NamedTuple):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxbrewer import UsageError
-from jaxbrewer.objective.selection import pair_selected, probability_shift
+from jaxbrewer.objective.logit_masks import pair_selected, probability_shift
 
 RNG = np.random.default_rng(0)
 LOGITS = np.float32(RNG.normal(size=(4, 6, 5)))

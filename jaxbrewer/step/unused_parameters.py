@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax.interpreters import partial_eval
 
-from ..forward.functional import PyTree
+from ..forward.model import PyTree
 
 
 def depends_on(function: Callable[..., Any], tree: PyTree, *args: Any) -> PyTree:

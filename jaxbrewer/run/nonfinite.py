@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..checksums import leaves_by_path
 from ..errors import NonFiniteError
-from ..forward.functional import PyTree
-from ..integrity import leaves_by_path
-from ..step.state import TrainState, global_norm
+from ..forward.model import PyTree
+from ..step.optimizer import global_norm
+from ..step.state import TrainState
 from ..step.train_step import TrainStep
 from .tracking import LEAD
 

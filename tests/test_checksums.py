@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxbrewer.integrity import checksums, fingerprint
+from jaxbrewer.checksums import checksums, fingerprint
 
 
 def mixed(values):

@@ -14,7 +14,7 @@ from flax import nnx
 
 from ..configs import IntermediateMatch
 from ..errors import UsageError, suggest
-from ..forward.functional import as_model
+from ..forward.model import as_model
 from ..models import (
     BertConfig,
     BertForSequenceClassification,
@@ -25,10 +25,10 @@ from ..models import (
 from ..step.teachers import make_teacher_step
 from ..text import Tokenizer
 from ..text.classification import Training, adaptor, evaluate
-from .card import Card, read_bert
 from .config import DataConfig, StudentConfig
-from .show import show, size
-from .texts import Classes, Texts
+from .job_data import Classes, Texts
+from .model_directory import Card, read_bert
+from .output import show, size
 
 Bert = BertForSequenceClassification
 

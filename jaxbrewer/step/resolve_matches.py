@@ -9,7 +9,7 @@ from ..configs import DistillationConfig
 from ..errors import UsageError
 from ..forward.adaptors import Adaptor
 from ..forward.forward_pass import make_forward, module_shapes, student_part, teacher_part
-from ..forward.functional import Batch, Model
+from ..forward.model import Batch, Model
 from ..forward.precision import AS_GIVEN
 from ..objective import layer_maps
 from .teachers import Adaptors, Teacher, make_teacher_step, parts_of_teachers

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from jaxbrewer.cache import codec
+from jaxbrewer.cache import top_k_codec as codec
 
 RNG = np.random.default_rng(0)
 

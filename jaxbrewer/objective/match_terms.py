@@ -11,8 +11,8 @@ from ..errors import UsageError
 from ..forward.adaptors import Outputs
 from ..losses import Mean
 from ..registry import PROJ_MAP
+from .optimal_transport import LAYER_WEIGHTS, Transport, equal_weights, transport_loss
 from .projections import apply_projection
-from .transport import LAYER_WEIGHTS, Transport, equal_weights, transport_loss
 
 Projection = dict[str, jax.Array]
 

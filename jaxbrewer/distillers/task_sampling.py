@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ..data.batches import Group, as_arrays, groups
+from ..data.batches import as_arrays
+from ..data.groups import Group, groups
 from ..data.position import Position
 from ..errors import UsageError
 from ..step.tasks import TaskBatch

@@ -1,0 +1,47 @@
+"""How long a training is, and after which steps it saves a checkpoint."""
+
+import dataclasses
+
+from ..configs import TrainingConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How long a training is: whole epochs, or a number of optimizer updates.
+
+    Attributes:
+        total_steps: Optimizer updates in all.
+        steps_per_epoch: Updates in an epoch; ``None`` if the training counts steps.
+    """
+
+    total_steps: int
+    steps_per_epoch: int | None = None
+
+    @property
+    def num_epochs(self) -> int | None:
+        """Epochs in all; ``None`` if the training counts steps."""
+        return None if self.steps_per_epoch is None else self.total_steps // self.steps_per_epoch
+
+    def saves_at(self, step: int, config: TrainingConfig) -> bool:
+        """Whether a checkpoint follows update number ``step``, counted from 1.
+
+        Counting steps: every ``ckpt_steps``, and the last. Counting epochs: ``ckpt_frequency``
+        times in every ``ckpt_epoch_frequency``-th epoch and in the last, at TextBrewer's steps.
+
+        Examples:
+            >>> plan = Plan(total_steps=10, steps_per_epoch=5)
+            >>> [step for step in range(1, 11) if plan.saves_at(step, TrainingConfig())]
+            [5, 10]
+            >>> twice = TrainingConfig(ckpt_frequency=2)
+            >>> [step for step in range(1, 11) if plan.saves_at(step, twice)]
+            [2, 5, 7, 10]
+        """
+        if self.steps_per_epoch is None:
+            every = config.ckpt_steps or self.total_steps
+            return step % every == 0 or step == self.total_steps
+        epoch = (step - 1) // self.steps_per_epoch + 1
+        if epoch % config.ckpt_epoch_frequency and epoch != self.num_epochs:
+            return False
+        frequency = config.ckpt_frequency
+        points = {int(self.steps_per_epoch * i / frequency) for i in range(frequency)}
+        return step % self.steps_per_epoch in points
