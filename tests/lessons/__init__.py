@@ -62,7 +62,9 @@ WHERE = {
     "26": "step/test_tasks.py::test_tasks_are_drawn_by_their_examples_to_the_power_of_tau",
     "27": "step/test_tasks.py::test_the_draw_is_a_function_of_seed_and_update_alone",
     "28": "step/test_tasks.py::test_each_task_has_its_config_and_may_have_several_teachers",
-    "29": "step/test_tasks.py::test_one_compilation_per_task_and_shape_and_metrics_with_the_tasks_name",
+    "29": (
+        "step/test_tasks.py::test_one_compilation_per_task_and_shape_and_metrics_with_the_tasks_name"
+    ),
     "30": f"{TRAINING}::test_b30_num_steps_needed_ckpt_steps",
     "31": f"{TRAINING}::test_b31_fractions_of_steps_lost_the_last_checkpoint",
     "32": f"{TRAINING}::test_b32_a_generator_that_ran_dry_was_a_hang",
