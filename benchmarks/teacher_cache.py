@@ -30,9 +30,9 @@ import optax
 from flax import nnx
 
 import jaxbrewer as jb
-from jaxbrewer.cache import Storage, TeacherCache, build_cache, remember, with_outputs
-from jaxbrewer.cache.layout import layout_of
+from jaxbrewer.cache import Storage, TeacherCache, build_cache, cache_by_example, with_outputs
 from jaxbrewer.cache.measure import Sums, add_errors
+from jaxbrewer.cache.record_layout import layout_of
 from jaxbrewer.cache.records import decode, encode
 from jaxbrewer.configs import OptimizationConfig
 from jaxbrewer.demo.wordnet import load_glosses
@@ -159,7 +159,7 @@ def measure_epochs(texts, batch_size, rounds):
             )
         run, config = make_teacher_step(teacher, adaptor), jb.DistillationConfig()
         teach = jax.jit(lambda variables, batch: only_needed(run(variables, batch), config))
-        in_memory = remember(loader(), lambda batch: teach(teacher.variables, _own(batch)))
+        in_memory = cache_by_example(loader(), lambda batch: teach(teacher.variables, _own(batch)))
         variants = {
             "labels alone": (None, jb.DistillationConfig(hard_label_weight=1), _as_it_is),
             "live teacher": (teacher, jb.DistillationConfig(), _as_it_is),
@@ -207,7 +207,7 @@ def _packing_rate(cache, encoded):
     batch = next(iter(TextLoader(encoded, 512)))
     outputs, examples = cache.outputs(batch), len(batch["example_id"])
     start = time.process_time()
-    encode(outputs, cache.layout, np.zeros(examples, np.uint64))
+    encode(outputs, cache.record_layout, np.zeros(examples, np.uint64))
     return examples / (time.process_time() - start)
 
 

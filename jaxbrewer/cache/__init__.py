@@ -1,11 +1,11 @@
 """A teacher that is run once: its outputs in memory, or on disk, by example."""
 
 from .build import build_cache as build_cache
-from .build import settings_of as settings_of
+from .build import teacher_settings as teacher_settings
 from .disk import TeacherCache as TeacherCache
 from .keys import example_ids as example_ids
 from .lookup import with_outputs as with_outputs
 from .manifest import Manifest as Manifest
 from .manifest import Storage as Storage
 from .memory import CachedLoader as CachedLoader
-from .memory import remember as remember
+from .memory import cache_by_example as cache_by_example

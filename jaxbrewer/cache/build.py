@@ -18,9 +18,9 @@ from ..forward.model import as_model
 from ..forward.precision import AS_GIVEN, Policy
 from ..objective.top_k import keep_top_k
 from ..step.teachers import make_teacher_step, only_needed
-from .keys import content_of, example_ids, teacher_inputs
-from .layout import Layout
+from .keys import content_digests, example_ids, teacher_inputs
 from .manifest import FILE, Manifest, Storage
+from .record_layout import RecordLayout
 from .writer import RECORDS, CacheWriter
 
 
@@ -71,11 +71,11 @@ def build_cache(
     """
     storage, model, root = storage or Storage(), as_model(teacher), Path(directory)
     digests = {"teacher": fingerprint(model.variables), **fingerprints}
-    settings = settings_of(precision, args)
+    settings = teacher_settings(precision, args)
     found = _read_same(root, digests, settings, storage)
     if found is not None and found.complete:
         if config is not None:
-            Layout.from_dict(found.layout).require_layers(config, number, f"the cache {root}")
+            RecordLayout.from_dict(found.layout).require_layers(config, number, f"the cache {root}")
         return found
     inputs = None if model.takes is None else sorted(model.takes)
     teach = _make_teach(model, adaptor, storage, config, number, precision, args)
@@ -87,14 +87,14 @@ def build_cache(
                 continue
             batch = as_arrays(batch_postprocessor(batch) if batch_postprocessor else batch)
             inputs_T = teacher_inputs(batch, number)
-            ids, content = example_ids(batch), content_of(inputs_T, inputs)
+            ids, content = example_ids(batch), content_digests(inputs_T, inputs)
             missing = writer.missing(ids, content)
             if missing:
                 writer.add(teach(model.variables, batch), inputs_T, ids, content, missing)
         return writer.finish()
 
 
-def settings_of(precision: Policy, args: Mapping[str, Any]) -> dict[str, Any]:
+def teacher_settings(precision: Policy, args: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a training that a teacher's outputs depend on."""
     fields = ("compute", "products", "output")
     dtypes = {field: getattr(precision, field) for field in fields}
@@ -155,7 +155,7 @@ def _read_same(
             raise UsageError(f"{root} is no teacher cache and not empty: choose another directory.")
         return None
     found = Manifest.read(root)
-    found.refuse_other(root, digests, settings)
+    found.require_built_from(root, digests, settings)
     if found.storage != storage.to_dict():
         raise UsageError(
             f"The teacher cache {root} is stored as {dict(found.storage)}, not as "

@@ -13,7 +13,7 @@ from ..errors import UsageError
 _NODE_BYTES, _INLINE_BYTES = 1 << 16, 256
 
 
-class Records:
+class RecordDatabase:
     """Bytes by key.
 
     Args:

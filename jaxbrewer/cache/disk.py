@@ -8,16 +8,16 @@ from typing import Any
 from ..configs import DistillationConfig
 from ..errors import UsageError
 from ..objective.top_k import require_kept_logits_suffice
-from .database import Records
+from .database import RecordDatabase
 from .keys import show_key
-from .layout import Layout
-from .lookup import Lookup
+from .lookup import OutputLookup
 from .manifest import Manifest
+from .record_layout import RecordLayout
 from .records import is_sound
 from .writer import RECORDS
 
 
-class TeacherCache(Lookup):
+class TeacherCache(OutputLookup):
     """A cache on disk that is complete and was made of the given things.
 
     Args:
@@ -45,18 +45,18 @@ class TeacherCache(Lookup):
         number: int | None = None,
     ):
         self.manifest = Manifest.read(directory)
-        self.manifest.refuse_other(directory, fingerprints, settings)
+        self.manifest.require_built_from(directory, fingerprints, settings)
         if not self.manifest.complete:
             raise UsageError(
                 f"The teacher cache {directory} is not complete: build it again, which goes on "
                 "where it was interrupted."
             )
-        self.layout = Layout.from_dict(self.manifest.layout)
-        self._all = Records(Path(directory) / RECORDS)
+        self.layout = RecordLayout.from_dict(self.manifest.layout)
+        self._all = RecordDatabase(Path(directory) / RECORDS)
         name = f"the teacher cache {directory}"
         super().__init__(self.manifest, self.layout, self._all, name, number)
 
-    def refuse_lacking(self, config: DistillationConfig) -> None:
+    def require_holds(self, config: DistillationConfig) -> None:
         """Refuses a config that needs what the cache does not hold.
 
         Raises:

@@ -46,7 +46,7 @@ def example_ids(batch: Any) -> Int[np.ndarray, " batch"] | None:
     return None
 
 
-def content_of(
+def content_digests(
     part: Any, names: Collection[str] | None = None
 ) -> UInt64[np.ndarray, "batch lanes"]:
     """Two 64-bit numbers per example that stand for what the teacher sees of it.
@@ -63,8 +63,8 @@ def content_of(
 
     Examples:
         >>> mask = np.array([[1, 1, 0]])
-        >>> wide = content_of({"ids": np.array([[5, 6, 0]]), "attention_mask": mask})
-        >>> slim = content_of({"ids": np.array([[5, 6]]), "attention_mask": mask[:, :2]})
+        >>> wide = content_digests({"ids": np.array([[5, 6, 0]]), "attention_mask": mask})
+        >>> slim = content_digests({"ids": np.array([[5, 6]]), "attention_mask": mask[:, :2]})
         >>> bool((wide == slim).all())
         True
     """

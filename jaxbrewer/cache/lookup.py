@@ -6,13 +6,13 @@ from typing import Any, Protocol
 from ..errors import UsageError
 from ..forward.adaptors import Outputs
 from .batch_widths import widths_of
-from .keys import content_of, example_ids, keys_of, show_key, teacher_inputs
-from .layout import Layout
+from .keys import content_digests, example_ids, keys_of, show_key, teacher_inputs
 from .manifest import Manifest
-from .records import check_of, decode, is_sound
+from .record_layout import RecordLayout
+from .records import content_check, decode, is_sound
 
 
-class Reads(Protocol):
+class RecordReader(Protocol):
     """Where records are."""
 
     def read(self, keys: Iterable[bytes]) -> list[bytes | None]:
@@ -20,7 +20,7 @@ class Reads(Protocol):
         ...
 
 
-class Cached(Protocol):
+class OutputSource(Protocol):
     """A teacher's outputs by example."""
 
     def outputs(self, batch: Any) -> Outputs:
@@ -28,7 +28,7 @@ class Cached(Protocol):
         ...
 
 
-class Lookup:
+class OutputLookup:
     """The outputs of any batch of known examples.
 
     Args:
@@ -40,7 +40,12 @@ class Lookup:
     """
 
     def __init__(
-        self, manifest: Manifest, layout: Layout, records: Reads, name: str, number: int | None
+        self,
+        manifest: Manifest,
+        layout: RecordLayout,
+        records: RecordReader,
+        name: str,
+        number: int | None,
     ):
         self._manifest, self._layout, self._records = manifest, layout, records
         self._name, self._number = name, number
@@ -53,7 +58,7 @@ class Lookup:
                 built, or is damaged on disk.
         """
         inputs_T = teacher_inputs(batch, self._number)
-        content = content_of(inputs_T, self._manifest.inputs)
+        content = content_digests(inputs_T, self._manifest.inputs)
         ids = example_ids(batch) if self._manifest.keys == "example_id" else None
         if ids is None and self._manifest.keys == "example_id":
             raise UsageError(
@@ -86,7 +91,7 @@ class Lookup:
                 f"{show_key(key)} is damaged in {self._name}: `jaxbrewer cache verify` lists all "
                 "damage; remove the cache and build it again."
             )
-        if check_of(record) != int(check):
+        if content_check(record) != int(check):
             raise UsageError(
                 f"{show_key(key)} is not the one that {self._name} was built from: the teacher's "
                 "inputs differ. Build it again for these data; a batch_postprocessor must not draw."
@@ -94,7 +99,7 @@ class Lookup:
         return record
 
 
-def with_outputs(batch: Any, cache: Cached | Sequence[Cached | None]) -> dict[str, Any]:
+def with_outputs(batch: Any, cache: OutputSource | Sequence[OutputSource | None]) -> dict[str, Any]:
     """A batch with what the teacher says of its examples, under ``"teacher_cache"``.
 
     A step runs no teacher on such a batch. Order and composition of batches do not matter, so any
@@ -105,7 +110,7 @@ def with_outputs(batch: Any, cache: Cached | Sequence[Cached | None]) -> dict[st
         cache: The cache; for several teachers one each, or ``None`` for one that shall run.
 
     Raises:
-        UsageError: As :meth:`Lookup.outputs`.
+        UsageError: As :meth:`OutputLookup.outputs`.
     """
     if not isinstance(batch, Mapping):
         batch = {"teacher": batch, "student": batch}

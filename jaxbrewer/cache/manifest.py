@@ -119,7 +119,7 @@ class Manifest:
         except TypeError as error:
             raise UsageError(f"{path} is damaged: {error}") from None
 
-    def refuse_other(
+    def require_built_from(
         self,
         directory: str | Path,
         fingerprints: Mapping[str, str] | None = None,

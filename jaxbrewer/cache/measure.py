@@ -8,7 +8,7 @@ import numpy as np
 
 from ..forward.adaptors import Outputs
 from ..objective.top_k import TopK
-from .layout import Entry, Layout, named_arrays, named_masks
+from .record_layout import RecordLayout, StoredArray, named_arrays, named_masks
 
 SAMPLE = 64
 """Positions of a batch whose divergence is measured where all classes are kept."""
@@ -63,7 +63,7 @@ class Sums:
         }
 
 
-def sizes_of(outputs: Outputs, layout: Layout) -> tuple[int, int]:
+def sizes_of(outputs: Outputs, layout: RecordLayout) -> tuple[int, int]:
     """Positions of the first head, and bytes of everything as float32, padding left out."""
     positions = total = 0
     arrays, masks = _by_name(outputs)
@@ -78,7 +78,7 @@ def sizes_of(outputs: Outputs, layout: Layout) -> tuple[int, int]:
     return positions, total
 
 
-def add_errors(sums: Sums, exact: Outputs, kept: Outputs, layout: Layout) -> None:
+def add_errors(sums: Sums, exact: Outputs, kept: Outputs, layout: RecordLayout) -> None:
     """Adds what ``kept`` has lost of ``exact``."""
     (before, masks), (after, _) = _by_name(exact), _by_name(kept)
     for entry in layout.entries:
@@ -106,7 +106,7 @@ def _bucketed(top_k: TopK, selected: Any) -> np.ndarray:
     return _log_softmax(np.concatenate([logits, tail], axis=-1).reshape(-1, logits.shape[-1] + 1))
 
 
-def _add_rounded(sums: Sums, entry: Entry, exact: np.ndarray, kept: np.ndarray) -> None:
+def _add_rounded(sums: Sums, entry: StoredArray, exact: np.ndarray, kept: np.ndarray) -> None:
     _add_largest(sums, exact, kept)
     if entry.name.startswith("logits/"):
         rows = (x.reshape(-1, x.shape[-1])[:SAMPLE].astype(np.float64) for x in (exact, kept))

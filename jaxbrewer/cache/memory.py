@@ -11,10 +11,10 @@ from ..data.groups import count_batches, set_epoch
 from ..errors import UsageError
 from ..forward.adaptors import Outputs
 from .batch_widths import chosen_places, common_places
-from .keys import content_of, example_ids, keys_of, teacher_inputs
-from .layout import Layout, layout_of
-from .lookup import Lookup, with_outputs
+from .keys import content_digests, example_ids, keys_of, teacher_inputs
+from .lookup import OutputLookup, with_outputs
 from .manifest import Manifest, Storage
+from .record_layout import RecordLayout, layout_of
 from .records import encode
 
 
@@ -78,7 +78,7 @@ class MemoryCache:
         self._number = number
         self._records: dict[bytes, bytes] = {}
         self._common: dict[str, list[str]] = {}
-        self._layout: Layout | None = None
+        self._layout: RecordLayout | None = None
 
     def lacks(self, batch: Any) -> bool:
         """Whether an example of the batch is not there yet."""
@@ -88,7 +88,7 @@ class MemoryCache:
         """Keeps what the teacher says of a batch's examples; what is there already stays."""
         self._layout = self._layout or layout_of(outputs)
         self._common = common_places(self._common, outputs, teacher_inputs(batch, self._number))
-        checks = content_of(teacher_inputs(batch, self._number))[:, 0]
+        checks = content_digests(teacher_inputs(batch, self._number))[:, 0]
         records = encode(outputs, self._layout, checks)
         for key, record in zip(keys_of(_ids(batch)), records, strict=True):
             self._records.setdefault(key, record)
@@ -98,7 +98,7 @@ class MemoryCache:
         assert self._layout is not None
         places = chosen_places(self._common)
         manifest = Manifest({}, {}, Storage().to_dict(), "example_id", None, places, {})
-        lookup = Lookup(manifest, self._layout, self, "the cache in memory", self._number)
+        lookup = OutputLookup(manifest, self._layout, self, "the cache in memory", self._number)
         return lookup.outputs(batch)
 
     def read(self, keys: Iterable[bytes]) -> list[bytes | None]:
@@ -113,7 +113,7 @@ def _ids(batch: Any) -> np.ndarray:
     return ids
 
 
-def remember(
+def cache_by_example(
     dataloader: Any,
     teach: Callable[[Any], Outputs | tuple[Outputs, ...]],
     batch_postprocessor: Callable[[Any], Any] | None = None,

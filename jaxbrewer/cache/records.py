@@ -17,13 +17,13 @@ from ..errors import UsageError
 from ..forward.adaptors import Outputs
 from ..objective.top_k import TopK
 from . import top_k_codec as codec
-from .layout import Entry, Layout, named_arrays, named_masks
+from .record_layout import RecordLayout, StoredArray, named_arrays, named_masks
 
 _HEAD, _MASK, _CRC = struct.Struct("<Q"), struct.Struct("<IIIB"), struct.Struct("<I")
 _RAW, _LEFT = 1, 2  # a mask with other values than 0 and 1; an example padded at its left
 
 
-def encode(outputs: Outputs, layout: Layout, checks: np.ndarray) -> list[bytes]:
+def encode(outputs: Outputs, layout: RecordLayout, checks: np.ndarray) -> list[bytes]:
     """The records of a batch's examples.
 
     Args:
@@ -64,13 +64,13 @@ def is_sound(record: bytes) -> bool:
     return end > 0 and _CRC.unpack_from(record, end)[0] == zlib.crc32(memoryview(record)[:end])
 
 
-def check_of(record: bytes) -> int:
+def content_check(record: bytes) -> int:
     """The number that the record was made with."""
     return int(_HEAD.unpack_from(record)[0])
 
 
 def decode(
-    records: Sequence[bytes], layout: Layout, widths: Mapping[str, int] | None = None
+    records: Sequence[bytes], layout: RecordLayout, widths: Mapping[str, int] | None = None
 ) -> Outputs:
     """The outputs of a batch of these examples, as host arrays.
 
@@ -97,7 +97,7 @@ def decode(
     return _outputs(arrays, masks, layout.layers)
 
 
-def _pack_rows(entry: Entry, array: Any, mask: np.ndarray | None) -> np.ndarray:
+def _pack_rows(entry: StoredArray, array: Any, mask: np.ndarray | None) -> np.ndarray:
     """The values as they are stored, ``[batch, ...]``; padding may hold anything."""
     if isinstance(array, TopK):
         indices, logits, tail = map(np.asarray, (array.indices, array.logits, array.log_tail))
@@ -166,7 +166,7 @@ def _read_masks(
 
 
 def _read_entry(
-    records: Sequence[bytes], cursors: list[int], entry: Entry, mask: np.ndarray | None
+    records: Sequence[bytes], cursors: list[int], entry: StoredArray, mask: np.ndarray | None
 ) -> Any:
     if mask is None:
         shape = _own_shape(records, cursors, entry)
@@ -195,7 +195,7 @@ def _read_entry(
     return _scatter(rows.astype(dtype, copy=False), mask, ignored)
 
 
-def _own_shape(records: Sequence[bytes], cursors: list[int], entry: Entry) -> tuple[int, ...]:
+def _own_shape(records: Sequence[bytes], cursors: list[int], entry: StoredArray) -> tuple[int, ...]:
     shapes = set()
     for row, record in enumerate(records):
         ndim = record[cursors[row]]
@@ -233,7 +233,7 @@ def _read_rows(
     return rows
 
 
-def _unpack(rows: np.ndarray, entry: Entry) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _unpack(rows: np.ndarray, entry: StoredArray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     first = codec.index_bytes(entry.classes, entry.k)
     second = first + codec.value_bytes(entry.k, entry.bits)
     return (

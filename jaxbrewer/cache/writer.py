@@ -14,11 +14,11 @@ from ..errors import UsageError
 from ..forward.adaptors import Outputs
 from . import measure
 from .batch_widths import chosen_places, common_places, shared_places
-from .database import Records
+from .database import RecordDatabase
 from .keys import keys_of, show_key
-from .layout import Layout, layout_of
 from .manifest import FILE, Manifest, Storage, write_json
-from .records import check_of, decode, encode
+from .record_layout import RecordLayout, layout_of
+from .records import content_check, decode, encode
 
 RECORDS = "records"
 _COMMIT_BYTES, _COMMIT_EXAMPLES, _AHEAD = 1 << 23, 4096, 2
@@ -44,7 +44,7 @@ class CacheWriter:
         part: tuple[int, int],
     ):
         self._root, self._manifest, self._storage, self._part = root, started, storage, part
-        self._records = Records(root / RECORDS, create=True)
+        self._records = RecordDatabase(root / RECORDS, create=True)
         self._there = set(self._records.keys())
         if found is None and self._there and not (root / FILE).exists():
             raise UsageError(
@@ -52,10 +52,10 @@ class CacheWriter:
                 "remove it."
             )
         self._new: dict[bytes, int] = {}
-        self._layout: Layout | None = None
+        self._layout: RecordLayout | None = None
         if found is not None and found.layout:
             self._manifest = found
-            self._layout = Layout.from_dict(found.layout)
+            self._layout = RecordLayout.from_dict(found.layout)
         before = self._progress(part[0])
         self._sums = measure.Sums(**before.get("sums", {}))
         self._places: dict[str, list[str]] = before.get("places", {})
@@ -85,7 +85,7 @@ class CacheWriter:
         self._manifest = dataclasses.replace(self._manifest, keys=kind)
         known = [key for key in keys if key in self._there and key not in self._new]
         for key, record in zip(known, self._records.read(known), strict=True):
-            self._new[key] = check_of(record) if record else 0
+            self._new[key] = content_check(record) if record else 0
         rows = []
         for row, key in enumerate(keys):
             check = int(content[row, 0])
@@ -139,7 +139,9 @@ class CacheWriter:
             raise UsageError("There is nothing to cache: the dataloader has no batches.")
         self._save_progress(done=True)
         manifest = dataclasses.replace(Manifest.read(self._root), keys=self._manifest.keys)
-        manifest.refuse_other(self._root, self._manifest.fingerprints, self._manifest.settings)
+        manifest.require_built_from(
+            self._root, self._manifest.fingerprints, self._manifest.settings
+        )
         parts = [self._progress(index) for index in range(self._part[1])]
         if not all(part.get("done") for part in parts):
             return manifest
@@ -159,7 +161,7 @@ class CacheWriter:
     def _keep(
         self,
         outputs: Outputs,
-        layout: Layout,
+        layout: RecordLayout,
         checks: np.ndarray,
         keys: list[bytes],
         rows: list[int],

@@ -238,10 +238,10 @@ def _processes(are_several: bool) -> Iterator[bool]:
     if not are_several:
         yield True
         return
-    from ..devices.processes import end_all_on_error, end_process, initialize_from_environment
+    from ..devices.processes import exit_all_on_error, exit_process, initialize_from_environment
 
     is_first = initialize_from_environment() == 0
-    end_all_on_error()
+    exit_all_on_error()
     with contextlib.ExitStack() as stack:
         if not is_first:
             stack.enter_context(
@@ -251,7 +251,7 @@ def _processes(are_several: bool) -> Iterator[bool]:
             yield is_first
         except UsageError as error:
             _tell(error)
-            end_process(BAD_INPUT)
+            exit_process(BAD_INPUT)
 
 
 def _tell(error: UsageError) -> None:

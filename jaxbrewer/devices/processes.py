@@ -37,7 +37,7 @@ def initialize_from_environment() -> int:
     return jax.process_index()
 
 
-def end_all_on_error() -> None:
+def exit_all_on_error() -> None:
     """Makes an error that nobody catches end this process at once, if there are several.
 
     The others wait for it in a collective operation, and JAX's way of ending waits for them: the
@@ -52,13 +52,13 @@ def end_all_on_error() -> None:
         kind: type[BaseException], error: BaseException, trace: TracebackType | None
     ) -> None:
         before(kind, error, trace)
-        end_process(1)
+        exit_process(1)
 
     tell_and_end.ends_all = True  # type: ignore[attr-defined]
     sys.excepthook = tell_and_end
 
 
-def end_process(status: int) -> None:
+def exit_process(status: int) -> None:
     """Ends the process without waiting for others."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()

@@ -40,7 +40,7 @@ BATCH_AXES = ("data", "fsdp")
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class DeviceLayout:
     """A mesh and the rules of both models; without a mesh, everything is on one device.
 
     Attributes:
@@ -61,7 +61,7 @@ class Layout:
         return jax.process_count() if self.local_batches else 1
 
 
-def make_layout(config: TrainingConfig) -> Layout:
+def make_layout(config: TrainingConfig) -> DeviceLayout:
     """The layout that a config describes, on the devices there are.
 
     Raises:
@@ -76,7 +76,7 @@ def make_layout(config: TrainingConfig) -> Layout:
                 f"{jax.process_count()} processes cannot share: the mesh's data x fsdp must be a "
                 "multiple of the processes."
             )
-    return Layout(mesh, config.student_rules, config.teacher_rules, config.local_batches)
+    return DeviceLayout(mesh, config.student_rules, config.teacher_rules, config.local_batches)
 
 
 def make_mesh(config: TrainingConfig) -> Mesh | None:
@@ -125,7 +125,7 @@ def on_device(config: TrainingConfig) -> contextlib.AbstractContextManager[Any]:
 # -- the state and the teacher --------------------------------------------------------------------
 
 
-def state_shardings(state: TrainState, student: Model, layout: Layout) -> TrainState:
+def state_shardings(state: TrainState, student: Model, layout: DeviceLayout) -> TrainState:
     """For each array of a state, or of its shapes, where it lives: a ``NamedSharding``.
 
     Args:
@@ -177,7 +177,7 @@ def state_shardings(state: TrainState, student: Model, layout: Layout) -> TrainS
 
 
 def init_state(
-    start: Callable[[PyTree], TrainState], weights: PyTree, student: Model, layout: Layout
+    start: Callable[[PyTree], TrainState], weights: PyTree, student: Model, layout: DeviceLayout
 ) -> TrainState:
     """The first state, each array made where it shall live: no device ever holds it all.
 
@@ -198,7 +198,7 @@ def init_state(
     return make({"projections": None, **placed})
 
 
-def teacher_shardings(variables: PyTree, teacher: Teachers, layout: Layout) -> PyTree:
+def teacher_shardings(variables: PyTree, teacher: Teachers, layout: DeviceLayout) -> PyTree:
     """For each array of a teacher, or of several, where it lives: a ``NamedSharding``.
 
     Args:
@@ -228,14 +228,14 @@ def teacher_shardings(variables: PyTree, teacher: Teachers, layout: Layout) -> P
     return _named(specs, layout.mesh)
 
 
-def place_teacher(variables: PyTree, teacher: Teachers, layout: Layout) -> PyTree:
+def place_teacher(variables: PyTree, teacher: Teachers, layout: DeviceLayout) -> PyTree:
     """The variables of a teacher, or of several, where :func:`teacher_shardings` says."""
     if layout.mesh is None or teacher is None:
         return jax.tree.map(jnp.asarray, variables)
     return place(variables, teacher_shardings(variables, teacher, layout))
 
 
-def models_for_use(student: Model, teachers: Teachers, layout: Layout) -> tuple[Model, Any]:
+def models_for_use(student: Model, teachers: Teachers, layout: DeviceLayout) -> tuple[Model, Any]:
     """Both models as a step shall call them; see :func:`gather_for_use`.
 
     Args:
@@ -251,7 +251,7 @@ def models_for_use(student: Model, teachers: Teachers, layout: Layout) -> tuple[
     return gather_for_use(student, layout, layout.student_rules), taught
 
 
-def gather_for_use(model: Model, layout: Layout, rules: Rules) -> Model:
+def gather_for_use(model: Model, layout: DeviceLayout, rules: Rules) -> Model:
     """The model, its weights gathered along ``fsdp`` when they are used, and no sooner.
 
     Otherwise the compiler may as well split activations along axes of the weights, and send those
@@ -314,7 +314,7 @@ def _named(specs: PyTree, mesh: Mesh) -> PyTree:
 # -- batches and the step -------------------------------------------------------------------------
 
 
-def batch_sharding(shape: tuple[int, ...], layout: Layout) -> NamedSharding:
+def batch_sharding(shape: tuple[int, ...], layout: DeviceLayout) -> NamedSharding:
     """Where an array of a batch lives: split along its first axis if that divides, else whole."""
     mesh = layout.mesh
     assert mesh is not None
@@ -324,7 +324,7 @@ def batch_sharding(shape: tuple[int, ...], layout: Layout) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(axes) if divides and axes else PartitionSpec())
 
 
-def place_batch(batch: Batch, layout: Layout) -> Batch:
+def place_batch(batch: Batch, layout: DeviceLayout) -> Batch:
     """Each array split along its first axis, or whole on every device where that does not divide.
 
     The numbers are the same either way: a step is one program over the whole batch. With several
@@ -345,7 +345,7 @@ def place_batch(batch: Batch, layout: Layout) -> Batch:
     return jax.tree.map(put, batch)
 
 
-def jit_step(step: Callable[..., Any], state: PyTree, layout: Layout) -> Any:
+def jit_step(step: Callable[..., Any], state: PyTree, layout: DeviceLayout) -> Any:
     """The jitted train step, which uses up the state and leaves the next one where it was."""
     if layout.mesh is None:
         return jax.jit(step, donate_argnums=0)

@@ -12,9 +12,9 @@ from ..cache import (
     CachedLoader,
     TeacherCache,
     build_cache,
+    cache_by_example,
     example_ids,
-    remember,
-    settings_of,
+    teacher_settings,
     with_outputs,
 )
 from ..cache.manifest import FILE
@@ -106,7 +106,7 @@ class Caching:
         if first is None or not is_by_example or example_ids(first) is None:
             seed = self.train_config.seed
             return CachedLoader(dataloader, teach, batch_postprocessor, seed=seed), None
-        return named, remember(named, teach, batch_postprocessor)
+        return named, cache_by_example(named, teach, batch_postprocessor)
 
     def for_check(
         self, dataloader: Any, batch_postprocessor: Postprocessor, args: Mapping[str, Any]
@@ -156,12 +156,12 @@ class Caching:
         fingerprints, settings = {}, {}
         if model is not None:
             fingerprints = {"teacher": fingerprint(model.variables)}
-            settings = settings_of(policy_of(self.train_config), args or {})
+            settings = teacher_settings(policy_of(self.train_config), args or {})
             if args is None:
                 del settings["args"]
         cache = TeacherCache(directory, fingerprints=fingerprints, settings=settings, number=index)
         if self.distill_config.is_resolved:
-            cache.refuse_lacking(self.distill_config)
+            cache.require_holds(self.distill_config)
         return cache
 
     def _model(self, index: int | None) -> Model | None:

@@ -13,7 +13,7 @@ from ..configs import DistillationConfig, TrainingConfig
 from ..data.batches import as_arrays
 from ..data.groups import GroupSource, count_examples
 from ..devices.estimate import Estimate, estimate_step
-from ..devices.sharding import Layout, make_layout, models_for_use, place_teacher
+from ..devices.sharding import DeviceLayout, make_layout, models_for_use, place_teacher
 from ..errors import UsageError, suggest
 from ..forward.adaptors import Adaptor
 from ..forward.model import Model, PyTree, as_model
@@ -357,7 +357,7 @@ class MultiTaskDistiller(Training):
             tau = 0.0
         return task_probabilities({task: size or 1 for task, size in sizes.items()}, tau)
 
-    def _placed_teacher(self, layout: Layout) -> PyTree:
+    def _placed_teacher(self, layout: DeviceLayout) -> PyTree:
         return place_teacher(self._teacher_variables, self._teachers, layout)
 
     @property

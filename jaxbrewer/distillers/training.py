@@ -17,7 +17,7 @@ from ..data.batches import as_arrays
 from ..data.groups import GroupSource, groups
 from ..devices.estimate import Estimate, estimate_step
 from ..devices.sharding import (
-    Layout,
+    DeviceLayout,
     gather,
     init_state,
     make_layout,
@@ -34,7 +34,7 @@ from ..objective.objective import Objective, TermWeight, make_objective
 from ..run import loop
 from ..run.directory import open_run
 from ..run.nonfinite import finite_gradients
-from ..run.optimizer_settings import settings_of
+from ..run.optimizer_settings import closure_settings
 from ..run.plan import Plan
 from ..step.optimizer import OptimizerFactory, make_optimizer
 from ..step.resolve_matches import resolve_matches
@@ -246,7 +246,7 @@ class Training:
         weights = readable((state.params, state.model_state))
         return Result(self._student.write_back(*weights), history)
 
-    def _placed_teacher(self, layout: Layout) -> PyTree:
+    def _placed_teacher(self, layout: DeviceLayout) -> PyTree:
         """The step's second argument, on its devices."""
         return place_teacher(self._teacher_variables, self._taught, layout)
 
@@ -489,7 +489,7 @@ class Training:
             "distiller": type(self).__name__,
             "total_steps": plan.total_steps,
             "steps_per_epoch": plan.steps_per_epoch,
-            "optimizer": settings_of(rule.update),
+            "optimizer": closure_settings(rule.update),
             "teacher": self._teacher_fingerprint() if written else None,
             "parameters": {
                 name: sum(leaf.size for leaf in jax.tree.leaves(model.params))

@@ -27,7 +27,7 @@ from ..data.position import Position, without
 from ..errors import UsageError
 from ..forward.model import PyTree
 from ..step.state import TrainState, copy_arrays
-from .retention import Entry
+from .retention import CheckpointInfo
 
 DIRECTORY = "checkpoints"
 """Where the checkpoints of a run are, one directory per update."""
@@ -36,7 +36,7 @@ DAMAGED = "damaged"
 """Where those are put that cannot be read."""
 
 
-class Saved(NamedTuple):
+class LoadedCheckpoint(NamedTuple):
     """What a checkpoint holds.
 
     Attributes:
@@ -81,12 +81,14 @@ class CheckpointStore:
         A disk that takes nothing is warned of once; the training goes on.
         """
         self.wait()
-        last = max(self._entries.values(), key=lambda entry: entry.step, default=Entry(0, 0))
-        entry = Entry(step, last.number + scheduled, scheduled)
+        last = max(
+            self._entries.values(), key=lambda entry: entry.step, default=CheckpointInfo(0, 0)
+        )
+        entry = CheckpointInfo(step, last.number + scheduled, scheduled)
         positions = _of_all_processes(position)
         self._submit(self._write, entry, copy_arrays(_parts(state)), positions)
 
-    def retain(self, choose: Callable[[Sequence[Entry]], set[int]]) -> None:
+    def retain(self, choose: Callable[[Sequence[CheckpointInfo]], set[int]]) -> None:
         """Removes the checkpoints that ``choose`` does not choose, once all saves are complete."""
         self._submit(self._remove_all_but, choose)
 
@@ -95,7 +97,7 @@ class CheckpointStore:
         self.wait()
         return self._on_disk()
 
-    def load(self, step: int, like: TrainState) -> Saved:
+    def load(self, step: int, like: TrainState) -> LoadedCheckpoint:
         """What was saved after update ``step``.
 
         Args:
@@ -112,9 +114,9 @@ class CheckpointStore:
         loaded = _read(self._directory / str(step), jax.tree.map(_abstract, parts))
         _refuse_changed(record["arrays"], loaded)
         position = _of_this_process(record["positions"])
-        return Saved(step, _state_of(loaded, like), position, record["scheduled"])
+        return LoadedCheckpoint(step, _state_of(loaded, like), position, record["scheduled"])
 
-    def restore(self, like: TrainState) -> Saved | None:
+    def restore(self, like: TrainState) -> LoadedCheckpoint | None:
         """The newest checkpoint that can be read; ``None`` if there are none.
 
         Those that cannot are put aside with a warning.
@@ -166,7 +168,7 @@ class CheckpointStore:
         else:
             task(*arguments)
 
-    def _write(self, entry: Entry, parts: PyTree, positions: list[Position]) -> None:
+    def _write(self, entry: CheckpointInfo, parts: PyTree, positions: list[Position]) -> None:
         path = self._directory / str(entry.step)
         sums, arrays = checksums(parts), _described(parts)
         record: dict[str, Any] = {
@@ -208,7 +210,7 @@ class CheckpointStore:
             for unfinished in self._directory.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(unfinished, ignore_errors=True)
 
-    def _remove_all_but(self, choose: Callable[[Sequence[Entry]], set[int]]) -> None:
+    def _remove_all_but(self, choose: Callable[[Sequence[CheckpointInfo]], set[int]]) -> None:
         kept = choose(list(self._entries.values()))
         for step in self._entries.keys() - kept:
             del self._entries[step]
@@ -231,12 +233,12 @@ class CheckpointStore:
     def _on_disk(self) -> list[int]:
         return _steps_in(self._directory)
 
-    def _entry(self, step: int) -> Entry:
+    def _entry(self, step: int) -> CheckpointInfo:
         try:
             record = _read_record(self._directory / str(step))
         except DamagedError:
-            return Entry(step, 0)
-        return Entry(step, record["number"], record["scheduled"])
+            return CheckpointInfo(step, 0)
+        return CheckpointInfo(step, record["number"], record["scheduled"])
 
 
 class DamagedError(Exception):

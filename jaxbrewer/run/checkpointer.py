@@ -12,13 +12,13 @@ from ..configs import TrainingConfig
 from ..data.position import Position, without
 from ..errors import Preempted, UsageError
 from ..step.state import TrainState
-from .checkpoint import CheckpointStore, Saved
-from .directory import COMPLETED, Run
+from .checkpoint import CheckpointStore, LoadedCheckpoint
+from .directory import COMPLETED, RunDirectory
 from .logs import JsonLines
 from .retention import kept_steps
 
 
-class Keeper:
+class Checkpointer:
     """Keeps what a run needs to go on after any interruption.
 
     ``checkpoints.jsonl`` has a line for each checkpoint whose callback has returned, with what it
@@ -29,7 +29,7 @@ class Keeper:
         config: Its settings.
     """
 
-    def __init__(self, run: Run, config: TrainingConfig):
+    def __init__(self, run: RunDirectory, config: TrainingConfig):
         self._run, self._config = run, config
         try:
             self._store = CheckpointStore(run.directory)
@@ -56,7 +56,7 @@ class Keeper:
             if self._completed is not None:
                 self._completed.close()
 
-    def restore(self, like: TrainState) -> Saved | None:
+    def restore(self, like: TrainState) -> LoadedCheckpoint | None:
         """What the run goes on from; ``None`` if it begins.
 
         Args:
@@ -67,12 +67,12 @@ class Keeper:
             last = None if not self._run.resumes else saved.step if saved else 0
             self._completed = JsonLines(self._run.directory / COMPLETED, last)
             for row in self._completed.rows:
-                self._remember(row)
+                self._note_completed(row)
         if saved is None or not self._config.force_resume:
             return saved
         return saved._replace(position=without(saved.position, "checksum"))
 
-    def is_completed(self, saved: Saved) -> bool:
+    def is_completed(self, saved: LoadedCheckpoint) -> bool:
         """Whether nothing is left to be done about a checkpoint that was restored."""
         return saved.step in self._done or not saved.scheduled
 
@@ -104,10 +104,10 @@ class Keeper:
             row[best] = metrics[best]
         if self._completed is not None:
             self._completed.append([row])
-        self._remember(row)
+        self._note_completed(row)
         self._retain()
 
-    def leave(self, step: int) -> None:
+    def exit_preempted(self, step: int) -> None:
         """Ends the process after SIGTERM, once everything is saved."""
         self._store.wait()
         if step not in self._store.steps():
@@ -126,14 +126,14 @@ class Keeper:
         self._retain(ended=True)
         self._store.wait()
 
-    def kept(self) -> str:
+    def last_kept(self) -> str:
         """The last checkpoint, in words."""
         steps = self._store.steps()
         if not steps:
             return f"{self._run.directory} holds no checkpoint yet."
         return f"The checkpoint of update {steps[-1]} in {self._run.directory} is good."
 
-    def _remember(self, row: Mapping[str, float]) -> None:
+    def _note_completed(self, row: Mapping[str, float]) -> None:
         step = int(row["step"])
         self._done.add(step)
         if self._config.best_metric in row:

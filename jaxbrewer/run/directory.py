@@ -43,7 +43,7 @@ DistillConfigs: TypeAlias = DistillationConfig | Mapping[str, DistillationConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class RunDirectory:
     """A run that has a directory.
 
     Attributes:
@@ -61,7 +61,7 @@ def open_run(
     config: TrainingConfig,
     distill_config: DistillConfigs,
     facts: Mapping[str, Any],
-) -> Run | None:
+) -> RunDirectory | None:
     """Makes the run directory with ``config.json`` and ``manifest.json``, or opens it to go on.
 
     Args:
@@ -93,10 +93,12 @@ def open_run(
     answer = _from_process_0(answer)
     if "error" in answer:
         raise UsageError(answer["error"])
-    return Run(Path(config.output_dir), **answer)
+    return RunDirectory(Path(config.output_dir), **answer)
 
 
-def _open(config: TrainingConfig, distill_config: DistillConfigs, facts: Mapping[str, Any]) -> Run:
+def _open(
+    config: TrainingConfig, distill_config: DistillConfigs, facts: Mapping[str, Any]
+) -> RunDirectory:
     directory = Path(str(config.output_dir))
     configs = {"training": _json(config)}
     if isinstance(distill_config, Mapping):
@@ -123,7 +125,7 @@ def _open(config: TrainingConfig, distill_config: DistillConfigs, facts: Mapping
     except OSError as error:
         reason = error.strerror or error
         raise UsageError(f"output_dir {str(directory)!r} cannot be written: {reason}.") from None
-    return Run(directory, name)
+    return RunDirectory(directory, name)
 
 
 def _from_process_0(answer: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,7 +139,7 @@ def _from_process_0(answer: Mapping[str, Any]) -> dict[str, Any]:
 
 def _go_on(
     directory: Path, config: TrainingConfig, configs: dict[str, Any], facts: Mapping[str, Any]
-) -> Run:
+) -> RunDirectory:
     manifest = _read_json(directory / MANIFEST)
     saved = _read_json(directory / CONFIG)
     compared = list(facts)
@@ -168,7 +170,7 @@ def _go_on(
         manifest |= facts
     starts = [*manifest.get("resumed", []), here]
     _write_json(directory / MANIFEST, {**manifest, "resumed": starts})
-    return Run(directory, manifest["run"], resumes=True)
+    return RunDirectory(directory, manifest["run"], resumes=True)
 
 
 def _differences(before: Any, now: Any, path: str = "") -> Iterator[str]:

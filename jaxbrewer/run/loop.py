@@ -12,19 +12,19 @@ from ..checksums import leaves_by_path
 from ..configs import TrainingConfig
 from ..data.batches import as_arrays, batch_size, signature
 from ..data.groups import GroupSource, count_batches
-from ..devices.processes import end_all_on_error
-from ..devices.sharding import Layout, jit_step, on_device, place_batch
+from ..devices.processes import exit_all_on_error
+from ..devices.sharding import DeviceLayout, jit_step, on_device, place_batch
 from ..errors import UsageError
 from ..forward.model import PyTree
 from ..objective.objective import TermWeight
 from ..step.state import TrainState
 from ..step.train_step import TrainStep
-from .checkpointer import Keeper
-from .directory import Run
-from .nonfinite import Guard, guarded
+from .checkpointer import Checkpointer
+from .directory import RunDirectory
+from .nonfinite import NonFiniteGuard, with_finite_flags
 from .plan import Plan
-from .preemption import sigterm_noticed
-from .profiling import Profile
+from .preemption import watch_sigterm
+from .profiling import Profiler
 from .tracking import LEAD, Tracker
 
 MANY_SHAPES = 8
@@ -70,8 +70,8 @@ def run(
     *,
     config: TrainingConfig,
     plan: Plan,
-    run: Run | None,
-    layout: Layout = Layout(),  # noqa: B008  # frozen
+    run: RunDirectory | None,
+    layout: DeviceLayout = DeviceLayout(),  # noqa: B008  # frozen
     weights_at_0: Mapping[str, TermWeight] = {},
     batch_postprocessor: Callable[[Any], Any] | None = None,
     on_checkpoint: Callable[[int, TrainState], Mapping[str, float] | None] | None = None,
@@ -103,7 +103,7 @@ def run(
         Preempted: SIGTERM came; the state is saved.
         UsageError: The run cannot be resumed.
     """
-    end_all_on_error()
+    exit_all_on_error()
     size = config.gradient_accumulation_steps
     shapes: set[Any] = set()
 
@@ -113,8 +113,8 @@ def run(
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(on_device(config))
-        keeper = None if run is None else stack.enter_context(Keeper(run, config))
-        saved = keeper and keeper.restore(state)
+        checkpointer = None if run is None else stack.enter_context(Checkpointer(run, config))
+        saved = checkpointer and checkpointer.restore(state)
         begun, position = (saved.step, saved.position) if saved else (0, None)
         state = saved.state if saved else state
         tracker = Tracker(
@@ -126,15 +126,17 @@ def run(
             show=config.progress,
         )
         stack.enter_context(tracker)
-        profile = stack.enter_context(Profile(config))
+        profile = stack.enter_context(Profiler(config))
         if begun == 0:
-            tracker.tell_weights(weights_at_0)
-        is_noticed = stack.enter_context(sigterm_noticed()) if run else None
-        if saved and keeper and not keeper.is_completed(saved):
-            keeper.complete(begun, on_checkpoint and on_checkpoint(begun, state), tracker.latest())
+            tracker.report_weights(weights_at_0)
+        is_noticed = stack.enter_context(watch_sigterm()) if run else None
+        if saved and checkpointer and not checkpointer.is_completed(saved):
+            checkpointer.complete(
+                begun, on_checkpoint and on_checkpoint(begun, state), tracker.latest()
+            )
         stops = config.on_nonfinite == "stop"
-        guard = Guard(list(leaves_by_path(state.trainable)))
-        jitted = jit_step(guarded(step, skips=not stops), state, layout)
+        guard = NonFiniteGuard(list(leaves_by_path(state.trainable)))
+        jitted = jit_step(with_finite_flags(step, skips=not stops), state, layout)
         updates = itertools.islice(source(start=position), plan.total_steps - begun)
         for number, group in enumerate(updates, start=begun + 1):
             batches = group.batches
@@ -151,30 +153,32 @@ def run(
             is_planned = plan.saves_at(number, config)
             is_last_call = is_noticed is not None and is_noticed(number)
             stops_here = is_planned or is_last_call or number == plan.total_steps
-            while bad := guard.first_bad(lead=0 if stops_here else LEAD):
+            while bad := guard.first_nonfinite(lead=0 if stops_here else LEAD):
                 if not stops:
-                    guard.count(bad)
+                    guard.count_skipped(bad)
                     continue
                 tracker.read(bad.number)
                 arrays = {"teacher's arrays": teacher_variables, "batch": bad.batch}
                 if bad.number == begun + 1:
                     arrays = {"weights": given, **arrays}
-                raise guard.error(bad, arrays, keeper.kept() if keeper else "Nothing was saved.")
+                raise guard.error(
+                    bad, arrays, checkpointer.last_kept() if checkpointer else "Nothing was saved."
+                )
             if not stops_here:
                 continue
             tracker.read()  # before the checkpoint, which is never ahead of the scalars
-            if keeper is not None and (is_planned or is_last_call):
-                keeper.save(number, state, group.position, is_planned=is_planned)
+            if checkpointer is not None and (is_planned or is_last_call):
+                checkpointer.save(number, state, group.position, is_planned=is_planned)
             if is_planned:
                 scores = on_checkpoint and on_checkpoint(number, state)
-                if keeper is not None:
-                    keeper.complete(number, scores, tracker.latest())
+                if checkpointer is not None:
+                    checkpointer.complete(number, scores, tracker.latest())
             if is_last_call and number < plan.total_steps:
-                assert keeper is not None
-                keeper.leave(number)
-        guard.tell(plan.total_steps - begun)
-        if keeper is not None:
-            keeper.end()
+                assert checkpointer is not None
+                checkpointer.exit_preempted(number)
+        guard.report_skipped(plan.total_steps - begun)
+        if checkpointer is not None:
+            checkpointer.end()
         return state, tracker.history()
 
 

@@ -24,7 +24,7 @@ from .tracking import LEAD
 _GRADIENTS = "finite_gradients"
 
 
-class Finite(NamedTuple):
+class FiniteFlags(NamedTuple):
     """What is finite in an update: loss and gradient together, and each array of the gradient."""
 
     update: jax.Array
@@ -40,9 +40,11 @@ def finite_gradients(gradient: PyTree) -> dict[str, jax.Array]:
     return {_GRADIENTS: jnp.array(finite, bool)}
 
 
-def guarded(
+def with_finite_flags(
     step: TrainStep, *, skips: bool
-) -> Callable[[TrainState, PyTree, Any], tuple[TrainState, tuple[dict[str, jax.Array], Finite]]]:
+) -> Callable[
+    [TrainState, PyTree, Any], tuple[TrainState, tuple[dict[str, jax.Array], FiniteFlags]]
+]:
     """A step that says whether it was finite.
 
     With a loss scale, overflows are normal, and the step leaves them out itself: there it says
@@ -54,25 +56,25 @@ def guarded(
             old state and the new one are there together.
 
     Returns:
-        ``guarded_step(state, teacher_variables, batch) -> (state, (metrics, finite))``.
+        ``step_with_flags(state, teacher_variables, batch) -> (state, (metrics, finite))``.
     """
 
-    def guarded_step(
+    def step_with_flags(
         state: TrainState, teacher_variables: PyTree, batch: Any
-    ) -> tuple[TrainState, tuple[dict[str, jax.Array], Finite]]:
+    ) -> tuple[TrainState, tuple[dict[str, jax.Array], FiniteFlags]]:
         moved, metrics = step(state, teacher_variables, batch)
         scalars = {name: value for name, value in metrics.items() if name != _GRADIENTS}
         if state.loss_scale is not None:
-            return moved, (scalars, Finite(jnp.bool_(True), metrics[_GRADIENTS]))
+            return moved, (scalars, FiniteFlags(jnp.bool_(True), metrics[_GRADIENTS]))
         finite = jnp.isfinite(metrics["total_loss"]) & jnp.isfinite(metrics["grad_norm"])
         if skips:
             moved = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)
-        return moved, (scalars, Finite(finite, metrics[_GRADIENTS]))
+        return moved, (scalars, FiniteFlags(finite, metrics[_GRADIENTS]))
 
-    return guarded_step
+    return step_with_flags
 
 
-def names_of_nonfinite(tree: PyTree) -> list[str]:
+def nonfinite_arrays(tree: PyTree) -> list[str]:
     """The paths of the arrays that hold a NaN or an infinity."""
     return [
         name
@@ -81,17 +83,17 @@ def names_of_nonfinite(tree: PyTree) -> list[str]:
     ]
 
 
-class Watched(NamedTuple):
+class PendingStep(NamedTuple):
     """An update whose flags are still on the device."""
 
     number: int
     batch: Any
     metrics: Mapping[str, jax.Array]
-    finite: Finite
+    finite: FiniteFlags
 
 
-class Guard:
-    """Reads the flags of the guarded step, and tells of the first update that is not finite.
+class NonFiniteGuard:
+    """Reads the flags of a step and reports the first step that is not finite.
 
     Args:
         gradients: Names of the arrays of the gradient.
@@ -99,16 +101,16 @@ class Guard:
 
     def __init__(self, gradients: Sequence[str]):
         self._gradients = gradients
-        self._pending: collections.deque[Watched] = collections.deque()
+        self._pending: collections.deque[PendingStep] = collections.deque()
         self._skipped = 0
 
     def add(
-        self, number: int, batch: Any, metrics: Mapping[str, jax.Array], finite: Finite
+        self, number: int, batch: Any, metrics: Mapping[str, jax.Array], finite: FiniteFlags
     ) -> None:
-        """Takes what the guarded step said of update ``number``."""
-        self._pending.append(Watched(number, batch, metrics, finite))
+        """Takes what the step reported for update ``number``."""
+        self._pending.append(PendingStep(number, batch, metrics, finite))
 
-    def first_bad(self, *, lead: int = LEAD) -> Watched | None:
+    def first_nonfinite(self, *, lead: int = LEAD) -> PendingStep | None:
         """The first update that was not finite, among those ``lead`` behind the last."""
         while len(self._pending) > lead:
             watched = self._pending.popleft()
@@ -116,18 +118,18 @@ class Guard:
                 return watched
         return None
 
-    def error(self, bad: Watched, arrays: Mapping[str, PyTree], kept: str) -> NonFiniteError:
+    def error(self, bad: PendingStep, arrays: Mapping[str, PyTree], kept: str) -> NonFiniteError:
         """What to raise: the update, its terms, gradients and inputs that are not finite.
 
         Args:
-            bad: From :meth:`first_bad`.
+            bad: From :meth:`first_nonfinite`.
             arrays: Where else to look, by what it is called.
             kept: What is still there, in words.
         """
         finite = np.asarray(bad.finite.gradients)
         gradients = [name for name, fine in zip(self._gradients, finite, strict=True) if not fine]
         found = {f"{len(finite)} gradients": gradients} | {
-            name: names_of_nonfinite(tree) for name, tree in arrays.items()
+            name: nonfinite_arrays(tree) for name, tree in arrays.items()
         }
         where = [f"Of the {name}: {_some(names)}." for name, names in found.items() if names]
         return NonFiniteError(
@@ -137,7 +139,7 @@ class Guard:
             "updates out by on_nonfinite='skip'."
         )
 
-    def count(self, bad: Watched) -> None:
+    def count_skipped(self, bad: PendingStep) -> None:
         """Counts an update that was left out, and tells of the first."""
         self._skipped += 1
         if self._skipped == 1:
@@ -147,7 +149,7 @@ class Guard:
                 stacklevel=3,
             )
 
-    def tell(self, updates: int) -> None:
+    def report_skipped(self, updates: int) -> None:
         """Warns of how many updates were left out, if there were several."""
         if self._skipped > 1:
             warnings.warn(
@@ -156,7 +158,7 @@ class Guard:
             )
 
 
-def _terms(bad: Watched) -> list[str]:
+def _terms(bad: PendingStep) -> list[str]:
     values = jax.device_get(dict(bad.metrics))
     return [f"{name} = {value}" for name, value in values.items() if not np.isfinite(value)]
 

@@ -13,7 +13,7 @@ MANY = 16
 """Longer containers are told of by a digest."""
 
 
-def settings_of(function: Callable[..., Any]) -> dict[str, Any]:
+def closure_settings(function: Callable[..., Any]) -> dict[str, Any]:
     """What ``function`` closes over, and what the functions in there close over, by path.
 
     It says how an optax transformation was made, which nothing else can: the same arguments give
@@ -21,7 +21,7 @@ def settings_of(function: Callable[..., Any]) -> dict[str, Any]:
 
     Examples:
         >>> import optax
-        >>> settings = settings_of(optax.sgd(0.1).update)
+        >>> settings = closure_settings(optax.sgd(0.1).update)
         >>> [value for path, value in settings.items() if path.endswith("step_size")]
         [-0.1]
     """

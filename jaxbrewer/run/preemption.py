@@ -11,7 +11,7 @@ from jax.experimental import multihost_utils
 
 
 @contextlib.contextmanager
-def sigterm_noticed() -> Iterator[Callable[[int], bool]]:
+def watch_sigterm() -> Iterator[Callable[[int], bool]]:
     """Within it, SIGTERM ends nothing; the function it gives tells whether one has come.
 
     It takes the number of the update. With several processes, all get the same answer at the same

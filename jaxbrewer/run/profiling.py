@@ -8,7 +8,7 @@ import jax
 from ..configs import TrainingConfig
 
 
-class Profile:
+class Profiler:
     """Traces the updates that ``profile_steps`` names; does nothing without it.
 
     The device is waited for before the first and after the last of them, and not in between.

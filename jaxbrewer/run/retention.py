@@ -7,7 +7,7 @@ from ..configs import TrainingConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class Entry:
+class CheckpointInfo:
     """A checkpoint that is on disk.
 
     Attributes:
@@ -22,7 +22,7 @@ class Entry:
 
 
 def kept_steps(
-    entries: Iterable[Entry],
+    entries: Iterable[CheckpointInfo],
     config: TrainingConfig,
     scores: Mapping[int, float] = {},
     *,
@@ -40,7 +40,7 @@ def kept_steps(
         ended: Whether the training has come to its end.
 
     Examples:
-        >>> entries = [Entry(step, step // 10) for step in (10, 20, 30, 40, 50)]
+        >>> entries = [CheckpointInfo(step, step // 10) for step in (10, 20, 30, 40, 50)]
         >>> sorted(kept_steps(entries, TrainingConfig(keep_last=2)))
         [40, 50]
         >>> sorted(kept_steps(entries, TrainingConfig(keep_last=1, keep_every=3)))

@@ -13,7 +13,7 @@ import numpy as np
 from ..objective.objective import TermWeight
 from .logs import Events, JsonLines
 from .progress import ProgressDisplay
-from .skipped_updates import SkipWatch
+from .skipped_steps import SkippedStepWatch
 
 LEAD = 2
 """So many updates the host may be ahead of the device."""
@@ -61,8 +61,8 @@ class Tracker:
         if log_dir is not None and is_writer:
             keeps = -1 if resumed_at == 0 else resumed_at  # what begins anew says it all again
             self._files.append(Events(log_dir, run, keeps))
-        self._skips = SkipWatch()
-        self._pending: list[_Update] = []
+        self._skips = SkippedStepWatch()
+        self._pending: list[_PendingStep] = []
         self._last_read = time.monotonic()
         self._shown = ProgressDisplay(total_steps, lead=LEAD) if show and is_writer else None
 
@@ -84,7 +84,7 @@ class Tracker:
             if self._shown is not None:
                 self._shown.close()
 
-    def tell_weights(self, weights: Mapping[str, TermWeight]) -> None:
+    def report_weights(self, weights: Mapping[str, TermWeight]) -> None:
         """Says what the terms of the loss count before the first update.
 
         TensorBoard gets ``scalar/effective_weight_<term>`` at step 0; ``metrics.jsonl`` has updates
@@ -110,7 +110,7 @@ class Tracker:
         """
         if len(self._pending) >= LEAD:
             jax.block_until_ready(self._pending[-LEAD].metrics)
-        self._pending.append(_Update(step, examples, time.monotonic(), compiled, metrics))
+        self._pending.append(_PendingStep(step, examples, time.monotonic(), compiled, metrics))
         due = time.monotonic() - self._last_read >= self._SECONDS
         if due or len(self._pending) >= self._BLOCK:
             self._read(self._pending[:-LEAD])
@@ -137,7 +137,7 @@ class Tracker:
         """The scalars of the last update that was read."""
         return self._history[-1] if self._history else {}
 
-    def _read(self, block: list["_Update"]) -> None:
+    def _read(self, block: list["_PendingStep"]) -> None:
         self._last_read = time.monotonic()
         on_host = jax.device_get([update.metrics for update in block])
         rows = [
@@ -170,7 +170,7 @@ def _described(weights: Mapping[str, TermWeight]) -> str:
     return f"effective weights at step 0: {', '.join(terms)}"
 
 
-class _Update(NamedTuple):
+class _PendingStep(NamedTuple):
     """An update whose metrics are still on the device, and when it was handed to it."""
 
     step: int

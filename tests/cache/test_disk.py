@@ -112,10 +112,10 @@ def test_only_needed_layers_are_kept(full):
     mask = batch["attention_mask"] != 0
     hidden = expected(batch["example_id"])[1]
     np.testing.assert_allclose(third[mask], np.concatenate(hidden), rtol=1e-6)
-    cache.refuse_lacking(jb.DistillationConfig(intermediate_matches=[MATCH]))
+    cache.require_holds(jb.DistillationConfig(intermediate_matches=[MATCH]))
     other = jb.DistillationConfig(intermediate_matches=[{**MATCH, "layer_T": 1}])
     with pytest.raises(jb.UsageError, match="holds no layer 1 of 'hidden'"):
-        cache.refuse_lacking(other)
+        cache.require_holds(other)
     with pytest.raises(jb.UsageError, match="holds no layer 1 of 'hidden'"):
         build(full, config=other, fingerprints={"data": "abc"})
 
@@ -187,7 +187,7 @@ def test_a_killed_build_goes_on_where_it_was(full, tmp_path):
     assert killed.returncode == -signal.SIGKILL
     with pytest.raises(jb.UsageError, match="is not complete: build it again"):
         TeacherCache(directory)
-    there = len(building.Records(directory / building.RECORDS).keys())
+    there = len(building.RecordDatabase(directory / building.RECORDS).keys())
     assert 8 <= there < EXAMPLES
     rows = []
 
@@ -250,14 +250,14 @@ def test_several_processes_build_one_cache(full, tmp_path):
 
 
 def test_two_writers_at_once_lose_nothing(tmp_path):
-    stores = [building.Records(tmp_path, create=True) for _ in range(2)]
+    stores = [building.RecordDatabase(tmp_path, create=True) for _ in range(2)]
     commits = [
         stores[number % 2].write({bytes([number, row]): bytes([row]) * 300 for row in range(20)})
         for number in range(20)
     ]
     for commit in commits:
         commit.result()
-    assert len(building.Records(tmp_path).keys()) == 400
+    assert len(building.RecordDatabase(tmp_path).keys()) == 400
 
 
 def test_damage_is_found_and_named(tmp_path):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import jaxbrewer as jb
-from jaxbrewer.cache.layout import Layout, layout_of
-from jaxbrewer.cache.records import check_of, decode, encode, is_sound
+from jaxbrewer.cache.record_layout import RecordLayout, layout_of
+from jaxbrewer.cache.records import content_check, decode, encode, is_sound
 from jaxbrewer.objective.top_k import keep_top_k
 
 RNG = np.random.default_rng(0)
@@ -65,14 +65,14 @@ def same(actual, expected):
 @pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16, np.float64])
 def test_a_batch_of_another_width_and_order(left, dtype):
     built, asked = outputs(6, left=left, dtype=dtype), outputs(9, left=left, dtype=dtype)
-    layout = Layout.from_dict(layout_of(built).to_dict())
+    layout = RecordLayout.from_dict(layout_of(built).to_dict())
     records = encode(built, layout, CHECKS)
     order = [2, 0, 3, 1]
     widths = dict.fromkeys(layout.masks, 9)
     actual = decode([records[row] for row in order], layout, widths)
     same(actual, jax.tree.map(lambda x: x[np.array(order)], asked))
     same(decode(records, layout), built)
-    assert [check_of(record) for record in records] == CHECKS.tolist()
+    assert [content_check(record) for record in records] == CHECKS.tolist()
 
 
 def test_padding_is_not_kept():
@@ -124,7 +124,7 @@ def test_a_top_k_with_and_without_a_mask():
     built = outputs(6)
     kept = jax.device_get(tuple(keep_top_k(x, 2, (1, 3)) for x in built.logits))
     built = dataclasses.replace(built, logits=kept)
-    layout = Layout.from_dict(layout_of(built, bits=32).to_dict())
+    layout = RecordLayout.from_dict(layout_of(built, bits=32).to_dict())
     found = decode(encode(built, layout, CHECKS), layout, dict.fromkeys(layout.masks, 8))
     chosen = built.logits_mask[0] != 0
     wide = np.pad(chosen, ((0, 0), (0, 2)))

@@ -16,7 +16,7 @@ from jax.sharding import AbstractMesh, PartitionSpec
 
 import jaxbrewer as jb
 from jaxbrewer.devices.partitioning import partition
-from jaxbrewer.devices.sharding import Layout, make_layout, state_shardings
+from jaxbrewer.devices.sharding import DeviceLayout, make_layout, state_shardings
 from tests.toys import HIDDEN_MATCH, Encoder, quiet
 
 MESH = AbstractMesh((2, 4, 2), ("data", "fsdp", "tensor"))
@@ -76,7 +76,7 @@ def test_a_config_with_a_mesh_survives_json():
 
 
 def test_a_mesh_must_fit_the_devices():
-    assert make_layout(quiet(mesh={"data": -1, "fsdp": 1})) == Layout()
+    assert make_layout(quiet(mesh={"data": -1, "fsdp": 1})) == DeviceLayout()
     with pytest.raises(jb.UsageError, match=r"mesh .* does not fit the 1 devices"):
         make_layout(quiet(mesh={"data": 2, "fsdp": -1}))
 
@@ -129,7 +129,7 @@ def test_the_optimizers_state_lies_where_its_weights_lie(optimizer, moments):
     objective = jb.make_objective(config)
     rule = jb.make_optimizer(optimizer, objective)
     state = jax.eval_shape(lambda: jb.init_train_state(student, objective, rule))
-    layout = Layout(MESH, student_rules=[["layers/0/kernel", ["tensor"]]])
+    layout = DeviceLayout(MESH, student_rules=[["layers/0/kernel", ["tensor"]]])
     shardings = state_shardings(state, student, layout)
     assert shardings.params["layers"]["0"]["kernel"].spec == PartitionSpec("tensor")
     assert shardings.trainable["projections"]["0"]["kernel"].spec == PartitionSpec(None, "fsdp")

@@ -15,7 +15,7 @@ import pytest
 import jaxbrewer as jb
 from jaxbrewer.run import checkpoint
 from jaxbrewer.run.checkpoint import CheckpointStore
-from jaxbrewer.run.retention import Entry, kept_steps
+from jaxbrewer.run.retention import CheckpointInfo, kept_steps
 from tests.recovery import assert_same, bits, left_behind, saved
 from tests.recovery.test_resume import plain
 from tests.toys import mlp, mlp_params
@@ -214,9 +214,9 @@ def test_what_is_kept_does_not_depend_on_when_it_is_asked():
         config = jb.TrainingConfig(
             keep_last=last, keep_every=every, keep_best=best, best_metric="score"
         )
-        entries = [Entry(5 * number, number) for number in range(1, 9)]
+        entries = [CheckpointInfo(5 * number, number) for number in range(1, 9)]
         scores = {entry.step: float(rng.integers(0, 4)) for entry in entries}
-        there: list[Entry] = []
+        there: list[CheckpointInfo] = []
         for entry in entries:
             there.append(entry)
             kept = kept_steps(there, config, scores)

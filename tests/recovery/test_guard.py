@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import jaxbrewer as jb
-from jaxbrewer.run.nonfinite import Finite, Guard, names_of_nonfinite
+from jaxbrewer.run.nonfinite import FiniteFlags, NonFiniteGuard, nonfinite_arrays
 from tests.recovery import bits, left_behind, saved
 from tests.recovery.test_resume import SOFT, TEACHER
 from tests.toys import logits_adaptor, mlp, mlp_params, quiet, vector_data
@@ -118,15 +118,15 @@ def test_nothing_is_read_before_the_device_is_ahead():
             return np.array(True)
 
     read, flags = [], [Flag() for _ in range(4)]
-    guard = Guard([])
+    guard = NonFiniteGuard([])
     for number, flag in enumerate(flags, start=1):
-        guard.add(number, None, {}, Finite(flag, flag))
-        assert guard.first_bad() is None
+        guard.add(number, None, {}, FiniteFlags(flag, flag))
+        assert guard.first_nonfinite() is None
     assert read == flags[:2]
-    assert guard.first_bad(lead=0) is None
+    assert guard.first_nonfinite(lead=0) is None
     assert read == flags
 
 
 def test_arrays_that_cannot_be_infinite_are_not_asked():
     tree = {"ids": np.arange(3), "key": jax.random.key(0), "bad": np.array([1.0, np.inf])}
-    assert names_of_nonfinite(tree) == ["bad"]
+    assert nonfinite_arrays(tree) == ["bad"]

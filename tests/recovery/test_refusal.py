@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import jaxbrewer as jb
-from jaxbrewer.run.optimizer_settings import settings_of
+from jaxbrewer.run.optimizer_settings import closure_settings
 from tests.recovery import Crash, Crashing, left_behind
 from tests.recovery.test_resume import DATA, SOFT, TEACHER, plain
 from tests.toys import logits_adaptor, mlp, mlp_params, quiet
@@ -154,11 +154,11 @@ def test_settings_tell_optimizers_apart():
         optax.masked(optax.sgd(0.1), {str(index): index > 0 for index in range(40)}),
         optax.adam(lambda count: 0.1 / (1 + count)),
     ]
-    settings = [json.dumps(settings_of(rule.update)) for rule in made]
+    settings = [json.dumps(closure_settings(rule.update)) for rule in made]
     assert len(set(settings)) == len(made)
-    assert json.dumps(settings_of(optax.adam(0.1, b1=0.8).update)) == settings[4]
+    assert json.dumps(closure_settings(optax.adam(0.1, b1=0.8).update)) == settings[4]
 
     def recursive(depth):
         return recursive(depth - 1) if depth else jnp.zeros(functools.partial(max, 1)(2))
 
-    assert settings_of(recursive) == {}
+    assert closure_settings(recursive) == {}

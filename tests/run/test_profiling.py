@@ -23,7 +23,7 @@ def test_the_named_updates_are_traced(tmp_path):
     calls = sorted(
         (event["ts"], event["ts"] + event["dur"])
         for event in events
-        if event.get("name") == "PjitFunction(guarded_step)"
+        if event.get("name") == "PjitFunction(step_with_flags)"
     )
     outer = [call for call in calls if not any(a < call[0] < b for a, b in calls)]
     assert len(outer) == 2

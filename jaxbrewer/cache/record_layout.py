@@ -15,7 +15,7 @@ from . import top_k_codec as codec
 
 
 @dataclasses.dataclass(frozen=True)
-class Entry:
+class StoredArray:
     """How one array of the outputs is kept.
 
     Attributes:
@@ -49,7 +49,7 @@ class Entry:
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class RecordLayout:
     """How the outputs of a teacher are kept: the same for all examples.
 
     Attributes:
@@ -59,7 +59,7 @@ class Layout:
     """
 
     masks: Mapping[str, str]
-    entries: tuple[Entry, ...]
+    entries: tuple[StoredArray, ...]
     layers: Mapping[str, int]
 
     @property
@@ -67,7 +67,7 @@ class Layout:
         """What is kept, for messages."""
         return ", ".join(entry.name for entry in self.entries)
 
-    def holds_as(self, other: "Layout") -> bool:
+    def holds_as(self, other: "RecordLayout") -> bool:
         """Whether both keep the same arrays in the same way; shapes may be those of a width."""
         same = [
             [(entry.name, entry.stored, entry.mask, entry.k) for entry in layout.entries]
@@ -97,18 +97,20 @@ class Layout:
         }
 
     @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> "Layout":
+    def from_dict(cls, plain: Mapping[str, Any]) -> "RecordLayout":
         """What :meth:`to_dict` was made of."""
         entries: Iterable[dict[str, Any]] = (
             {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
             for row in plain["entries"]
         )
         return cls(
-            dict(plain["masks"]), tuple(Entry(**row) for row in entries), dict(plain["layers"])
+            dict(plain["masks"]),
+            tuple(StoredArray(**row) for row in entries),
+            dict(plain["layers"]),
         )
 
 
-def layout_of(outputs: Outputs, *, half: bool = False, bits: int = 8) -> Layout:
+def layout_of(outputs: Outputs, *, half: bool = False, bits: int = 8) -> RecordLayout:
     """The layout for outputs like these, whose arrays may be shapes alone.
 
     Args:
@@ -128,7 +130,7 @@ def layout_of(outputs: Outputs, *, half: bool = False, bits: int = 8) -> Layout:
         positions = array.shape[1:2] if mask else ()
         if isinstance(array, TopK):
             entries.append(
-                Entry(
+                StoredArray(
                     name, array.logits.dtype.name, "top_k", mask, (), array.indices.shape[-1],
                     bits, array.classes, array.temperatures,
                 )
@@ -137,9 +139,9 @@ def layout_of(outputs: Outputs, *, half: bool = False, bits: int = 8) -> Layout:
         stored = "float16" if half and jnp.issubdtype(array.dtype, jnp.floating) else array.dtype
         shape = array.shape[1 + len(positions) :]
         entries.append(
-            Entry(name, jnp.dtype(array.dtype).name, jnp.dtype(stored).name, mask, shape)
+            StoredArray(name, jnp.dtype(array.dtype).name, jnp.dtype(stored).name, mask, shape)
         )
-    return Layout(
+    return RecordLayout(
         {name: jnp.dtype(mask.dtype).name for name, mask in masks.items()},
         tuple(entries),
         {feature: len(layers) for feature, layers in outputs.features.items()},

@@ -6,14 +6,14 @@ from ..errors import NonFiniteError
 from ..forward.precision import LossScale
 
 
-class SkipWatch:
+class SkippedStepWatch:
     """Ends a training that can only skip: no smaller loss scale would help it.
 
     It sees scalars when they are read, some updates late, so that no step waits for it.
 
     Examples:
-        >>> watch = SkipWatch()
-        >>> for step in range(1, SkipWatch.MOST + 1):
+        >>> watch = SkippedStepWatch()
+        >>> for step in range(1, SkippedStepWatch.MOST + 1):
         ...     watch.see(step, {"loss_scale": 1.0, "skipped_steps": float(step)})
         Traceback (most recent call last):
         ...
