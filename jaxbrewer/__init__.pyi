@@ -21,12 +21,12 @@ from .errors import NonFiniteError as NonFiniteError
 from .errors import Preempted as Preempted
 from .errors import UsageError as UsageError
 from .forward.adaptors import Outputs as Outputs
+from .forward.as_model import as_model as as_model
 from .forward.freezing import freeze as freeze
+from .forward.function_model import from_function as from_function
+from .forward.linen_model import from_linen as from_linen
 from .forward.model import Model as Model
-from .forward.model import as_model as as_model
-from .forward.model import from_function as from_function
-from .forward.model import from_linen as from_linen
-from .forward.model import from_nnx as from_nnx
+from .forward.nnx_model import from_nnx as from_nnx
 from .forward.parameter_table import LayerNode as LayerNode
 from .forward.parameter_table import display_parameters as display_parameters
 from .forward.precision import Policy as Policy

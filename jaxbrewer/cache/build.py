@@ -14,7 +14,7 @@ from ..data.batches import as_arrays
 from ..data.groups import set_epoch
 from ..errors import UsageError
 from ..forward.adaptors import Adaptor, Outputs
-from ..forward.model import as_model
+from ..forward.as_model import as_model
 from ..forward.precision import AS_GIVEN, Policy
 from ..objective.top_k import keep_top_k
 from ..step.teachers import make_teacher_step, only_needed

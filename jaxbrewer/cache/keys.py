@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Int, UInt64
 
+from ..data.batch_parts import is_split
 from ..errors import UsageError
 
 EXAMPLE_ID = "example_id"
@@ -19,7 +20,7 @@ _LANES = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F], np.uint64)
 
 def teacher_inputs(batch: Any, number: int | None = None) -> Any:
     """What of a batch is the teacher's, or that of one of several teachers."""
-    if isinstance(batch, Mapping) and "teacher" in batch and "student" in batch:
+    if is_split(batch):
         part = batch["teacher"]
         several = isinstance(part, (tuple, list)) and all(isinstance(p, Mapping) for p in part)
         return part[number] if several and number is not None else part

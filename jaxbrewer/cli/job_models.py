@@ -14,7 +14,7 @@ from flax import nnx
 
 from ..configs import IntermediateMatch
 from ..errors import UsageError, suggest
-from ..forward.model import as_model
+from ..forward.as_model import as_model
 from ..models import (
     BertConfig,
     BertForSequenceClassification,

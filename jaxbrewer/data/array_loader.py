@@ -8,8 +8,9 @@ import jax
 import numpy as np
 
 from ..errors import UsageError
-from .batches import Batch, as_arrays
-from .process_rows import Parts
+from .batch_parts import Batch
+from .batches import as_arrays
+from .process_rows import ProcessRows
 
 
 class ArrayLoader:
@@ -19,17 +20,17 @@ class ArrayLoader:
 
     Args:
         arrays: A dict (or tuple) of arrays with the same first axis, one row per example.
-        batch_size: Examples in a batch.
+        batch_size: Number of examples in a batch.
         shuffle: Whether to draw a new order in every epoch.
-        seed: Seed of the orders.
-        drop_last: Whether to leave out the incomplete last batch.
+        seed: Seed of the shuffling.
+        drop_last: Whether to drop the incomplete last batch.
         per_process: Whether each of several processes gets its own rows of each batch, for
-            ``TrainingConfig(local_batches=True)``. Of an incomplete last batch, the rows that do
-            not divide among the processes are left out.
+            ``TrainingConfig(local_batches=True)``. Rows of an incomplete last batch that do not
+            divide among the processes are dropped.
 
     Raises:
-        UsageError: The arrays differ in length or hold nothing, or a batch would be empty or does
-            not divide among the processes.
+        UsageError: The arrays are empty or differ in length, or ``batch_size`` is less than 1,
+            more than the examples with ``drop_last``, or not a multiple of the processes.
 
     Examples:
         >>> loader = ArrayLoader({"x": np.arange(5)}, batch_size=2, shuffle=False)
@@ -58,13 +59,13 @@ class ArrayLoader:
             raise UsageError(f"ArrayLoader.batch_size {batch_size} for {self._examples} examples.")
         self._batch_size, self._shuffle, self._seed = batch_size, shuffle, seed
         self._drop_last, self._epoch, self._first = drop_last, 0, 0
-        self._parts = Parts("ArrayLoader", batch_size, per_process=per_process)
+        self._process_rows = ProcessRows("ArrayLoader", batch_size, per_process=per_process)
 
     def with_example_ids(self) -> "ArrayLoader":
-        """The same loader, whose batches name their examples: the rows, as ``"example_id"``.
+        """A copy of the loader whose batches also hold ``"example_id"``, the row of each example.
 
-        What is kept of an example from one epoch to another is found again by it. No model gets
-        it. Batches that are tuples, or have one already, stay as they are.
+        A teacher cache finds an example again by its id; no model receives it. Batches that are
+        tuples, or that have an ``"example_id"`` already, are unchanged.
 
         Examples:
             >>> loader = ArrayLoader({"x": np.arange(3)}, batch_size=3, shuffle=False)
@@ -79,19 +80,19 @@ class ArrayLoader:
 
     def __len__(self) -> int:
         full, rest = divmod(self._examples, self._batch_size)
-        return full + (1 if rest >= self._parts.count and not self._drop_last else 0)
+        return full + (1 if rest >= self._process_rows.count and not self._drop_last else 0)
 
     @property
     def num_examples(self) -> int:
-        """Examples in one pass."""
+        """Number of examples in one pass."""
         return len(self) * self._batch_size if self._drop_last else self._examples
 
     def set_epoch(self, epoch: int) -> None:
-        """Makes the next iteration that of ``epoch``, counted from 0."""
+        """Makes the next iteration use the order of ``epoch``, counted from 0."""
         self.set_position(epoch, 0)
 
     def set_position(self, epoch: int, batch: int) -> None:
-        """Makes the next iteration that of ``epoch`` from ``batch`` on, both counted from 0."""
+        """Makes the next iteration start at ``batch`` of ``epoch``, both counted from 0."""
         self._epoch, self._first = epoch, batch
 
     def __iter__(self) -> Iterator[Batch]:
@@ -102,5 +103,5 @@ class ArrayLoader:
         self._epoch, self._first = self._epoch + 1, 0
         for index in range(first, len(self)):
             rows = order[index * self._batch_size : (index + 1) * self._batch_size]
-            rows = self._parts.own(rows)
+            rows = self._process_rows.of(rows)
             yield jax.tree.map(lambda leaf: leaf[rows], self._arrays)  # noqa: B023

@@ -1,4 +1,4 @@
-"""A batch of any library as arrays: its entries, its size, its signature."""
+"""A batch of any library as arrays; its size and its signature."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,19 +7,18 @@ import jax
 import numpy as np
 
 from ..errors import UsageError
-
-Batch = Any
+from .batch_parts import Batch, is_split
 
 
 def batch_size(batch: Batch) -> int:
-    """Examples in a batch: the length of its first array that has an axis."""
-    part = batch["student"] if isinstance(batch, Mapping) and "student" in batch else batch
+    """Number of examples in a batch: the length of its first array that has an axis."""
+    part = batch["student"] if is_split(batch) else batch
     leaves = [leaf for leaf in jax.tree.leaves(part) if np.ndim(leaf)]
     return len(leaves[0]) if leaves else 1
 
 
 def as_arrays(batch: Batch) -> Batch:
-    """A batch with NumPy or JAX arrays for tensors, numbers and lists of numbers.
+    """Turns the tensors, numbers and lists of numbers of a batch into NumPy or JAX arrays.
 
     Raises:
         UsageError: An entry holds something else, such as text; the message names it.
@@ -65,6 +64,6 @@ def _is_numbers(value: Any) -> bool:
 
 
 def signature(batch: Batch) -> Any:
-    """The structure, shapes and dtypes of a batch, which is what a compiled step is made for."""
+    """Structure, shapes and dtypes of a batch; a step compiles once for each signature."""
     leaves, treedef = jax.tree.flatten(batch)
     return treedef, tuple((np.shape(leaf), np.asarray(leaf).dtype.name) for leaf in leaves)

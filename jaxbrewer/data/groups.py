@@ -7,37 +7,38 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any, TypeAlias
 
 from ..errors import UsageError
-from .batches import Batch, batch_size
+from .batch_parts import Batch
+from .batches import batch_size
 from .position import Position, batches_of_pass, position_of
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """The batches of one optimizer update, and where in the data they stand."""
+    """The batches of one optimizer step, and their place in the data."""
 
     batches: tuple[Batch, ...]
     epoch: int
-    """Pass over the data that the last of them belongs to, from 0."""
+    """Index of the pass over the data that the last batch belongs to, from 0."""
     batch_in_epoch: int
-    """Batches of that pass consumed so far."""
-    locate: Callable[[], Position]
-    """Makes :attr:`position`, which only checkpoints need."""
+    """Number of batches of that pass consumed so far."""
+    make_position: Callable[[], Position]
+    """Computes :attr:`position`, which only checkpoints need."""
 
     @functools.cached_property
     def position(self) -> Position:
-        """JSON from which the data go on with the group that follows this one."""
-        return self.locate()
+        """JSON from which the data resume with the next group."""
+        return self.make_position()
 
 
 GroupSource: TypeAlias = Callable[..., Iterator[Group]]
-"""``source(start=position)``: the groups of a training after that one, or all for ``None``."""
+"""``source(start=position)`` yields the groups after that position, or all of them for ``None``."""
 
 
 def count_batches(dataloader: Any) -> int:
-    """Batches in one pass; loaders without a length are walked through once.
+    """Number of batches in one pass; a loader without a length is iterated over once.
 
     Raises:
-        UsageError: It is empty, or an iterator, which can be walked through only once.
+        UsageError: The loader is empty, or an iterator, which can be read only once.
     """
     if isinstance(dataloader, Sized):
         count = len(dataloader)
@@ -58,12 +59,12 @@ def count_batches(dataloader: Any) -> int:
 
 
 def count_examples(dataloader: Any) -> int | None:
-    """Examples in one pass over a loader, ``None`` if only using it up could tell.
+    """Number of examples in one pass, or ``None`` for an iterator, which can be read only once.
 
-    Our loaders and PyTorch's say it; any other that can be walked through again is walked through
-    once.
+    Loaders of this package and of PyTorch report it; any other loader is iterated over once.
 
     Examples:
+        >>> import numpy as np
         >>> count_examples([{"x": np.zeros((4, 2))}, {"x": np.zeros((3, 2))}])
         7
     """
@@ -81,21 +82,21 @@ def count_examples(dataloader: Any) -> int | None:
 def groups(
     dataloader: Any, size: int, *, num_epochs: int | None = None, start: Position | None = None
 ) -> Iterator[Group]:
-    """``size`` batches at a time.
+    """Yields ``size`` batches at a time.
 
-    With ``num_epochs``, groups do not cross epochs, and what is left at the end of one is not
-    used. Without, the data are repeated for ever and groups run across the passes.
+    With ``num_epochs``, a group never spans two epochs, and the incomplete group at the end of an
+    epoch is dropped. Without it, the data repeat forever and a group may span two passes.
 
     Args:
-        dataloader: An iterable of batches; see :mod:`jaxbrewer.data.position` for those that can be
-            entered in the middle.
-        size: Batches in a group.
-        num_epochs: Passes over the data; ``None`` repeats them for ever.
-        start: The position of a group: its successors follow.
+        dataloader: An iterable of batches; :mod:`jaxbrewer.data.position` says which loaders resume
+            without reading the earlier batches.
+        size: Number of batches in a group.
+        num_epochs: Number of passes over the data; ``None`` repeats them forever.
+        start: Position of a group; iteration resumes with the next one.
 
     Raises:
-        UsageError: A pass gives no batches at all (an iterator that has run dry), or the data are
-            not those that ``start`` belongs to.
+        UsageError: A pass yields no batches (an exhausted iterator), or the data do not match
+            ``start``.
     """
     held: list[Batch] = []
     first = 0 if start is None else start["epoch"]
@@ -106,14 +107,14 @@ def groups(
             seen += 1
             held.append(batch)
             if len(held) == size:
-                locate = functools.partial(position_of, epoch, seen, batch, state)
-                yield Group(tuple(held), epoch, seen, locate)
+                make_position = functools.partial(position_of, epoch, seen, batch, state)
+                yield Group(tuple(held), epoch, seen, make_position)
                 held = []
         if seen == 0:
             raise UsageError(
-                "The dataloader has run dry"
+                "The dataloader is exhausted"
                 + (f" after {epoch} passes over the data." if epoch else ": it has no batches.")
-                + " An iterator can be used up only once; pass a list or a loader."
+                + " An iterator can be read only once; pass a list or a loader."
             )
         start = None
         if num_epochs is not None:
@@ -121,8 +122,8 @@ def groups(
 
 
 def set_epoch(dataloader: Any, epoch: int) -> None:
-    """Tells a loader, or its sampler, which epoch begins, where it wants to know."""
+    """Calls ``set_epoch`` of a loader and of its sampler, where they have it."""
     for owner in (dataloader, getattr(dataloader, "sampler", None)):
-        tell = getattr(owner, "set_epoch", None)
-        if tell is not None:
-            tell(epoch)
+        setter = getattr(owner, "set_epoch", None)
+        if setter is not None:
+            setter(epoch)

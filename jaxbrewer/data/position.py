@@ -1,8 +1,8 @@
-"""Where in the data a training stands, and how a pass over them goes on from there.
+"""A position in the data, and how a pass over the data resumes from it.
 
-A position is plain JSON, so that it lies readable in a checkpoint. It always names the last batch
-that was used: going on reads that batch again and compares it with the checksum in the position,
-so that other data, or an order that does not come back, are noticed.
+A position is plain JSON, so a checkpoint stores it in readable form. It names the last batch that
+was used. Resuming reads that batch again and compares it with the checksum in the position, which
+detects other data and an order that cannot be reproduced.
 """
 
 import base64
@@ -21,7 +21,7 @@ from ..errors import UsageError
 Position: TypeAlias = dict[str, Any]
 """``{"epoch": int, "batch": int, "checksum": int}`` and, for iterators that have one, ``"state"``.
 
-``batch`` counts the batches of the pass that are used up. Without ``"checksum"`` nothing is
+``batch`` counts the batches of the pass that were used. Without ``"checksum"`` nothing is
 compared.
 """
 
@@ -30,23 +30,23 @@ _END = object()
 
 
 def batches_of_pass(dataloader: Any, start: Position | None) -> Iterator[tuple[Any, Any]]:
-    """The batches of one pass, each with the state that the iterator had before it.
+    """Yields the batches of one pass, each with the state of the iterator before it.
 
-    How a pass is entered in the middle depends on what the loader offers:
+    How a pass resumes depends on what the loader offers:
 
     * an iterator with ``get_state`` and ``set_state`` (Grain): its state is set;
-    * a loader with ``set_position(epoch, batch)`` (ours): it begins there;
-    * anything else: the batches before are read and left out.
+    * a loader with ``set_position(epoch, batch)`` (those of this package): it starts there;
+    * any other loader: the earlier batches are read and skipped.
 
     Args:
-        dataloader: An iterable that knows already which epoch begins.
-        start: Where to go on; ``None`` begins the pass.
+        dataloader: An iterable that is set to its epoch already.
+        start: Where to resume; ``None`` starts at the first batch.
 
     Yields:
         ``(state, batch)``; the state is ``None`` for iterators that have none.
 
     Raises:
-        UsageError: The loader does not give again the batch that ``start`` names.
+        UsageError: The loader does not yield the batch that ``start`` names.
     """
     skipped = 0
     if start is not None and "state" not in start:
@@ -63,8 +63,8 @@ def batches_of_pass(dataloader: Any, start: Position | None) -> Iterator[tuple[A
         last = next(itertools.islice(iterator, skipped, None), _END)
         if last is _END or start.get("checksum", checksum(last)) != checksum(last):
             raise UsageError(
-                f"The dataloader does not give batch {start['batch']} of epoch {start['epoch']} "
-                "as it did before the interruption: these are other data, or their order depends "
+                f"The dataloader does not yield batch {start['batch']} of epoch {start['epoch']} "
+                "as it did before the interruption: the data differ, or their order depends "
                 "on more than the epoch (a loader that shuffles needs a seed and set_epoch)."
             )
     while True:
@@ -79,35 +79,35 @@ def position_of(epoch: int, batch_in_epoch: int, batch: Any, state: Any = None) 
     """The position after ``batch``.
 
     Args:
-        epoch: The pass it belongs to, from 0.
-        batch_in_epoch: Batches of that pass used up, this one included.
+        epoch: Index of the pass, from 0.
+        batch_in_epoch: Number of batches of that pass used, including this one.
         batch: The batch itself.
-        state: The state of its iterator before it, if there is one.
+        state: State of the iterator before the batch, if it has one.
     """
     position = {"epoch": epoch, "batch": batch_in_epoch, "checksum": checksum(batch)}
     return position if state is None else {**position, "state": _encoded(state)}
 
 
-def without(position: Any, *names: str) -> Any:
-    """``position``, and all within it, without these entries.
+def without_entries(position: Any, *names: str) -> Any:
+    """``position`` and its nested positions without these entries.
 
     Examples:
-        >>> without({"tasks": {"a": {"epoch": 0, "batch": 2, "checksum": 7}}}, "checksum")
+        >>> without_entries({"tasks": {"a": {"epoch": 0, "batch": 2, "checksum": 7}}}, "checksum")
         {'tasks': {'a': {'epoch': 0, 'batch': 2}}}
     """
     if not isinstance(position, Mapping):
         return position
     return {
-        name: value if name == "state" else without(value, *names)
+        name: value if name == "state" else without_entries(value, *names)
         for name, value in position.items()
         if name not in names
     }
 
 
 def checksum(batch: Any) -> int:
-    """CRC-32 of a batch: structure, shapes, dtypes, and a thousand values of each array.
+    """CRC-32 of a batch: structure, shapes, dtypes, and about 1,000 values of each array.
 
-    A cached teacher's outputs do not count: they are computed, and other devices round otherwise.
+    Ignores ``"teacher_cache"``: it is computed, and other devices round differently.
 
     Examples:
         >>> one = {"x": np.arange(4)}
@@ -130,15 +130,15 @@ def checksum(batch: Any) -> int:
 
 
 def _encoded(state: Any) -> Any:
-    """An iterator's state as JSON: Grain's data sets have dicts, its loader has bytes."""
+    """An iterator's state as JSON. Grain's datasets have dicts, its ``DataLoader`` bytes."""
     if isinstance(state, bytes):
         return {"base64": base64.b64encode(state).decode()}
     try:
         return {"json": json.loads(json.dumps(state))}
     except TypeError:
         raise UsageError(
-            f"The data iterator's state is {type(state).__name__}, which is neither bytes nor "
-            "JSON: no checkpoint can hold it."
+            f"The data iterator's state is {type(state).__name__}, but a checkpoint can hold "
+            "only bytes or JSON."
         ) from None
 
 
@@ -156,4 +156,4 @@ def _set_state(iterator: Any, encoded: Mapping[str, Any]) -> None:
         iterator.set_state(state)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise UsageError(f"The dataloader does not take up its saved state: {reason}.") from None
+        raise UsageError(f"The dataloader cannot restore its saved state: {reason}.") from None

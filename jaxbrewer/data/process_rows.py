@@ -1,20 +1,23 @@
-"""The rows of a batch that are this process's; without JAX, unless there are several processes."""
+"""The rows of a batch that one of several processes loads; needs JAX only if there are several."""
 
 import numpy as np
 
 from ..errors import UsageError
 
 
-class Parts:
+class ProcessRows:
     """Gives each of several processes an equal, contiguous part of the rows of every batch.
 
     Args:
         loader: The loader's name, for messages.
         batch_size: Rows of a full batch.
-        per_process: Whether there are parts at all.
+        per_process: Whether rows are divided among the processes; otherwise each gets all.
+
+    Attributes:
+        count: Number of processes that share a batch.
 
     Raises:
-        UsageError: A batch does not divide.
+        UsageError: ``batch_size`` is not a multiple of the number of processes.
     """
 
     def __init__(self, loader: str, batch_size: int, *, per_process: bool):
@@ -29,7 +32,7 @@ class Parts:
                 "processes."
             )
 
-    def own(self, rows: np.ndarray) -> np.ndarray:
-        """This process's rows; those that do not divide are left out."""
+    def of(self, rows: np.ndarray) -> np.ndarray:
+        """This process's part of ``rows``; a remainder that does not divide is dropped."""
         each = len(rows) // self.count
         return rows[self._index * each : (self._index + 1) * each]

@@ -16,7 +16,8 @@ from ..devices.estimate import Estimate, estimate_step
 from ..devices.sharding import DeviceLayout, make_layout, models_for_use, place_teacher
 from ..errors import UsageError, suggest
 from ..forward.adaptors import Adaptor
-from ..forward.model import Model, PyTree, as_model
+from ..forward.as_model import as_model
+from ..forward.model import Model, PyTree
 from ..forward.precision import policy_of
 from ..objective.objective import make_objective
 from ..run import loop

@@ -6,7 +6,8 @@ from typing import Any
 from ..configs import DistillationConfig, TrainingConfig
 from ..errors import UsageError
 from ..forward.adaptors import Adaptor
-from ..forward.model import Model, as_model
+from ..forward.as_model import as_model
+from ..forward.model import Model
 from .training import Training
 
 

@@ -93,7 +93,7 @@ def task_groups(
             if task in postprocessors:
                 batch = postprocessors[task](batch)
             batches.append(TaskBatch(task, as_arrays(batch)))
-            places[task] = group.locate
+            places[task] = group.make_position
         update += 1
         locate = functools.partial(_locate, update, size, dict(places))
         yield Group(tuple(batches), 0, update * size, locate)

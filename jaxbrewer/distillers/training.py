@@ -28,7 +28,8 @@ from ..devices.sharding import (
 )
 from ..errors import UsageError
 from ..forward.adaptors import Adaptor
-from ..forward.model import Model, PyTree, as_model
+from ..forward.as_model import as_model
+from ..forward.model import Model, PyTree
 from ..forward.precision import policy_of
 from ..objective.objective import Objective, TermWeight, make_objective
 from ..run import loop

@@ -1,4 +1,4 @@
-"""A model and its adaptor as one function, and which part of a batch each model gets."""
+"""A model and its adaptor as one function."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
@@ -15,9 +15,6 @@ from .precision import Policy
 Forward = Callable[..., tuple[Outputs, PyTree]]
 """``forward(variables, batch, outputs, key) -> (Outputs, state)``."""
 
-FOR_THE_OBJECTIVE = ("teacher_cache", "teacher_id", "teacher_weights", "example_id")
-"""Entries of a batch that no model sees."""
-
 
 def make_forward(
     model: Model,
@@ -29,11 +26,19 @@ def make_forward(
 ) -> Forward:
     """Builds ``forward(variables, batch, outputs, key) -> (Outputs, state)``.
 
-    Given ``outputs`` (a teacher's cached ones, the model's or the adaptor's), the model is not run;
-    given a ``key``, it trains. Of the submodules at the paths ``modules`` the outputs are kept.
+    If ``outputs`` are given (cached ones, of the model or of its adaptor), the model does not run.
+    A ``key`` puts the model into training mode; ``None`` evaluates it.
+
+    Args:
+        model: The model.
+        adaptor: Turns the model's outputs into the dict that the objective reads.
+        who: ``"student"`` or ``"teacher"``, for messages.
+        precision: The dtypes.
+        args: Further keyword arguments of every call.
+        modules: Paths of the submodules whose outputs ``Outputs.modules`` holds.
 
     Raises:
-        UsageError: The model has no submodules that can be looked into.
+        UsageError: ``modules`` are asked of a plain function, which has no submodules.
     """
     apply = model.apply
     if modules:
@@ -83,7 +88,7 @@ def make_forward(
 def module_shapes(
     model: Model, variables: PyTree, batch: Batch, who: str, args: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The shapes of what every submodule returns on ``batch``, by path; nothing is computed."""
+    """Shapes of every submodule's output on ``batch``, by path; only traces the model."""
     apply = _capturing(model, who)(lambda path: True)
 
     def run(variables: PyTree, batch: Batch) -> Any:
@@ -106,29 +111,3 @@ def _capturing(model: Model, who: str) -> Callable[..., Any]:
             "give an NNX or a Linen module, or return the state in the adaptor's 'hidden'."
         )
     return model.capturing
-
-
-def student_part(batch: Batch) -> Batch:
-    """What the student and its adaptor see of a batch."""
-    return _without_extras(batch["student"] if is_split(batch) else batch)
-
-
-def teacher_part(batch: Batch) -> Batch:
-    """What the teacher and its adaptor see, or a tuple of that for several teachers."""
-    return _without_extras(batch["teacher"] if is_split(batch) else batch)
-
-
-def is_split(batch: Batch) -> bool:
-    """Whether a batch is ``{"teacher": ..., "student": ...}``."""
-    return isinstance(batch, Mapping) and "teacher" in batch and "student" in batch
-
-
-def extra(batch: Batch, name: str) -> Any:
-    """An entry for the objective, ``None`` if the batch has none."""
-    return batch.get(name) if isinstance(batch, Mapping) else None
-
-
-def _without_extras(batch: Batch) -> Batch:
-    if isinstance(batch, Mapping):
-        return {name: value for name, value in batch.items() if name not in FOR_THE_OBJECTIVE}
-    return batch

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import UsageError, suggest
-from .model import Apply, Batch, Model, PyTree, as_model
+from .as_model import as_model
+from .model import Apply, Batch, Model, PyTree
 
 
 def freeze(model: Any, *paths: str) -> Model:

@@ -10,7 +10,8 @@ import numpy as np
 from flax import nnx
 
 from ..errors import UsageError
-from .model import Model, as_model
+from .as_model import as_model
+from .model import Model
 
 MEBIBYTE = 2**20
 

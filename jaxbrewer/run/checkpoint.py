@@ -23,7 +23,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from ..checksums import checksums, leaves_by_path
-from ..data.position import Position, without
+from ..data.position import Position, without_entries
 from ..errors import UsageError
 from ..forward.model import PyTree
 from ..step.state import TrainState, copy_arrays
@@ -355,7 +355,7 @@ def _of_this_process(positions: list[Position]) -> Position:
     if len(positions) == jax.process_count():
         return positions[jax.process_index()]
     # Another number of processes: each reads another part of every batch, as many batches.
-    return without(positions[0], "checksum", "state")
+    return without_entries(positions[0], "checksum", "state")
 
 
 # -- Orbax ----------------------------------------------------------------------------------------

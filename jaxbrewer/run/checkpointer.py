@@ -9,7 +9,7 @@ from typing import Self
 import jax
 
 from ..configs import TrainingConfig
-from ..data.position import Position, without
+from ..data.position import Position, without_entries
 from ..errors import Preempted, UsageError
 from ..step.state import TrainState
 from .checkpoint import CheckpointStore, LoadedCheckpoint
@@ -70,7 +70,7 @@ class Checkpointer:
                 self._note_completed(row)
         if saved is None or not self._config.force_resume:
             return saved
-        return saved._replace(position=without(saved.position, "checksum"))
+        return saved._replace(position=without_entries(saved.position, "checksum"))
 
     def is_completed(self, saved: LoadedCheckpoint) -> bool:
         """Whether nothing is left to be done about a checkpoint that was restored."""

@@ -6,9 +6,10 @@ from typing import Any
 import jax
 
 from ..configs import DistillationConfig
+from ..data.batch_parts import student_part, teacher_part
 from ..errors import UsageError
 from ..forward.adaptors import Adaptor
-from ..forward.forward_pass import make_forward, module_shapes, student_part, teacher_part
+from ..forward.forward_pass import make_forward, module_shapes
 from ..forward.model import Batch, Model
 from ..forward.precision import AS_GIVEN
 from ..objective import layer_maps

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import optax
 
 from ..configs import IntermediateMatch
+from ..data.batch_parts import student_part
 from ..forward.adaptors import Adaptor
-from ..forward.forward_pass import make_forward, student_part
+from ..forward.forward_pass import make_forward
 from ..forward.model import Batch, Model, PyTree
 from ..forward.precision import AS_GIVEN, Policy
 from ..losses import Mean

@@ -8,9 +8,10 @@ from typing import Any
 import jax
 
 from ..configs import CustomMatch, DistillationConfig
+from ..data.batch_parts import is_split, objective_entry, teacher_part
 from ..errors import UsageError
 from ..forward.adaptors import Adaptor, Outputs
-from ..forward.forward_pass import Forward, extra, is_split, make_forward, teacher_part
+from ..forward.forward_pass import Forward, make_forward
 from ..forward.model import Batch, Model, PyTree
 from ..forward.precision import AS_GIVEN, Policy
 from ..objective.ensemble import (
@@ -70,7 +71,9 @@ def make_teach(
     def teach_together(variables: PyTree, batch: Batch, step: jax.Array | int) -> Targets:
         ensemble, temperature = objective.ensemble, objective.base_temperature(step)
         routing = routing_weights(
-            extra(batch, "teacher_id"), extra(batch, "teacher_weights"), len(forwards)
+            objective_entry(batch, "teacher_id"),
+            objective_entry(batch, "teacher_weights"),
+            len(forwards),
         )
         lesson = Lesson()
         for forward, own, part, cached in zip(
@@ -97,7 +100,7 @@ def _teach_from_cache(
     objective: Objective, variables: PyTree, batch: Batch, step: jax.Array | int
 ) -> Targets | None:
     """The cached outputs of teachers that are not in memory; ``None`` if the batch has none."""
-    cached = extra(batch, "teacher_cache")
+    cached = objective_entry(batch, "teacher_cache")
     if cached is None:
         return None
     several = cached if isinstance(cached, (tuple, list)) else (cached,)
@@ -178,12 +181,12 @@ def _forwards(
 
 def _of_one(batch: Batch) -> tuple[Batch, Any]:
     """The teacher's batch, and its cached outputs if the batch brings them."""
-    return teacher_part(batch), extra(batch, "teacher_cache")
+    return teacher_part(batch), objective_entry(batch, "teacher_cache")
 
 
 def parts_of_teachers(batch: Batch, teachers: int) -> tuple[Sequence[Batch], Sequence[Any]]:
     """Every teacher's batch, and its cached outputs or ``None``."""
-    part, cached = teacher_part(batch), extra(batch, "teacher_cache")
+    part, cached = teacher_part(batch), objective_entry(batch, "teacher_cache")
     if cached is None:
         cached = (None,) * teachers
     elif not isinstance(cached, (tuple, list)) or len(cached) != teachers:

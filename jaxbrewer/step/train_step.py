@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ..data.batch_parts import student_part
 from ..errors import UsageError
 from ..forward.adaptors import Adaptor
-from ..forward.forward_pass import make_forward, student_part
+from ..forward.forward_pass import make_forward
 from ..forward.model import Batch, Model, PyTree
 from ..forward.precision import AS_GIVEN, Policy
 from ..losses import Mean

@@ -14,8 +14,9 @@ from jaxtyping import Array, Float, Int
 from ..configs import DistillationConfig, OptimizationConfig, TrainingConfig
 from ..devices.estimate import Estimate
 from ..distillers import BasicTrainer, GeneralDistiller, Result
+from ..forward.as_model import as_model
 from ..forward.freezing import freeze
-from ..forward.model import Model, as_model
+from ..forward.model import Model
 from ..losses import masked_mean
 from ..run.plan import Plan
 from .loader import TextLoader

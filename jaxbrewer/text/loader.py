@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from ..data.process_rows import Parts
+from ..data.process_rows import ProcessRows
 from ..errors import UsageError
 from .tokenize import Encoded
 
@@ -113,7 +113,7 @@ class TextLoader:
         self._labels = None if labels is None else np.asarray(labels)
         self._shuffle, self._seed, self._drop_last = shuffle, seed, drop_last
         self._epoch, self._first = 0, 0
-        self._parts = Parts("TextLoader", batch_size, per_process=per_process)
+        self._process_rows = ProcessRows("TextLoader", batch_size, per_process=per_process)
         self._widths = np.array(choose_widths(encoded.lengths, num_widths))
 
     @property
@@ -123,7 +123,7 @@ class TextLoader:
 
     def __len__(self) -> int:
         full, rest = divmod(len(self._encoded), self._batch_size)
-        return full + (1 if rest >= self._parts.count and not self._drop_last else 0)
+        return full + (1 if rest >= self._process_rows.count and not self._drop_last else 0)
 
     def set_epoch(self, epoch: int) -> None:
         """Makes the next iteration that of ``epoch``, counted from 0."""
@@ -142,7 +142,7 @@ class TextLoader:
             width = (
                 self._widths[np.searchsorted(self._widths, length)] if full else max(self._widths)
             )
-            rows = self._parts.own(rows)
+            rows = self._process_rows.of(rows)
             batch = self._encoded.batch(rows, int(width)) | {"example_id": rows.astype(np.int32)}
             if self._labels is not None:
                 batch["labels"] = self._labels[rows]
@@ -164,6 +164,6 @@ class TextLoader:
             rows = order[start : min(start + window, full)]
             rows = rows[np.argsort(lengths[rows], kind="stable")].reshape(-1, size)
             batches.extend(rows if draw is None else draw.permutation(rows))
-        if len(order) - full >= self._parts.count and not self._drop_last:
+        if len(order) - full >= self._process_rows.count and not self._drop_last:
             batches.append(order[full:])
         return batches

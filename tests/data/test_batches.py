@@ -61,7 +61,7 @@ def test_a_loader_that_runs_dry_is_an_error_and_no_hang():
     generator = iter(["a", "b"])
     running = groups(generator, 1)
     assert [next(running).batches for _ in range(2)] == [("a",), ("b",)]
-    with pytest.raises(jb.UsageError, match="run dry after 1 passes"):
+    with pytest.raises(jb.UsageError, match="exhausted after 1 passes"):
         next(running)
     with pytest.raises(jb.UsageError, match="no batches"):
         next(groups([], 1))

@@ -10,7 +10,7 @@ import pytest
 import jaxbrewer as jb
 from jaxbrewer.cache import CachedLoader
 from jaxbrewer.data.groups import groups
-from jaxbrewer.data.position import checksum, without
+from jaxbrewer.data.position import checksum, without_entries
 from jaxbrewer.text import Encoded, TextLoader
 
 ROWS = {"x": np.arange(28), "y": np.arange(28) * 2}
@@ -104,9 +104,9 @@ def test_our_loaders_and_grains_skip_nothing_by_reading_it():
 def test_other_data_are_refused_unless_told(make):
     start = next(groups(make(), 3)).position
     other = start | {"checksum": start["checksum"] ^ 1}
-    with pytest.raises(jb.UsageError, match="does not give batch 3 of epoch 0 as it did before"):
+    with pytest.raises(jb.UsageError, match="does not yield batch 3 of epoch 0 as it did before"):
         next(groups(make(), 3, start=other))
-    told = next(groups(make(), 3, start=without(other, "checksum")))
+    told = next(groups(make(), 3, start=without_entries(other, "checksum")))
     assert sums([told]) == sums(itertools.islice(groups(make(), 3), 1, 2))
 
 
@@ -116,7 +116,7 @@ def test_an_order_that_does_not_come_back_is_refused():
     loader.set_epoch = lambda epoch: Shuffled.set_epoch(loader, epoch + 1)
     with pytest.raises(jb.UsageError, match="needs a seed and set_epoch"):
         next(groups(loader, 3, start=start))
-    with pytest.raises(jb.UsageError, match="does not give batch 3"):
+    with pytest.raises(jb.UsageError, match="does not yield batch 3"):
         next(groups(BATCHES[:2], 3, start=start))
 
 
@@ -124,7 +124,7 @@ def test_another_kind_of_loader_does_not_take_a_state():
     start = next(groups(grain_dataset(), 2)).position
     with pytest.raises(jb.UsageError, match="list_iterator, has none: pass the same loader"):
         next(groups(BATCHES, 2, start=start))
-    with pytest.raises(jb.UsageError, match="does not take up its saved state"):
+    with pytest.raises(jb.UsageError, match="cannot restore its saved state"):
         next(groups(grain_loader(), 2, start=start))
 
 
