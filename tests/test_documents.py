@@ -1,4 +1,4 @@
-"""What the documents show is run: the code of README and migration page, and the examples."""
+"""The code of the pages and the examples runs; the pages' links lead somewhere."""
 
 import json
 import os
@@ -12,6 +12,42 @@ import pytest
 import jaxbrewer as jb
 
 ROOT = Path(__file__).parent.parent
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def anchors_of(page):
+    """The anchors that GitHub makes of a page's headings."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text()):
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors_of(file), target
+
+
+def test_the_readme_lists_every_page():
+    readme = (ROOT / "README.md").read_text()
+    for page in [*(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*.py")]:
+        assert f"({page.relative_to(ROOT)})" in readme, page.name
+
+
+def test_version_changelog_and_citation_agree():
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    assert re.search(r"^## \[([\d.]+)\]", changelog, re.MULTILINE)[1] == jb.__version__
+    assert f"\nversion: {jb.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_a_release_needs_the_right_tag_and_a_dated_changelog():
+    command = [sys.executable, str(ROOT / "tools" / "check_release.py"), "v99.0.0"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"the tag v99.0.0 is not v{jb.__version__}" in done.stderr
 
 
 def run(*arguments, cwd):
@@ -44,11 +80,6 @@ def test_the_page_of_losses_runs_and_names_every_loss(tmp_path):
     assert sorted(names) == sorted([*jb.KD_LOSS_MAP, *jb.MATCH_LOSS_MAP])
     (example,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
     jb.DistillationConfig.from_dict(json.loads(example))
-
-
-def test_the_readmes_files_exist():
-    for target in re.findall(r"\]\((?!http)([^)]+)\)", (ROOT / "README.md").read_text()):
-        assert (ROOT / target).exists(), target
 
 
 @pytest.mark.slow
