@@ -1,8 +1,8 @@
-"""Random changes of token sequences, to make further texts for a student to learn from.
+"""Random changes of token sequences, which make additional training texts for a student.
 
-TextBrewer's ``data_utils``, with the random numbers from a generator that the caller passes:
-results repeat with its seed, and no other code's draws change them. ``tokens`` are a list, a tuple
-or a NumPy array with one axis, of words or of ids; the result is of the same kind, and always new.
+TextBrewer's ``data_utils``, with random numbers from a generator that the caller passes, so results
+are reproducible. ``tokens`` are a list, a tuple or a NumPy array with one axis, of words or of ids;
+the result is a new object of the same kind.
 """
 
 from collections.abc import Sequence
@@ -18,16 +18,16 @@ Tokens = TypeVar("Tokens", list[Any], tuple[Any, ...], np.ndarray)
 def masking(
     tokens: Tokens, p: float = 0.1, mask: Any = "[MASK]", *, rng: np.random.Generator
 ) -> Tokens:
-    """Every token replaced by ``mask`` with probability ``p``.
+    """Replaces every token by ``mask`` with probability ``p``.
 
     Args:
         tokens: The sequence.
-        p: Probability for each token by itself.
-        mask: What stands in the place of a token; an id if tokens are ids.
-        rng: Where the random numbers come from.
+        p: Probability for each token, independently.
+        mask: The replacement; an id if tokens are ids. An array of objects takes any mask.
+        rng: The random number generator.
 
     Raises:
-        UsageError: An argument cannot be used, or an array of ids gets a mask that is none.
+        UsageError: An argument is invalid, or ``mask`` has no place in an array of this dtype.
 
     Examples:
         >>> masking(["a", "b", "c", "d"], p=0.5, rng=np.random.default_rng(0))
@@ -46,15 +46,15 @@ def masking(
 
 
 def deleting(tokens: Tokens, p: float = 0.1, *, rng: np.random.Generator) -> Tokens:
-    """What is left when every token is deleted with probability ``p``.
+    """Deletes every token with probability ``p``.
 
     Args:
         tokens: The sequence.
-        p: Probability for each token by itself.
-        rng: Where the random numbers come from.
+        p: Probability for each token, independently.
+        rng: The random number generator.
 
     Raises:
-        UsageError: An argument cannot be used.
+        UsageError: An argument is invalid.
 
     Examples:
         >>> deleting(["a", "b", "c", "d"], p=0.5, rng=np.random.default_rng(0))
@@ -72,16 +72,16 @@ def n_gram_sampling(
     *,
     rng: np.random.Generator,
 ) -> Tokens:
-    """A random span of ``tokens``, of a random length.
+    """Draws a random span of ``tokens`` of a random length.
 
     Args:
         tokens: The sequence. If it is shorter than the length drawn, the span is all of it.
-        p_ng: Probability of each length; they add up to 1.
-        l_ng: The lengths.
-        rng: Where the random numbers come from.
+        p_ng: Probability of each length; the sum must be 1.
+        l_ng: The possible lengths.
+        rng: The random number generator.
 
     Raises:
-        UsageError: An argument cannot be used.
+        UsageError: An argument is invalid.
 
     Examples:
         >>> n_gram_sampling(list("abcdef"), rng=np.random.default_rng(0))
@@ -102,19 +102,19 @@ _DISORDERS = ((0, 1, 2), (1, 0, 2), (2, 1, 0), (2, 0, 1), (1, 2, 0))
 def short_disorder(
     tokens: Tokens, p: Sequence[float] = (0.9, 0.1, 0, 0, 0), *, rng: np.random.Generator
 ) -> Tokens:
-    """Neighbours in another order, here and there.
+    """Permutes neighbouring tokens at random places.
 
-    From left to right, at every token that has not been moved, one of five things happens to
-    it and the two behind it: ``abc -> abc``, ``bac``, ``cba``, ``cab`` or ``bca``. Of the last two
-    tokens, the four disorders all make ``ba``.
+    From left to right, at every token that has not been moved, one of five permutations is applied
+    to it and the next two: ``abc -> abc``, ``bac``, ``cba``, ``cab`` or ``bca``. For the last two
+    tokens, the last four all give ``ba``.
 
     Args:
         tokens: The sequence.
-        p: Probabilities of the five, which add up to 1.
-        rng: Where the random numbers come from.
+        p: Probabilities of the five permutations; the sum must be 1.
+        rng: The random number generator.
 
     Raises:
-        UsageError: An argument cannot be used.
+        UsageError: An argument is invalid.
 
     Examples:
         >>> short_disorder(list(range(8)), [0, 0, 1, 0, 0], rng=np.random.default_rng(0))
@@ -128,7 +128,7 @@ def short_disorder(
         disorder, moved = int(drawn[i]), 3
         if disorder and i == len(tokens) - 2:
             disorder = 1
-        if disorder < 2:  # nothing, or the first two
+        if disorder < 2:  # abc or bac
             moved = disorder + 1
         order[i : i + moved] = i + np.array(_DISORDERS[disorder][:moved])
         i += moved
@@ -138,18 +138,18 @@ def short_disorder(
 def long_disorder(
     tokens: Tokens, p: float = 0.1, length: float = 20, *, rng: np.random.Generator
 ) -> Tokens:
-    """Spans whose two halves are swapped, here and there.
+    """Swaps the two halves of spans at random places.
 
     Args:
         tokens: The sequence.
-        p: Probability that a span is swapped that begins at a token; the next one may begin behind
+        p: Probability that the span that starts at a token is swapped; the next span starts behind
             it.
-        length: Tokens in a span, or, up to 1, its share of all tokens. Fractions of a token are cut
-            off, odd lengths are one longer. A share of no whole token swaps nothing.
-        rng: Where the random numbers come from.
+        length: Number of tokens in a span or, up to 1, its share of all tokens. It is rounded down
+            to a whole number, then up to an even one; 0 swaps nothing.
+        rng: The random number generator.
 
     Raises:
-        UsageError: An argument cannot be used.
+        UsageError: An argument is invalid.
 
     Examples:
         >>> long_disorder(list(range(11)), p=1, length=0.4, rng=np.random.default_rng(0))
@@ -182,13 +182,32 @@ def _alike(tokens: Any, items: list[Any]) -> Any:
 
 
 def _as_token(mask: Any, dtype: np.dtype[Any]) -> np.ndarray:
-    """``mask`` as an array that goes with tokens of this type."""
-    is_text = isinstance(mask, (str, bytes))
-    if dtype.kind == "O" or (is_text and dtype.kind in "US"):
-        return np.asarray(mask)
-    if is_text or dtype.kind in "US" or np.asarray(mask).astype(dtype) != mask:
-        raise UsageError(f"masking: the mask {mask!r} does not fit tokens of type {dtype}.")
-    return np.asarray(mask, dtype)
+    """``mask`` as an array without axes, of a dtype that holds it and ``np.where`` combines."""
+    if dtype.kind == "O":
+        token = np.empty((), object)
+        token[()] = mask
+        return token
+    text = {"U": str, "S": bytes}.get(dtype.kind)
+    if text is not None:
+        fits = isinstance(mask, text)
+    else:
+        fits = isinstance(mask, (int, float, np.number, np.bool_)) and _holds(dtype, mask)
+    if not fits:
+        raise UsageError(
+            f"masking: the mask {mask!r} does not fit an array of {dtype}: give a mask of that "
+            "type, or tokens as a list."
+        )
+    return np.asarray(mask, None if text else dtype)
+
+
+def _holds(dtype: np.dtype[Any], number: Any) -> bool:
+    """Whether an array of ``dtype`` stores ``number`` without changing it."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        try:
+            stored = np.asarray(number).astype(dtype)
+        except OverflowError:
+            return False
+    return bool(stored == number or (stored != stored and number != number))
 
 
 def _check(function: str, tokens: Any, rng: Any) -> None:

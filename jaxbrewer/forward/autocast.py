@@ -1,8 +1,8 @@
-"""Any function with its matrix products and convolutions in half precision, all else as it was.
+"""Runs the matrix products and convolutions of any function in half precision.
 
-What Apex does at level O1 by replacing PyTorch's functions is done here on the function's jaxpr:
-operands of ``dot_general`` and ``conv_general_dilated`` are cast, their results cast back. Softmax,
-norms, reductions and activations stay in the dtype in which they were written.
+Apex's level O1 replaces PyTorch's functions; this module rewrites the function's jaxpr.
+It casts the operands of ``dot_general`` and ``conv_general_dilated`` and casts the results back.
+Softmax, norms, reductions and activations keep their dtype.
 """
 
 import functools
@@ -17,20 +17,20 @@ PRODUCTS = ("dot_general", "conv_general_dilated")
 
 _CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint")
 _LOOPS = ("scan", "while", "cond")
-"""Primitives whose inner jaxprs are rewritten. Functions with derivatives of their own are not."""
+"""Primitives whose inner jaxprs are rewritten; those of ``custom_jvp`` are not."""
 
 
 def autocast(function: Callable[..., Any], dtype: Any) -> Callable[..., Any]:
-    """``function`` with its products of float32 arrays taken in ``dtype``.
+    """Wraps ``function`` so that products of float32 arrays are computed in ``dtype``.
 
     Args:
-        function: From pytrees of arrays to pytrees of arrays.
+        function: Takes and returns pytrees of arrays.
         dtype: ``bfloat16`` or ``float16``.
 
     Returns:
-        A function of the same arguments, whose results have the same dtypes. Products that ask for
-        a precision (``precision="highest"``) and those within ``jax.custom_jvp`` or ``custom_vjp``
-        stay as they are.
+        A function of the same arguments whose results have the same dtypes. Products with an
+        explicit precision (``precision="highest"``) and those within ``jax.custom_jvp`` or
+        ``custom_vjp`` are not changed.
 
     Examples:
         >>> x = jnp.full((2, 2), 1 + 2**-10)
@@ -84,10 +84,10 @@ def _is_castable(equation: Any) -> bool:
 
 
 def _rewritten(value: Any, dtype: Any) -> Any:
-    """A parameter of a call or a loop; jaxprs in it that hold products are rewritten."""
+    """A parameter of a call or a loop, with its jaxprs that contain products rewritten."""
     if isinstance(value, tuple):
         return tuple(_rewritten(item, dtype) for item in value)
-    if not hasattr(value, "eqns") or not _holds(value):
+    if not hasattr(value, "eqns") or not _has_products(value):
         return value
     if not hasattr(value, "consts"):  # a jaxpr without constants, in JAX before 0.12
         return _rewritten(core.ClosedJaxpr(value, ()), dtype).jaxpr
@@ -98,14 +98,13 @@ def _rewritten(value: Any, dtype: Any) -> Any:
     return jax.make_jaxpr(lambda *args: _evaluate(value.jaxpr, value.consts, args, dtype))(*args)
 
 
-def _holds(jaxpr: Any) -> bool:
-    """Whether there is a product to be cast in a jaxpr."""
+def _has_products(jaxpr: Any) -> bool:
+    """Whether a jaxpr contains a product to cast."""
     return any(
         _is_castable(equation)
-        or (equation.primitive.name in _CALLS + _LOOPS and any(map(_holds, _inner(equation))))
+        or (
+            equation.primitive.name in _CALLS + _LOOPS
+            and any(map(_has_products, core.jaxprs_in_params(equation.params)))
+        )
         for equation in jaxpr.eqns
     )
-
-
-def _inner(equation: Any) -> list[Any]:
-    return list(core.jaxprs_in_params(equation.params))

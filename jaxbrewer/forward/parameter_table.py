@@ -18,14 +18,14 @@ MEBIBYTE = 2**20
 
 @dataclasses.dataclass
 class LayerNode:
-    """A parameter, or everything whose path begins like this.
+    """A parameter, or all parameters whose paths share a prefix.
 
     Attributes:
-        name: The last part of its path; a parameter that was counted before ends in ``(shared)``.
-        fullname: Its path, parts joined by dots; ``"model"`` for the root.
-        parameters: Numbers in it; those that several paths share count at the first.
-        size: Bytes of them.
-        children: What is in it, by the next part of the path.
+        name: Last part of the path; ``(shared)`` marks a parameter that was counted before.
+        fullname: The path, parts joined by dots; ``"model"`` for the root.
+        parameters: Number of scalars; one that several paths share counts at the first path.
+        size: Size in bytes.
+        children: The nodes below, by the next part of the path.
     """
 
     name: str
@@ -36,15 +36,15 @@ class LayerNode:
 
     @property
     def value(self) -> tuple[int, float]:
-        """Numbers and mebibytes, TextBrewer's pair."""
+        """Number of scalars and size in mebibytes, as in TextBrewer."""
         return self.parameters, self.size / MEBIBYTE
 
 
 def display_parameters(model: Any, max_level: int | None = None) -> tuple[str, LayerNode]:
-    r"""A table of how many parameters each part of a model has, and how much memory they take.
+    r"""A table of the number of parameters and the memory of each part of a model.
 
-    A part that holds one other part and nothing else has the numbers of that part and, as in
-    TextBrewer, a line without them; :class:`LayerNode` has them for every part.
+    As in TextBrewer, a part with a single child has a line without numbers, which are those of the
+    child; :class:`LayerNode` has them for every part.
 
     Args:
         model: An NNX module, of which the ``nnx.Param`` variables are counted; Linen variables, of
@@ -54,11 +54,11 @@ def display_parameters(model: Any, max_level: int | None = None) -> tuple[str, L
         max_level: Levels below the root to show; ``None`` shows all.
 
     Returns:
-        The text, and the root of the parts. Two paths share a parameter if they lead to the same
-        variable or array, not merely to equal memory.
+        The text and the root node. Two paths share a parameter if they lead to the same variable
+        or array object.
 
     Raises:
-        UsageError: ``max_level`` is no int >= 0, or the model holds something else than arrays.
+        UsageError: ``max_level`` is not an int >= 0, or a leaf of the model is not an array.
 
     Examples:
         >>> text, root = display_parameters({"linear": {"w": np.ones((3, 2)), "b": np.ones(2)}})
@@ -113,7 +113,7 @@ def _table(root: LayerNode, max_level: int | None) -> str:
 def _rows(
     node: LayerNode, level: int, max_level: int | None
 ) -> Iterator[tuple[str, LayerNode | None]]:
-    """Labels from the root down, each with the part whose numbers stand behind it."""
+    """Labels from the root down, each with the node whose numbers follow it, or ``None``."""
     label = "  " * level + "--" + node.name
     if level == max_level:
         yield label, node
@@ -130,7 +130,7 @@ def _parameters(model: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
     elif isinstance(model, Model):
         yield from _leaves(model.params, ())
     elif isinstance(model, nn.Module):
-        as_model(model)  # says what is missing
+        as_model(model)  # raises: the variables are missing
     elif isinstance(model, tuple) and len(model) == 2 and callable(model[0]):
         yield from _parameters(model[1])
     elif isinstance(model, Mapping) and isinstance(model.get("params"), Mapping):
@@ -142,7 +142,7 @@ def _parameters(model: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
 def _variables(
     value: Any, path: tuple[str, ...], inside: tuple[int, ...]
 ) -> Iterator[tuple[tuple[str, ...], nnx.Variable[Any]]]:
-    """Parameters in the order of a module's attributes, shared ones at every path."""
+    """Parameters in the order of a module's attributes; a shared one at every path."""
     if isinstance(value, nnx.Variable):
         if isinstance(value, nnx.Param):
             yield path, value
@@ -156,14 +156,14 @@ def _variables(
         items = list(enumerate(value))
     else:
         return
-    if id(value) in inside:  # a module that holds one of those around it
+    if id(value) in inside:  # a reference to an enclosing module
         return
     for name, part in items:
         yield from _variables(part, (*path, *str(name).split(".")), (*inside, id(value)))
 
 
 def _leaves(tree: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """The arrays of a pytree; mappings in their own order, which JAX would sort."""
+    """The arrays of a pytree; mappings keep their own order, which JAX would sort."""
     if isinstance(tree, nn.meta.AxisMetadata):
         tree = tree.unbox()
     if hasattr(tree, "shape") and hasattr(tree, "dtype"):
@@ -176,7 +176,7 @@ def _leaves(tree: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...],
         array = np.asarray(tree)
         if array.dtype.kind in "OUS":
             raise UsageError(
-                f"display_parameters: {'.'.join(path) or 'the model'} is no array but "
+                f"display_parameters: {'.'.join(path) or 'the model'} must be an array, got "
                 f"{type(tree).__name__}."
             )
         yield path or ("array",), array

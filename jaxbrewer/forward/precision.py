@@ -1,10 +1,10 @@
-"""In which dtypes weights are kept and computed with, and the loss scale that float16 needs.
+"""The dtypes in which weights are stored and computed with, and the loss scale of float16.
 
 ``TrainingConfig.fp16`` and ``fp16_opt_level`` mean what they mean in Apex; ``half`` is the
 ``half_dtype``:
 
 =====  ============  ======================  ==================  ==========================
-level  weights kept  weights a model sees    matrix products     loss scale (float16 only)
+level  stored        weights a model sees    matrix products     loss scale (float16 only)
 =====  ============  ======================  ==================  ==========================
 O0     as given      as given                as given            none
 O1     float32       float32                 half                dynamic
@@ -12,10 +12,10 @@ O2     float32       half, norms float32     half                dynamic
 O3     half          half                    half                none
 =====  ============  ======================  ==================  ==========================
 
-In O1 everything between the products, softmax and norms among it, is float32
-(:mod:`jaxbrewer.forward.autocast`). In O2 a norm computes in float32, as its weights are float32,
-and so does what follows it until something casts back; products are half wherever they stand. What
-models return is float32 for adaptors and losses in all levels but O0.
+In O1 all operations but the products, including softmax and norms, are float32
+(:mod:`jaxbrewer.forward.autocast`). In O2 a norm computes in float32 because its weights are
+float32, and so do the operations after it until one casts back; products are always half. In all
+levels but O0, adaptors and losses see float32 outputs.
 """
 
 import dataclasses
@@ -33,20 +33,20 @@ from .autocast import autocast
 PyTree = Any
 
 NORMS = re.compile(r"norm|(^|[^a-z])(ln|bn)([^a-z]|$)", re.IGNORECASE)
-"""Found in the names of norms: ``LayerNorm_0``, ``norm1``, ``ln_f``, ``bn2``."""
+"""Matches the names of norms: ``LayerNorm_0``, ``norm1``, ``ln_f``, ``bn2``."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """Dtypes; ``None`` leaves the user's as they are.
+    """The dtypes of a training; ``None`` keeps the user's.
 
     Attributes:
-        param: In which weights are kept, and their optimizer state.
-        compute: In which a model sees weights and inputs.
-        products: In which its matrix products and convolutions of float32 arrays are taken.
-        output: In which adaptors see what it returns.
-        keep_norm_fp32: Whether it sees the weights of norms as they are kept.
-        loss_scaling: Whether there is a dynamic loss scale.
+        param: Dtype in which weights and their optimizer state are stored.
+        compute: Dtype of the weights and inputs that a model sees.
+        products: Dtype of the model's matrix products and convolutions of float32 arrays.
+        output: Dtype of the outputs that adaptors see.
+        keep_norm_fp32: Whether a model sees the weights of norms in the stored dtype.
+        loss_scaling: Whether to scale the loss dynamically.
 
     Examples:
         >>> half = Policy(compute=jnp.bfloat16)
@@ -62,15 +62,15 @@ class Policy:
     loss_scaling: bool = False
 
     def cast_to_param(self, tree: PyTree) -> PyTree:
-        """Floating-point leaves in the dtype in which weights are kept."""
+        """Casts floating-point leaves to the dtype in which weights are stored."""
         return cast_floating(tree, self.param)
 
     def cast_to_compute(self, tree: PyTree) -> PyTree:
-        """Floating-point leaves in the compute dtype; the others as they are."""
+        """Casts floating-point leaves to the compute dtype."""
         return cast_floating(tree, self.compute)
 
     def cast_weights(self, params: PyTree) -> PyTree:
-        """Weights as a model sees them.
+        """Casts weights to the dtypes that a model sees.
 
         Examples:
             >>> level = policy_of(TrainingConfig(fp16=True, fp16_opt_level="O2"))
@@ -83,10 +83,10 @@ class Policy:
         return _cast_all_but_norms(params, self.compute)
 
     def run(self, model: Callable[..., tuple[PyTree, PyTree]], *args: PyTree) -> Any:
-        """``model(*args) -> (outputs, new_state)``, its products and outputs in their dtypes.
+        """Calls ``model(*args) -> (outputs, new_state)`` with its products and outputs cast.
 
         Raises:
-            UsageError: The outputs hold something else than arrays.
+            UsageError: The outputs hold leaves that are not arrays.
         """
         if self.products is None and self.output is None:
             return model(*args)
@@ -107,11 +107,11 @@ class Policy:
 
 
 AS_GIVEN = Policy()
-"""Leaves every dtype as it is."""
+"""Keeps every dtype."""
 
 
 def policy_of(config: TrainingConfig) -> Policy:
-    """The policy that ``fp16``, ``fp16_opt_level`` and ``half_dtype`` describe."""
+    """The policy of ``fp16``, ``fp16_opt_level`` and ``half_dtype``."""
     if not config.fp16 or config.fp16_opt_level == "O0":
         return AS_GIVEN
     half = jnp.dtype(config.half_dtype)
@@ -141,7 +141,7 @@ def cast_floating(tree: PyTree, dtype: Any) -> PyTree:
 
 
 def _cast_all_but_norms(params: PyTree, dtype: Any) -> PyTree:
-    """Norms are known by their name, or by the ``scale`` that Flax's have."""
+    """Recognizes norms by their name, or by a parameter ``scale``, as Flax's have."""
     if not isinstance(params, Mapping):
         return cast_floating(params, dtype)
     return {
@@ -155,7 +155,7 @@ def _cast_all_but_norms(params: PyTree, dtype: Any) -> PyTree:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LossScale:
-    """Dynamic loss scale: doubled after 2,000 good steps, halved at an overflow.
+    """Dynamic loss scale: doubled after 2,000 finite steps, halved at an overflow.
 
     Attributes:
         scale: Factor of the loss, float32.

@@ -20,7 +20,7 @@ FUNCTIONS = {
 @pytest.mark.parametrize("function", FUNCTIONS)
 @settings(max_examples=50)
 @given(length=st.integers(0, 12), seed=st.integers(0, 9))
-def test_any_length_any_kind(function, length, seed):
+def test_lists_tuples_and_arrays_of_any_length_give_the_same_tokens(function, length, seed):
     tokens = list(range(length))
     outputs = []
     for kind in (list, tuple, np.array):
@@ -60,13 +60,39 @@ def test_lengths_above_1_are_numbers_of_tokens():
     assert output == [1, 0, 3, 2, 4]
 
 
-def test_masks_of_arrays():
-    rng = np.random.default_rng(0)
-    words = augmentation.masking(np.array(["a", "b"]), p=1, rng=rng)
-    assert words.tolist() == ["[MASK]", "[MASK]"]
-    for tokens, mask in ((np.array([1]), "[MASK]"), (np.array([1]), 1.5), (np.array(["a"]), 3)):
-        with pytest.raises(UsageError, match="does not fit tokens"):
-            augmentation.masking(tokens, mask=mask, rng=rng)
+@pytest.mark.parametrize(
+    ("tokens", "mask", "expected"),
+    [
+        (np.array(["a", "b"]), "[MASK]", ["[MASK]"] * 2),
+        (np.array([b"a"]), b"[MASK]", [b"[MASK]"]),
+        (np.array([5, 6], np.uint16), np.int64(3), [3, 3]),
+        (np.array([5.0]), 3, [3.0]),
+        (np.array([True]), False, [False]),
+        (np.array(["a", 3], object), None, [None, None]),
+        (np.array(["a", 3], object), [1, 2], [[1, 2], [1, 2]]),
+    ],
+)
+def test_an_array_takes_a_mask_that_its_dtype_holds(tokens, mask, expected):
+    masked = augmentation.masking(tokens, p=1, mask=mask, rng=np.random.default_rng(0))
+    assert masked.tolist() == expected
+    assert masked.dtype.kind == tokens.dtype.kind
+
+
+@pytest.mark.parametrize(
+    ("tokens", "masks"),
+    [
+        (np.array([1]), ("[MASK]", None, 1.5, [1], {}, np.nan, 2**70)),
+        (np.array([1], np.uint8), (-1, 300, None)),
+        (np.array([1.0]), (None, "1", [1.0], {})),
+        (np.array([True]), (3, None)),
+        (np.array(["a"]), (3, b"a", None)),
+        (np.array([b"a"]), ("a", None)),
+    ],
+)
+def test_a_mask_that_an_array_cannot_hold_is_refused(tokens, masks):
+    for mask in masks:
+        with pytest.raises(UsageError, match=r"^masking: the mask .* does not fit an array of"):
+            augmentation.masking(tokens, mask=mask, rng=np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(
@@ -85,7 +111,7 @@ def test_masks_of_arrays():
         ("n_gram_sampling", {"l_ng": [0, 1, 2, 3, 4]}, "l_ng must hold ints"),
     ],
 )
-def test_bad_arguments(function, arguments, message):
+def test_invalid_arguments_are_named(function, arguments, message):
     call = {"tokens": [1, 2, 3], "rng": np.random.default_rng(0), **arguments}
     with pytest.raises(UsageError, match=f"^{function}: {message}"):
         getattr(augmentation, function)(**call)

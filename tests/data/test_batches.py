@@ -42,7 +42,7 @@ def test_arrays_that_make_no_batches_are_refused(arrays, size):
         jb.ArrayLoader(arrays, size)
 
 
-def test_groups_of_epochs_drop_what_is_left_and_those_of_steps_do_not():
+def test_groups_drop_an_epochs_remainder_but_not_when_steps_are_counted():
     """Else accumulated gradients would cross epochs, or be dropped, unseen."""
     batches = list("abcde")
     by_epoch = [group.batches for group in groups(batches, 2, num_epochs=2)]
@@ -56,7 +56,7 @@ def test_groups_of_epochs_drop_what_is_left_and_those_of_steps_do_not():
     ]  # fmt: skip
 
 
-def test_a_loader_that_runs_dry_is_an_error_and_no_hang():
+def test_an_exhausted_iterator_is_refused():
     """Lesson B.6, 32."""
     generator = iter(["a", "b"])
     running = groups(generator, 1)
@@ -67,7 +67,7 @@ def test_a_loader_that_runs_dry_is_an_error_and_no_hang():
         next(groups([], 1))
 
 
-def test_loaders_and_samplers_hear_of_the_epoch():
+def test_set_epoch_is_called_on_loaders_and_samplers():
     """Lesson B.6, 42: not in step mode; and a plain sampler raised."""
 
     class Sampler:
@@ -86,7 +86,7 @@ def test_loaders_and_samplers_hear_of_the_epoch():
     assert len(list(groups(plain, 1, num_epochs=3))) == 3
 
 
-def test_batches_are_counted_by_length_or_by_a_walk():
+def test_batches_are_counted_by_length_or_by_iteration():
     class Walked:
         def __iter__(self):
             return iter("abc")

@@ -74,7 +74,7 @@ def sums(found):
     ("name", "num_epochs"),
     [*itertools.product(LOADERS, [3, None]), *((name, None) for name in ITERATORS)],
 )
-def test_what_follows_a_position_is_what_would_have_followed(name, num_epochs):
+def test_a_position_resumes_with_the_next_group(name, num_epochs):
     make = (LOADERS | ITERATORS)[name]
 
     def read(start=None, count=9):
@@ -86,7 +86,7 @@ def test_what_follows_a_position_is_what_would_have_followed(name, num_epochs):
         assert sums(read(start, 9 - done)) == sums(every)[done:]
 
 
-def test_our_loaders_and_grains_skip_nothing_by_reading_it():
+def test_loaders_with_positions_resume_without_reading_earlier_batches():
     reads = []
 
     class Counted(np.ndarray):
@@ -101,7 +101,7 @@ def test_our_loaders_and_grains_skip_nothing_by_reading_it():
 
 
 @pytest.mark.parametrize("make", [*LOADERS.values(), ITERATORS["a generator"]])
-def test_other_data_are_refused_unless_told(make):
+def test_other_data_are_refused_unless_the_checksum_is_dropped(make):
     start = next(groups(make(), 3)).position
     other = start | {"checksum": start["checksum"] ^ 1}
     with pytest.raises(jb.UsageError, match="does not yield batch 3 of epoch 0 as it did before"):
@@ -110,7 +110,7 @@ def test_other_data_are_refused_unless_told(make):
     assert sums([told]) == sums(itertools.islice(groups(make(), 3), 1, 2))
 
 
-def test_an_order_that_does_not_come_back_is_refused():
+def test_an_order_that_cannot_be_reproduced_is_refused():
     start = next(groups(Shuffled(), 3)).position
     loader = Shuffled()
     loader.set_epoch = lambda epoch: Shuffled.set_epoch(loader, epoch + 1)
@@ -120,7 +120,7 @@ def test_an_order_that_does_not_come_back_is_refused():
         next(groups(BATCHES[:2], 3, start=start))
 
 
-def test_another_kind_of_loader_does_not_take_a_state():
+def test_a_loader_without_state_refuses_a_saved_state():
     start = next(groups(grain_dataset(), 2)).position
     with pytest.raises(jb.UsageError, match="list_iterator, has none: pass the same loader"):
         next(groups(BATCHES, 2, start=start))

@@ -129,7 +129,7 @@ def test_dropout_differs_between_steps_and_calls_but_not_between_equal_keys():
     assert not np.array_equal(first, other)
 
 
-def test_the_users_arrays_stay_valid_although_the_step_donates():
+def test_the_users_arrays_stay_valid_after_donation():
     params = mlp_params(3)
     student = nnx_with(params)
     before = student.first.kernel[...]
@@ -184,7 +184,7 @@ def test_a_batch_gives_each_model_what_its_signature_takes():
         ((LinenMLP(3), {"weights": 1}), "'params' collection"),
     ],
 )
-def test_what_is_no_model_is_refused(model, says):
+def test_objects_that_are_not_models_are_refused(model, says):
     with pytest.raises(jb.UsageError, match=says):
         jb.as_model(model)
 
@@ -201,7 +201,7 @@ def test_linen_metadata_is_unboxed():
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(model.params))
 
 
-def test_a_model_of_ones_own_carries_state():
+def test_a_custom_model_carries_state():
     """The whole contract by hand: a running count in the state."""
 
     def apply(params, state, batch, *, train, rng=None, args=None):

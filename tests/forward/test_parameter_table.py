@@ -70,7 +70,7 @@ def test_pytrees_of_any_containers():
     names = [line[0].strip("-:") for line in lines_of(tree)]
     assert names == ["model", "layers", "0", "w", "1", "w", "scale", "head", "0"]
     assert display_parameters(np.ones(3))[1].parameters == 3
-    with pytest.raises(UsageError, match="head is no array but str"):
+    with pytest.raises(UsageError, match="head must be an array, got str"):
         display_parameters({"head": "linear"})
 
 
@@ -82,6 +82,6 @@ def test_every_part_has_numbers_in_the_tree():
 
 
 @pytest.mark.parametrize("level", [-1, 1.0, "1", True])
-def test_bad_levels(level):
+def test_an_invalid_max_level_is_refused(level):
     with pytest.raises(UsageError, match="max_level"):
         display_parameters({"w": np.ones(2)}, level)

@@ -182,7 +182,7 @@ def test_autocast_reaches_into_loops_branches_and_checkpoints():
     np.testing.assert_allclose(outputs["y"], function(*args)["y"], atol=1e-3)
 
 
-def test_autocast_leaves_what_asks_for_a_precision():
+def test_autocast_keeps_products_with_an_explicit_precision():
     x = jnp.full((2, 2), 1 + 2**-12)
     exact = autocast(lambda x: jnp.matmul(x, x, precision="highest"), jnp.bfloat16)(x)
     np.testing.assert_array_equal(exact, x @ x)
@@ -190,7 +190,7 @@ def test_autocast_leaves_what_asks_for_a_precision():
     assert autocast(lambda x: x @ x, jnp.bfloat16)(ids).dtype == jnp.int32
 
 
-def test_a_training_that_only_skips_ends_with_a_word():
+def test_a_training_that_skips_every_step_raises():
     config = quiet(fp16=True)
     batches = [{**batch, "x": batch["x"] * 1e30} for batch in jb.ArrayLoader(vector_data(8), 8)]
     models = [(mlp, mlp_params(8, seed=1)), (mlp, mlp_params(4))]
@@ -208,7 +208,7 @@ class Opaque:
     pass
 
 
-def test_outputs_that_are_no_arrays_are_named():
+def test_outputs_that_are_not_arrays_are_named():
     def model(params, x):
         return {"logits": x @ params["w"], "kind": Opaque()}
 

@@ -77,7 +77,7 @@ WHERE = {
     "39": f"{LOSSES}::test_b39_logits_were_not_optional_and_an_empty_list_crashed",
     "40": f"{LOSSES}::test_b40_a_layer_out_of_range_was_a_bare_index_error",
     "41": "recovery/test_resume.py::test_an_interrupted_training_ends_as_one_that_never_stopped",
-    "42": "data/test_batches.py::test_loaders_and_samplers_hear_of_the_epoch",
+    "42": "data/test_batches.py::test_set_epoch_is_called_on_loaders_and_samplers",
     "43": f"{TRAINING}::test_b43_half_precision_needed_a_library",
     "44": f"{TRAINING}::test_b44_the_default_device_needed_a_gpu",
     "45": f"{CONFIGS}::test_b45_schedules_started_a_step_late_from_the_constant",
