@@ -44,10 +44,10 @@ from .registry import TEMPERATURE_SCHEDULER as TEMPERATURE_SCHEDULER
 from .registry import WEIGHT_SCHEDULER as WEIGHT_SCHEDULER
 from .registry import register_new as register_new
 from .run.checkpoint import load_student as load_student
+from .step.gradients import add_terms as add_terms
 from .step.optimizer import make_optimizer as make_optimizer
 from .step.resolve_matches import resolve_matches as resolve_matches
 from .step.state import TrainState as TrainState
 from .step.state import init_train_state as init_train_state
-from .step.train_step import add_terms as add_terms
 from .step.train_step import make_eval_step as make_eval_step
 from .step.train_step import make_train_step as make_train_step

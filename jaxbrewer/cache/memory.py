@@ -1,11 +1,12 @@
 """A teacher that is run once, its outputs kept in memory: by batch, or by example."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
+from ..data.batch_parts import is_split
 from ..data.batches import as_arrays
 from ..data.groups import count_batches, set_epoch
 from ..errors import UsageError
@@ -45,8 +46,7 @@ class CachedLoader:
             batch = batch_postprocessor(batch) if batch_postprocessor else batch
             batch = as_arrays(batch)
             outputs = teach(batch)
-            split = isinstance(batch, Mapping) and {"teacher", "student"} <= batch.keys()
-            parts = batch if split else {"teacher": batch, "student": batch}
+            parts = batch if is_split(batch) else {"teacher": batch, "student": batch}
             self._batches.append({**parts, "teacher_cache": jax.device_get(outputs)})
 
     def __len__(self) -> int:

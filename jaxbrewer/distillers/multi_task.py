@@ -320,7 +320,7 @@ class MultiTaskDistiller(Training):
         rule = make_optimizer(optimizer, objective, max_grad_norm=max_grad_norm)
         rule = skip_absent(rule, present)
         models = models_for_use(self._student, self._teachers, make_layout(config))
-        step = make_task_step(*models, objective, rule, observe=finite_gradients, **parts)
+        step = make_task_step(*models, objective, rule, extra_metrics=finite_gradients, **parts)
         source = functools.partial(
             task_groups, dataloaders, size, draw, postprocessors=postprocessors
         )

@@ -471,7 +471,7 @@ class Training:
             gradient_accumulation_steps=config.gradient_accumulation_steps,
             precision=precision,
             args=args,
-            observe=finite_gradients,
+            extra_metrics=finite_gradients,
         )
         return start, make_step, rule, objective
 

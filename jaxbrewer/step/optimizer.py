@@ -12,22 +12,22 @@ from ..configs import IntermediateMatch
 from ..errors import UsageError
 from ..forward.model import PyTree
 from ..objective.schedules import weight_schedule
-from .state import Begins
+from .state import HasProjections
 
 OptimizerFactory = Callable[..., optax.GradientTransformation]
 
 
 def make_optimizer(
     optimizer: optax.GradientTransformation | OptimizerFactory,
-    objective: Begins,
+    objective: HasProjections,
     *,
     max_grad_norm: float = -1.0,
 ) -> optax.GradientTransformationExtraArgs:
     """One transformation of student and projections, each group with its own settings.
 
     The student is moved by ``optimizer``, seen with the student's own parameter tree, so that
-    masks and labels that fit the student fit here. Projections are moved by the same rule, or with
-    the settings of their ``proj[3]`` (``{"lr": 1e-3}``).
+    masks and labels that fit the student fit here. Each projection has an
+    equal optimizer of its own, or one with the settings of its ``proj[3]`` (``{"lr": 1e-3}``).
 
     Args:
         optimizer: An optax transformation, or a function that makes one (``optax.adamw`` with its
@@ -41,17 +41,17 @@ def make_optimizer(
     """
     student = optimizer if _is_transformation(optimizer) else _make(optimizer, "optimizer", {})
 
-    def rules(matches: Mapping[str, Any]) -> optax.GradientTransformation:
+    def of_projections(matches: Mapping[str, Any]) -> optax.GradientTransformation:
         return _in_groups(
             {
-                name: rules(match)
+                name: of_projections(match)
                 if isinstance(match, Mapping)
                 else _projection_optimizer(name, match, optimizer, student)
                 for name, match in matches.items()
             }
         )
 
-    grouped = _in_groups({"student": student, "projections": rules(objective.projected)})
+    grouped = _in_groups({"student": student, "projections": of_projections(objective.projected)})
     if max_grad_norm > 0:
         grouped = optax.chain(_clip(max_grad_norm), grouped)
     return optax.with_extra_args_support(grouped)
@@ -93,7 +93,7 @@ def _projection_optimizer(
         raise UsageError(
             f"{where} sets {sorted(settings)}, but the settings of a finished optax transformation "
             "cannot be changed: pass optimizer=functools.partial(optax.adamw, learning_rate=...), "
-            "or name the rule there, as in {'optimizer': 'adamw', 'lr': 0.001}."
+            "or name the optimizer there, as in {'optimizer': 'adamw', 'lr': 0.001}."
         )
     else:
         factory = optimizer
@@ -127,19 +127,19 @@ def _in_groups(
     groups: dict[str, optax.GradientTransformation],
 ) -> optax.GradientTransformationExtraArgs:
     """Each transformation on the entry of its name; ``optax.partition`` without masked leaves."""
-    rules = {name: optax.with_extra_args_support(rule) for name, rule in groups.items()}
+    optimizers = {name: optax.with_extra_args_support(own) for name, own in groups.items()}
 
     def init(params: PyTree) -> PyTree:
-        return {name: rule.init(params[name]) for name, rule in rules.items()}
+        return {name: own.init(params[name]) for name, own in optimizers.items()}
 
     def update(
         updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, PyTree]:
         moved = {
-            name: rule.update(
+            name: own.update(
                 updates[name], state[name], None if params is None else params[name], **extra
             )
-            for name, rule in rules.items()
+            for name, own in optimizers.items()
         }
         return (
             {name: result[0] for name, result in moved.items()},

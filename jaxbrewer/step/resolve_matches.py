@@ -1,4 +1,4 @@
-"""Matches that depend on the models' layers, written out by a look at the models' shapes."""
+"""Resolves matches that depend on the models' layers, from the shapes that the models return."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -26,7 +26,7 @@ def resolve_matches(
     adaptor_T: Adaptors,
     args: Mapping[str, Any] = {},
 ) -> tuple[DistillationConfig, str]:
-    """The config with every match written out for these models, and a table of the matches.
+    """Resolves every match of a config for these models.
 
     Models and adaptors run on the shapes of ``batch``; nothing is compiled or computed.
 
@@ -44,18 +44,18 @@ def resolve_matches(
     """
     if teacher is None:
         raise UsageError("Matches of inner layers need a teacher.")
-    learn = make_forward(student, adaptor_S, "student", AS_GIVEN, args)
-    teach = make_teacher_step(teacher, adaptor_T, args=args)
+    student_forward = make_forward(student, adaptor_S, "student", AS_GIVEN, args)
+    teacher_step = make_teacher_step(teacher, adaptor_T, args=args)
     is_one = isinstance(teacher, Model)
     several = (teacher,) if isinstance(teacher, Model) else tuple(teacher)
     variables = tuple(model.variables for model in several)
 
     def run(variables_S: Any, variables: Any, batch: Batch) -> Any:
-        outputs, _ = learn(variables_S, student_part(batch), None, None)
-        told = teach(variables[0] if is_one else variables, batch)
-        return outputs, (told,) if is_one else told
+        student_outputs, _ = student_forward(variables_S, student_part(batch), None, None)
+        teacher_outputs = teacher_step(variables[0] if is_one else variables, batch)
+        return student_outputs, (teacher_outputs,) if is_one else teacher_outputs
 
-    told_S, told_T = jax.eval_shape(run, student.variables, variables, batch)
+    student_shapes, teacher_shapes = jax.eval_shape(run, student.variables, variables, batch)
     modules: dict[str, Any] = {}
     if config.custom_matches:
         batches = [teacher_part(batch)] if is_one else parts_of_teachers(batch, len(several))[0]
@@ -70,5 +70,5 @@ def resolve_matches(
                 )
             ],
         }
-    resolved = layer_maps.resolve(config, told_S, told_T, **modules)
-    return resolved, layer_maps.table(resolved, told_S, told_T, **modules)
+    resolved = layer_maps.resolve(config, student_shapes, teacher_shapes, **modules)
+    return resolved, layer_maps.table(resolved, student_shapes, teacher_shapes, **modules)

@@ -1,4 +1,4 @@
-"""What a training carries from step to step, how it starts, and what moves it."""
+"""The state that a training carries from step to step, and the first one."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -19,13 +19,13 @@ class TrainState:
     """Arrays only; a checkpoint is this and the position in the data.
 
     Attributes:
-        step: Optimizer updates so far, int32 scalar.
-        trainable: ``{"student": params, "projections": {...}}``, what the optimizer moves.
+        step: Optimizer steps so far, int32 scalar.
+        trainable: ``{"student": params, "projections": {...}}``, moved by the optimizer.
         model_state: The student's mutable state (batch statistics); ``{}`` for most.
         opt_state: The optimizer's state.
         loss_scale: For float16, else ``None``.
         key: PRNG key; step ``n`` draws from ``fold_in(key, n)``, so a resumed run draws the same.
-        objective_state: What losses remember from update to update; ``{}`` for most.
+        objective_state: The state of losses that have one; ``{}`` for most.
     """
 
     step: jax.Array
@@ -42,8 +42,8 @@ class TrainState:
         return self.trainable["student"]
 
 
-class Begins(Protocol):
-    """The part of an :class:`~jaxbrewer.Objective` that a state and an optimizer are made of."""
+class HasProjections(Protocol):
+    """The part of an :class:`~jaxbrewer.Objective` that the first state depends on."""
 
     @property
     def projected(self) -> Mapping[str, Any]:
@@ -55,28 +55,28 @@ class Begins(Protocol):
         ...
 
     def init_state(self) -> ObjectiveState:
-        """What losses remember, at the beginning."""
+        """The state of the losses before the first step."""
         ...
 
 
 def init_train_state(
     student: Model,
-    objective: Begins,
+    objective: HasProjections,
     optimizer: optax.GradientTransformation,
     *,
     seed: int | jax.Array = 0,
     precision: Policy = AS_GIVEN,
     projections: PyTree | None = None,
 ) -> TrainState:
-    """The state before the first update, with copies of the student's weights.
+    """Builds the state before the first step, with copies of the student's weights.
 
     Args:
         student: The student, whose arrays stay valid when the state is donated.
-        objective: Says which projections there are.
+        objective: Its matches have the projections.
         optimizer: From :func:`make_optimizer`, or any optax transformation.
         seed: A seed or a PRNG key.
         precision: The dtypes.
-        projections: Where projections begin, copied as well; ``None`` draws new ones.
+        projections: Initial projections, copied as well; ``None`` draws new ones.
 
     Examples:
         >>> from jaxbrewer import DistillationConfig, as_model, make_objective

@@ -22,9 +22,10 @@ from ..forward.precision import AS_GIVEN, Policy
 from ..losses import Mean
 from ..objective.ensemble import Targets
 from ..objective.objective import Metrics, Objective, ObjectiveState, Terms, TermWeight
+from .gradients import Forwards, Weights
 from .state import TrainState
-from .teachers import Adaptors, Teacher, make_teach
-from .train_step import Observe, TrainStep, Weights, make_update
+from .teachers import Adaptors, Teacher, make_teacher_forward
+from .train_step import GradientMetrics, TrainStep, make_step
 from .unused_parameters import depends_on
 
 _BATCHES = "micro_batches"
@@ -33,7 +34,7 @@ _BATCHES = "micro_batches"
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("batch",), meta_fields=("task",))
 @dataclasses.dataclass(frozen=True)
 class TaskBatch:
-    """A batch and the task it is from."""
+    """A batch and its task."""
 
     task: str
     batch: Batch
@@ -43,12 +44,12 @@ class TaskBatch:
 class TaskObjective:
     """The objectives of several tasks as one, for a group of micro-batches of any of them.
 
-    A group's loss is the mean of its micro-batches' losses; those of one task are taken together,
-    exactly as one batch of them all. Metrics stand under ``<task>/<name>``, beside ``total_loss``.
+    A group's loss is the mean of its micro-batches' losses; those of one task count
+    exactly as one batch of them all. Metrics are named ``<task>/<name>``, beside ``total_loss``.
 
     Attributes:
-        objectives: By task, whose name has no slash.
-        micro_batches: How many make an update.
+        objectives: By task; a task's name has no slash.
+        micro_batches: Number of micro-batches in a step.
     """
 
     objectives: dict[str, Objective]
@@ -67,7 +68,7 @@ class TaskObjective:
         }
 
     def weights_at(self, step: int = 0) -> dict[str, TermWeight]:
-        """What each term of each task counts after ``step`` updates."""
+        """The weight of each term of each task after ``step`` steps."""
         return {
             f"{task}/{name}": weight
             for task, objective in self.objectives.items()
@@ -75,11 +76,11 @@ class TaskObjective:
         }
 
     def init_state(self) -> dict[str, ObjectiveState]:
-        """What the losses of each task remember, at the beginning."""
+        """The state of each task's losses before the first step."""
         return {task: objective.init_state() for task, objective in self.objectives.items()}
 
     def next_state(self, state: dict[str, ObjectiveState], terms: Terms) -> dict[str, Any]:
-        """The same after an update; tasks that had no batch in it keep theirs."""
+        """The state after a step; tasks without a batch in it keep theirs."""
         parts = self._by_task(terms)
         return {
             task: self.objectives[task].next_state(own, parts[task]) if task in parts else own
@@ -132,7 +133,7 @@ def make_task_step(
     adaptors_T: Mapping[str, Adaptors],
     precision: Policy = AS_GIVEN,
     args: Mapping[str, Any] = {},
-    observe: Observe = lambda gradient: {},
+    extra_metrics: GradientMetrics = lambda gradient: {},
 ) -> TrainStep:
     """Builds ``train_step(state, teacher_variables, batch)`` for batches of any task.
 
@@ -145,23 +146,19 @@ def make_task_step(
         adaptors_T: By task: the teacher's.
         precision: The dtypes.
         args: Further keyword arguments of every call of any model.
-        observe: As for :func:`~jaxbrewer.make_train_step`.
+        extra_metrics: As for :func:`~jaxbrewer.make_train_step`.
 
     Returns:
         A train step as :func:`~jaxbrewer.make_train_step` builds it. ``teacher_variables`` is a
         dict by task, a batch is a :class:`TaskBatch`, or a tuple of them with accumulation.
     """
-    targets_of, terms_of = _parts(
-        student, teachers, objective, adaptors_S, adaptors_T, precision, args
-    )
-    return make_update(
-        targets_of,
-        terms_of,
+    return make_step(
+        _task_forwards(student, teachers, objective, adaptors_S, adaptors_T, precision, args),
         objective,
         optimizer,
-        gradient_accumulation_steps=objective.micro_batches,
+        micro_batches=objective.micro_batches,
         extra_args=lambda batches: {"present": sorted({batch.task for batch in batches})},
-        observe=observe,
+        extra_metrics=extra_metrics,
     )
 
 
@@ -179,19 +176,18 @@ def present_in(
     args: Mapping[str, Any] = {},
 ) -> PyTree:
     """Which of ``state.trainable`` the loss of the batch's task depends on; only shapes matter."""
-    targets_of, terms_of = _parts(
-        student, teachers, objective, adaptors_S, adaptors_T, precision, args
-    )
+    forwards = _task_forwards(student, teachers, objective, adaptors_S, adaptors_T, precision, args)
 
     def loss(trainable: PyTree, state: TrainState, variables: PyTree, batch: TaskBatch) -> Any:
-        targets = targets_of(state, variables, batch)
-        terms, _ = terms_of(state, (trainable, state.model_state), batch, state.key, targets)
+        targets = forwards.targets_of(state, variables, batch)
+        weights = (trainable, state.model_state)
+        terms, _ = forwards.terms_of(state, weights, batch, state.key, targets)
         return objective.combine(terms, state.step)[0]
 
     return depends_on(loss, state.trainable, state, teacher_variables, batch)
 
 
-def _parts(
+def _task_forwards(
     student: Model,
     teachers: Mapping[str, Teacher],
     objective: TaskObjective,
@@ -199,9 +195,9 @@ def _parts(
     adaptors_T: Mapping[str, Adaptors],
     precision: Policy,
     args: Mapping[str, Any],
-) -> tuple[Any, Any]:
-    """``targets_of`` and ``terms_of`` for :func:`~jaxbrewer.step.train_step.make_update`."""
-    learn = {
+) -> Forwards:
+    """The forward passes of all tasks; a batch's task chooses among them."""
+    student_forward = {
         task: make_forward(
             student,
             adaptor,
@@ -212,8 +208,8 @@ def _parts(
         )
         for task, adaptor in adaptors_S.items()
     }
-    teach = {
-        task: make_teach(
+    teacher_forward = {
+        task: make_teacher_forward(
             teacher,
             adaptors_T.get(task),
             objective.objectives[task],
@@ -224,7 +220,7 @@ def _parts(
     }
 
     def targets_of(state: TrainState, variables: PyTree, batch: TaskBatch) -> Targets | None:
-        return teach[batch.task](variables[batch.task], batch.batch, state.step)
+        return teacher_forward[batch.task](variables[batch.task], batch.batch, state.step)
 
     def terms_of(
         state: TrainState,
@@ -235,7 +231,8 @@ def _parts(
     ) -> tuple[Terms, PyTree]:
         trainable, model_state = weights
         variables = {"params": trainable["student"], "state": model_state}
-        outputs, new_state = learn[batch.task](variables, student_part(batch.batch), None, key)
+        own = student_part(batch.batch)
+        outputs, new_state = student_forward[batch.task](variables, own, None, key)
         terms = objective.terms(
             batch.task,
             outputs,
@@ -246,4 +243,4 @@ def _parts(
         )
         return terms, new_state
 
-    return targets_of, terms_of
+    return Forwards(targets_of, terms_of)

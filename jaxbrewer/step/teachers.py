@@ -1,4 +1,4 @@
-"""One teacher, several, or their cached outputs, behind one ``teach(variables, batch, step)``."""
+"""One teacher, several, or their cached outputs, behind one function."""
 
 import dataclasses
 import functools
@@ -24,51 +24,51 @@ from ..objective.ensemble import (
 )
 from ..objective.objective import Objective
 
-Teach = Callable[[PyTree, Batch, jax.Array | int], Targets | None]
+TeacherForward = Callable[[PyTree, Batch, jax.Array | int], Targets | None]
 Teacher = Model | Sequence[Model] | None
 """One teacher, or several; a step takes the variables of one, or a tuple with those of each."""
 Adaptors = Adaptor | Sequence[Adaptor] | None
 """The adaptor of one teacher or of all, or one for each."""
 
 
-def make_teach(
+def make_teacher_forward(
     teacher: Teacher,
     adaptor: Adaptors,
     objective: Objective,
     *,
     precision: Policy = AS_GIVEN,
     args: Mapping[str, Any] = {},
-) -> Teach:
-    """Builds ``teach(variables, batch, step) -> Targets``, all teachers in evaluation mode.
+) -> TeacherForward:
+    """Builds ``teacher_forward(variables, batch, step) -> Targets``, in evaluation mode.
 
-    Several run one after the other, and where their logits are averaged only the running sum is
-    kept. A teacher whose outputs stand in the batch's ``"teacher_cache"`` is not run.
+    Several teachers run one after the other; where their logits are averaged, only the running
+    sum is kept. A teacher whose outputs are in the batch's ``"teacher_cache"`` is not run.
 
     Args:
-        teacher: The teacher or teachers; ``None`` if there is none, or all that batches bring is
-            their ``"teacher_cache"``.
+        teacher: The teacher or teachers; ``None`` if there is none, or if batches bring
+            ``"teacher_cache"``.
         adaptor: Its adaptor; for several teachers one each, or one for all.
-        objective: Says how teachers are averaged.
+        objective: Averages the teachers.
         precision: The dtypes.
         args: Further keyword arguments of every call.
 
     Raises:
-        UsageError: Settings for each teacher are not as many as the teachers.
+        UsageError: The settings per teacher do not match the number of teachers.
     """
     if teacher is None:
-        return functools.partial(_teach_from_cache, objective)
+        return functools.partial(_targets_from_cache, objective)
     forwards = _forwards(teacher, adaptor, precision, args, objective.config.custom_matches)
     if isinstance(teacher, Model):
 
-        def teach(variables: PyTree, batch: Batch, step: jax.Array | int) -> Targets:
+        def of_one(variables: PyTree, batch: Batch, step: jax.Array | int) -> Targets:
             outputs, _ = forwards[0](variables, *_of_one(batch), None)
             outputs = jax.lax.stop_gradient(outputs)
             return Targets((outputs,), (None,), (outputs,))
 
-        return teach
+        return of_one
     objective.ensemble.require(len(forwards))
 
-    def teach_together(variables: PyTree, batch: Batch, step: jax.Array | int) -> Targets:
+    def of_several(variables: PyTree, batch: Batch, step: jax.Array | int) -> Targets:
         ensemble, temperature = objective.ensemble, objective.base_temperature(step)
         routing = routing_weights(
             objective_entry(batch, "teacher_id"),
@@ -93,10 +93,10 @@ def make_teach(
             )
         return targets_of(ensemble, lesson, temperature=temperature, routing=routing)
 
-    return teach_together
+    return of_several
 
 
-def _teach_from_cache(
+def _targets_from_cache(
     objective: Objective, variables: PyTree, batch: Batch, step: jax.Array | int
 ) -> Targets | None:
     """The cached outputs of teachers that are not in memory; ``None`` if the batch has none."""
@@ -134,9 +134,9 @@ def make_teacher_step(
 
 
 def only_needed(outputs: Outputs, config: DistillationConfig, *, teacher: int = 0) -> Outputs:
-    """``outputs`` without the layers that no match of this teacher needs, for what is stored.
+    """Removes the layers that no match of this teacher needs, before outputs are stored.
 
-    Layers keep their numbers; ``None`` stands for one that is left out.
+    Layers keep their numbers; ``None`` stands for a layer that is left out.
     """
     needed: dict[str, set[int]] = {}
     for match in config.intermediate_matches:

@@ -1,7 +1,7 @@
 """Parameters that a loss does not depend on: found while tracing, and left alone by the optimizer.
 
 Where gradients are arrays, a parameter without a gradient looks like one with a gradient of zeros,
-and moments, momentum and weight decay go on moving it. PyTorch's optimizers skip such parameters.
+and moments, momentum and weight decay keep moving it. PyTorch's optimizers skip such parameters.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -54,13 +54,13 @@ def skip_absent(
             ``update(..., present=names)`` then moves what is present under any of ``names``.
 
     Examples:
-        >>> rule = skip_absent(optax.sgd(1.0), {"left": {"a": True, "b": False}})
+        >>> optimizer = skip_absent(optax.sgd(1.0), {"left": {"a": True, "b": False}})
         >>> params = {"a": jnp.ones(()), "b": jnp.ones(())}
-        >>> updates, _ = rule.update(params, rule.init(params), params, present=["left"])
+        >>> updates, _ = optimizer.update(params, optimizer.init(params), params, present=["left"])
         >>> print(updates["a"], updates["b"])
         -1.0 0.0
     """
-    rule = optax.with_extra_args_support(optimizer)
+    inner = optax.with_extra_args_support(optimizer)
     names = list(present)
     flags = zip(*(jax.tree.leaves(tree) for tree in present.values()), strict=True)
     kind_of = [tuple(each) for each in flags]  # parameter -> the names that it is present under
@@ -68,7 +68,7 @@ def skip_absent(
     paths = _paths(next(iter(present.values())))
 
     def init(params: PyTree) -> PyTree:
-        state = rule.init(params)
+        state = inner.init(params)
         own = _own_counts(state, paths)
         counts = [leaf for leaf, is_own in zip(jax.tree.leaves(state), own, strict=True) if is_own]
         return {"optimizer": state, "counts": [list(map(jnp.copy, counts)) for _ in kinds]}
@@ -96,7 +96,7 @@ def skip_absent(
             before = [
                 next(mine) if is_own else leaf for leaf, is_own in zip(leaves, own, strict=True)
             ]
-            new_updates, new_state = rule.update(
+            new_updates, new_state = inner.update(
                 updates, jax.tree.unflatten(structure, before), params, **extra
             )
             new = jax.tree.leaves(new_state)

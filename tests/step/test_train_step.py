@@ -11,8 +11,9 @@ import pytest
 
 import jaxbrewer as jb
 from jaxbrewer.forward.precision import Policy
+from jaxbrewer.step.gradients import add_terms
 from jaxbrewer.step.teachers import make_teacher_step
-from jaxbrewer.step.train_step import add_terms, make_eval_step
+from jaxbrewer.step.train_step import make_eval_step
 from tests.toys import (
     HIDDEN_MATCH,
     Encoder,
