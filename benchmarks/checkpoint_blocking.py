@@ -18,7 +18,8 @@ import optax
 from orbax.checkpoint import v1 as ocp
 
 import jaxbrewer as jb
-from jaxbrewer.run.checkpoint import CheckpointStore, _parts
+from jaxbrewer.run.checkpoint_record import parts_of
+from jaxbrewer.run.checkpoint_store import CheckpointStore
 
 
 def make(megabytes):
@@ -69,7 +70,7 @@ def main():
                 position = {"epoch": 0, "batch": number}
                 timed(times["ours"], lambda: store.save(number, state, position))  # noqa: B023
                 store.wait()
-                parts = _parts(state)
+                parts = parts_of(state)
                 path = Path(place) / f"async{number}"
                 saving = timed(
                     times["orbax async"],

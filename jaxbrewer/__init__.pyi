@@ -43,7 +43,7 @@ from .registry import PROJ_MAP as PROJ_MAP
 from .registry import TEMPERATURE_SCHEDULER as TEMPERATURE_SCHEDULER
 from .registry import WEIGHT_SCHEDULER as WEIGHT_SCHEDULER
 from .registry import register_new as register_new
-from .run.checkpoint import load_student as load_student
+from .run.load_student import load_student as load_student
 from .step.gradients import add_terms as add_terms
 from .step.optimizer import make_optimizer as make_optimizer
 from .step.resolve_matches import resolve_matches as resolve_matches

@@ -1,23 +1,27 @@
-"""Several processes that train one model: how they start, and how they end together."""
+"""Several processes that train one model: how they start, exchange JSON, and end together."""
 
+import json
 import os
 import sys
 from types import TracebackType
+from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from ..errors import UsageError
 
 
 def initialize_from_environment() -> int:
-    """``jax.distributed.initialize``, with what the environment says; the number of this process.
+    """Calls ``jax.distributed.initialize`` with what the environment sets; returns the process id.
 
     ``JAX_COORDINATOR_ADDRESS`` (``host:port`` of process 0), ``JAX_NUM_PROCESSES`` and
-    ``JAX_PROCESS_ID`` are read; what is missing JAX finds out by itself on a TPU slice and under
-    Slurm, MPI and Kubernetes.
+    ``JAX_PROCESS_ID`` are read; on a TPU slice and under Slurm, MPI and Kubernetes, JAX finds the
+    missing ones itself.
 
     Raises:
-        UsageError: A variable is no number, or JAX finds no other processes.
+        UsageError: A variable is not a number, or JAX finds no other processes.
     """
     numbers: dict[str, int | None] = {}
     for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"):
@@ -37,25 +41,50 @@ def initialize_from_environment() -> int:
     return jax.process_index()
 
 
-def exit_all_on_error() -> None:
-    """Makes an error that nobody catches end this process at once, if there are several.
+def gather_json(value: Any) -> list[Any]:
+    """The value of each process, in all of them. All processes must call it.
 
-    The others wait for it in a collective operation, and JAX's way of ending waits for them: the
-    error would be seen after minutes. A process that is gone is noticed by the others at once, or
-    after the heartbeat timeout of ``jax.distributed``, and ends them too.
+    Examples:
+        >>> gather_json({"epoch": 1})
+        [{'epoch': 1}]
+    """
+    if jax.process_count() == 1:
+        return [value]
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    longest = int(np.max(multihost_utils.process_allgather(np.int32(len(text)))))
+    gathered = multihost_utils.process_allgather(np.pad(text, (0, longest - len(text))))
+    return [json.loads(bytes(row).rstrip(b"\0")) for row in gathered]
+
+
+def broadcast_json(value: Any) -> Any:
+    """The value of process 0, in all of them. All processes must call it.
+
+    Examples:
+        >>> broadcast_json({"name": "run"})
+        {'name': 'run'}
+    """
+    return gather_json(value if jax.process_index() == 0 else None)[0]
+
+
+def exit_all_on_error() -> None:
+    """Ends this process at once on an uncaught error, if there are several processes.
+
+    The others wait for it in a collective operation, and JAX's own exit waits for them, so that the
+    error would be shown after minutes. The others notice a missing process at once, or after the
+    heartbeat timeout of ``jax.distributed``, and end too.
     """
     if jax.process_count() == 1 or getattr(sys.excepthook, "ends_all", False):
         return
     before = sys.excepthook
 
-    def tell_and_end(
+    def report_and_exit(
         kind: type[BaseException], error: BaseException, trace: TracebackType | None
     ) -> None:
         before(kind, error, trace)
         exit_process(1)
 
-    tell_and_end.ends_all = True  # type: ignore[attr-defined]
-    sys.excepthook = tell_and_end
+    report_and_exit.ends_all = True  # type: ignore[attr-defined]
+    sys.excepthook = report_and_exit
 
 
 def exit_process(status: int) -> None:

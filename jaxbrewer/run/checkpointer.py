@@ -1,4 +1,4 @@
-"""The checkpoints of a running training: saved, completed by their callback, retained, resumed."""
+"""The checkpoints of a running training: saved, reported to the callback, kept, resumed."""
 
 import functools
 import sys
@@ -12,17 +12,17 @@ from ..configs import TrainingConfig
 from ..data.position import Position, without_entries
 from ..errors import Preempted, UsageError
 from ..step.state import TrainState
-from .checkpoint import CheckpointStore, LoadedCheckpoint
+from .checkpoint_store import CheckpointStore, LoadedCheckpoint
 from .directory import COMPLETED, RunDirectory
 from .logs import JsonLines
 from .retention import kept_steps
 
 
 class Checkpointer:
-    """Keeps what a run needs to go on after any interruption.
+    """Saves what a run needs to resume after any interruption.
 
-    ``checkpoints.jsonl`` has a line for each checkpoint whose callback has returned, with what it
-    said. A run that was interrupted between the two calls the callback again, and only then.
+    ``checkpoints.jsonl`` has a line for each checkpoint whose callback has returned, with its
+    scores. A run that was interrupted between the two calls the callback again, and only then.
 
     Args:
         run: The run.
@@ -57,10 +57,10 @@ class Checkpointer:
                 self._completed.close()
 
     def restore(self, like: TrainState) -> LoadedCheckpoint | None:
-        """What the run goes on from; ``None`` if it begins.
+        """The checkpoint that the run resumes from; ``None`` if it starts.
 
         Args:
-            like: A state of the same structure, which says where each array shall live.
+            like: A state of the same structure, whose arrays say where to place each array.
         """
         saved = self._store.restore(like) if self._run.resumes else None
         if jax.process_index() == 0:
@@ -73,7 +73,7 @@ class Checkpointer:
         return saved._replace(position=without_entries(saved.position, "checksum"))
 
     def is_completed(self, saved: LoadedCheckpoint) -> bool:
-        """Whether nothing is left to be done about a checkpoint that was restored."""
+        """Whether the callback of a restored checkpoint has returned, or none is due."""
         return saved.step in self._done or not saved.scheduled
 
     def save(self, step: int, state: TrainState, position: Position, *, is_planned: bool) -> None:
@@ -83,12 +83,15 @@ class Checkpointer:
     def complete(
         self, step: int, scores: Mapping[str, float] | None, metrics: Mapping[str, float]
     ) -> None:
-        """Notes that the callback has returned, and removes checkpoints that are not kept.
+        """Records that the callback has returned, and removes checkpoints that are not kept.
 
         Args:
-            step: The update the checkpoint follows.
+            step: The step of the checkpoint.
             scores: What the callback returned.
-            metrics: The scalars of the update.
+            metrics: The scalars of that step.
+
+        Raises:
+            UsageError: ``keep_best`` needs a metric that neither of them has.
         """
         row: dict[str, float] = {"step": step}
         if isinstance(scores, Mapping):
@@ -98,8 +101,8 @@ class Checkpointer:
             if best not in metrics:
                 known = ", ".join(sorted({*row, *metrics} - {"step"}))
                 raise UsageError(
-                    f"TrainingConfig.best_metric {best!r} is neither in what the callback returned "
-                    f"nor a metric of the update: {known}."
+                    f"TrainingConfig.best_metric {best!r} is neither returned by the callback nor "
+                    f"a metric of the step: {known}."
                 )
             row[best] = metrics[best]
         if self._completed is not None:
@@ -108,13 +111,18 @@ class Checkpointer:
         self._retain()
 
     def exit_preempted(self, step: int) -> None:
-        """Ends the process after SIGTERM, once everything is saved."""
+        """Ends the process after SIGTERM, once everything is saved.
+
+        Raises:
+            Preempted: The step is saved.
+            SystemExit: With status 1, if it could not be saved.
+        """
         self._store.wait()
         if step not in self._store.steps():
-            raise SystemExit(1)  # a warning has said why
+            raise SystemExit(1)  # a warning gives the reason
         if jax.process_index() == 0:
             print(
-                f"SIGTERM: update {step} is saved in {self._run.directory}; resume=True goes on "
+                f"SIGTERM: step {step} is saved in {self._run.directory}; resume=True continues "
                 "from there.",
                 file=sys.stderr,
                 flush=True,
@@ -122,16 +130,16 @@ class Checkpointer:
         raise Preempted(step)
 
     def end(self) -> None:
-        """Removes what only interruptions have left, and waits until everything is saved."""
+        """Removes checkpoints that only interruptions asked for, and waits for all saves."""
         self._retain(ended=True)
         self._store.wait()
 
     def last_kept(self) -> str:
-        """The last checkpoint, in words."""
+        """A sentence on the last checkpoint, for error messages."""
         steps = self._store.steps()
         if not steps:
             return f"{self._run.directory} holds no checkpoint yet."
-        return f"The checkpoint of update {steps[-1]} in {self._run.directory} is good."
+        return f"The checkpoint of step {steps[-1]} in {self._run.directory} is good."
 
     def _note_completed(self, row: Mapping[str, float]) -> None:
         step = int(row["step"])

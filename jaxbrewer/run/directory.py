@@ -1,4 +1,4 @@
-"""The directory of a run: its configs and manifest, and whether a training may go on in it."""
+"""The directory of a run: its configs and manifest, and whether a training may resume in it."""
 
 import dataclasses
 import json
@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
 from .._version import __version__
 from ..configs import DistillationConfig, TrainingConfig
+from ..devices.processes import broadcast_json
 from ..errors import UsageError
-from .checkpoint import DAMAGED, DIRECTORY
+from .checkpoint_store import CHECKPOINTS, DAMAGED
 from .tracking import METRICS
 
 CONFIG, MANIFEST, COMPLETED = "config.json", "manifest.json", "checkpoints.jsonl"
@@ -36,8 +35,7 @@ MAY_DIFFER = frozenset(
         "keep_last", "keep_every", "keep_best", "best_metric", "best_mode", "on_nonfinite",
     }
 )  # fmt: skip
-"""Settings that may change when a run is resumed: they do not change what is computed."""
-
+"""Settings that may change when a run resumes, since they do not change what is computed."""
 
 DistillConfigs: TypeAlias = DistillationConfig | Mapping[str, DistillationConfig] | None
 
@@ -48,8 +46,8 @@ class RunDirectory:
 
     Attributes:
         directory: Where it writes.
-        name: Tells it from other runs; in the names of its TensorBoard files.
-        resumes: Whether it goes on with what is there.
+        name: A random identifier, which the names of its TensorBoard files end in.
+        resumes: Whether it continues the run that the directory holds.
     """
 
     directory: Path
@@ -62,20 +60,20 @@ def open_run(
     distill_config: DistillConfigs,
     facts: Mapping[str, Any],
 ) -> RunDirectory | None:
-    """Makes the run directory with ``config.json`` and ``manifest.json``, or opens it to go on.
+    """Makes the run directory with ``config.json`` and ``manifest.json``, or opens it to resume.
 
     Args:
-        config: Says where, and whether a run that is there is gone on with or replaced.
-        distill_config: Saved beside it; a dict by task for several.
-        facts: What the manifest says beyond versions, seed, command and devices. A run goes on only
-            under the same facts.
+        config: ``output_dir``, and whether to resume or replace the run that it holds.
+        distill_config: Saved with ``config``; a dict by task for several.
+        facts: Entries of the manifest beyond versions, seed, command and devices. A run resumes
+            only under the same facts.
 
     Returns:
         The run, or ``None`` for ``output_dir=None``.
 
     Raises:
-        UsageError: The directory holds a run that may not be replaced, or another run than this
-            one, or it cannot be written.
+        UsageError: The directory holds a run that may not be replaced, or a different one, or it
+            cannot be written.
     """
     if config.output_dir is None:
         if config.resume:
@@ -90,7 +88,7 @@ def open_run(
             answer = {"name": run.name, "resumes": run.resumes}
         except UsageError as error:
             answer = {"error": str(error)}
-    answer = _from_process_0(answer)
+    answer = broadcast_json(answer)
     if "error" in answer:
         raise UsageError(answer["error"])
     return RunDirectory(Path(config.output_dir), **answer)
@@ -109,11 +107,11 @@ def _open(
     try:
         if (directory / MANIFEST).exists():
             if config.resume:
-                return _go_on(directory, config, configs, facts)
+                return _resume(directory, config, configs, facts)
             if not config.overwrite:
                 raise UsageError(
-                    f"output_dir {str(directory)!r} holds a run already: choose another, go on "
-                    "with it by resume=True, or replace it by overwrite=True in the TrainingConfig."
+                    f"output_dir {str(directory)!r} holds a run already: choose another, resume "
+                    "it with resume=True, or replace it with overwrite=True in the TrainingConfig."
                 )
             _remove_run(directory, config.log_dir)
         directory.mkdir(parents=True, exist_ok=True)
@@ -128,30 +126,21 @@ def _open(
     return RunDirectory(directory, name)
 
 
-def _from_process_0(answer: Mapping[str, Any]) -> dict[str, Any]:
-    """What process 0 says, in all of them."""
-    text = json.dumps(answer).encode()[:4096]
-    sent = multihost_utils.broadcast_one_to_all(
-        np.pad(np.frombuffer(text, np.uint8), (0, 4096 - len(text)))
-    )
-    return dict(json.loads(bytes(np.asarray(sent, np.uint8)).rstrip(b"\0")))
-
-
-def _go_on(
+def _resume(
     directory: Path, config: TrainingConfig, configs: dict[str, Any], facts: Mapping[str, Any]
 ) -> RunDirectory:
     manifest = _read_json(directory / MANIFEST)
     saved = _read_json(directory / CONFIG)
     compared = list(facts)
     if manifest.get("optax") != metadata.version("optax"):
-        compared.remove("optimizer")  # it is told by the names of optax's own functions
+        compared.remove("optimizer")  # described by the names of optax's own functions
     before, now = ({name: known.get(name) for name in compared} for known in (manifest, facts))
     differences = [*_differences(saved, configs), *_differences(before, now)]
     if differences and not config.force_resume:
         more = f", and {len(differences) - 5} more" if len(differences) > 5 else ""
         raise UsageError(
-            f"output_dir {str(directory)!r} holds another run: {'; '.join(differences[:5])}{more}. "
-            "Resume with what it was begun with, or insist by force_resume=True."
+            f"output_dir {str(directory)!r} holds a different run: {'; '.join(differences[:5])}"
+            f"{more}. Resume with the original settings, or set force_resume=True."
         )
     here = _environment()
     other = [
@@ -161,8 +150,8 @@ def _go_on(
     ]
     if other:
         warnings.warn(
-            f"The run was begun with {', '.join(other)}: its numbers may differ from those of an "
-            "uninterrupted one.",
+            f"The run started with {', '.join(other)}: its numbers may differ from those of an "
+            "uninterrupted run.",
             stacklevel=4,
         )
     if differences:
@@ -188,9 +177,9 @@ def _differences(before: Any, now: Any, path: str = "") -> Iterator[str]:
 def _remove_run(directory: Path, log_dir: str | Path | None) -> None:
     try:
         name = _read_json(directory / MANIFEST).get("run")
-    except UsageError:  # damaged, which is a reason to begin anew
+    except UsageError:  # damaged, which is a reason to start again
         name = None
-    for own in (MANIFEST, CONFIG, METRICS, COMPLETED, DIRECTORY, DAMAGED):
+    for own in (MANIFEST, CONFIG, METRICS, COMPLETED, CHECKPOINTS, DAMAGED):
         path = directory / own
         if path.is_dir():
             shutil.rmtree(path)
@@ -201,7 +190,7 @@ def _remove_run(directory: Path, log_dir: str | Path | None) -> None:
 
 
 def _json(config: TrainingConfig | DistillationConfig) -> Any:
-    """A config as JSON, functions by their names."""
+    """A config as JSON; functions become their names."""
     return json.loads(
         json.dumps(config.to_dict(), default=lambda value: re.sub(r" at 0x\w+", "", repr(value)))
     )
@@ -212,12 +201,12 @@ def _read_json(path: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, FileNotFoundError):
         raise UsageError(
-            f"{path} is damaged: begin anew in another output_dir, or with overwrite=True."
+            f"{path} is damaged: start again in another output_dir, or set overwrite=True."
         ) from None
 
 
 def _write_json(path: Path, value: Any) -> None:
-    """Writes a file as a whole or not at all."""
+    """Replaces a file atomically."""
     unfinished = path.with_name(path.name + ".tmp")
     unfinished.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     os.replace(unfinished, path)

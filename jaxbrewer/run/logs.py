@@ -1,4 +1,4 @@
-"""Files that only grow: lines of JSON, TensorBoard's events; and where to cut them on resuming."""
+"""Append-only files: lines of JSON and TensorBoard's events, truncated where a run resumes."""
 
 import json
 import os
@@ -17,13 +17,13 @@ from ..errors import UsageError
 
 
 class AppendOnly:
-    """A file that is appended to, and loses nothing to a full disk.
+    """A file that is appended to and loses nothing to a full disk.
 
-    What cannot be written is kept in memory and tried again with what comes next; a warning says so
-    once.
+    Data that cannot be written stay in memory and are written with the next data; a warning says
+    so once.
 
     Args:
-        path: The file; it and its directory are made where they are missing.
+        path: The file, created with its directory if missing.
 
     Raises:
         UsageError: It cannot be opened.
@@ -48,28 +48,28 @@ class AppendOnly:
             if not self._failed:
                 self._failed = True
                 warnings.warn(
-                    f"{self._path} could not be written: {error.strerror}. The training goes on; "
-                    "what is missing is kept in memory and written as soon as that is possible.",
+                    f"{self._path} could not be written: {error.strerror}. The training continues; "
+                    "the missing data stay in memory and are written once that is possible.",
                     stacklevel=4,
                 )
         else:
             self._failed = False
 
     def close(self) -> None:
-        """Tries once more what is missing, and closes the file."""
+        """Tries once more to write missing data, and closes the file."""
         self.write(b"")
         os.close(self._file)
 
 
 class JsonLines:
-    """A file of JSON objects, one a line, each with the update (``"step"``) it belongs to.
+    """A file of JSON objects, one a line, each with the optimizer step (``"step"``) it belongs to.
 
     Args:
         path: The file.
-        last_step: Rows of later updates are cut off, and so is half a row; ``None`` reads nothing.
+        last_step: Rows of later steps and incomplete rows are cut off; ``None`` reads nothing.
 
     Attributes:
-        rows: What was in the file.
+        rows: The rows that were in the file.
     """
 
     def __init__(self, path: Path, last_step: int | None = None):
@@ -103,12 +103,12 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 
 
 class Events:
-    """TensorBoard's events of one run: a file per start of it, named after the run.
+    """TensorBoard's events of one run: a file for each time it starts, named after the run.
 
     Args:
         log_dir: Their directory.
-        run: What tells this run's files from others in the directory.
-        last_step: Events of later updates are cut off; ``None`` leaves everything.
+        run: The run's name, which ends the names of its files.
+        last_step: Events of later steps are cut off; ``None`` keeps everything.
     """
 
     def __init__(self, log_dir: str | Path, run: str, last_step: int | None = None):
@@ -121,7 +121,7 @@ class Events:
         self._file.write(_record(Event(wall_time=time.time(), file_version="brain.Event:2")))
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Appends the scalars of some updates, each under ``scalar/<its name>``."""
+        """Appends the scalars of some steps, each under the tag ``scalar/<name>``."""
         now = time.time()
         events = [
             Event(
@@ -145,7 +145,7 @@ class Events:
 
 
 def read_events(path: Path) -> Iterator[tuple[int, Event]]:
-    """The whole events in a file, each with the position in the file where it ends."""
+    """The complete events in a file, each with the offset where it ends."""
     data, start = path.read_bytes(), 0
     while len(data) >= start + 16:
         end = start + 16 + int.from_bytes(data[start : start + 8], "little")
@@ -159,7 +159,7 @@ def read_events(path: Path) -> Iterator[tuple[int, Event]]:
 
 
 def _record(event: Event) -> bytes:
-    """An event with its length and the checksums of both, as a TFRecord file has it."""
+    """An event as a TFRecord: length, checksum, data, checksum."""
     data = event.SerializeToString()
     length = len(data).to_bytes(8, "little")
     sums = [masked_crc32c(part).to_bytes(4, "little") for part in (length, data)]

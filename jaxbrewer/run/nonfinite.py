@@ -1,7 +1,7 @@
-"""Losses and gradients that are not finite: noticed in the step, told of in words.
+"""Detects losses and gradients that are not finite, and reports where they are.
 
-The step says in flags what is finite. The host reads them when the device is ``LEAD`` updates
-further, and before every checkpoint; the device never waits for that.
+The step returns flags. The host reads them when the device is ``LEAD`` steps further, and before
+every checkpoint; the device never waits for that.
 """
 
 import collections
@@ -25,16 +25,21 @@ _GRADIENTS = "finite_gradients"
 
 
 class FiniteFlags(NamedTuple):
-    """What is finite in an update: loss and gradient together, and each array of the gradient."""
+    """Whether a step is finite: loss and gradient together, and each array of the gradient.
 
-    update: jax.Array
+    Attributes:
+        step: bool scalar.
+        gradients: bool, ``[arrays]``.
+    """
+
+    step: jax.Array
     gradients: jax.Array
 
 
 def finite_gradients(gradient: PyTree) -> dict[str, jax.Array]:
-    """Whether each array is finite, for the step to observe.
+    """Whether each array of a gradient is finite, as an extra metric of the step.
 
-    By their norms, of which the norm of all of them is made anyway.
+    It looks at their norms, which the norm of the whole gradient needs anyway.
     """
     finite = [jnp.isfinite(global_norm(leaf)) for leaf in jax.tree.leaves(gradient)]
     return {_GRADIENTS: jnp.array(finite, bool)}
@@ -45,15 +50,14 @@ def with_finite_flags(
 ) -> Callable[
     [TrainState, PyTree, Any], tuple[TrainState, tuple[dict[str, jax.Array], FiniteFlags]]
 ]:
-    """A step that says whether it was finite.
+    """Wraps a train step so that it also returns whether it was finite.
 
-    With a loss scale, overflows are normal, and the step leaves them out itself: there it says
-    yes.
+    With a loss scale, overflows are normal and the step skips them itself; its flag is then true.
 
     Args:
-        step: A train step that observes :func:`finite_gradients`.
-        skips: Whether it leaves the state as it is where it was not. That takes room and time: the
-            old state and the new one are there together.
+        step: A train step with :func:`finite_gradients` among its metrics.
+        skips: Whether a step that is not finite leaves the state unchanged. This costs memory and
+            time, as the old and the new state exist together.
 
     Returns:
         ``step_with_flags(state, teacher_variables, batch) -> (state, (metrics, finite))``.
@@ -75,7 +79,7 @@ def with_finite_flags(
 
 
 def nonfinite_arrays(tree: PyTree) -> list[str]:
-    """The paths of the arrays that hold a NaN or an infinity."""
+    """The paths of arrays with a NaN or an infinity."""
     return [
         name
         for name, leaf in leaves_by_path(tree).items()
@@ -84,7 +88,7 @@ def nonfinite_arrays(tree: PyTree) -> list[str]:
 
 
 class PendingStep(NamedTuple):
-    """An update whose flags are still on the device."""
+    """A step whose flags are still on the device."""
 
     number: int
     batch: Any
@@ -107,24 +111,24 @@ class NonFiniteGuard:
     def add(
         self, number: int, batch: Any, metrics: Mapping[str, jax.Array], finite: FiniteFlags
     ) -> None:
-        """Takes what the step reported for update ``number``."""
+        """Takes what the wrapped step returned for step ``number``."""
         self._pending.append(PendingStep(number, batch, metrics, finite))
 
     def first_nonfinite(self, *, lead: int = LEAD) -> PendingStep | None:
-        """The first update that was not finite, among those ``lead`` behind the last."""
+        """The first step that was not finite, at least ``lead`` steps behind the last."""
         while len(self._pending) > lead:
             watched = self._pending.popleft()
-            if not np.asarray(watched.finite.update):
+            if not np.asarray(watched.finite.step):
                 return watched
         return None
 
     def error(self, bad: PendingStep, arrays: Mapping[str, PyTree], kept: str) -> NonFiniteError:
-        """What to raise: the update, its terms, gradients and inputs that are not finite.
+        """The error to raise: it names the step and what is not finite in it.
 
         Args:
             bad: From :meth:`first_nonfinite`.
-            arrays: Where else to look, by what it is called.
-            kept: What is still there, in words.
+            arrays: Further trees to search, by the name they have in the message.
+            kept: A sentence on the checkpoint that is left.
         """
         finite = np.asarray(bad.finite.gradients)
         gradients = [name for name, fine in zip(self._gradients, finite, strict=True) if not fine]
@@ -133,27 +137,27 @@ class NonFiniteGuard:
         }
         where = [f"Of the {name}: {_some(names)}." for name, names in found.items() if names]
         return NonFiniteError(
-            f"Update {bad.number} is not finite: {', '.join(_terms(bad))}. "
+            f"Step {bad.number} is not finite: {', '.join(_terms(bad))}. "
             f"{' '.join([*where, kept])} "
-            "Lower the learning rate, clip gradients (max_grad_norm), mend the data, or leave such "
-            "updates out by on_nonfinite='skip'."
+            "Lower the learning rate, clip gradients (max_grad_norm), correct the data, or skip "
+            "such steps with on_nonfinite='skip'."
         )
 
     def count_skipped(self, bad: PendingStep) -> None:
-        """Counts an update that was left out, and tells of the first."""
+        """Counts a skipped step, and warns of the first."""
         self._skipped += 1
         if self._skipped == 1:
             warnings.warn(
-                f"Update {bad.number} was left out, as it is not finite: "
-                f"{', '.join(_terms(bad))}. Further ones are counted, and told of at the end.",
+                f"Step {bad.number} is not finite and was skipped: {', '.join(_terms(bad))}. "
+                "Further skipped steps are counted and reported at the end.",
                 stacklevel=3,
             )
 
-    def report_skipped(self, updates: int) -> None:
-        """Warns of how many updates were left out, if there were several."""
+    def report_skipped(self, steps: int) -> None:
+        """Warns of the number of skipped steps, if there were several."""
         if self._skipped > 1:
             warnings.warn(
-                f"{self._skipped} of {updates} updates were left out, as they were not finite.",
+                f"{self._skipped} of {steps} steps were not finite and were skipped.",
                 stacklevel=3,
             )
 

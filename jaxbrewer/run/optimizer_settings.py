@@ -1,4 +1,4 @@
-"""The numbers that a function closes over, such as an optimizer's learning rate, as plain data."""
+"""The values that a function closes over, such as an optimizer's learning rate, as plain data."""
 
 import functools
 import hashlib
@@ -10,14 +10,14 @@ import jax
 import numpy as np
 
 MANY = 16
-"""Longer containers are told of by a digest."""
+"""Longer containers are described by a digest."""
 
 
 def closure_settings(function: Callable[..., Any]) -> dict[str, Any]:
-    """What ``function`` closes over, and what the functions in there close over, by path.
+    """The values that ``function`` and the functions it closes over close over, by path.
 
-    It says how an optax transformation was made, which nothing else can: the same arguments give
-    the same settings in every process, and others differ in some entry.
+    An optax transformation keeps no settings; its closures are the only record of how it was made.
+    The same arguments give the same settings in every process, and others differ in some entry.
 
     Examples:
         >>> import optax

@@ -1,4 +1,4 @@
-"""SIGTERM, which announces that the machine goes away, as a question the loop can ask."""
+"""SIGTERM, which announces that the machine goes away, as a flag that the loop reads."""
 
 import contextlib
 import signal
@@ -12,10 +12,10 @@ from jax.experimental import multihost_utils
 
 @contextlib.contextmanager
 def watch_sigterm() -> Iterator[Callable[[int], bool]]:
-    """Within it, SIGTERM ends nothing; the function it gives tells whether one has come.
+    """Catches SIGTERM; yields a function that returns whether one has arrived.
 
-    It takes the number of the update. With several processes, all get the same answer at the same
-    update, through JAX's preemption service. Outside the main thread signals stay as they are.
+    The function takes the number of the step. With several processes, all get the same answer at
+    the same step, through JAX's preemption service. Outside the main thread nothing is caught.
     """
     if jax.process_count() > 1:
         if jax.config.jax_enable_preemption_service:  # type: ignore[attr-defined]

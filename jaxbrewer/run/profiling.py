@@ -1,4 +1,4 @@
-"""A trace of some updates by ``jax.profiler``, which TensorBoard and Perfetto show."""
+"""A trace of some steps by ``jax.profiler``, which TensorBoard and Perfetto show."""
 
 from types import TracebackType
 from typing import Any, Self
@@ -9,12 +9,13 @@ from ..configs import TrainingConfig
 
 
 class Profiler:
-    """Traces the updates that ``profile_steps`` names; does nothing without it.
+    """Traces the steps that ``profile_steps`` names; does nothing without it.
 
-    The device is waited for before the first and after the last of them, and not in between.
+    It waits for the device before the first and after the last of them, and not in between.
 
     Args:
-        config: Says which updates, and where the trace goes: ``log_dir``, or else ``output_dir``.
+        config: ``profile_steps``, and the directory of the trace: ``log_dir``, or else
+            ``output_dir``.
     """
 
     def __init__(self, config: TrainingConfig):
@@ -35,14 +36,14 @@ class Profiler:
             jax.profiler.stop_trace()
 
     def before(self, step: int, state: Any) -> None:
-        """Starts the trace if update ``step``, which follows ``state``, is the first of it."""
+        """Starts the trace if ``step``, which ``state`` precedes, is the first to trace."""
         if step == self._first:
             jax.block_until_ready(state)
             jax.profiler.start_trace(str(self._directory))
             self._is_running = True
 
     def after(self, step: int, state: Any) -> None:
-        """Ends the trace if update ``step``, which gave ``state``, is the last of it."""
+        """Ends the trace if ``step``, which returned ``state``, is the last to trace."""
         if self._is_running and step == self._last:
             jax.block_until_ready(state)
             jax.profiler.stop_trace()

@@ -1,4 +1,4 @@
-"""How far a training is: a bar on a terminal, lines elsewhere."""
+"""The progress of a training: a bar on a terminal, lines elsewhere."""
 
 import sys
 import time
@@ -11,20 +11,20 @@ class ProgressDisplay:
     """A bar on a terminal or in a notebook; elsewhere a line every ten seconds, and at the end.
 
     Args:
-        total_steps: Updates in all.
-        lead: So many updates the host runs ahead of the device. They and the one before them,
-            which waited for a compilation, do not count for the speed.
+        total_steps: Number of steps in all.
+        lead: Number of steps that the host runs ahead of the device. These and the step before
+            them, which waited for a compilation, do not count for the speed.
     """
 
     _SECONDS = 10.0
     _ENOUGH = 1.0
-    """Seconds over which a speed is worth telling."""
+    """Seconds after which a speed is worth showing."""
 
     def __init__(self, total_steps: int, *, lead: int = 0):
         console = Console(stderr=True)
-        self._total, self._lead, self._left_out = total_steps, lead, 0
+        self._total, self._lead, self._excluded = total_steps, lead, 0
         self._step, self._loss = 0, float("nan")
-        self._updates, self._examples, self._seconds = 0, 0, 0.0
+        self._steps, self._examples, self._seconds = 0, 0, 0.0
         self._at = self._last_line = time.monotonic()
         self._printed = 0
         self._bar: Progress | None = None
@@ -43,21 +43,21 @@ class ProgressDisplay:
     def advance(
         self, step: int, examples: int, at: float, loss: float, *, compiled: bool = False
     ) -> None:
-        """Takes an update that is done.
+        """Takes a finished step.
 
         Args:
             step: Its number.
-            examples: Examples in it.
-            at: When it was handed to the device, by ``time.monotonic``.
+            examples: Number of examples in it.
+            at: When it was dispatched to the device, by ``time.monotonic``.
             loss: Its loss.
             compiled: Whether it waited for a compilation.
         """
         if compiled:
-            self._left_out = self._lead
-        elif self._left_out:
-            self._left_out -= 1
+            self._excluded = self._lead
+        elif self._excluded:
+            self._excluded -= 1
         else:
-            self._updates += 1
+            self._steps += 1
             self._examples += examples
             self._seconds += at - self._at
         self._step, self._at, self._loss = step, at, loss
@@ -68,24 +68,24 @@ class ProgressDisplay:
             self._line()
 
     def say(self, line: str) -> None:
-        """Shows a line that stays."""
+        """Prints a line above the bar."""
         if self._bar is not None:
             self._bar.console.print(line, highlight=False, soft_wrap=True)
         else:
             print(line, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Shows the last state."""
+        """Shows the last step and ends the bar."""
         if self._bar is not None:
             self._bar.stop()
         elif self._step != self._printed:
             self._line()
 
     def _rate(self) -> tuple[str, str]:
-        """Speed and time left, as far as they can be told."""
-        if not self._updates or (self._seconds < self._ENOUGH and self._step < self._total):
+        """Speed and time left; empty while they are unknown."""
+        if not self._steps or (self._seconds < self._ENOUGH and self._step < self._total):
             return "", ""
-        left = self._seconds / self._updates * (self._total - self._step)
+        left = self._seconds / self._steps * (self._total - self._step)
         speed = self._examples / max(self._seconds, 1e-9)
         return f"{speed:.0f} examples/s", f"{left:.0f} s left"
 

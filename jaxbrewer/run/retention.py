@@ -1,4 +1,4 @@
-"""Which checkpoints of a run are kept: a function of what there is, and of the config."""
+"""Which checkpoints of a run are kept: a function of the checkpoints and the config."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -8,12 +8,12 @@ from ..configs import TrainingConfig
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointInfo:
-    """A checkpoint that is on disk.
+    """A checkpoint on disk.
 
     Attributes:
-        step: The update it follows.
-        number: It is the so many-th checkpoint of the run, from 1.
-        scheduled: Whether the plan asks for it, or only an interruption did.
+        step: The optimizer step after which it was saved.
+        number: Its number among the scheduled checkpoints of the run, from 1.
+        scheduled: Whether the plan asked for it; otherwise an interruption did.
     """
 
     step: int
@@ -28,16 +28,17 @@ def kept_steps(
     *,
     ended: bool = False,
 ) -> set[int]:
-    """The steps of the checkpoints that stay.
+    """The steps of the checkpoints to keep.
 
-    The latest always does; the others if any rule of the config keeps them, or if there is none.
-    One that only an interruption asked for goes as soon as a later one is there, or the run ended.
+    The latest is always kept; the others if any of ``keep_last``, ``keep_every`` and ``keep_best``
+    keeps them, or if none of these is set. A checkpoint that only an interruption asked for is
+    removed as soon as there is a later one, or the run has ended.
 
     Args:
         entries: All checkpoints.
         config: ``keep_last``, ``keep_every``, ``keep_best`` and ``best_mode``.
-        scores: What ``best_metric`` was at each step. Of equals, the earlier is the better.
-        ended: Whether the training has come to its end.
+        scores: The value of ``best_metric`` at each step. Of equals, the earlier is better.
+        ended: Whether the training has ended.
 
     Examples:
         >>> entries = [CheckpointInfo(step, step // 10) for step in (10, 20, 30, 40, 50)]

@@ -1,4 +1,4 @@
-"""Ends a training whose loss scale cannot save it."""
+"""Ends a training that skips every step even at the smallest loss scale."""
 
 from collections.abc import Mapping
 
@@ -7,9 +7,9 @@ from ..forward.precision import LossScale
 
 
 class SkippedStepWatch:
-    """Ends a training that can only skip: no smaller loss scale would help it.
+    """Counts the steps skipped in a row at the smallest loss scale, which no scale can help.
 
-    It sees scalars when they are read, some updates late, so that no step waits for it.
+    It takes scalars when they are read, some steps late, so that no step waits for it.
 
     Examples:
         >>> watch = SkippedStepWatch()
@@ -17,20 +17,20 @@ class SkippedStepWatch:
         ...     watch.see(step, {"loss_scale": 1.0, "skipped_steps": float(step)})
         Traceback (most recent call last):
         ...
-        jaxbrewer.errors.NonFiniteError: Update 25 is the 25th in a row that was skipped although...
+        jaxbrewer.errors.NonFiniteError: Step 25 is the 25th in a row that was skipped although...
     """
 
     MOST = 25
-    """So many updates in a row may be skipped at the smallest loss scale."""
+    """Number of steps in a row, skipped at the smallest loss scale, that ends the training."""
 
     def __init__(self) -> None:
         self._skipped, self._in_a_row = 0.0, 0
 
     def see(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Takes the scalars of an update.
+        """Takes the scalars of a step.
 
         Raises:
-            NonFiniteError: Too many were skipped.
+            NonFiniteError: Too many steps in a row were skipped.
         """
         if "skipped_steps" not in scalars:
             return
@@ -40,7 +40,7 @@ class SkippedStepWatch:
         self._in_a_row = self._in_a_row + 1 if was_skipped and is_smallest else 0
         if self._in_a_row >= self.MOST:
             raise NonFiniteError(
-                f"Update {step} is the {self._in_a_row}th in a row that was skipped although the "
+                f"Step {step} is the {self._in_a_row}th in a row that was skipped although the "
                 f"loss scale is at its smallest, {LossScale.SMALLEST:g}: a loss or a gradient is "
                 "not finite in float16 at any scale. Lower the learning rate, or set "
                 "half_dtype='bfloat16'."

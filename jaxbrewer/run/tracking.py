@@ -1,4 +1,4 @@
-"""Where scalars go: metrics.jsonl, TensorBoard, the terminal."""
+"""Writes the scalars of a training to metrics.jsonl, TensorBoard and the terminal."""
 
 import time
 import warnings
@@ -16,26 +16,26 @@ from .progress import ProgressDisplay
 from .skipped_steps import SkippedStepWatch
 
 LEAD = 2
-"""So many updates the host may be ahead of the device."""
+"""Number of steps that the host may be ahead of the device."""
 
 METRICS = "metrics.jsonl"
-"""The scalars of a run, one line of JSON per update."""
+"""The scalars of a run, one line of JSON per step."""
 
 
 class Tracker:
-    """Takes the scalars of every update and shows how far the training is.
+    """Takes the scalars of every step and shows the progress of the training.
 
-    Scalars are read from the device in blocks, an update late, so that the device never waits for
+    Scalars are read from the device in blocks, a step late, so that the device never waits for
     the host; they reach ``metrics.jsonl`` and TensorBoard (tags ``scalar/<name>``) when read.
 
     Args:
-        directory: Where ``metrics.jsonl`` goes; ``None`` writes none.
-        log_dir: Where TensorBoard's events go; ``None`` writes none.
-        total_steps: Updates in all.
-        run: What tells the events of this run from others.
-        resumed_at: The update after which the training goes on: what was written of later ones is
-            removed, the rest becomes the beginning of the history. ``None`` begins anew.
-        show: Whether to show progress at all: a bar on a terminal, else a line now and then.
+        directory: The directory of ``metrics.jsonl``; ``None`` writes none.
+        log_dir: The directory of TensorBoard's events; ``None`` writes none.
+        total_steps: Number of steps in all.
+        run: The run's name, which tells its events from others in ``log_dir``.
+        resumed_at: The step after which the training resumes: rows of later steps are removed, the
+            others become the beginning of the history. ``None`` starts a run.
+        show: Whether to show progress: a bar on a terminal, else a line every ten seconds.
     """
 
     _BLOCK, _SECONDS = 50, 1.0
@@ -59,7 +59,9 @@ class Tracker:
             _warn_of_gaps(lines.rows, resumed_at or 0, directory / METRICS)
             self._history.extend(lines.rows)
         if log_dir is not None and is_writer:
-            keeps = -1 if resumed_at == 0 else resumed_at  # what begins anew says it all again
+            keeps = (
+                -1 if resumed_at == 0 else resumed_at
+            )  # a run that starts again writes everything again
             self._files.append(Events(log_dir, run, keeps))
         self._skips = SkippedStepWatch()
         self._pending: list[_PendingStep] = []
@@ -85,10 +87,10 @@ class Tracker:
                 self._shown.close()
 
     def report_weights(self, weights: Mapping[str, TermWeight]) -> None:
-        """Says what the terms of the loss count before the first update.
+        """Reports the effective weight of each term of the loss before the first step.
 
-        TensorBoard gets ``scalar/effective_weight_<term>`` at step 0; ``metrics.jsonl`` has updates
-        only.
+        TensorBoard gets ``scalar/effective_weight_<term>`` at step 0; ``metrics.jsonl`` begins with
+        step 1.
         """
         row = {f"effective_weight_{name}": w.effective for name, w in weights.items()}
         for file in self._files:
@@ -100,11 +102,11 @@ class Tracker:
     def add(
         self, step: int, examples: int, metrics: dict[str, jax.Array], *, compiled: bool = False
     ) -> None:
-        """Takes the metrics of update ``step``, still on the device.
+        """Takes the metrics of a step, still on the device.
 
         Args:
-            step: Number of the update, from 1.
-            examples: Examples in it.
+            step: Its number, from 1.
+            examples: Number of examples in it.
             metrics: Its scalars.
             compiled: Whether it waited for a compilation.
         """
@@ -117,15 +119,15 @@ class Tracker:
             self._pending = self._pending[-LEAD:]
 
     def read(self, last_step: int | None = None) -> None:
-        """Reads and writes everything that is still pending, up to ``last_step`` if given."""
+        """Reads and writes all pending scalars, up to ``last_step`` if given."""
         last = self._pending[-1].step if self._pending and last_step is None else last_step or 0
-        self._read([update for update in self._pending if update.step <= last])
+        self._read([pending for pending in self._pending if pending.step <= last])
         self._pending = []
 
     def history(self) -> dict[str, np.ndarray]:
-        """Every scalar read so far: one array per name, one entry per update.
+        """Every scalar read so far: one array per name, one entry per step.
 
-        An update that did not have the scalar (one of another task) has NaN there.
+        A step without the scalar (one of another task) has NaN there.
         """
         names = dict.fromkeys(name for scalars in self._history for name in scalars)
         return {
@@ -134,28 +136,28 @@ class Tracker:
         }
 
     def latest(self) -> dict[str, float]:
-        """The scalars of the last update that was read."""
+        """The scalars of the last step that was read."""
         return self._history[-1] if self._history else {}
 
     def _read(self, block: list["_PendingStep"]) -> None:
         self._last_read = time.monotonic()
-        on_host = jax.device_get([update.metrics for update in block])
+        on_host = jax.device_get([pending.metrics for pending in block])
         rows = [
-            {"step": update.step, **{name: float(value) for name, value in metrics.items()}}
-            for update, metrics in zip(block, on_host, strict=True)
+            {"step": pending.step, **{name: float(value) for name, value in metrics.items()}}
+            for pending, metrics in zip(block, on_host, strict=True)
         ]
         for file in self._files:
             file.append(rows)
         self._history.extend(rows)
-        for update, row in zip(block, rows, strict=True):
-            self._skips.see(update.step, row)
+        for pending, row in zip(block, rows, strict=True):
+            self._skips.see(pending.step, row)
             if self._shown is not None:
                 self._shown.advance(
-                    update.step,
-                    update.examples,
-                    update.at,
+                    pending.step,
+                    pending.examples,
+                    pending.at,
                     row["total_loss"],
-                    compiled=update.compiled,
+                    compiled=pending.compiled,
                 )
 
 
@@ -171,7 +173,7 @@ def _described(weights: Mapping[str, TermWeight]) -> str:
 
 
 class _PendingStep(NamedTuple):
-    """An update whose metrics are still on the device, and when it was handed to it."""
+    """A step whose metrics are still on the device, and when it was dispatched."""
 
     step: int
     examples: int
@@ -184,7 +186,7 @@ def _warn_of_gaps(rows: list[dict[str, Any]], steps: int, path: Path) -> None:
     missing = set(range(1, steps + 1)) - {row["step"] for row in rows}
     if missing:
         warnings.warn(
-            f"{path} lacks {len(missing)} of the {steps} updates before the checkpoint, the first "
-            f"of them update {min(missing)}: they were lost when the machine stopped.",
+            f"{path} lacks {len(missing)} of the {steps} steps before the checkpoint, the first of "
+            f"them step {min(missing)}: they were lost when the machine stopped.",
             stacklevel=4,
         )

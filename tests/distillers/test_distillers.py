@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 import jaxbrewer as jb
-from jaxbrewer.run.checkpoint import CheckpointStore
+from jaxbrewer.run.checkpoint_store import CheckpointStore
 from jaxbrewer.run.plan import Plan
 from tests.toys import (
     HIDDEN_MATCH,

@@ -19,7 +19,7 @@ import pytest
 import jaxbrewer as jb
 from jaxbrewer.cache import CachedLoader
 from jaxbrewer.distillers import caching, multi_task
-from jaxbrewer.run.checkpoint import CheckpointStore
+from jaxbrewer.run.checkpoint_store import CheckpointStore
 from jaxbrewer.run.plan import Plan
 
 from . import PRECISIONS, Case, Output, cases, claims

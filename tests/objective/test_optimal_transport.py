@@ -13,7 +13,7 @@ import jaxbrewer as jb
 from jaxbrewer import losses
 from jaxbrewer.forward.adaptors import collect
 from jaxbrewer.objective import optimal_transport as transport
-from jaxbrewer.run.checkpoint import CheckpointStore
+from jaxbrewer.run.checkpoint_store import CheckpointStore
 from jaxbrewer.step.resolve_matches import resolve_matches
 from tests.toys import Encoder, hidden_adaptor, text_data
 

@@ -1,4 +1,4 @@
-"""What a run leaves behind, read back and compared bit by bit."""
+"""The files that a run writes, read back and compared bit by bit."""
 
 import json
 
@@ -11,24 +11,24 @@ from jaxbrewer.run.logs import read_events
 
 
 class Crash(Exception):
-    """Stands for whatever ends a process."""
+    """Stands for anything that ends a process."""
 
 
 class Crashing:
-    """A postprocessor that ends the training when it is given so many batches."""
+    """A postprocessor that raises :class:`Crash` after ``after`` batches."""
 
     def __init__(self, after):
-        self.left = after
+        self.remaining = after
 
     def __call__(self, batch):
-        if self.left == 0:
+        if self.remaining == 0:
             raise Crash
-        self.left -= 1
+        self.remaining -= 1
         return batch
 
 
 def left_behind(run, log_dir=None):
-    """Everything a finished run wrote that must not depend on interruptions."""
+    """All that a finished run wrote and that must not depend on interruptions."""
     steps = sorted(int(path.name) for path in (run / "checkpoints").iterdir())
     return {
         "checkpoints": steps,

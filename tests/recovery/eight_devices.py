@@ -1,4 +1,4 @@
-"""Interrupts trainings on 8 fake CPU devices, resumes them on fewer or more, prints what it saw.
+"""Interrupts trainings on 8 fake CPU devices, resumes them on fewer or more, prints the results.
 
 Run by ``test_devices.py`` in a process of its own, with ``JAX_NUM_CPU_DEVICES=8``.
 """
@@ -44,7 +44,7 @@ def largest_gap(actual, expected):
 
 
 def sums(layout):
-    """Checksums of the same weights, spread over devices."""
+    """Checksums of the same weights, sharded over devices."""
     layout = make_layout(quiet(**layout))
     student = jb.as_model(Encoder(64, 1))
     objective = jb.make_objective(SOFT)

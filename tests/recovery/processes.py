@@ -49,7 +49,7 @@ class Zygote:
         return int(self._lines.get(timeout=timeout))
 
     def killed_after(self, process, directory, seconds):
-        """Kills a training so long after it has opened its directory; its status, if it ended."""
+        """Kills a training ``seconds`` after it opens its directory; returns its exit status."""
         manifest, now = directory / "run" / "manifest.json", time.time()
         while not manifest.exists() or manifest.stat().st_mtime < now - 0.1:
             if (status := self.ended_within(0.01)) is not None:

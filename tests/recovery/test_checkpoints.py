@@ -1,4 +1,4 @@
-"""Checkpoints that are damaged, too many, or cannot be written."""
+"""Checkpoints that are damaged, not kept, or cannot be written."""
 
 import contextlib
 import itertools
@@ -13,8 +13,8 @@ import optax
 import pytest
 
 import jaxbrewer as jb
-from jaxbrewer.run import checkpoint
-from jaxbrewer.run.checkpoint import CheckpointStore
+from jaxbrewer.run import orbax_files
+from jaxbrewer.run.checkpoint_store import CheckpointStore
 from jaxbrewer.run.retention import CheckpointInfo, kept_steps
 from tests.recovery import assert_same, bits, left_behind, saved
 from tests.recovery.test_resume import plain
@@ -98,15 +98,15 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_checkpoint_is_passed_over(damage, copy, finished):
+def test_a_damaged_checkpoint_is_skipped(damage, copy, finished):
     damage(copy / "run" / "checkpoints" / "12")
-    with pytest.warns(UserWarning, match=r"update 12 .*damaged"):
+    with pytest.warns(UserWarning, match=r"step 12 .*damaged"):
         alone = jb.load_student(copy / "run")
     expected = jb.load_student(finished[0] / "run", 9)
     assert bits(alone) == bits(expected)
-    with pytest.raises(jb.UsageError, match="update 12 in .* is damaged"):
+    with pytest.raises(jb.UsageError, match="step 12 in .* is damaged"):
         jb.load_student(copy / "run", 12)
-    with pytest.warns(UserWarning, match="update 12 is damaged .* now lies in .*damaged/12"):
+    with pytest.warns(UserWarning, match="step 12 is damaged .* was moved to .*damaged/12"):
         actual = plain(copy, resume=True)()
     assert bits(actual.history) == bits(finished[1].history)
     assert_same(
@@ -116,7 +116,7 @@ def test_a_damaged_checkpoint_is_passed_over(damage, copy, finished):
     assert (copy / "run" / "damaged" / "12").is_dir()
 
 
-def test_several_damaged_ones_are_passed_over_and_all_are_an_error(copy, finished):
+def test_several_damaged_checkpoints_are_skipped_and_no_good_one_is_an_error(copy, finished):
     for step in (9, 12):
         empty(copy / "run" / "checkpoints" / str(step))
     with pytest.warns(UserWarning, match="damaged") as warned:
@@ -134,8 +134,8 @@ def test_several_damaged_ones_are_passed_over_and_all_are_an_error(copy, finishe
         jb.load_student(copy / "run")
 
 
-def test_half_a_checkpoint_is_never_one(copy, finished):
-    """What a process that was killed while saving leaves."""
+def test_an_incomplete_checkpoint_is_ignored(copy, finished):
+    """A process that is killed while saving leaves one."""
     checkpoints = copy / "run" / "checkpoints"
     (checkpoints / "12").rename(checkpoints / "12.orbax-checkpoint-tmp")
     (checkpoints / "12.orbax-checkpoint-tmp" / "_CHECKPOINT_METADATA").unlink()
@@ -144,8 +144,7 @@ def test_half_a_checkpoint_is_never_one(copy, finished):
     assert not (copy / "run" / "damaged").exists()
 
 
-def test_flipped_bytes_that_orbax_does_not_notice_are_noticed(tmp_path):
-    """The reason for checksums of our own."""
+def test_checksums_find_flipped_bytes_that_orbax_does_not_notice(tmp_path):
     weights = {"w": jnp.asarray(np.random.default_rng(0).normal(size=(200, 200)), jnp.float32)}
     student = jb.as_model((lambda params, x: x @ params["w"], weights))
     objective = jb.make_objective(jb.DistillationConfig())
@@ -160,9 +159,11 @@ def test_flipped_bytes_that_orbax_does_not_notice_are_noticed(tmp_path):
         data[len(data) // 2] ^= 1
         largest.write_bytes(data)
         assert bits(saved(step)["student"]) != bits(store.load(1, state).state.params)
-        with pytest.raises(checkpoint.DamagedError, match="does not fit student/params/w"):
+        with pytest.raises(
+            orbax_files.DamagedError, match="checksum of student/params/w does not match"
+        ):
             store.load(2, state)
-        with pytest.warns(UserWarning, match="update 2 is damaged"):
+        with pytest.warns(UserWarning, match="step 2 is damaged"):
             assert store.restore(state).step == 1
 
 
@@ -174,7 +175,7 @@ def test_a_state_of_another_shape_is_named(copy):
         train()
 
 
-# -- which are kept -------------------------------------------------------------------------------
+# -- retention ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -189,7 +190,7 @@ def test_a_state_of_another_shape_is_named(copy):
         ({"keep_best": 2, "best_metric": "accuracy", "best_mode": "min"}, [3, 12]),
     ],
 )
-def test_checkpoints_are_kept_by_the_rules(settings, kept, tmp_path):
+def test_checkpoints_are_kept_as_the_config_says(settings, kept, tmp_path):
     scores = {3: 0.1, 6: 0.9, 9: 0.5, 12: 0.3}
 
     def score(model, step):
@@ -199,7 +200,7 @@ def test_checkpoints_are_kept_by_the_rules(settings, kept, tmp_path):
     assert left_behind(tmp_path / "run")["checkpoints"] == kept
 
 
-def test_the_best_may_be_those_of_a_metric_of_training(tmp_path):
+def test_the_best_checkpoints_may_be_chosen_by_a_training_metric(tmp_path):
     history = plain(tmp_path, keep_best=1, best_metric="total_loss")().history["total_loss"]
     best = max(STEPS, key=lambda step: history[step - 1])
     assert left_behind(tmp_path / "run")["checkpoints"] == sorted({best, 12})
@@ -207,8 +208,7 @@ def test_the_best_may_be_those_of_a_metric_of_training(tmp_path):
         plain(tmp_path / "other", keep_best=1, best_metric="f1")()
 
 
-def test_what_is_kept_does_not_depend_on_when_it_is_asked():
-    """Removing after each checkpoint leaves what removing once at the end would."""
+def test_removing_after_each_checkpoint_equals_removing_once_at_the_end():
     rng = np.random.default_rng(0)
     for last, every, best in itertools.product([None, 1, 3], [None, 2], [None, 1, 2]):
         config = jb.TrainingConfig(
@@ -224,11 +224,11 @@ def test_what_is_kept_does_not_depend_on_when_it_is_asked():
         assert {entry.step for entry in there} == kept_steps(entries, config, scores)
 
 
-# -- what cannot be written -----------------------------------------------------------------------
+# -- files that cannot be written -----------------------------------------------------------------
 
 
-def test_a_save_that_fails_is_told_of_once_and_harms_nothing(tmp_path, monkeypatch, capfd):
-    save, calls = checkpoint.ocp.save_checkpointables, []
+def test_a_failed_save_warns_once_and_damages_nothing(tmp_path, monkeypatch, capfd):
+    save, calls = orbax_files.ocp.save_checkpointables, []
 
     def full(path, *arguments, **options):
         calls.append(int(Path(path).name))
@@ -240,10 +240,8 @@ def test_a_save_that_fails_is_told_of_once_and_harms_nothing(tmp_path, monkeypat
             )
         save(path, *arguments, **options)
 
-    monkeypatch.setattr(checkpoint.ocp, "save_checkpointables", full)
-    with pytest.warns(
-        UserWarning, match="update 6 could not be written.*: No space left"
-    ) as warned:
+    monkeypatch.setattr(orbax_files.ocp, "save_checkpointables", full)
+    with pytest.warns(UserWarning, match="step 6 could not be written.*: No space left") as warned:
         result = plain(tmp_path, keep_last=2)()
     assert len(warned) == 1
     assert "complete checkpoints: [3]" in str(warned[0].message)
@@ -253,7 +251,7 @@ def test_a_save_that_fails_is_told_of_once_and_harms_nothing(tmp_path, monkeypat
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_a_file_that_takes_nothing_is_told_of_once(tmp_path):
+def test_a_file_on_a_full_disk_warns_once(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "metrics.jsonl").symlink_to("/dev/full")
     with pytest.warns(UserWarning, match="metrics.jsonl could not be written: No space") as warned:
@@ -278,7 +276,7 @@ def test_a_directory_that_cannot_hold_checkpoints_is_named(tmp_path):
 
 
 def test_a_bug_in_saving_is_not_hidden(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint.ocp, "save_checkpointables", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(orbax_files.ocp, "save_checkpointables", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         plain(tmp_path)()
     with warnings.catch_warnings(), contextlib.closing(CheckpointStore(tmp_path / "run")) as store:

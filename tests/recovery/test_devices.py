@@ -1,4 +1,4 @@
-"""A run goes on with another number of devices, and with several processes."""
+"""A run resumes on another number of devices, and with several processes."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def test_a_run_moves_between_one_device_and_eight():
     assert done.returncode == 0, done.stderr[-3000:]
     seen = json.loads(done.stdout.splitlines()[-1])
     assert seen["same"]  # on the same devices, bit by bit
-    assert seen["sums"]  # checksums do not see where arrays live
+    assert seen["sums"]  # checksums do not depend on the sharding
     assert seen["moved"] < 1e-5
     assert seen["spread"] < 1e-5
 
@@ -59,13 +59,13 @@ def start_two(directory):
 
 
 def ends_of(processes):
-    """Exit statuses and what was written to standard error."""
+    """Exit statuses and standard error."""
     said = [process.communicate(timeout=120)[1] for process in processes]
     return [process.returncode for process in processes], said
 
 
 @pytest.mark.slow
-def test_two_processes_save_at_the_same_update_on_sigterm_and_go_on(tmp_path):
+def test_two_processes_save_at_the_same_step_on_sigterm_and_resume(tmp_path):
     statuses, said = ends_of(start_two(tmp_path / "unbroken"))
     assert statuses == [0, 0], said
     processes = start_two(tmp_path / "broken")
@@ -76,7 +76,7 @@ def test_two_processes_save_at_the_same_update_on_sigterm_and_go_on(tmp_path):
     processes[1].send_signal(signal.SIGTERM)
     statuses, said = ends_of(processes)
     assert statuses == [143, 143], said
-    assert "resume=True goes on" in said[0]
+    assert "resume=True continues" in said[0]
     assert "resume=True" not in said[1]
     last = max(left_behind(tmp_path / "broken" / "run")["checkpoints"])
     assert last < 60

@@ -1,4 +1,4 @@
-"""Updates that are not finite: told of by name, left out, and never learned from."""
+"""Steps that are not finite are reported by name, skipped, and never saved."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from tests.toys import logits_adaptor, mlp, mlp_params, quiet, vector_data
 BATCHES = list(jb.ArrayLoader(vector_data(96), 8, shuffle=False))
 
 
-def spoilt(number, entry="x", value=np.nan):
+def with_bad_value(number, entry="x", value=np.nan):
     """The batches, with one bad value in one of them, counted from 1."""
     batches = [{name: array.copy() for name, array in batch.items()} for batch in BATCHES]
     batches[number - 1][entry][3] = value
@@ -36,27 +36,29 @@ def train(
 @pytest.mark.parametrize(
     "number", [5, *(pytest.param(number, marks=pytest.mark.slow) for number in (1, 6, 12))]
 )
-def test_it_stops_and_keeps_the_last_good_checkpoint(number, tmp_path):
+def test_a_step_that_is_not_finite_ends_the_training_after_the_last_good_checkpoint(
+    number, tmp_path
+):
     with pytest.raises(jb.NonFiniteError) as error:
-        train(spoilt(number), output_dir=tmp_path / "run", log_dir=tmp_path / "logs")
+        train(with_bad_value(number), output_dir=tmp_path / "run", log_dir=tmp_path / "logs")
     said = str(error.value)
-    assert said.startswith(f"Update {number} is not finite: ")
+    assert said.startswith(f"Step {number} is not finite: ")
     for term in ("total_loss = nan", "unweighted_kd_loss = nan", "grad_norm = nan"):
         assert term in said
     assert "Of the 4 gradients: student/first/bias, student/first/kernel" in said
     assert "Of the batch: 0/x." in said
     assert "Of the weights" not in said
     last = (number - 1) // 3 * 3
-    assert (f"checkpoint of update {last} in" in said) == (last > 0)
+    assert (f"checkpoint of step {last} in" in said) == (last > 0)
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == number
     if last:
         assert left_behind(tmp_path / "run")["checkpoints"][-1] == last
         good = jb.load_student(tmp_path / "run")
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(good))
-        train(BATCHES, output_dir=tmp_path / "mended")
+        train(BATCHES, output_dir=tmp_path / "corrected")
         train(BATCHES, output_dir=tmp_path / "run", resume=True, force_resume=True)
-        assert left_behind(tmp_path / "run") == left_behind(tmp_path / "mended")
+        assert left_behind(tmp_path / "run") == left_behind(tmp_path / "corrected")
 
 
 def test_weights_and_teachers_that_are_not_finite_are_named():
@@ -70,24 +72,26 @@ def test_weights_and_teachers_that_are_not_finite_are_named():
         train(BATCHES, teacher=(mlp, bad))
 
 
-def test_a_gradient_alone_may_be_to_blame():
-    """sqrt at 0: the loss is finite, the gradient of one array is not."""
+def test_a_gradient_that_is_not_finite_under_a_finite_loss_is_named():
+    """sqrt at 0."""
 
     def model(params, x):
         return mlp(params["mlp"], x) + jnp.sqrt(params["offset"])
 
     student = (model, {"mlp": mlp_params(3), "offset": jnp.zeros(())})
-    with pytest.raises(jb.NonFiniteError, match="Update 1 .*: grad_norm = inf") as error:
+    with pytest.raises(jb.NonFiniteError, match="Step 1 .*: grad_norm = inf") as error:
         train(BATCHES, student=student)
     assert "Of the 5 gradients: student/offset." in str(error.value)
     assert "total_loss" not in str(error.value)
 
 
-def test_skipping_is_as_if_the_batch_were_not_there(tmp_path):
+def test_a_skipped_step_equals_a_training_without_its_batch(tmp_path):
     expected = train(BATCHES[:4] + BATCHES[5:], output_dir=tmp_path / "without", ckpt_frequency=1)
     settings = {"on_nonfinite": "skip", "output_dir": tmp_path / "run", "ckpt_frequency": 1}
-    with pytest.warns(UserWarning, match="Update 5 was left out.*total_loss = nan") as warned:
-        actual = train(spoilt(5), **settings)
+    with pytest.warns(
+        UserWarning, match="Step 5 is not finite and was skipped: .*total_loss = nan"
+    ) as warned:
+        actual = train(with_bad_value(5), **settings)
     assert len(warned) == 1
     assert bits(actual.student) == bits(expected.student)
     history = np.delete(actual.history["total_loss"], 4)
@@ -96,21 +100,21 @@ def test_skipping_is_as_if_the_batch_were_not_there(tmp_path):
     (one,) = (tmp_path / "run" / "checkpoints").iterdir()
     (other,) = (tmp_path / "without" / "checkpoints").iterdir()
     assert bits(saved(one)) == bits(saved(other))
-    with pytest.warns(UserWarning, match="left out") as warned:
-        train([spoilt(1)[0]] * 3 + BATCHES, on_nonfinite="skip")
-    assert "3 of 15 updates were left out" in str(warned[-1].message)
+    with pytest.warns(UserWarning, match="skipped") as warned:
+        train([with_bad_value(1)[0]] * 3 + BATCHES, on_nonfinite="skip")
+    assert "3 of 15 steps were not finite and were skipped" in str(warned[-1].message)
     assert len(warned) == 2
 
 
-def test_overflows_of_float16_are_none_of_its_business():
-    """Loss scaling skips them and lowers the scale; that is how it finds its scale."""
-    history = train(spoilt(5), fp16=True).history
+def test_the_guard_ignores_overflows_under_a_loss_scale():
+    """Loss scaling skips them and lowers the scale; this is how it finds its scale."""
+    history = train(with_bad_value(5), fp16=True).history
     assert history["skipped_steps"][-1] >= 1
     assert np.isnan(history["total_loss"][4])
 
 
-def test_nothing_is_read_before_the_device_is_ahead():
-    """The flag of an update is looked at when two more are under way, or at a checkpoint."""
+def test_flags_are_read_two_steps_late():
+    """Or at a checkpoint; the device never waits for the host."""
 
     class Flag:
         def __array__(self, dtype=None, copy=None):
@@ -127,6 +131,6 @@ def test_nothing_is_read_before_the_device_is_ahead():
     assert read == flags
 
 
-def test_arrays_that_cannot_be_infinite_are_not_asked():
+def test_integers_and_keys_count_as_finite():
     tree = {"ids": np.arange(3), "key": jax.random.key(0), "bad": np.array([1.0, np.inf])}
     assert nonfinite_arrays(tree) == ["bad"]

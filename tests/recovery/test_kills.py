@@ -21,8 +21,8 @@ def zygote():
     process.close()
 
 
-def test_a_run_killed_at_random_moments_ends_as_one_that_never_was(zygote, tmp_path):
-    """More of them: ``benchmarks/kill_campaign.py``."""
+def test_a_run_killed_at_random_moments_equals_an_unbroken_run(zygote, tmp_path):
+    """``benchmarks/kill_campaign.py`` kills more often."""
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     zygote.start("killed", unbroken)
     assert zygote.status() == 0  # also fills the compile cache
@@ -45,7 +45,7 @@ def test_a_run_killed_at_random_moments_ends_as_one_that_never_was(zygote, tmp_p
     )
 
 
-def test_sigterm_saves_and_ends(zygote, tmp_path):
+def test_sigterm_saves_a_checkpoint_and_exits_with_143(zygote, tmp_path):
     process = zygote.start("long", tmp_path)
     while not (tmp_path / "run" / "metrics.jsonl").exists():
         time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""A run goes on only as what it was begun as; what differs is named."""
+"""A run resumes only under the settings, models and data that it started with."""
 
 import dataclasses
 import functools
@@ -19,7 +19,7 @@ from tests.toys import logits_adaptor, mlp, mlp_params, quiet
 
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory):
-    """A run that was interrupted after update 7."""
+    """A run that was interrupted after step 7."""
     place = tmp_path_factory.mktemp("begun")
     with pytest.raises(Crash):
         plain(place)(batch_postprocessor=Crashing(7))
@@ -73,14 +73,14 @@ OTHER = {
 
 
 @pytest.mark.parametrize(("parts", "says"), OTHER.values(), ids=OTHER)
-def test_what_differs_is_named(parts, says, begun):
+def test_the_message_names_what_differs(parts, says, begun):
     with pytest.raises(jb.UsageError, match=says) as error:
         resume(begun, **parts)
     assert len(str(error.value).splitlines()) == 1
 
 
 @pytest.mark.slow
-def test_insisting_goes_on_and_becomes_the_rule(tmp_path):
+def test_force_resume_continues_and_replaces_the_saved_settings(tmp_path):
     with pytest.raises(Crash):
         plain(tmp_path)(batch_postprocessor=Crashing(7))
     changed = {"distill": dataclasses.replace(SOFT, temperature=4), "epochs": 5}
@@ -98,11 +98,11 @@ def test_settings_that_change_no_number_may_differ(begun, tmp_path):
     assert left_behind(tmp_path / "copy" / "run")["checkpoints"] == [12]
 
 
-def test_resuming_needs_a_directory_and_begins_where_nothing_is(tmp_path):
+def test_resume_needs_a_directory_and_starts_a_run_in_an_empty_one(tmp_path):
     with pytest.raises(jb.UsageError, match="needs the output_dir"):
         resume(tmp_path, output_dir=None)
     assert len(resume(tmp_path, epochs=1).history["step"]) == 3
-    again = resume(tmp_path, epochs=1)  # of a run that has ended: nothing is left to do
+    again = resume(tmp_path, epochs=1)  # a run that has ended
     assert len(again.history["step"]) == 3
     (tmp_path / "run" / "manifest.json").write_text("{")
     with pytest.raises(jb.UsageError, match="manifest.json is damaged.*overwrite=True"):
@@ -110,18 +110,18 @@ def test_resuming_needs_a_directory_and_begins_where_nothing_is(tmp_path):
     resume(tmp_path, epochs=1, resume=False, overwrite=True)
 
 
-def test_another_version_is_warned_of(begun, tmp_path, monkeypatch):
+def test_another_version_of_a_package_is_a_warning(begun, tmp_path, monkeypatch):
     shutil.copytree(begun, tmp_path / "copy")
     manifest = tmp_path / "copy" / "run" / "manifest.json"
     content = json.loads(manifest.read_text())
     manifest.write_text(json.dumps({**content, "jax": "0.9.9", "optax": "0.2.0"}))
-    with pytest.warns(UserWarning, match="begun with jax 0.9.9, now .*, optax 0.2.0"):
+    with pytest.warns(UserWarning, match="started with jax 0.9.9, now .*, optax 0.2.0"):
         resume(tmp_path / "copy", optimizer=optax.adam(1e-2, eps=1e-7))
 
 
 @pytest.mark.slow
-def test_generators_are_read_up_to_where_they_stood(tmp_path):
-    """Lesson: an iterator is used up; a fresh one of the same batches goes on."""
+def test_a_generator_is_read_again_up_to_the_position_of_the_checkpoint(tmp_path):
+    """An iterator is used up; a fresh one of the same batches resumes."""
 
     def generator():
         for _ in range(4):
@@ -138,7 +138,7 @@ def test_generators_are_read_up_to_where_they_stood(tmp_path):
     np.testing.assert_array_equal(train(tmp_path / "broken").history["total_loss"], expected)
 
 
-def test_settings_tell_optimizers_apart():
+def test_closure_settings_distinguish_optimizers():
     made = [
         optax.sgd(0.1),
         optax.sgd(0.2),

@@ -1,4 +1,4 @@
-"""A training that was interrupted and goes on equals one that never stopped, bit by bit."""
+"""An interrupted and resumed training equals an unbroken one, bit by bit."""
 
 import concurrent.futures
 import functools
@@ -32,7 +32,7 @@ SOFT = jb.DistillationConfig(temperature=2, hard_label_weight=0.5)
 
 
 def plain(directory, *, distill=SOFT, loader=None, teacher=TEACHER, student=None, **settings):
-    """A distiller between plain functions, and its data: 4 epochs of 3 updates."""
+    """A distiller between plain functions, and its data: 4 epochs of 3 steps."""
     config = quiet(output_dir=directory / "run", log_dir=directory / "logs", **settings)
     student = student or (mlp, mlp_params(3))
     distiller = jb.BasicDistiller(config, distill, teacher, student, logits_adaptor, logits_adaptor)
@@ -81,7 +81,7 @@ def cached(directory, **settings):
 
 
 def grain(directory, **settings):
-    """Batches from Grain, read ahead by threads; its own iterator says where it stands."""
+    """Batches from Grain, read ahead by threads; its own iterator keeps the position."""
     from grain.python import MapDataset, ReadOptions
 
     source = MapDataset.source(range(24)).shuffle(seed=3)
@@ -91,7 +91,7 @@ def grain(directory, **settings):
 
 
 def transport(directory, **settings):
-    """Optimal transport between layers, whose weights move with the training."""
+    """Optimal transport between layers, whose weights change during the training."""
     config = quiet(output_dir=directory / "run", log_dir=directory / "logs", **settings)
     distill = jb.DistillationConfig(kd_loss_weight=0, intermediate_matches="emd")
     models = Encoder(6, 3, seed=1), Encoder(6, 2)
@@ -101,7 +101,7 @@ def transport(directory, **settings):
 
 
 def tasks(directory, **settings):
-    """Two tasks of different sizes, drawn anew in every update."""
+    """Two tasks of different sizes, drawn at random in every step."""
     config = quiet(
         output_dir=directory / "run", log_dir=directory / "logs", ckpt_steps=3, **settings
     )
@@ -146,7 +146,7 @@ def tasks(directory, **settings):
     ],
     ids=["plain", "with everything", "half", "cached", "grain", "tasks", "transport"],
 )
-def test_an_interrupted_training_ends_as_one_that_never_stopped(make, crashes, tmp_path):
+def test_a_resumed_training_equals_an_unbroken_one(make, crashes, tmp_path):
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     expected = make(unbroken)()
     for after in crashes:  # in one run, each time a little further
@@ -164,8 +164,10 @@ def test_an_interrupted_training_ends_as_one_that_never_stopped(make, crashes, t
     assert len(starts) == len(crashes)
 
 
-def test_sigterm_saves_between_checkpoints_and_leaves_no_trace(finished_plain, tmp_path, capsys):
-    """The checkpoint that only the interruption asked for goes when a later one is there."""
+def test_sigterm_saves_between_checkpoints_and_the_resumed_run_equals_an_unbroken_one(
+    finished_plain, tmp_path, capsys
+):
+    """The checkpoint that only SIGTERM asked for is removed once there is a later one."""
     batches = itertools.count(1)
 
     def preempted(batch):
@@ -178,7 +180,7 @@ def test_sigterm_saves_between_checkpoints_and_leaves_no_trace(finished_plain, t
     with pytest.raises(jb.Preempted) as end:
         plain(tmp_path)(batch_postprocessor=preempted)
     assert (end.value.code, end.value.step) == (143, 5)
-    assert "update 5 is saved in" in capsys.readouterr().err
+    assert "step 5 is saved in" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) is before
     assert sorted(os.listdir(tmp_path / "run" / "checkpoints")) == ["3", "5"]
     plain(tmp_path, resume=True)()
@@ -195,7 +197,7 @@ def finished_plain(tmp_path_factory):
     return place
 
 
-def test_a_callback_is_repeated_only_if_it_had_not_returned(tmp_path):
+def test_a_callback_is_called_again_only_if_it_had_not_returned(tmp_path):
     calls = []
 
     def callback(model, step):
@@ -211,13 +213,13 @@ def test_a_callback_is_repeated_only_if_it_had_not_returned(tmp_path):
     assert calls == [3, 6, 6, 9, 12]
 
 
-def test_a_gap_in_the_scalars_is_told_of(tmp_path):
-    """What a machine that stops takes with it; a killed process does not."""
+def test_missing_rows_of_metrics_are_a_warning(tmp_path):
+    """A machine that stops may lose them; a killed process does not."""
     with pytest.raises(Crash):
         plain(tmp_path)(batch_postprocessor=Crashing(7))
     metrics = tmp_path / "run" / "metrics.jsonl"
     metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:4]))
-    with pytest.warns(UserWarning, match="lacks 2 of the 6 updates .* the first of them update 5"):
+    with pytest.warns(UserWarning, match="lacks 2 of the 6 steps .* the first of them step 5"):
         plain(tmp_path, resume=True)()
 
 

@@ -1,4 +1,4 @@
-"""The trainings that are interrupted in many ways, each resuming what its directory holds."""
+"""Trainings for tests that interrupt them; each resumes the run that its directory holds."""
 
 import optax
 
@@ -53,7 +53,7 @@ def killed(directory, *, num_steps=24):
 
 
 def long(directory):
-    """Longer than anyone waits; SIGTERM ends it."""
+    """Longer than any test waits; SIGTERM ends it."""
     config = quiet(output_dir=directory / "run", resume=True, ckpt_steps=1000)
     trainer = jb.BasicTrainer(config, (mlp, mlp_params(3)), logits_adaptor)
     loader = jb.ArrayLoader(vector_data(24), 8, seed=3)

@@ -1,4 +1,4 @@
-"""Files that only grow: what is cut off on resuming, and what a full disk does to them."""
+"""Append-only files: what resuming cuts off, and what happens on a full disk."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from jaxbrewer.run.logs import AppendOnly, Events, JsonLines, read_events
 ROWS = [{"step": step, "loss": step / 3, "nan": float("nan")} for step in range(1, 7)]
 
 
-def test_floats_come_back_bit_by_bit(tmp_path):
+def test_floats_are_read_back_exactly(tmp_path):
     file = JsonLines(tmp_path / "lines")
     file.append(ROWS)
     file.close()
@@ -19,7 +19,7 @@ def test_floats_come_back_bit_by_bit(tmp_path):
 
 
 @pytest.mark.parametrize("cut", [0, 1, 20, 60])
-def test_what_is_later_or_half_a_row_is_cut_off(cut, tmp_path):
+def test_later_rows_and_incomplete_rows_are_cut_off(cut, tmp_path):
     path = tmp_path / "lines"
     path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     whole = path.read_bytes()
@@ -59,7 +59,7 @@ def test_events_have_no_gap_and_no_repeat(tmp_path):
     assert found(tmp_path) == []
 
 
-def test_events_of_other_runs_are_left_alone(tmp_path):
+def test_events_of_other_runs_are_not_changed(tmp_path):
     for run in ("a", "b"):
         events = Events(tmp_path, run)
         events.append([{"step": 1, "loss": 1.0}])
@@ -68,7 +68,7 @@ def test_events_of_other_runs_are_left_alone(tmp_path):
     assert found(tmp_path) == [(1, "scalar/loss")]
 
 
-def test_what_a_full_disk_did_not_take_is_written_when_it_does(tmp_path, monkeypatch):
+def test_data_refused_by_a_full_disk_are_written_later(tmp_path, monkeypatch):
     file = AppendOnly(tmp_path / "file")
     write, room = os.write, [2]
 

@@ -1,4 +1,4 @@
-"""A trace of the updates that the config names."""
+"""A trace of the steps that the config names."""
 
 import gzip
 import json
@@ -11,7 +11,7 @@ from tests.toys import logits_adaptor, mlp, mlp_params, quiet, vector_data
 
 
 @pytest.mark.slow
-def test_the_named_updates_are_traced(tmp_path):
+def test_the_named_steps_are_traced(tmp_path):
     config = quiet(output_dir=tmp_path / "run", profile_steps=[3, 4])
     models = [(mlp, mlp_params(8, seed=1)), (mlp, mlp_params(4))]
     distiller = jb.BasicDistiller(
@@ -37,6 +37,6 @@ def test_the_named_updates_are_traced(tmp_path):
         ({"profile_steps": [1, 2], "output_dir": None}, "needs a log_dir or an output_dir"),
     ],
 )
-def test_updates_that_cannot_be_traced_are_refused(fields, says):
+def test_steps_that_cannot_be_traced_are_refused(fields, says):
     with pytest.raises(jb.UsageError, match=says):
         jb.TrainingConfig(**fields)

@@ -1,4 +1,4 @@
-"""What is shown of a training where there is no terminal."""
+"""Lines of progress where there is no terminal."""
 
 from jaxbrewer.run.progress import ProgressDisplay
 
@@ -8,7 +8,6 @@ def lines(capsys):
 
 
 def test_the_last_line_is_not_printed_twice(capsys):
-    """It was, where the last update was also due for a line."""
     display = ProgressDisplay(3)
     start = display._at
     for step in (1, 2, 3):
@@ -17,8 +16,7 @@ def test_the_last_line_is_not_printed_twice(capsys):
     assert [line.split("  ")[0] for line in lines(capsys)] == ["step 1/3", "step 2/3", "step 3/3"]
 
 
-def test_a_speed_leaves_out_compilations(capsys):
-    """A line right after one told of 3 examples/s, and of an hour to go."""
+def test_the_speed_excludes_compilations(capsys):
     display = ProgressDisplay(100, lead=2)
     at = display._at
     for step in range(1, 51):
@@ -26,7 +24,7 @@ def test_a_speed_leaves_out_compilations(capsys):
         at += 20.0 if compiled else 0.25
         display.advance(step, 8, at, 0.5, compiled=compiled)
     shown = lines(capsys)
-    assert shown[0] == "step 1/100  loss 0.5000"  # nothing is known of the speed yet
+    assert shown[0] == "step 1/100  loss 0.5000"  # the speed is not known yet
     assert shown[1] == "step 21/100  loss 0.5000  32 examples/s  20 s left"
     display.close()
     assert lines(capsys) == ["step 50/100  loss 0.5000  32 examples/s  12 s left"]
