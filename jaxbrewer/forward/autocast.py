@@ -29,8 +29,8 @@ def autocast(function: Callable[..., Any], dtype: Any) -> Callable[..., Any]:
 
     Returns:
         A function of the same arguments whose results have the same dtypes. Products with an
-        explicit precision (``precision="highest"``) and those within ``jax.custom_jvp`` or
-        ``custom_vjp`` are not changed.
+        explicit precision other than ``jax_default_matmul_precision`` and those within
+        ``jax.custom_jvp`` or ``custom_vjp`` are not changed.
 
     Examples:
         >>> x = jnp.full((2, 2), 1 + 2**-10)
@@ -68,7 +68,8 @@ def _apply(equation: Any, operands: list[Any], dtype: Any) -> Sequence[Any]:
     primitive, params = equation.primitive, equation.params
     if _is_castable(equation):
         half = [operand.astype(dtype) for operand in map(jnp.asarray, operands)]
-        result = primitive.bind(*half, **{**params, "preferred_element_type": dtype})
+        params = {**params, "precision": None, "preferred_element_type": dtype}
+        result = primitive.bind(*half, **params)
         return [result.astype(equation.outvars[0].aval.dtype)]
     if primitive.name in _CALLS + _LOOPS:
         params = {name: _rewritten(value, dtype) for name, value in params.items()}
@@ -77,10 +78,23 @@ def _apply(equation: Any, operands: list[Any], dtype: Any) -> Sequence[Any]:
 
 
 def _is_castable(equation: Any) -> bool:
-    if equation.primitive.name not in PRODUCTS or equation.params["precision"] is not None:
+    if equation.primitive.name not in PRODUCTS:
+        return False
+    if equation.params["precision"] not in (None, _default_precision()):
         return False
     dtypes = [atom.aval.dtype for atom in (*equation.invars, *equation.outvars)]
     return jnp.float32 in dtypes and all(jnp.issubdtype(each, jnp.floating) for each in dtypes)
+
+
+def _default_precision() -> Any:
+    """What JAX writes into a product without an explicit precision; ``None`` if nothing is set."""
+    if jax.config.jax_default_matmul_precision is None:
+        return None
+    one = jax.ShapeDtypeStruct((1, 1), jnp.float32)
+    (product,) = jax.make_jaxpr(jnp.dot)(one, one).jaxpr.eqns[-1:]
+    if "jaxpr" in product.params:
+        (product,) = product.params["jaxpr"].jaxpr.eqns[-1:]
+    return product.params["precision"]
 
 
 def _rewritten(value: Any, dtype: Any) -> Any:

@@ -128,6 +128,11 @@ def test_products_are_half_and_norms_and_softmax_are_float32(half, short):
     assert operations("O0", half)["dot_general"] == {"f32"}
 
 
+def test_products_are_half_under_any_default_precision_of_jax():
+    with jax.default_matmul_precision("highest"):
+        assert operations("O1", "bfloat16")["dot_general"] == {"bf16"}
+
+
 @functools.cache
 def trajectory(level, half):
     _, start, step = setup(level, half, optax.sgd(0.05, momentum=0.9))
