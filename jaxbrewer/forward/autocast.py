@@ -88,8 +88,6 @@ def _is_castable(equation: Any) -> bool:
 
 def _default_precision() -> Any:
     """What JAX writes into a product without an explicit precision; ``None`` if nothing is set."""
-    if jax.config.jax_default_matmul_precision is None:
-        return None
     one = jax.ShapeDtypeStruct((1, 1), jnp.float32)
     (product,) = jax.make_jaxpr(jnp.dot)(one, one).jaxpr.eqns[-1:]
     if "jaxpr" in product.params:
