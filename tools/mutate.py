@@ -70,6 +70,10 @@ TESTS = {
         "tests/objective/test_schedules.py",
         "tests/golden/test_schedulers.py",
     ),
+    "jaxbrewer/objective/temperature_rules.py": (
+        "tests/objective/test_schedules.py",
+        "tests/golden/test_schedulers.py",
+    ),
     "jaxbrewer/objective/projections.py": (
         "tests/objective/test_projections.py",
         "tests/golden/test_projections.py",
