@@ -29,6 +29,7 @@ TemperatureSpec = str | Sequence[Any] | Callable[..., Any]
 
 
 VOCABULARIES = ("auto", "common", "equal")
+MASK_PAIRINGS = ("auto", "rank")
 TEACHER_AVERAGES = ("logits", "probabilities", "losses")
 _TWO_LAYERS = ("fsp", "gram", "mmd", "nst")
 _ONE_LAYER = (
@@ -153,6 +154,10 @@ class DistillationConfig(Config):
             under 1 % of more than 1,000 columns, up to a multiple of 64, for padding of the
             vocabulary, compares the columns that both have and says so; ``"common"`` always
             compares those; ``"equal"`` refuses.
+        mask_pairing: Which positions are compared where both adaptors return a ``logits_mask``.
+            ``"auto"``: the same positions, where both masks select them; masks of different lengths
+            pair by rank, the k-th selected position of an example with the k-th, and must select
+            equally many. ``"rank"``: by rank always, as in TextBrewer.
         is_caching_logits: Runs the teacher once per batch and keeps its logits in memory.
         teacher_weights: Of several teachers: a weight each, a number >= 0 or a schedule as above;
             ``None`` weighs all alike. Only their ratios matter. A batch may set them per example,
@@ -191,6 +196,7 @@ class DistillationConfig(Config):
     teacher_temperatures: Sequence[float] | None = None
     custom_matches: Sequence[Any] = ()
     vocabulary: str = "auto"
+    mask_pairing: str = "auto"
 
     def __post_init__(self) -> None:
         """Checks each field and turns lists into tuples, dicts into matches."""
@@ -213,6 +219,7 @@ class DistillationConfig(Config):
             object.__setattr__(self, field, bool(getattr(self, field)))
         self._check_teachers()
         _require_row("DistillationConfig.vocabulary", self.vocabulary, VOCABULARIES)
+        _require_row("DistillationConfig.mask_pairing", self.mask_pairing, MASK_PAIRINGS)
         matches = self.intermediate_matches
         if isinstance(matches, str):
             matches = [matches]

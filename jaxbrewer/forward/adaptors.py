@@ -23,8 +23,10 @@ class Outputs:
 
     Attributes:
         logits: One array per head, ``[batch, classes]`` or ``[batch, length, classes]``.
-        logits_mask: Valid positions of the 3-D heads, ``[batch, length]``: one per head, or one
-            for all.
+        logits_mask: Positions of the 3-D heads that are compared, ``[batch, length]``: one per
+            head, or one for all; every value but 0 selects. Where both models have one, a position
+            counts that both select; masks of different lengths pair by rank
+            (:func:`~jaxbrewer.objective.logit_masks.pair_selected`).
         losses: The student's own losses (those on labels, usually).
         labels: One array of class numbers per head; negative ones are ignored.
         inputs_mask: ``[batch, length]``, 1 for tokens and 0 for padding.

@@ -16,9 +16,10 @@ from ..configs import DistillationConfig
 from ..errors import UsageError
 from ..forward.adaptors import Outputs
 from ..losses import loss_dtype, per_position
-from .logit_masks import pair_selected, per_head
+from .logit_masks import pair_selected, pairs_by_rank, per_head
 from .schedules import weight_schedule
 from .top_k import TopK
+from .value_checks import Checks, unequal_counts
 from .vocabulary import fit_vocabularies
 
 Weight = float | Float[Array, ""] | Float[Array, " batch"]
@@ -34,11 +35,13 @@ class Targets:
             average, or every teacher where their losses are averaged.
         weights: For each of these a weight, a scalar or one per example ``[batch]``; ``None`` is 1.
         teachers: Every teacher, for intermediate matches; without the logits of an average.
+        checks: What is checked of the values of the teachers' masks.
     """
 
     compared: tuple[Outputs, ...]
     weights: tuple[Weight | None, ...]
     teachers: tuple[Outputs, ...]
+    checks: Checks = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +53,14 @@ class Ensemble:
         weights: One per teacher, a schedule or a float; ``None`` weighs all alike.
         temperatures: One per teacher; ``None`` gives all the objective's.
         vocabulary: What is done where their logits differ in width.
+        mask_pairing: How positions that their masks select are paired.
     """
 
     average: str
     weights: tuple[optax.Schedule | float, ...] | None
     temperatures: tuple[float, ...] | None
     vocabulary: str = "auto"
+    mask_pairing: str = "auto"
 
     def require(self, teachers: int) -> None:
         """Raises :class:`UsageError` if the settings are those of another number of teachers."""
@@ -99,6 +104,7 @@ def make_ensemble(config: DistillationConfig, total_steps: int | None = None) ->
         weights,
         None if temperatures is None else tuple(temperatures),
         config.vocabulary,
+        config.mask_pairing,
     )
 
 
@@ -156,6 +162,7 @@ class Lesson:
         first: The first teacher, whose positions the others are brought to.
         parts: What :class:`Targets` needs of each teacher.
         weights: Each teacher's weight.
+        checks: What is checked of the values of their masks.
     """
 
     total: tuple[Array, ...] = ()
@@ -164,6 +171,7 @@ class Lesson:
     first: Outputs | None = None
     parts: tuple[Outputs, ...] = ()
     weights: tuple[Weight, ...] = ()
+    checks: Checks = dataclasses.field(default_factory=dict)
 
 
 def add_teacher(
@@ -210,13 +218,18 @@ def add_teacher(
             "set teacher_average='losses', or cache all logits."
         )
     own = ensemble.temperature(teacher, temperature)
-    total, masks = [], []
+    total, masks, checks = [], [], dict(lesson.checks)
     masks_first = per_head("teacher 0", first.logits_mask, len(first.logits))
     masks_own = per_head(f"teacher {teacher}", outputs.logits_mask, len(first.logits))
     for head, logits in enumerate(outputs.logits):
         mask = masks_first[head] if masks_first[head] is not None else masks_own[head]
         if teacher:
-            logits, mask = pair_selected(logits, mask, masks_own[head])
+            own_mask, pairing = masks_own[head], ensemble.mask_pairing
+            if logits.ndim > 2 and pairs_by_rank(mask, own_mask, pairing):
+                assert mask is not None
+                assert own_mask is not None
+                checks |= unequal_counts(f"logits[{head}] of teacher {teacher}", mask, own_mask)
+            logits, mask = pair_selected(logits, mask, own_mask, pairing=pairing)
         before = lesson.total[head] if teacher else logits
         if logits.shape[:-1] == before.shape[:-1]:
             before, logits = fit_vocabularies(
@@ -245,7 +258,13 @@ def add_teacher(
         masks.append(_both(lesson.masks[head], mask) if teacher else mask)
     part = dataclasses.replace(outputs, logits=())
     return Lesson(
-        tuple(total), lesson.weight + weight, tuple(masks), first, (*lesson.parts, part), weights
+        tuple(total),
+        lesson.weight + weight,
+        tuple(masks),
+        first,
+        (*lesson.parts, part),
+        weights,
+        checks,
     )
 
 
@@ -283,7 +302,7 @@ def targets_of(
     average = dataclasses.replace(
         lesson.first, logits=tuple(heads), logits_mask=masks, features={}, losses=()
     )
-    return Targets((average,), (None if routing is None else asked,), lesson.parts)
+    return Targets((average,), (None if routing is None else asked,), lesson.parts, lesson.checks)
 
 
 def as_targets(

@@ -58,33 +58,41 @@ def pair_selected(
     teacher: Float[Array, "*positions classes"],
     mask_S: Shaped[Array, "*other"] | None,
     mask_T: Shaped[Array, "*positions"] | None,
+    *,
+    pairing: str = "auto",
 ) -> tuple[Float[Array, "..."], Shaped[Array, "..."] | None]:
     """Brings the teacher's logits to the positions of the student's they are compared with.
 
-    As in TextBrewer the k-th position that ``mask_S`` selects is paired with the k-th that
-    ``mask_T`` selects, counted row by row over the whole batch. With equal masks nothing moves.
-    Shift and temperature come after this, with the student's labels and the mask returned.
+    Masks of one shape are compared position by position: a position counts where both select it.
+    Masks of different shapes pair by rank, as TextBrewer does: the k-th position that ``mask_S``
+    selects in an example is compared with the k-th that ``mask_T`` selects in it. Both must then
+    select equally many (:func:`~jaxbrewer.objective.value_checks.unequal_counts` checks it); those
+    that have no partner do not count. Shift and temperature come after this, with the student's
+    labels and the mask returned.
 
     Args:
-        teacher: Teacher's logits, ``(batch, length, classes)``, or with more axes of positions,
-            such as ``(batch, height, width, classes)``. Logits ``(batch, classes)`` are not
+        teacher: Teacher's logits, ``[batch, length, classes]``, or with more axes of positions,
+            such as ``[batch, height, width, classes]``. Logits ``[batch, classes]`` are not
             selected: they come back as they are, without a mask.
-        mask_S: Student's mask, ``(batch, length)``; every value but 0 selects a position.
+        mask_S: Student's mask, ``[batch, length]``; every value but 0 selects a position.
         mask_T: Teacher's mask, whose length may be another. If only one model has a mask it
             serves both.
+        pairing: ``"auto"`` as above; ``"rank"`` pairs masks of one shape by rank too.
 
     Returns:
-        The teacher's logits in the student's places, and the mask of the positions to compare:
-        ``mask_S``, without the last ones if the teacher has fewer positions selected than the
-        student (what the teacher has too many of is not used).
+        The teacher's logits in the student's places, and the mask of the positions to compare.
 
     Raises:
         UsageError: A mask does not fit the logits.
 
     Examples:
         >>> teacher = jnp.array([[[1.0], [2.0], [3.0]]])
-        >>> paired, mask = pair_selected(teacher, jnp.array([[1, 1, 0]]), jnp.array([[0, 1, 1]]))
-        >>> print(paired[mask != 0])
+        >>> mask_S, mask_T = jnp.array([[1, 1, 0]]), jnp.array([[0, 1, 1]])
+        >>> paired, mask = pair_selected(teacher, mask_S, mask_T)
+        >>> print(paired[mask])
+        [[2.]]
+        >>> paired, mask = pair_selected(teacher, mask_S, mask_T, pairing="rank")
+        >>> print(paired[mask])
         [[2.]
          [3.]]
     """
@@ -100,11 +108,20 @@ def pair_selected(
         )
     if mask_S is mask_T:
         return teacher, mask_S
-    if mask_S.shape != mask_T.shape:
-        return _pair(teacher, mask_S, mask_T)
-    equal = jnp.array_equal(mask_S != 0, mask_T != 0)
-    paired: tuple[Array, Array] = jax.lax.cond(equal, _keep, _pair, teacher, mask_S, mask_T)
-    return paired
+    if pairs_by_rank(mask_S, mask_T, pairing):
+        return _pair_by_rank(teacher, mask_S, mask_T)
+    return teacher, (mask_S != 0) & (mask_T != 0)
+
+
+def pairs_by_rank(
+    mask_S: Shaped[Array, "*other"] | None,
+    mask_T: Shaped[Array, "*positions"] | None,
+    pairing: str,
+) -> bool:
+    """Whether :func:`pair_selected` pairs the k-th selected positions of the two masks."""
+    if mask_S is None or mask_T is None or mask_S is mask_T:
+        return False
+    return pairing == "rank" or mask_S.shape != mask_T.shape
 
 
 def per_head(
@@ -127,15 +144,18 @@ def per_head(
     return masks
 
 
-def _keep(teacher: Array, mask_S: Array, mask_T: Array) -> tuple[Array, Array]:
-    return teacher, mask_S != 0
-
-
-def _pair(teacher: Array, mask_S: Array, mask_T: Array) -> tuple[Array, Array]:
-    from_T, to_S = mask_T.reshape(-1) != 0, mask_S.reshape(-1) != 0
-    selected_T = jnp.argsort(~from_T, stable=True)  # the k-th selected position of the teacher
-    k = jnp.cumsum(to_S) - 1
-    partner = selected_T[jnp.clip(k, 0, from_T.size - 1)]
-    paired = teacher.reshape(-1, teacher.shape[-1])[partner]
-    compared = to_S & (k < jnp.sum(from_T))
-    return paired.reshape(*mask_S.shape, -1), compared.reshape(mask_S.shape)
+def _pair_by_rank(teacher: Array, mask_S: Array, mask_T: Array) -> tuple[Array, Array]:
+    if mask_S.shape[0] != mask_T.shape[0]:
+        raise UsageError(
+            f"logits_mask {mask_S.shape} of the student and {mask_T.shape} of the teacher differ "
+            "in the number of examples."
+        )
+    batch, classes = teacher.shape[0], teacher.shape[-1]
+    to_S, from_T = (mask.reshape(batch, -1) != 0 for mask in (mask_S, mask_T))
+    selected_T = jnp.argsort(~from_T, axis=1, stable=True)  # the k-th position that it selects
+    k = jnp.cumsum(to_S, axis=1) - 1
+    partner = jnp.take_along_axis(selected_T, jnp.clip(k, 0, from_T.shape[1] - 1), axis=1)
+    flat = teacher.reshape(batch, -1, classes)
+    paired = jnp.take_along_axis(flat, partner[..., None], axis=1)
+    compared = to_S & (k < jnp.sum(from_T, axis=1, keepdims=True))
+    return paired.reshape(*mask_S.shape, classes), compared.reshape(mask_S.shape)

@@ -21,13 +21,14 @@ from ..forward.adaptors import Outputs
 from ..losses import Mean, add_means, per_position
 from ..registry import KD_LOSS_MAP, MATCH_LOSS_MAP, Table, loss_and_parameters
 from .ensemble import Ensemble, Targets, Weight, as_targets, make_ensemble
-from .logit_masks import pair_selected, per_head, probability_shift
+from .logit_masks import pair_selected, pairs_by_rank, per_head, probability_shift
 from .match_terms import Projection, match_terms
 from .optimal_transport import LAYER_WEIGHTS, cost_attention, equal_weights, shared_weights
 from .projections import init_projection
 from .schedules import weight_schedule
 from .temperature_rules import temperature_rule
 from .top_k import TopK, pair_top_k, require_kept_logits_suffice, to_buckets
+from .value_checks import Checks, fractional_mask, is_check, report, unequal_counts
 from .vocabulary import fit_vocabularies
 
 Terms = dict[str, tuple[Mean, ...]]
@@ -215,6 +216,7 @@ class Objective:
         if targets is not None:
             if student.logits and targets.compared[0].logits:
                 terms["kd_loss"] = self._kd_terms(student, targets, temperature)
+                terms |= self._checks_of_masks(student, targets)
             elif not self._named_matches():
                 missing = "student" if not student.logits else "teacher"
                 raise UsageError(f"The {missing}'s adaptor returned no 'logits' to distil.")
@@ -240,7 +242,9 @@ class Objective:
         metrics: Metrics = {}
         total: Any = 0.0
         for name, means in terms.items():
-            if name not in self.weights:  # what a state is updated from
+            if is_check(name):
+                metrics[name] = means[0].value()
+            if name not in self.weights:  # a check, or what a state is updated from
                 continue
             loss = functools.reduce(jnp.add, (mean.value() for mean in means))
             metrics[f"unweighted_{name}"] = loss
@@ -251,7 +255,30 @@ class Objective:
                 loss = jax.lax.stop_gradient(jnp.zeros_like(loss))
             metrics[f"weighted_{name}"] = weight * loss
             total = total + weight * loss
+        if not any(isinstance(value, jax.core.Tracer) for value in metrics.values()):
+            report(metrics)
         return total, {"total_loss": total, **metrics}
+
+    def _checks_of_masks(self, student: Outputs, targets: Targets) -> Checks:
+        """What is checked of the values of both models' ``logits_mask``."""
+        checks = dict(targets.checks)
+        heads = len(student.logits)
+        for mask in student.logits_mask:
+            checks |= fractional_mask("The student's", mask)
+        masks_S = per_head("student", student.logits_mask, heads)
+        for index, teacher in enumerate(targets.compared):
+            whose = f" of teacher {index}" if len(targets.compared) > 1 else ""
+            for mask in teacher.logits_mask:
+                checks |= fractional_mask("The teacher's", mask)
+            masks_T = per_head("teacher", teacher.logits_mask, heads)
+            for head, (mask_S, mask_T) in enumerate(zip(masks_S, masks_T, strict=True)):
+                if student.logits[head].ndim > 2 and pairs_by_rank(
+                    mask_S, mask_T, self.config.mask_pairing
+                ):
+                    assert mask_S is not None
+                    assert mask_T is not None
+                    checks |= unequal_counts(f"logits[{head}]{whose}", mask_S, mask_T)
+        return checks
 
     def _kd_terms(self, student: Outputs, targets: Targets, temperature: Any) -> tuple[Mean, ...]:
         """One :class:`Mean` per head, a weighted one where the losses of several are averaged."""
@@ -298,7 +325,9 @@ class Objective:
                 require_kept_logits_suffice(self.config)
             if mask is not None:
                 pair: Any = pair_top_k if isinstance(logits_T, TopK) else pair_selected
-                logits_T, mask = pair(logits_T, mask, masks_T[head])
+                logits_T, mask = pair(
+                    logits_T, mask, masks_T[head], pairing=self.config.mask_pairing
+                )
             what = f"logits[{head}]"
             if logits_S.shape[:-1] == logits_T.shape[:-1] and not isinstance(logits_T, TopK):
                 logits_S, logits_T = fit_vocabularies(

@@ -172,11 +172,15 @@ def to_buckets(
 
 
 def pair_top_k(
-    kept: TopK, mask_S: Shaped[Array, "batch length"], mask_T: Shaped[Array, "batch length"]
-) -> tuple[TopK, Shaped[Array, "batch length"] | None]:
+    kept: TopK,
+    mask_S: Shaped[Array, "*other"] | None,
+    mask_T: Shaped[Array, "*positions"] | None,
+    *,
+    pairing: str = "auto",
+) -> tuple[TopK, Shaped[Array, "*other"] | None]:
     """As :func:`~jaxbrewer.objective.logit_masks.pair_selected`, for a teacher's kept logits."""
     leaves, structure = jax.tree.flatten(kept)
-    pairs = [pair_selected(leaf, mask_S, mask_T) for leaf in leaves]
+    pairs = [pair_selected(leaf, mask_S, mask_T, pairing=pairing) for leaf in leaves]
     return jax.tree.unflatten(structure, [leaf for leaf, _ in pairs]), pairs[0][1]
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from ..checksums import leaves_by_path
 from ..errors import NonFiniteError
 from ..forward.model import PyTree
+from ..objective.value_checks import is_check, report
 from ..step.optimizer import global_norm
 from ..step.state import TrainState
 from ..step.train_step import TrainStep
@@ -30,10 +31,12 @@ class FiniteFlags(NamedTuple):
     Attributes:
         step: bool scalar.
         gradients: bool, ``[arrays]``.
+        checks: Metrics that :func:`~jaxbrewer.objective.value_checks.report` reads.
     """
 
     step: jax.Array
     gradients: jax.Array
+    checks: Mapping[str, jax.Array] | None = None
 
 
 def finite_gradients(gradient: PyTree) -> dict[str, jax.Array]:
@@ -67,13 +70,14 @@ def with_finite_flags(
         state: TrainState, teacher_variables: PyTree, batch: Any
     ) -> tuple[TrainState, tuple[dict[str, jax.Array], FiniteFlags]]:
         moved, metrics = step(state, teacher_variables, batch)
-        scalars = {name: value for name, value in metrics.items() if name != _GRADIENTS}
+        checks = {name: metrics.pop(name) for name in list(metrics) if is_check(name)}
+        gradients = metrics.pop(_GRADIENTS)
         if state.loss_scale is not None:
-            return moved, (scalars, FiniteFlags(jnp.bool_(True), metrics[_GRADIENTS]))
+            return moved, (metrics, FiniteFlags(jnp.bool_(True), gradients, checks))
         finite = jnp.isfinite(metrics["total_loss"]) & jnp.isfinite(metrics["grad_norm"])
         if skips:
             moved = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)
-        return moved, (scalars, FiniteFlags(finite, metrics[_GRADIENTS]))
+        return moved, (metrics, FiniteFlags(finite, gradients, checks))
 
     return step_with_flags
 
@@ -97,7 +101,7 @@ class PendingStep(NamedTuple):
 
 
 class NonFiniteGuard:
-    """Reads the flags of a step and reports the first step that is not finite.
+    """Reads the flags of a step, reports its checks and the first step that is not finite.
 
     Args:
         gradients: Names of the arrays of the gradient.
@@ -107,6 +111,7 @@ class NonFiniteGuard:
         self._gradients = gradients
         self._pending: collections.deque[PendingStep] = collections.deque()
         self._skipped = 0
+        self._warned: set[str] = set()
 
     def add(
         self, number: int, batch: Any, metrics: Mapping[str, jax.Array], finite: FiniteFlags
@@ -115,9 +120,16 @@ class NonFiniteGuard:
         self._pending.append(PendingStep(number, batch, metrics, finite))
 
     def first_nonfinite(self, *, lead: int = LEAD) -> PendingStep | None:
-        """The first step that was not finite, at least ``lead`` steps behind the last."""
+        """The first step that was not finite, at least ``lead`` steps behind the last.
+
+        Raises:
+            UsageError: A check of values failed.
+        """
         while len(self._pending) > lead:
             watched = self._pending.popleft()
+            self._warned |= report(
+                watched.finite.checks or {}, where=f"Step {watched.number}: ", known=self._warned
+            )
             if not np.asarray(watched.finite.step):
                 return watched
         return None

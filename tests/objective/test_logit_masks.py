@@ -11,6 +11,7 @@ LOGITS = np.float32(RNG.normal(size=(4, 6, 5)))
 LABELS = RNG.integers(0, 5, size=(4, 6))
 shift = jax.jit(probability_shift)
 pair = jax.jit(pair_selected)
+jitted = jax.jit(pair_selected, static_argnames="pairing")
 
 
 def swapped_by_hand(logits, labels):
@@ -86,27 +87,42 @@ def test_equal_masks_move_nothing():
     np.testing.assert_array_equal(teacher, LOGITS)  # the padding too: nothing was gathered
 
 
-@pytest.mark.parametrize("length", [6, 9])
-def test_kth_with_kth_over_the_whole_batch(length):
-    mask_S = np.zeros((4, length), np.int32)
-    mask_T = np.int32(LABELS > 1)
-    places = RNG.permutation(mask_S.size)[: mask_T.sum()]
-    mask_S.reshape(-1)[places] = 1
-    teacher, effective = pair(LOGITS, mask_S, mask_T)
-    np.testing.assert_array_equal(effective, mask_S != 0)
-    np.testing.assert_array_equal(teacher[mask_S != 0], LOGITS[mask_T != 0])
+@pytest.mark.parametrize("positions", [(6,), (2, 3)])
+def test_masks_of_one_shape_are_compared_where_both_select(positions):
+    teacher, masks = LOGITS.reshape(4, *positions, 5), RNG.integers(0, 2, (2, 4, *positions))
+    paired, compared = pair(teacher, *masks)
+    np.testing.assert_array_equal(compared, (masks[0] != 0) & (masks[1] != 0))
+    np.testing.assert_array_equal(paired, teacher)
+    disjoint = pair(teacher, masks[0], 1 - masks[0])[1]
+    assert not disjoint.any()
 
 
-def test_only_as_many_as_both_select():
+def equally_many(length):
+    """A mask of ``length`` positions that selects as many of each example as ``LABELS > 1``."""
+    mask = np.zeros((4, length), np.int32)
+    for row, count in zip(mask, (LABELS > 1).sum(1), strict=True):
+        row[RNG.permutation(length)[:count]] = 1
+    return mask
+
+
+@pytest.mark.parametrize(("length", "pairing"), [(6, "rank"), (9, "rank"), (9, "auto")])
+def test_rank_pairs_the_kth_selected_positions_of_an_example(length, pairing):
+    mask_S, mask_T = equally_many(length), np.int32(LABELS > 1)
+    paired, compared = jitted(LOGITS, mask_S, mask_T, pairing=pairing)
+    np.testing.assert_array_equal(compared, mask_S != 0)
+    np.testing.assert_array_equal(paired[mask_S != 0], LOGITS[mask_T != 0])
+
+
+def test_rank_leaves_out_positions_without_a_partner_in_their_example():
     few, many = np.int32(LABELS > 3), np.int32(LABELS > 1)
-    count = few.sum()
-    teacher, effective = pair(LOGITS, many, few)
-    assert effective.sum() == count
-    np.testing.assert_array_equal(np.flatnonzero(effective), np.flatnonzero(many)[:count])
-    np.testing.assert_array_equal(teacher[effective], LOGITS[few != 0])
-    teacher, effective = pair(LOGITS, few, many)
-    np.testing.assert_array_equal(teacher[effective], LOGITS[many != 0][:count])
-    assert pair(LOGITS, many, np.zeros_like(many))[1].sum() == 0
+    for mask_S, mask_T in ((few, many), (many, few), (many, np.zeros_like(many))):
+        paired, compared = jitted(LOGITS, mask_S, mask_T, pairing="rank")
+        for row in range(4):
+            count = min(mask_S[row].sum(), mask_T[row].sum())
+            kept = np.flatnonzero(mask_S[row])[:count]
+            np.testing.assert_array_equal(np.flatnonzero(compared[row]), kept)
+            expected = LOGITS[row][mask_T[row] != 0][:count]
+            np.testing.assert_array_equal(paired[row][kept], expected)
 
 
 @pytest.mark.parametrize("side", ["student", "teacher"])
@@ -127,20 +143,18 @@ def test_one_mask_cannot_serve_two_lengths():
         pair_selected(LOGITS, np.ones((4, 6)), np.ones((4, 7)))
 
 
-def test_every_position_of_a_shorter_teacher_is_used():
-    teacher = jnp.arange(6.0).reshape(2, 3, 1)
-    mask_S = jnp.array([[1, 0, 1, 1], [0, 1, 1, 1]])
-    paired, compared = pair_selected(teacher, mask_S, jnp.ones((2, 3)))
-    np.testing.assert_array_equal(compared, mask_S)
-    np.testing.assert_array_equal(paired[mask_S != 0][:, 0], np.arange(6))
+def test_masks_of_other_batches_do_not_pair():
+    with pytest.raises(UsageError, match="differ in the number of examples"):
+        pair_selected(LOGITS, np.ones((3, 7)), np.ones((4, 6)))
 
 
 def test_positions_may_have_several_axes():
     """Pictures: (batch, height, width, classes)."""
     teacher = RNG.normal(size=(2, 2, 3, 4)).astype("f")
-    mask_S, mask_T = (RNG.permutation(np.arange(12) < 7).reshape(2, 2, 3) for _ in range(2))
-    paired, compared = pair(teacher, mask_S, mask_T)
-    flat, _ = pair(teacher.reshape(2, 6, 4), mask_S.reshape(2, 6), mask_T.reshape(2, 6))
+    mask_S, mask_T = (RNG.permuted(np.arange(12).reshape(2, 6) % 6 < 4, axis=1) for _ in range(2))
+    flat, _ = jitted(teacher.reshape(2, 6, 4), mask_S, mask_T, pairing="rank")
+    mask_S, mask_T = (mask.reshape(2, 2, 3) for mask in (mask_S, mask_T))
+    paired, compared = jitted(teacher, mask_S, mask_T, pairing="rank")
     np.testing.assert_array_equal(compared, mask_S)
     np.testing.assert_array_equal(paired[mask_S], flat.reshape(2, 2, 3, 4)[mask_S])
     assert pair_selected(teacher, mask_S, None)[1] is mask_S

@@ -3,6 +3,8 @@
 Shapes are fixed, so that each function is compiled once per dtype; values, masks and labels vary.
 """
 
+import functools
+
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
@@ -27,6 +29,7 @@ mask_dtypes = st.sampled_from(["bool", "int32", "float32", "bfloat16"])
 
 shift = jax.jit(probability_shift)
 pair = jax.jit(pair_selected)
+pair_by_rank = jax.jit(functools.partial(pair_selected, pairing="rank"))
 
 
 @settings(max_examples=60)
@@ -45,16 +48,21 @@ def test_shift_swaps_two_logits_of_each_row(values, label, mask, dtype, mask_dty
 
 @settings(max_examples=60)
 @given(logits, masks, masks)
-def test_selected_positions_are_paired_in_order(values, mask_S, mask_T):
+def test_positions_are_compared_where_both_masks_select_them(values, mask_S, mask_T):
     paired, compared = map(np.asarray, pair(values, mask_S, mask_T))
-    chosen = values[mask_T != 0]
-    places = np.argwhere(mask_S != 0)
-    count = min(len(chosen), len(places))
-    assert np.count_nonzero(compared) == count
-    for k in range(count):
-        at = tuple(places[k])
-        assert compared[at]
-        assert paired[at].tolist() == chosen[k].tolist()
+    np.testing.assert_array_equal(compared, (mask_S != 0) & (mask_T != 0))
+    np.testing.assert_array_equal(paired, values)
+
+
+@settings(max_examples=60)
+@given(logits, masks, masks)
+def test_positions_paired_by_rank_keep_their_order_in_each_example(values, mask_S, mask_T):
+    paired, compared = map(np.asarray, pair_by_rank(values, mask_S, mask_T))
+    for row in range(BATCH):
+        chosen, places = values[row][mask_T[row] != 0], np.flatnonzero(mask_S[row])
+        count = min(len(chosen), len(places))
+        np.testing.assert_array_equal(np.flatnonzero(compared[row]), places[:count])
+        np.testing.assert_array_equal(paired[row][places[:count]], chosen[:count])
 
 
 @settings(max_examples=60)

@@ -1,0 +1,133 @@
+"""Checks of values, which tracing cannot see: computed in the step, reported by the host.
+
+A check is one or more entries of the objective's terms under :data:`PREFIX`, so that micro-batches,
+devices and tasks add it up like a loss. ``combine`` turns it into metrics; the training loop takes
+these out of the metrics, reads them one step late and calls :func:`report`. Outside of a trace
+``combine`` reports at once.
+"""
+
+import warnings
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Shaped
+
+from ..errors import UsageError
+from ..losses import Mean
+
+PREFIX = "check/"
+_COUNTS, _FRACTIONS, _PROBABILITIES = "unequal_counts", "fractional_mask", "probabilities"
+
+Checks = dict[str, tuple[Mean, ...]]
+"""Entries of the objective's terms; a mean above 0 means that the check found something."""
+
+
+def is_check(name: str) -> bool:
+    """Whether a term or metric is a check; a task's name may stand before it."""
+    return name.startswith(PREFIX) or f"/{PREFIX}" in name
+
+
+def unequal_counts(
+    subject: str, mask_S: Shaped[Array, "*positions_S"], mask_T: Shaped[Array, "*positions_T"]
+) -> Checks:
+    """Finds an example of which the two masks select different numbers of positions.
+
+    Args:
+        subject: What the masks select, for the message: ``"logits[0]"``.
+        mask_S: Student's mask.
+        mask_T: Teacher's mask.
+    """
+    counts = [
+        jnp.sum(mask.reshape(mask.shape[0], -1) != 0, axis=1, dtype=jnp.int32)
+        for mask in (mask_S, mask_T)
+    ]
+    differs = counts[0] != counts[1]
+    first = jnp.argmax(differs)
+    found = jnp.any(differs)
+    parts = {"found": found, "example": first, "student": counts[0][first]}
+    parts |= {"teacher": counts[1][first]}
+    return _check(_COUNTS, subject, **parts)
+
+
+def fractional_mask(subject: str, mask: Shaped[Array, "..."]) -> Checks:
+    """Finds a mask of floats with values other than 0 and 1; other dtypes are not checked.
+
+    Args:
+        subject: Whose mask it is, for the message: ``"the student's"``.
+        mask: The mask.
+    """
+    if not jnp.issubdtype(mask.dtype, jnp.floating):
+        return {}
+    return _check(_FRACTIONS, subject, found=jnp.any((mask != 0) & (mask != 1)))
+
+
+def probabilities(subject: str, scores: Float[Array, "batch ... keys"]) -> Checks:
+    """Finds attention probabilities where scores before the softmax are due.
+
+    Looks at the first example: rows without a negative number that all add up to 1.
+
+    Args:
+        subject: What they are, for the message.
+        scores: Attention of a layer, ``[batch, [heads,] queries, keys]``.
+    """
+    rows = jax.lax.stop_gradient(scores[0]).astype(jnp.float32)
+    adds_up = jnp.all(jnp.abs(jnp.sum(rows, axis=-1) - 1) < 0.02)
+    return _check(_PROBABILITIES, subject, found=adds_up & jnp.all(rows >= 0))
+
+
+def report(metrics: Mapping[str, Any], *, where: str = "", known: Collection[str] = ()) -> set[str]:
+    """Raises or warns for each check among ``metrics`` that found something.
+
+    Args:
+        metrics: Concrete values; entries that are no checks are ignored.
+        where: Begins an error: ``"Step 3: "``.
+        known: Checks that are not reported again.
+
+    Returns:
+        The names of the checks that warned.
+
+    Raises:
+        UsageError: An example's masks select different numbers of positions.
+    """
+    warned = set()
+    for name, value in metrics.items():
+        check, _, part = name.rpartition(":")
+        if not is_check(name) or part != "found" or check in known or not float(value) > 0:
+            continue
+        task, _, rest = check.rpartition(PREFIX)
+        kind, _, subject = rest.partition("/")
+        of_task = f" of the task {task.rstrip('/')!r}" if task else ""
+        if kind == _COUNTS:
+            example, student, teacher = (
+                round(float(metrics[f"{check}:{key}"])) for key in ("example", "student", "teacher")
+            )
+            raise UsageError(
+                f"{where}{subject}{of_task}: the student's logits_mask selects {student} positions "
+                f"of example {example}, the teacher's {teacher}. Positions that are paired by rank "
+                "must be equally many in each example."
+            )
+        warnings.warn(_WARNINGS[kind].format(subject=f"{subject}{of_task}"), stacklevel=3)
+        warned.add(check)
+    return warned
+
+
+_WARNINGS = {
+    _FRACTIONS: (
+        "{subject} logits_mask has values other than 0 and 1. A mask selects: every value but 0 "
+        "counts as 1. Return weights as 'logits_weights' instead."
+    ),
+    _PROBABILITIES: (
+        "{subject} looks like probabilities: no number is negative and each row adds up to 1. "
+        "Attention losses compare scores before the softmax: return those as 'attention'."
+    ),
+}
+
+
+def _check(kind: str, subject: str, **parts: Array) -> Checks:
+    one = jnp.ones((), jnp.float32)
+    return {
+        f"{PREFIX}{kind}/{subject}:{part}": (Mean(value.astype(jnp.float32), one),)
+        for part, value in parts.items()
+    }

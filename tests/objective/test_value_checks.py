@@ -1,0 +1,112 @@
+"""Checks of values: reported at once outside of a trace, and by the training loop inside."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxbrewer as jb
+from jaxbrewer.forward.adaptors import Outputs
+from jaxbrewer.objective.value_checks import is_check
+from tests.toys import quiet
+
+RNG = np.random.default_rng(0)
+LOGITS_S, LOGITS_T = (np.float32(RNG.normal(size=(3, length, 4))) for length in (5, 6))
+MASK_S = np.int32([[1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]])
+MASK_T = np.int32([[0, 1, 1, 0, 0, 0], [1, 1, 0, 0, 0, 1], [1, 1, 0, 0, 0, 0]])
+CONFIG = jb.DistillationConfig(temperature=1)
+
+
+def compared(mask_S, mask_T, logits_T=LOGITS_T, config=CONFIG):
+    student = Outputs(logits=(jnp.asarray(LOGITS_S),), logits_mask=(jnp.asarray(mask_S),))
+    teacher = Outputs(logits=(jnp.asarray(logits_T),), logits_mask=(jnp.asarray(mask_T),))
+    return jb.make_objective(config)(student, teacher, {}, step=0)
+
+
+def adaptor(batch, outputs):
+    return {"logits": outputs, "logits_mask": batch["mask"]}
+
+
+def trainer(**settings):
+    teacher, student = (lambda params, x, w=w: x * params * w for w in (1.0, 2.0))
+    return jb.BasicDistiller(
+        quiet(**settings), CONFIG, (teacher, jnp.ones(4)), (student, jnp.ones(4)), adaptor, adaptor
+    )
+
+
+def batch_of(mask_S, mask_T=MASK_T):
+    return {
+        "teacher": {"x": LOGITS_T, "mask": mask_T},
+        "student": {"x": LOGITS_S, "mask": mask_S},
+    }
+
+
+def test_unequal_counts_of_an_example_name_it():
+    says = r"logits\[0\]: the student's logits_mask selects 1 positions of example 2, .*teacher's 2"
+    with pytest.raises(jb.UsageError, match=says):
+        compared(MASK_S, MASK_T)
+    compared(MASK_S[[0, 1, 0]], MASK_T)
+
+
+def test_a_training_stops_at_unequal_counts_and_names_step_and_example():
+    equal = MASK_T[:, :5].copy()
+    equal[1, 2] = 1
+    batches = [batch_of(equal)] * 2 + [batch_of(MASK_S)] * 4
+    with pytest.raises(jb.UsageError, match=r"Step 3: logits\[0\]: .* of example 2, .* 2\."):
+        trainer().train(optax.sgd(0.0), batches, num_epochs=1)
+    history = trainer().train(optax.sgd(0.0), batches[:2], num_epochs=1).history
+    assert not any(map(is_check, history))
+
+
+def test_teachers_that_are_averaged_must_select_equally_many_too():
+    teachers = [
+        Outputs(logits=(jnp.asarray(logits),), logits_mask=(jnp.asarray(mask),))
+        for logits, mask in ((LOGITS_S, MASK_S), (LOGITS_T, MASK_T))
+    ]
+    with pytest.raises(jb.UsageError, match=r"logits\[0\] of teacher 1: .* of example 2"):
+        jb.make_objective(CONFIG)(teachers[0], teachers, {}, step=0)
+
+
+def test_fractional_masks_warn_once_in_a_training():
+    soft = np.where(MASK_T == 1, np.float32(0.5), 0)
+    for mask_S, mask_T in ((soft[:, :5], MASK_T[:, :5]), (MASK_T[:, :5], soft[:, :5])):
+        with pytest.warns(UserWarning, match="other than 0 and 1.*'logits_weights'"):
+            compared(mask_S, mask_T, LOGITS_T[:, :5])
+    compared(np.float32(MASK_S), np.float32(MASK_S), LOGITS_S)
+    same = {"x": LOGITS_S, "mask": soft[:, :5]}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer().train(optax.sgd(0.0), [same] * 4, num_epochs=1)
+    assert sorted(str(warning.message).split()[1] for warning in caught) == [
+        "student's",
+        "teacher's",
+    ]
+
+
+def test_micro_batches_keep_their_checks():
+    step = trainer(gradient_accumulation_steps=2)
+    with pytest.raises(jb.UsageError, match="Step 1: "):
+        step.train(optax.sgd(0.0), [batch_of(MASK_S)] * 2, num_epochs=1)
+
+
+def test_the_intersection_is_the_loss_over_positions_that_both_masks_select():
+    mask_S, mask_T = RNG.integers(0, 2, (2, 3, 5))
+    loss, metrics = jax.jit(lambda: compared(mask_S, mask_T, LOGITS_T[:, :5]))()
+    both = (mask_S & mask_T) != 0
+    log_q, p = jax.nn.log_softmax(LOGITS_S)[both], jax.nn.softmax(LOGITS_T[:, :5])[both]
+    np.testing.assert_allclose(loss, -(p * log_q).sum(-1).mean(), rtol=1e-5)
+    assert not any(map(is_check, metrics))
+    ranked = jb.DistillationConfig(temperature=1, mask_pairing="rank")
+    rows = np.sort(mask_S, axis=1)
+    assert (
+        compared(rows, mask_S, LOGITS_T[:, :5], ranked)[0]
+        != compared(rows, mask_S, LOGITS_T[:, :5])[0]
+    )
+
+
+def test_a_pairing_is_one_of_two():
+    with pytest.raises(jb.UsageError, match="mask_pairing 'ranks' is unknown: did you mean 'rank'"):
+        jb.DistillationConfig(mask_pairing="ranks")
