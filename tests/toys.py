@@ -73,9 +73,13 @@ class NnxMLP(nnx.Module):
         return self.second(self.dropout(hidden))
 
 
+def dense(layer, x):
+    product = x @ layer["kernel"]
+    return product + jnp.broadcast_to(layer["bias"], product.shape)
+
+
 def mlp(params, x):
-    hidden = jnp.tanh(x @ params["first"]["kernel"] + params["first"]["bias"])
-    return hidden @ params["second"]["kernel"] + params["second"]["bias"]
+    return dense(params["second"], jnp.tanh(dense(params["first"], x)))
 
 
 def mlp_params(width, features=4, seed=0):

@@ -101,7 +101,7 @@ def test_accepted(index: int, tmp_path):
 
 
 def model(params, x):
-    hidden = [x, x * params["w"]]
+    hidden = [x, x * params["w"][None]]
     return {"logits": hidden[1], "hidden": hidden}
 
 

@@ -60,40 +60,40 @@ def cached():
     return {"config": config, "histories": histories, "calls": len(calls), "held": held}
 
 
-def test_b14_b21_split_batches_or_num_steps_could_not_be_cached(cached):
+def test_b14_b21_split_batches_are_cached_in_a_training_by_steps(cached):
     assert cached["calls"] == 2 * BATCHES
     for history in cached["histories"]:
         assert np.isfinite(history["total_loss"]).all()
 
 
-def test_b15_all_batches_stayed_on_the_device(cached):
+def test_b15_the_cache_keeps_no_batch_on_the_device(cached):
     assert max(cached["held"]) < BATCHES
 
 
-def test_b16_nested_batches_stayed_behind(cached):
+def test_b16_nested_entries_of_batches_are_placed_too(cached):
     """The adaptor of the fixture reads a nested entry."""
     assert cached["calls"]
 
 
-def test_b17_a_second_training_doubled_the_cache(cached):
+def test_b17_each_training_fills_its_own_cache(cached):
     lengths = [len(history["total_loss"]) for history in cached["histories"]]
     assert lengths == [18, 18]
     first, second = (np.sort(history["total_loss"][:BATCHES]) for history in cached["histories"])
     np.testing.assert_allclose(first, second, rtol=1e-6)
 
 
-def test_b18_the_order_came_from_the_global_generator(cached):
+def test_b18_the_order_depends_on_the_seed_alone(cached):
     """The fixture holds that no global generator moved; the order is the seed's."""
     first, second = (history["total_loss"] for history in cached["histories"])
     np.testing.assert_allclose(first, second, rtol=1e-6)
     assert np.ptp(first) > 0
 
 
-def test_b20_caching_was_switched_off_in_the_users_config(cached):
+def test_b20_the_users_config_is_not_changed(cached):
     assert cached["config"] == jb.DistillationConfig(is_caching_logits=True, temperature=2)
 
 
-def test_b19_the_cache_lost_the_teachers_mask():
+def test_b19_the_cache_keeps_the_teachers_mask():
     masks = {"mask_S": np.array([[1, 1, 0]] * 2), "mask_T": np.array([[0, 1, 1]] * 2)}
     x = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
 
@@ -116,7 +116,7 @@ def test_b19_the_cache_lost_the_teachers_mask():
     np.testing.assert_allclose([totals[False], totals[True]], np.mean(gap**2), rtol=1e-5)
 
 
-def test_b3_mappings_that_are_no_dict_were_taken_for_tuples():
+def test_b3_any_mapping_is_a_batch_of_named_entries():
     batches = [collections.UserDict(x=DATA["x"][:4], labels=DATA["labels"][:4])]
     for caching in (False, True):
         config = jb.DistillationConfig(is_caching_logits=caching)

@@ -29,13 +29,13 @@ def kd(student, teacher, **fields):
     return distil(student, teacher, **fields)[1]["unweighted_kd_loss"]
 
 
-def test_b1_masked_nst_was_divided_by_the_length():
+def test_b1_a_mask_of_ones_does_not_change_nst():
     pairs = [STATES_S, STATES_S], [STATES_T, STATES_T]
     masked = losses.mmd_loss(*pairs, np.ones_like(MASK))
     np.testing.assert_allclose(masked, losses.mmd_loss(*pairs), rtol=1e-6)
 
 
-def test_b10_shift_together_with_a_mask_crashed():
+def test_b10_probability_shift_works_under_a_mask():
     labels = RNG.integers(0, CLASSES, (BATCH, LENGTH))
     student = {"logits": LOGITS_S, "logits_mask": MASK, "labels": labels}
     actual = kd(
@@ -47,26 +47,26 @@ def test_b10_shift_together_with_a_mask_crashed():
 
 
 @pytest.mark.parametrize("ignored", [-1, -100])
-def test_b11_ignored_labels_of_rank_2_crashed_or_swapped_with_the_last_class(ignored):
+def test_b11_ignored_labels_of_rank_2_shift_nothing(ignored):
     labels = np.array([ignored, 0, 4])
     shifted = probability_shift(LOGITS_T[:, 0], labels)
     np.testing.assert_array_equal(shifted[0], LOGITS_T[0, 0])
     np.testing.assert_array_equal(np.argmax(shifted[1:], -1), labels[1:])
 
 
-def test_b12_the_users_teacher_outputs_were_shifted_in_place():
+def test_b12_the_users_teacher_outputs_are_not_changed():
     cached = LOGITS_T.copy()
     labels = np.argmin(LOGITS_T, -1)
     kd({"logits": LOGITS_S, "labels": labels}, {"logits": cached}, probability_shift=True)
     np.testing.assert_array_equal(cached, LOGITS_T)
 
 
-def test_b24_heads_beyond_the_shorter_list_were_left_out():
+def test_b24_different_numbers_of_heads_are_refused():
     with pytest.raises(jb.UsageError, match="returned 2 'logits', the teacher's 1"):
         kd({"logits": [LOGITS_S, LOGITS_S]}, {"logits": LOGITS_T})
 
 
-def test_b39_logits_were_not_optional_and_an_empty_list_crashed():
+def test_b39_logits_are_optional_and_an_empty_list_is_refused():
     _, metrics = distil(
         {"hidden": [STATES_S]}, {"hidden": [STATES_T]}, intermediate_matches=[HIDDEN]
     )
@@ -76,18 +76,18 @@ def test_b39_logits_were_not_optional_and_an_empty_list_crashed():
     assert distil({"logits": LOGITS_S, "losses": []}, {"logits": LOGITS_T})[0] > 0
 
 
-def test_b40_a_layer_out_of_range_was_a_bare_index_error():
+def test_b40_a_layer_out_of_range_names_its_match():
     answers = {"hidden": [STATES_S]}, {"hidden": [STATES_T]}
     with pytest.raises(jb.UsageError, match=r"intermediate_matches\[1\].*layer_S=9 .*1 layers"):
         distil(*answers, intermediate_matches=[HIDDEN, {**HIDDEN, "layer_S": 9}])
 
 
-def test_b43_half_precision_logits_were_not_widened():
+def test_b43_half_precision_logits_give_a_float32_loss():
     for half in (jnp.float16, jnp.bfloat16):
         assert losses.kd_ce_loss(LOGITS_S.astype(half), LOGITS_T.astype(half)).dtype == jnp.float32
 
 
-def test_b53_a_higher_temperature_makes_ce_weaker_as_documented():
+def test_b53_a_higher_temperature_weakens_ce_as_documented():
     """Kept, since the reference values say so; the divergences with a factor are others."""
 
     def pull(temperature):
@@ -97,14 +97,14 @@ def test_b53_a_higher_temperature_makes_ce_weaker_as_documented():
     assert pull(8.0) / pull(4.0) == pytest.approx(1 / 4, rel=0.1)
 
 
-def test_b54_the_floor_of_ce_is_the_teachers_entropy():
+def test_b54_the_minimum_of_ce_is_the_teachers_entropy():
     p = np.asarray(jax.nn.softmax(LOGITS_T))
     floor = losses.kd_ce_loss(LOGITS_T, LOGITS_T)
     np.testing.assert_allclose(floor, -np.mean(np.sum(p * np.log(p), -1)), rtol=1e-5)
 
 
 @pytest.mark.parametrize("loss", [losses.att_ce_loss, losses.att_ce_mean_loss])
-def test_b55_more_padding_changed_the_attention_loss(loss):
+def test_b55_more_padding_does_not_change_the_attention_loss(loss):
     """Not with the scores of -10000 that models give to padded keys."""
     scores = RNG.normal(size=(2, BATCH, 2, LENGTH, LENGTH)).astype(np.float32)
 
@@ -131,7 +131,7 @@ TWO_LAYERS = ("fsp", "gram", "mmd", "nst")
 
 
 @pytest.mark.parametrize("name", ONE_LAYER + TWO_LAYERS)
-def test_b56_an_empty_mask_or_a_zero_vector_was_nan(name):
+def test_b56_an_empty_mask_and_zero_vectors_give_zero_loss_and_gradient(name):
     loss = jax.jit(jax.value_and_grad(MATCH_LOSS_MAP[name]))
     x = np.zeros((BATCH, 2, LENGTH, LENGTH), np.float32) if "attention" in name else 0 * STATES_S
     argument = [x, x] if name in TWO_LAYERS else x
@@ -142,14 +142,14 @@ def test_b56_an_empty_mask_or_a_zero_vector_was_nan(name):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((value, gradient)))
 
 
-def test_b57_transposed_states_crashed():
+def test_b57_transposed_states_give_the_same_loss():
     turned = jnp.swapaxes(jnp.swapaxes(jnp.asarray(STATES_S), 0, 1).copy(), 0, 1)
     np.testing.assert_array_equal(
         losses.cos_loss(turned, STATES_T), losses.cos_loss(STATES_S, STATES_T)
     )
 
 
-def test_b58_the_teachers_mask_was_ignored_and_other_lengths_crashed():
+def test_b58_the_teachers_mask_is_used_and_unequal_lengths_are_refused():
     student, teacher = {"hidden": [STATES_S]}, {"hidden": [STATES_T], "inputs_mask": MASK}
     total, _ = distil(student, teacher, intermediate_matches=[HIDDEN])
     np.testing.assert_allclose(total, losses.hid_mse_loss(STATES_S, STATES_T, MASK), rtol=1e-6)
@@ -158,13 +158,13 @@ def test_b58_the_teachers_mask_was_ignored_and_other_lengths_crashed():
         distil(student, longer, intermediate_matches=[HIDDEN])
 
 
-def test_b59_one_mask_for_two_heads_crashed():
+def test_b59_one_mask_serves_two_heads():
     answers = ({"logits": [x, 2 * x], "logits_mask": MASK} for x in (LOGITS_S, LOGITS_T))
     twice = ({"logits": [x, 2 * x], "logits_mask": [MASK, MASK]} for x in (LOGITS_S, LOGITS_T))
     np.testing.assert_allclose(kd(*answers), kd(*twice), rtol=1e-6)
 
 
-def test_further_attention_of_one_head_and_a_mask_was_wrong_or_crashed():
+def test_further_masked_attention_of_one_head_equals_the_four_axis_form():
     """Silently wrong where the batch is as large as the length."""
     S, T = RNG.normal(size=(2, LENGTH, LENGTH, LENGTH)).astype(np.float32)
     mask = np.arange(LENGTH) < np.array([[4], [2], [3], [1]])
@@ -172,7 +172,7 @@ def test_further_attention_of_one_head_and_a_mask_was_wrong_or_crashed():
         np.testing.assert_allclose(loss(S, T, mask), loss(S[:, None], T[:, None], mask), rtol=1e-6)
 
 
-def test_further_temperatures_of_examples_were_those_of_positions():
+def test_further_a_temperature_per_example_applies_to_all_its_positions():
     temperatures = jnp.array([1.0, 2.0, 4.0])
     S, T = LOGITS_S[:, :3], LOGITS_T[:, :3]  # as many positions as examples
     by_position = jnp.broadcast_to(temperatures[:, None], (BATCH, 3))
@@ -181,7 +181,7 @@ def test_further_temperatures_of_examples_were_those_of_positions():
     )
 
 
-def test_further_classes_ruled_out_by_both_gave_nan():
+def test_further_classes_ruled_out_by_both_keep_loss_and_gradient_finite():
     S, T = LOGITS_S.copy(), LOGITS_T.copy()
     S[..., 0] = T[..., 0] = -np.inf
     for loss in (losses.kd_ce_loss, losses.kd_mse_loss):
@@ -190,7 +190,7 @@ def test_further_classes_ruled_out_by_both_gave_nan():
         assert np.isfinite(gradient).all()
 
 
-def test_b60_there_was_no_loss_for_several_labels():
+def test_b60_bce_is_the_loss_for_several_labels_per_example():
     p, q = (1 / (1 + np.exp(-z / 2)) for z in (LOGITS_T, LOGITS_S))
     expected = -4 * np.mean(p * np.log(q) + (1 - p) * np.log(1 - q))
     actual = kd({"logits": LOGITS_S}, {"logits": LOGITS_T}, kd_loss_type="bce", temperature=2)

@@ -29,7 +29,7 @@ def distil(student, teacher, **fields):
     return compare(student, teacher)
 
 
-def test_f1_the_default_loss_compared_raw_logits():
+def test_f1_a_constant_added_to_the_logits_changes_nothing():
     student, teacher = RNG.normal(size=(2, 8, 5)).astype(np.float32)
     total, _ = distil({"logits": student}, {"logits": teacher})
     moved, _ = distil({"logits": student}, {"logits": teacher + 100})
@@ -41,7 +41,7 @@ def test_f1_the_default_loss_compared_raw_logits():
     assert np.all(np.argmax(student, -1) == np.argmax(teacher, -1))
 
 
-def test_f2_padding_was_distilled():
+def test_f2_padding_is_not_distilled():
     mask = np.array([[1, 1, 0], [1, 0, 0]])
     teacher = RNG.normal(size=(2, 3, 4)).astype(np.float32)
     student = np.where(mask[..., None], teacher, RNG.normal(size=(2, 3, 4))).astype(np.float32)
@@ -49,7 +49,7 @@ def test_f2_padding_was_distilled():
     assert distil(*answers, kd_loss_type="mse")[0] == 0
 
 
-def test_f3_metrics_were_computed_and_dropped():
+def test_f3_every_metric_reaches_the_history():
     config = jb.DistillationConfig(hard_label_weight=0.5)
     models = (mlp, mlp_params(8, seed=1)), (mlp, mlp_params(3))
     adaptors = logits_adaptor, logits_adaptor
@@ -64,7 +64,7 @@ def test_f3_metrics_were_computed_and_dropped():
     assert all(len(values) == 2 for values in history.values())
 
 
-def test_f4_projections_mixed_layers_and_examples():
+def test_f4_projections_keep_layers_and_examples_apart():
     params = init_projection(jax.random.key(0), 6, 8)
     assert sum(leaf.size for leaf in params.values()) == 6 * 8 + 8
     states = jnp.asarray(RNG.normal(size=(2, 3, 6)), jnp.float32)
@@ -72,7 +72,7 @@ def test_f4_projections_mixed_layers_and_examples():
     np.testing.assert_array_equal(other[0], apply_projection(params, states)[0])
 
 
-def test_f5_mass_outside_the_teachers_favourites_was_not_seen():
+def test_f5_mass_outside_the_teachers_top_classes_counts():
     teacher = jnp.log(jnp.array([[0.6, 0.3993, 0.0007]]))
     student = jnp.log(jnp.array([[0.00005, 0.00005, 0.9999]]))
     kd = losses.kd_ce_loss(student, teacher) - losses.kd_ce_loss(teacher, teacher)
@@ -81,7 +81,7 @@ def test_f5_mass_outside_the_teachers_favourites_was_not_seen():
     assert kd > 9
 
 
-def test_f6_metrics_of_what_was_not_computed_were_made_up():
+def test_f6_only_computed_terms_have_metrics():
     config = {"intermediate_matches": [
         {"layer_T": 0, "layer_S": 0, "feature": "hidden", "loss": "hidden_mse", "weight": 1}
     ]}  # fmt: skip
@@ -92,14 +92,14 @@ def test_f6_metrics_of_what_was_not_computed_were_made_up():
 
 
 @pytest.mark.filterwarnings("ignore:The last 1 of 25 batches")
-def test_f7_schedules_counted_micro_batches():
+def test_f7_schedules_count_steps():
     plan = plan_training(quiet(gradient_accumulation_steps=8), range(25), 2, None)
     assert plan.total_steps == 6
     weight = weight_schedule("linear_decay", 1, plan.total_steps)
     np.testing.assert_allclose([weight(step) for step in range(7)], 1 - np.arange(7) / 6, atol=1e-6)
 
 
-def test_f9_num_steps_were_ignored():
+def test_f9_num_steps_bounds_the_batches_read():
     drawn = []
 
     def batches():
@@ -113,14 +113,14 @@ def test_f9_num_steps_were_ignored():
     assert len(drawn) == 2
 
 
-def test_f10_keys_were_hashes_that_change_with_the_process():
+def test_f10_cache_keys_are_the_same_in_every_process():
     assert checksum({"x": np.arange(4, dtype=np.int64)}) == CHECKSUM
 
 
 CHECKSUM = 874703019
 
 
-def test_f12_losses_were_differences_of_half_precision_numbers():
+def test_f12_losses_of_half_precision_logits_are_computed_in_float32():
     teacher = RNG.normal(size=(64, 10)).astype(np.float32) * 3
     student = teacher + 0.1 * RNG.normal(size=teacher.shape).astype(np.float32)
     halves = [jnp.asarray(x, jnp.bfloat16) for x in (student, teacher)]
@@ -130,7 +130,7 @@ def test_f12_losses_were_differences_of_half_precision_numbers():
     np.testing.assert_allclose(kl, np.mean(np.sum(np.exp(p) * (p - q), -1)), rtol=0.02)
 
 
-def test_f13_a_mask_of_ones_changed_the_loss_with_the_width():
+def test_f13_a_mask_of_ones_does_not_change_hidden_mse_at_any_width():
     for width in (8, 64):
         student, teacher = RNG.normal(size=(2, 3, 5, width)).astype(np.float32)
         masked = losses.hid_mse_loss(student, teacher, jnp.ones((3, 5)))
@@ -138,14 +138,14 @@ def test_f13_a_mask_of_ones_changed_the_loss_with_the_width():
         np.testing.assert_allclose(masked, 2, rtol=0.3)
 
 
-def test_f16_modules_used_names_that_are_gone():
+def test_f16_every_module_imports_without_warnings():
     """With warnings as errors: neither removed nor deprecated names at import."""
     for module in pkgutil.walk_packages(jb.__path__, "jaxbrewer."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
 
 
-def test_f17_the_student_ran_twice_and_precisions_did_not_mix():
+def test_f17_each_model_runs_once_a_step_in_its_own_precision():
     calls = []
 
     def model(params, x, train=False):
@@ -170,7 +170,7 @@ def test_f17_the_student_ran_twice_and_precisions_did_not_mix():
     assert calls == [("bfloat16", False), ("float32", True)]
 
 
-def test_f17_unequal_widths_were_found_while_compiling_with_no_remedy():
+def test_f17_unequal_widths_are_refused_with_the_projection_to_add():
     config = {"intermediate_matches": [
         {"layer_T": 0, "layer_S": 0, "feature": "hidden", "loss": "hidden_mse", "weight": 1}
     ]}  # fmt: skip
@@ -181,7 +181,7 @@ def test_f17_unequal_widths_were_found_while_compiling_with_no_remedy():
         distil(*answers, **config)
 
 
-def test_f19_the_weight_of_a_term_followed_the_number_of_tokens():
+def test_f19_the_weight_of_a_term_does_not_depend_on_the_number_of_tokens():
     student = {"logits": RNG.normal(size=(2, 3, 5)).astype(np.float32),
                "hidden": [RNG.normal(size=(2, 3, 4)).astype(np.float32)]}  # fmt: skip
     teacher = jax.tree.map(lambda x: x + 1 + x**2, student)
@@ -194,7 +194,7 @@ def test_f19_the_weight_of_a_term_followed_the_number_of_tokens():
         np.testing.assert_allclose(twice[name], value, rtol=1e-5)
 
 
-def test_f14_the_generalised_divergence_had_its_mixture_the_wrong_way_round():
+def test_f14_generalised_jsd_mixes_as_in_the_paper():
     S, T = RNG.normal(size=(2, 6, 4)) * 2
     p, q = (np.exp(z) / np.exp(z).sum(-1, keepdims=True) for z in (T, S))
     for beta in (0.1, 0.5):
@@ -204,7 +204,7 @@ def test_f14_the_generalised_divergence_had_its_mixture_the_wrong_way_round():
         np.testing.assert_allclose(losses.jsd_loss(S, T, beta=beta), expected, rtol=1e-4)
 
 
-def test_f18_the_divergence_had_no_squared_temperature():
+def test_f18_kl_has_the_squared_temperature():
     S, T = RNG.normal(size=(2, 6, 4))
     p, q = (np.exp(z / 3) / np.exp(z / 3).sum(-1, keepdims=True) for z in (T, S))
     expected = 9 * np.mean(np.sum(p * np.log(p / q), -1))

@@ -14,7 +14,7 @@ STUDENT = (mlp, mlp_params(3))
 
 
 @pytest.mark.parametrize("average", ["logits", "losses"])
-def test_b13_the_average_was_shifted_and_no_teacher_by_itself(average):
+def test_b13_probability_shift_applies_to_the_average_or_to_each_teacher(average):
     """TextBrewer shifts the average, so that stays the default; averaged losses shift each."""
     config = jb.DistillationConfig(
         probability_shift=True, kd_loss_type="mse", temperature=1, teacher_average=average

@@ -27,33 +27,33 @@ def saved(plan, **fields):
     return [step for step in range(1, plan.total_steps + 1) if plan.saves_at(step, config)]
 
 
-def test_b30_num_steps_needed_ckpt_steps():
+def test_b30_num_steps_needs_no_ckpt_steps():
     assert saved(plan_training(quiet(), BATCHES, None, 7)) == [7]
 
 
-def test_b25_fewer_steps_than_ckpt_steps_saved_nothing_or_crashed():
+def test_b25_fewer_steps_than_ckpt_steps_end_with_a_checkpoint():
     assert saved(Plan(3), ckpt_steps=5) == [3]
 
 
 @pytest.mark.parametrize("given", [{"num_steps": 4.5}, {"num_epochs": 2.5}, {"num_steps": 0}])
-def test_b31_fractions_of_steps_lost_the_last_checkpoint(given):
+def test_b31_fractional_steps_end_with_a_checkpoint(given):
     with pytest.raises(jb.UsageError, match="must be an int >= 1"):
         trainer().check(optax.sgd(0.1), BATCHES, **given)
 
 
-def test_b32_a_generator_that_ran_dry_was_a_hang():
+def test_b32_an_exhausted_generator_is_an_error():
     running = groups(iter(BATCHES), 1)
     assert len(list(itertools.islice(running, 2))) == 2
     with pytest.raises(jb.UsageError, match="run dry"):
         next(running)
 
 
-def test_b33_too_few_batches_for_a_group_trained_nothing():
+def test_b33_too_few_batches_for_a_group_are_an_error():
     with pytest.raises(jb.UsageError, match="nothing would be trained"):
         trainer(quiet(gradient_accumulation_steps=3)).check(optax.sgd(0.1), BATCHES, num_epochs=9)
 
 
-def test_b34_means_of_unequal_micro_batches_were_averaged():
+def test_b34_unequal_micro_batches_give_the_mean_of_the_whole_batch():
     objective = jb.make_objective(jb.DistillationConfig(kd_loss_type="mse", temperature=1))
     parts = [jb.Outputs(logits=(np.full((size, 2), size, np.float32),)) for size in (1, 3)]
     zeros = [jb.Outputs(logits=(0 * part.logits[0],)) for part in parts]
@@ -62,7 +62,7 @@ def test_b34_means_of_unequal_micro_batches_were_averaged():
     assert total == (1 * 1**2 + 3 * 3**2) / 4
 
 
-def test_b37_the_context_manager_returned_none_and_set_the_modes():
+def test_b37_the_context_manager_returns_the_distiller_and_changes_no_mode():
     modes = []
 
     def model(params, x, train=False):
@@ -79,7 +79,7 @@ def test_b37_the_context_manager_returned_none_and_set_the_modes():
     assert modes == [False, True]
 
 
-def test_b38_every_scalar_waited_for_the_device(monkeypatch):
+def test_b38_scalars_are_fetched_without_blocking_the_step(monkeypatch):
     reads = []
     device_get = jax.device_get
     monkeypatch.setattr(jax, "device_get", lambda x: reads.append(1) or device_get(x))
@@ -92,18 +92,18 @@ def test_b38_every_scalar_waited_for_the_device(monkeypatch):
     assert list(tracker.history()["total_loss"]) == list(range(1, 41))
 
 
-def test_b43_half_precision_needed_a_library():
+def test_b43_half_precision_needs_no_further_library():
     for half in ("float16", "bfloat16"):
         trainer(quiet(fp16=True, half_dtype=half)).check(optax.sgd(0.1), BATCHES, num_epochs=1)
 
 
-def test_b44_the_default_device_needed_a_gpu():
+def test_b44_the_default_device_is_the_one_present():
     config = jb.TrainingConfig(output_dir=None, progress=False)
     assert config.device == "cuda"
     result = trainer(config).train(optax.sgd(0.1), BATCHES, num_steps=1)
     assert np.isfinite(result.history["total_loss"]).all()
 
 
-def test_further_schedulers_of_pytorch_are_refused_with_what_to_do():
+def test_further_pytorch_schedulers_are_refused_with_a_remedy():
     with pytest.raises(jb.UsageError, match="give the optimizer a schedule of optax"):
         trainer().check(optax.sgd(0.1), BATCHES, num_epochs=1, scheduler_class=object)
