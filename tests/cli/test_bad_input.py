@@ -35,14 +35,14 @@ def refused(capsys, *words):
     ],
 )
 @pytest.mark.parametrize("part", ["train", "test"])
-def test_data(job, tmp_path, capsys, part, name, text, says):
+def test_bad_data_files_are_refused_in_one_line(job, tmp_path, capsys, part, name, text, says):
     (tmp_path / name).write_text(text)
     line = refused(capsys, "train", job, f"--data.{part}", tmp_path / name)
     assert says in line
     assert not (tmp_path / "run").exists()
 
 
-def test_labels_that_are_not_in_the_set(job, data, tmp_path, capsys):
+def test_labels_outside_the_set_are_refused(job, data, tmp_path, capsys):
     (tmp_path / "test.csv").write_text("label,text\ncat,it purrs\nwolf,it hides\n")
     line = refused(capsys, "train", job, "--data.test", tmp_path / "test.csv")
     assert "test.csv:3: the label 'wolf' is not in the set" in line
@@ -110,7 +110,7 @@ def test_labels_that_are_not_in_the_set(job, data, tmp_path, capsys):
         (["--training.output_dir", "{job}"], "cannot be written"),
     ],
 )
-def test_distillations(job, data, capsys, words, says):
+def test_bad_distillations_are_refused_in_one_line(job, data, capsys, words, says):
     """All of them with a teacher that has a head, so that nothing else is wrong."""
     teacher = data / "headed"
     if not teacher.exists():
@@ -121,7 +121,7 @@ def test_distillations(job, data, capsys, words, says):
     assert [path.name for path in job.parent.iterdir()] == ["job.yaml"]
 
 
-def test_teachers_that_cannot_teach(job, data, tmp_path, capsys):
+def test_unusable_teachers_are_refused_with_a_remedy(job, data, tmp_path, capsys):
     remedy = f"Run `jaxbrewer train {job}` first, which trains a teacher on data.train."
     line = refused(capsys, "distill", job)
     assert line == f"{data / 'base'} has no classification head. {remedy}"
@@ -133,12 +133,12 @@ def test_teachers_that_cannot_teach(job, data, tmp_path, capsys):
     assert "holds no model yet: run `jaxbrewer train" in line
 
 
-def test_frozen_paths_that_are_none(job, capsys):
+def test_unknown_frozen_paths_are_refused_with_a_suggestion(job, capsys):
     line = refused(capsys, "train", job, "--teacher.frozen", "[bert.embedings]")
     assert "No weights to freeze under 'bert.embedings': did you mean 'bert.embeddings'?" in line
 
 
-def test_a_student_with_another_tokenizer(job, data, tmp_path, capsys):
+def test_a_student_with_another_tokenizer_is_refused(job, data, tmp_path, capsys):
     teacher = write_model(tmp_path / "teacher", head=True, num_labels=3, labels=tuple("abc"))
     student = tmp_path / "student"
     words = ["--teacher.path", teacher, "--student.layers=", "--student.path", student]
@@ -151,7 +151,7 @@ def test_a_student_with_another_tokenizer(job, data, tmp_path, capsys):
         assert f"has another tokenizer (of {len(vocabulary)} tokens) than the teacher" in line
 
 
-def test_model_directories(data, tmp_path, capsys):
+def test_bad_model_directories_are_refused_in_one_line(data, tmp_path, capsys):
     file = data / "test.jsonl"
     assert "does not exist" in refused(capsys, "evaluate", tmp_path / "no", file)
     assert "Give a file with labelled texts" in refused(capsys, "evaluate", data / "other")
@@ -182,7 +182,7 @@ def test_model_directories(data, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_in_a_process_of_its_own(job, data, tmp_path):
+def test_a_process_exits_with_status_2_and_one_line(job, data, tmp_path):
     for words, says in (
         (["train", job, "--data.labels", "[cat]", "--dry-run"], "is not in the set"),
         (["train", job, "--data.max_length", "99"], "more than the teacher can read"),

@@ -83,7 +83,7 @@ def test_every_case_is_claimed_once():
     }
 
 
-def test_how_many_are_equal():
+def test_counts_of_equal_and_different_cases():
     kinds = collections.Counter(claim.kind for _, claim in all_claims())
     assert kinds == {"equal": 1020, "differs": 225}
     assert all(claim.why for _, claim in all_claims() if claim.kind != "equal")

@@ -47,12 +47,12 @@ def as_array(tokens: list) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", [list, tuple, as_array])
 @rows_of("deterministic")
-def test_deterministic(row, kind):
+def test_deterministic_augmentations_are_textbrewers(row, kind):
     assert augment(row, np.random.default_rng(0), kind) == row["output"]
 
 
 @rows_of("distribution")
-def test_distribution(row):
+def test_every_outcome_has_its_probability(row):
     """Every outcome as often as its probability says, to five standard deviations."""
     rng = np.random.default_rng(0)
     seen = collections.Counter(tuple(augment(row, rng)) for _ in range(DRAWS))
@@ -80,7 +80,7 @@ def is_possible(function: str, tokens: list, output: list, row) -> bool:
 
 
 @rows_of("seeded")
-def test_seeded(row):
+def test_seeds_decide_the_outcome(row):
     function, tokens = row["function"], row["args"]["tokens"]
     assert is_possible(function, tokens, row["output"], row)  # TextBrewer's own
     outputs = [augment(row, np.random.default_rng(seed)) for seed in (0, 0, 1, 2)]

@@ -63,14 +63,14 @@ def saved_over_steps(num_steps, ckpt_steps):
 
 
 @pytest.mark.parametrize("frequency", sorted({row[2] for row in GRID["epochs"]}))
-def test_epochs(frequency: int):
+def test_checkpoints_of_epochs_are_textbrewers(frequency: int):
     rows = [row for row in GRID["epochs"] if row[2] == frequency and row[0] >= row[1]]
     assert rows
     for *setting, expected in rows:
         assert saved_over_epochs(*setting) == expected, setting
 
 
-def test_epochs_without_an_update():
+def test_epochs_without_a_step_are_refused():
     rows = [row for row in GRID["epochs"] if row[0] < row[1]]
     assert rows
     for *setting, expected in rows:
@@ -79,12 +79,12 @@ def test_epochs_without_an_update():
             saved_over_epochs(*setting)
 
 
-def test_steps():
+def test_checkpoints_of_steps_are_textbrewers():
     for *setting, expected in GRID["steps"]:
         assert saved_over_steps(*setting) == expected, setting
 
 
-def test_steps_multitask():
+def test_multi_task_checkpoints_are_those_of_one_task():
     plain = {tuple(setting): expected for *setting, expected in GRID["steps"]}
     for num_steps, ckpt_steps, expected in GRID["steps_multitask"]:
         if num_steps < ckpt_steps:

@@ -85,7 +85,7 @@ def computed(precision: str):
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("case", cases("compute_loss"), ids=str)
-def test_objective(case: Case, precision: str):
+def test_totals_and_terms_are_textbrewers(case: Case, precision: str):
     result = computed(precision)[case.name]
     assert {name for name in case.outputs if not name.endswith("__master")} == result.keys()
     for name, actual in result.items():

@@ -82,7 +82,7 @@ def _without_empty_settings(proj):
 
 
 @pytest.mark.parametrize("index", range(len(ACCEPTED)))
-def test_accepted(index: int, tmp_path):
+def test_what_textbrewer_accepts_is_accepted_and_survives_json(index: int, tmp_path):
     row = ACCEPTED[index]
     cls, path = getattr(jb, row["cls"]), tmp_path / "config.json"
     untouched = json.dumps(given(row))
@@ -136,7 +136,7 @@ def _quiet(row=None) -> dict:
 
 
 @pytest.mark.parametrize("index", range(len(REFUSED)))
-def test_refused(index: int):
+def test_what_textbrewer_refuses_is_refused_no_later(index: int):
     row, latest = REFUSED[index], REFUSED[index]["stage"]
     why = CLAIMS[f"config/errors[{index}]"].why
     if why:

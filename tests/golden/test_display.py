@@ -42,7 +42,7 @@ def values_of(node, path="model") -> dict:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row["name"])
-def test_text(row):
+def test_parameter_tables_are_textbrewers(row):
     arrays = state_dict(row)
     forms = [
         arrays,

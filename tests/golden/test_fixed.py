@@ -47,7 +47,7 @@ def computed(precision: str):
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("case", cases("fixed"), ids=str)
-def test_fixed(case: Case, precision: str):
+def test_corrected_values_equal_the_recomputed_ones(case: Case, precision: str):
     result = computed(precision)[case.name]
     assert set(result) == set(case.outputs)
     for name, actual in result.items():

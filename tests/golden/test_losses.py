@@ -47,7 +47,7 @@ def computed(function: str, precision: str):
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("case", cases("losses"), ids=str)
-def test_loss(case: Case, precision: str):
+def test_values_and_gradients_are_textbrewers(case: Case, precision: str):
     result = computed(case.function, precision)[case.name]
     release = {name for name in case.outputs if not name.endswith("__master")}
     assert result.keys() == release
@@ -61,7 +61,7 @@ def test_loss(case: Case, precision: str):
 
 
 @pytest.mark.parametrize("case", cases("losses"), ids=str)
-def test_config_name(case: Case):
+def test_names_in_configs_mean_the_same_loss(case: Case):
     for key in case.args["registry_key"].split(" / "):
         table = KD_LOSS_MAP if case.function.startswith("kd_") else MATCH_LOSS_MAP
         assert table[key] is getattr(losses, case.function)

@@ -38,14 +38,14 @@ def computed(precision: str):
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("case", MAPS, ids=str)
-def test_projection(case: Case, precision: str):
+def test_projections_are_textbrewers(case: Case, precision: str):
     for name, actual in computed(precision)[case.name].items():
         assert actual.dtype == precision
         case.outputs[name].check(actual, name)
 
 
 @pytest.mark.parametrize("case", PROPERTIES, ids=str)
-def test_initial_values(case: Case):
+def test_initial_kernels_have_textbrewers_spread(case: Case):
     args = case.args
     params = init_projection(jax.random.key(0), args["dim_in"], args["dim_out"])
     assert abs(params["kernel"].mean()) < 1e-3

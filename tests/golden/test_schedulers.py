@@ -53,7 +53,7 @@ def computed(precision: str):
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("case", RULES, ids=str)
-def test_temperature(case: Case, precision: str):
+def test_temperatures_are_textbrewers(case: Case, precision: str):
     result = computed(precision)[case.name]
     for name in ("tau", "mean_tau"):
         assert result[name].dtype == precision
@@ -75,7 +75,7 @@ def test_some_case_needs_the_floor():
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("case", WEIGHTS, ids=str)
-def test_weight(case: Case, precision: str):
+def test_weights_are_textbrewers(case: Case, precision: str):
     function = WEIGHT_SCHEDULER[case.args["key"]]
     result = evaluate([case], lambda case, x: function(x["x"]), precision)[case.name]
     assert result.dtype == precision

@@ -23,7 +23,7 @@ def shifted(precision: str):
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("case", SHIFTS, ids=str)
-def test_shift(case: Case, precision: str):
+def test_shifted_logits_are_textbrewers(case: Case, precision: str):
     result = shifted(precision)[case.name]
     assert result.dtype == precision
     case.outputs["shifted"].check(result)
@@ -54,7 +54,7 @@ def selected(precision: str):
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("case", SELECTIONS, ids=str)
-def test_selection(case: Case, precision: str):
+def test_selected_logits_are_textbrewers(case: Case, precision: str):
     result = dict(selected(precision)[case.name])
     for head, (teacher, mask) in enumerate(result.pop("pairs")):
         student = case.inputs[f"S{head}"]

@@ -227,7 +227,7 @@ def _leftovers(case: Case) -> contextlib.AbstractContextManager[Any]:
 @pytest.mark.filterwarnings("ignore:.*_scheduler=.* replaces:UserWarning")
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("case", RUN, ids=str)
-def test_run(case: Case, precision: str):
+def test_every_step_is_textbrewers(case: Case, precision: str):
     expected, actual = references(case), measured(case.name, precision)
     for term in {"kd", "hard"} - {name.split("_")[0] for name in actual}:  # no such loss
         assert not expected.pop(f"{term}_weight", Output(*[np.zeros(1)] * 2, {})).float64.any()
@@ -245,7 +245,7 @@ def test_run(case: Case, precision: str):
 
 
 @pytest.mark.parametrize("case", RECOMPUTED, ids=str)
-def test_recomputed_as_textbrewer(case: Case):
+def test_the_recomputed_run_is_textbrewers(case: Case):
     """What is recomputed by hand is the same run: with TextBrewer's choices it is TextBrewer's."""
     recomputed = recompute(case.name, ours=False)
     for name, output in references(case).items():
@@ -254,7 +254,7 @@ def test_recomputed_as_textbrewer(case: Case):
 
 
 @pytest.mark.parametrize("case", RECOMPUTED, ids=str)
-def test_difference_is_seen(case: Case):
+def test_runs_that_differ_differ_measurably(case: Case):
     """Else a run had no business among the differences."""
     theirs, ours = (recompute(case.name, ours=choice) for choice in (False, True))
     specs = {name: output.spec for name, output in references(case).items()}
@@ -266,7 +266,7 @@ def test_difference_is_seen(case: Case):
 
 
 @pytest.mark.parametrize("case", RUN, ids=str)
-def test_learning_rates(case: Case):
+def test_learning_rates_are_textbrewers(case: Case):
     groups = [group["lr"] for group in case.args["optimizer_groups"]]
     case.outputs["lr"].check(factors_of(case)[:, None] * np.array(groups))
 

@@ -64,7 +64,7 @@ def test_a_score_at_padding_counts_unless_it_is_infinite_or_nan(loss):
 
 
 @ALL
-def test_scores_of_minus_infinity_without_a_mask(loss):
+def test_scores_of_minus_infinity_need_no_mask(loss):
     """Padding by -inf is padding by -10000."""
     at_padding = np.arange(4) == 3
     program = jax.jit(jax.value_and_grad(lambda s, t: loss(s, t)))
@@ -86,14 +86,14 @@ def test_scores_of_minus_infinity_without_a_mask(loss):
         ((2, 3, 4, 5), (2, 3, 4, 5), (2, 4), r"mask must have the shape \(2, 5\), got \(2, 4\)"),
     ],
 )
-def test_shapes_that_do_not_fit(loss, S, T, mask, message):
+def test_scores_of_the_wrong_shape_are_refused(loss, S, T, mask, message):
     mask = None if mask is None else jnp.ones(mask)
     with pytest.raises(UsageError, match=f"^{loss.__name__}: .*{message}"):
         loss(jnp.zeros(S), jnp.zeros(T), mask)
 
 
 @pytest.mark.parametrize("loss", [losses.att_mse_loss, losses.att_ce_loss])
-def test_one_head_is_not_compared_with_many(loss):
+def test_unequal_numbers_of_heads_are_refused(loss):
     """TextBrewer broadcasts it."""
     with pytest.raises(UsageError, match=r"differ in heads \(1 and 3\): .*attention_mse_sum"):
         loss(jnp.zeros((2, 1, 4, 4)), jnp.zeros((2, 3, 4, 4)))

@@ -81,7 +81,7 @@ def loss_of(name):
     return KD_LOSS_MAP[name] if name in KD_LOSS_MAP else MATCH_LOSS_MAP[name]
 
 
-def test_every_registered_loss_is_here():
+def test_every_registered_loss_has_a_contract():
     registered = {loss for table in (KD_LOSS_MAP, MATCH_LOSS_MAP) for loss in table.values()}
     assert registered == {loss_of(name) for name in CLAIMS}
 
@@ -130,7 +130,7 @@ def test_the_contract(name, reports):
 
 
 @ALL
-def test_annotations_are_true(name):
+def test_annotated_shapes_hold_at_run_time(name):
     loss, claims = loss_of(name), CLAIMS[name]
     checked = jaxtyped(typechecker=beartype)(loss.sum_and_count)
     subject = Subject(loss, claims["inputs"], {}, None, None)

@@ -96,7 +96,7 @@ ALL = pytest.mark.parametrize(("loss", "options", "formula"), CASES.values(), id
 
 
 @ALL
-def test_the_papers_formula(loss, options, formula):
+def test_values_follow_the_papers_formula(loss, options, formula):
     """With a mask and a temperature per example, in float32 and in float64."""
     values = [
         formula(STUDENT[b, i].tolist(), TEACHER[b, i].tolist(), float(TAU[b]), LABELS[b, i])
@@ -138,7 +138,7 @@ def test_kl_is_the_cross_entropy_without_the_teachers_entropy():
     np.testing.assert_allclose(gradient, 4 * ce_gradient, rtol=1e-4, atol=1e-7)
 
 
-def test_the_ends_of_jsd():
+def test_jsd_at_its_ends_is_kl_and_reverse_kl():
     """GKD, below equation 1: JSD / beta tends to the forward KL, JSD / (1 - beta) to the reverse.
 
     Lesson A, F14: with the shares of the mixture exchanged, both limits are wrong.
@@ -175,7 +175,7 @@ def test_standardised_logits_forget_their_scale():
 
 
 @ALL
-def test_a_class_that_both_rule_out_is_as_if_it_were_not_there(loss, options, formula):
+def test_a_class_that_both_rule_out_does_not_count(loss, options, formula):
     """Padded vocabularies; bce counts it as agreed upon."""
     share = 5 / 6 if loss is losses.bce_loss else 1
 
@@ -213,7 +213,7 @@ def test_bounded_losses_allow_any_class_to_be_ruled_out(loss, who):
         (losses.bce_loss, [0.0, -INF], [0.0, 0.0]),
     ],
 )
-def test_what_has_no_bound_says_so(loss, student, teacher):
+def test_unbounded_losses_are_infinite_for_ruled_out_classes(loss, student, teacher):
     assert jax.jit(loss)(jnp.array([student]), jnp.array([teacher])) == INF
 
 
@@ -239,7 +239,7 @@ def test_dkd_of_two_classes_is_the_divergence_of_the_target():
         np.testing.assert_allclose(value, alpha * losses.kl_loss(student, teacher, 3.0), rtol=1e-5)
 
 
-def test_dkd_where_nothing_but_the_target_is_left():
+def test_dkd_is_finite_where_only_the_target_remains():
     """The other classes have no distribution to compare; the target alone still counts."""
     teacher = jnp.array([[0.0, -INF, -INF]])
     program = jax.jit(jax.value_and_grad(lambda s, t: losses.dkd_loss(s, t, labels=jnp.array([0]))))
@@ -255,6 +255,6 @@ def test_dkd_where_nothing_but_the_target_is_left():
 @pytest.mark.parametrize(
     ("loss", "name"), [(losses.jsd_loss, "beta"), (losses.skew_kl_loss, "alpha")]
 )
-def test_shares_lie_between_0_and_1(loss, name, value):
+def test_mixture_weights_outside_0_to_1_are_refused(loss, name, value):
     with pytest.raises(UsageError, match=rf"^{loss.__name__}: {name} must lie between .* \(at 0"):
         loss(STUDENT, TEACHER, **{name: value})

@@ -44,7 +44,7 @@ def rkd(student, teacher, distance, angle):
 
 @pytest.mark.parametrize("teacher", [TEACHER, WIDE])
 @pytest.mark.parametrize("weights", [{}, {"distance": 3.0, "angle": 0.0}])
-def test_rkd_by_loops(teacher, weights):
+def test_rkd_equals_a_loop_over_examples(teacher, weights):
     expected = rkd(STUDENT, teacher, **({"distance": 1.0, "angle": 2.0} | weights))
     actual = jax.jit(lambda s, t: losses.rkd_loss(s, t, MASK, **weights))(STUDENT, teacher)
     np.testing.assert_allclose(actual, expected, rtol=1e-5)
@@ -72,13 +72,13 @@ def crd(student, teacher, tau, dataset_size, kept=KEPT):
     ("options", "tau", "size"),
     [({}, 0.07, 5), ({"temperature": 0.5, "dataset_size": 1000}, 0.5, 1000)],
 )
-def test_crd_by_loops(options, tau, size):
+def test_crd_equals_a_loop_over_examples(options, tau, size):
     actual = jax.jit(lambda s, t: losses.crd_loss(s, t, MASK, **options))(STUDENT, TEACHER)
     np.testing.assert_allclose(actual, crd(STUDENT, TEACHER, tau, size), rtol=1e-5)
 
 
 @pytest.mark.parametrize("options", [{}, {"dataset_size": 2}])
-def test_crd_of_two_examples(options):
+def test_crd_of_two_examples_follows_the_formula(options):
     actual = losses.crd_loss(STUDENT[:2], TEACHER[:2], MASK[:2], **options)
     np.testing.assert_allclose(actual, crd(STUDENT, TEACHER, 0.07, 2, kept=[0, 1]), rtol=1e-5)
 
@@ -91,7 +91,7 @@ def test_crd_pulls_to_the_own_teacher_and_away_from_others():
 
 
 @pytest.mark.parametrize("loss", [losses.rkd_loss, losses.crd_loss])
-def test_relations_are_those_of_the_batch_at_hand(loss):
+def test_relations_between_examples_depend_on_the_batch(loss):
     """What docs/losses.md says of a split: parts are another loss, averaged by examples."""
     first, second = STUDENT[:, 0], TEACHER[:, 0]
     sum_and_count = jax.jit(loss.sum_and_count)
@@ -127,6 +127,6 @@ def test_equal_examples_have_neither_distance_nor_direction():
         (losses.crd_loss, {"dataset_size": "all"}, TEACHER, "None or >= 2, got 'all'"),
     ],
 )
-def test_what_does_not_fit(loss, options, teacher, message):
+def test_mismatched_shapes_are_refused(loss, options, teacher, message):
     with pytest.raises(UsageError, match=message):
         loss(STUDENT, teacher, **options)

@@ -25,7 +25,7 @@ def test_cos_masks_select():
 
 
 @ALL
-def test_states_without_positions(loss):
+def test_states_without_a_length_axis_are_compared(loss):
     pooled = STUDENT[:, 0], TEACHER[:, 0]
     expected = loss(STUDENT[:, :1], TEACHER[:, :1])
     np.testing.assert_allclose(loss(*pooled), expected, rtol=1e-6)
@@ -47,7 +47,7 @@ def test_cos_of_short_vectors_is_that_of_pytorch():
     np.testing.assert_allclose(cos_loss(short, jnp.array([[1.0, 0.0]])), 1 - 0.5**0.5, rtol=1e-5)
 
 
-def test_pkd_does_not_see_the_other_positions():
+def test_pkd_ignores_all_positions_but_the_first():
     other = np.concatenate([STUDENT[:, :1], np.full_like(STUDENT[:, 1:], np.nan)], axis=1)
     assert pkd_loss(other, TEACHER) == pkd_loss(STUDENT, TEACHER)
 
@@ -74,7 +74,7 @@ def test_widths_that_differ_need_a_projection(loss):
 
 
 @ALL
-def test_masks_that_do_not_fit(loss):
+def test_masks_of_the_wrong_shape_are_refused(loss):
     with pytest.raises(UsageError, match=rf"^{loss.__name__}: .*mask must .*got \(2, 4\)"):
         loss(STUDENT, TEACHER, np.ones((2, 4)))
     with pytest.raises(UsageError, match=r"mask must .*\(3"):
@@ -82,7 +82,7 @@ def test_masks_that_do_not_fit(loss):
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
-def test_pkd_sees_directions_and_no_lengths(scale):
+def test_pkd_does_not_depend_on_the_norm(scale):
     s, t = np.float32([[0.3, 0.4]]), np.float32([[0.0, 0.5]])
     assert float(pkd_loss(s * scale, t)) == pytest.approx(0.6**2 + 0.2**2, rel=1e-5)
     assert float(pkd_loss(t, s * scale)) == pytest.approx(0.6**2 + 0.2**2, rel=1e-5)

@@ -20,7 +20,7 @@ def grads(loss, *arguments, **options):
     return jax.device_get(program(STUDENT, TEACHER))
 
 
-def test_ce_by_hand():
+def test_ce_follows_the_formula():
     z_S, z_T = np.float64([STUDENT, TEACHER]) / 2.5
     p = np.exp(z_T) / np.exp(z_T).sum(-1, keepdims=True)
     log_q = z_S - np.log(np.exp(z_S).sum(-1, keepdims=True))
@@ -29,7 +29,7 @@ def test_ce_by_hand():
     )
 
 
-def test_there_is_no_factor_of_the_squared_temperature():
+def test_ce_has_no_squared_temperature():
     """As in TextBrewer: the gradient shrinks with the square of the temperature."""
     norms = [np.linalg.norm(grads(kd_ce_loss, tau)[1][0]) for tau in (50.0, 100.0)]
     assert norms[0] / norms[1] == pytest.approx(4, rel=0.1)
@@ -56,7 +56,7 @@ def test_a_class_that_both_rule_out_counts_as_equal(loss):
     jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-6), actual, expected)
 
 
-def test_a_class_that_the_teacher_rules_out():
+def test_a_class_that_the_teacher_rules_out_adds_nothing():
     """It has no probability there, so the student pays nothing and is told so by its gradient."""
     teacher = np.where(np.arange(5) == 2, -INF, TEACHER)
     program = jax.jit(jax.value_and_grad(kd_ce_loss, (0, 1)))
@@ -83,7 +83,7 @@ def test_a_temperature_per_example_is_not_one_per_position(loss):
 
 
 @KD_LOSSES
-def test_a_temperature_at_padding_may_be_anything(loss):
+def test_the_temperature_at_padding_is_ignored(loss):
     mask = np.float32(RNG.random((4, 4)) < 0.7)
     expected = grads(loss, np.full((4, 4), 3, np.float32), mask)
     for fill in (np.nan, 0.0, INF):
@@ -112,7 +112,7 @@ def test_masks_select_logits_and_do_not_weigh_them(loss):
         ({"temperature": np.ones(1)}, r"temperature must be .* got \(1,\)"),
     ],
 )
-def test_shapes_that_do_not_fit(loss, change, message):
+def test_logits_of_the_wrong_shape_are_refused(loss, change, message):
     arguments = {"logits_S": STUDENT, "logits_T": TEACHER} | change
     with pytest.raises(UsageError, match=f"^{loss.__name__}: .*{message}") as error:
         loss(**jax.tree.map(jnp.asarray, arguments))

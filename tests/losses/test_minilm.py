@@ -19,7 +19,7 @@ def kl_of_rows(scores_T, scores_S):
     return np.sum(p * np.log(p / q))
 
 
-def test_attention_of_unpadded_sentences():
+def test_padded_attention_equals_that_of_each_sentence():
     total = sum(
         kl_of_rows(np.float64(SCORES_T)[b, h, :n, :n], np.float64(SCORES_S)[b, h, :n, :n])
         for b, n in enumerate(LENGTHS)
@@ -30,7 +30,7 @@ def test_attention_of_unpadded_sentences():
 
 
 @pytest.mark.parametrize("heads", [1, 2])
-def test_relations_of_unpadded_sentences(heads):
+def test_padded_relations_equal_those_of_each_sentence(heads):
     def relation(states, b, n, head):
         width = states.shape[2] // heads
         x = np.float64(states)[b, :n, head * width : (head + 1) * width]
@@ -53,7 +53,7 @@ def test_the_length_of_the_padding_changes_nothing():
     np.testing.assert_allclose(longer, short, rtol=1e-6)
 
 
-def test_there_are_twelve_heads_unless_told():
+def test_the_default_is_twelve_relation_heads():
     student, teacher = (np.repeat(x[..., :1], 24, axis=-1) for x in (STUDENT, TEACHER))
     np.testing.assert_array_equal(
         losses.minilm_relation_loss(student, teacher, MASK),
@@ -72,6 +72,6 @@ def test_there_are_twelve_heads_unless_told():
         (2, TEACHER[:, :4], r"same positions .* \(3, 4, 6\)"),
     ],
 )
-def test_relations_that_do_not_fit(heads, teacher, message):
+def test_widths_that_heads_do_not_divide_are_refused(heads, teacher, message):
     with pytest.raises(UsageError, match=f"^minilm_relation_loss: .*{message}"):
         losses.minilm_relation_loss(STUDENT, teacher, heads=heads)

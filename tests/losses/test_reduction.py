@@ -29,7 +29,7 @@ def test_a_mask_that_broadcasts_counts_every_value():
     assert masked_mean(values) == (276, 24)
 
 
-def test_nothing_at_all_is_zero():
+def test_the_mean_of_nothing_is_zero():
     assert masked_mean(jnp.zeros((0, 3))).value() == 0
     assert masked_mean(jnp.zeros((0, 3)), jnp.zeros((0, 3))).value() == 0
 
@@ -52,7 +52,7 @@ def test_losses_are_float32(dtype):
         assert loss_dtype(np.ones(1, dtype), np.ones(1, np.float64)) == np.float64
 
 
-def test_a_loss_with_its_parameters_bound():
+def test_bound_parameters_reach_the_loss():
     """How a table row with parameters is made: a partial function is a loss once more."""
 
     def scaled(student, teacher, scale, mask=None):
@@ -63,7 +63,7 @@ def test_a_loss_with_its_parameters_bound():
     assert loss.sum_and_count(jnp.ones(2), jnp.zeros(2)) == (6, 2)
 
 
-def test_a_loss_keeps_its_name_and_documentation():
+def test_decorated_losses_keep_name_and_documentation():
     def l1_loss(student, teacher):
         """The distance."""
         return masked_mean(jnp.abs(student - teacher))

@@ -10,7 +10,7 @@ STUDENT, TEACHER = np.float32(RNG.normal(size=(2, 2, 2, 4, 3)))
 WEIGHTS = np.float32([[1, 1, 0.5, 0], [1, 0.25, 0, 0]])
 
 
-def test_fsp_by_hand():
+def test_fsp_follows_the_formula():
     def flow(state):
         x_0, x_1 = np.float64(state) * WEIGHTS[None, :, :, None]
         return x_0.transpose(0, 2, 1) @ x_1 / WEIGHTS.sum(1)[:, None, None]
@@ -19,7 +19,7 @@ def test_fsp_by_hand():
     np.testing.assert_allclose(fsp_loss(STUDENT, TEACHER, WEIGHTS), expected, rtol=1e-5)
 
 
-def test_mmd_by_hand():
+def test_mmd_follows_the_formula():
     teacher = np.float32(RNG.normal(size=(2, 2, 4, 6)))
 
     def similarity(state):
@@ -32,12 +32,12 @@ def test_mmd_by_hand():
     np.testing.assert_allclose(mmd_loss(STUDENT, teacher, WEIGHTS), expected, rtol=1e-5)
 
 
-def test_fsp_of_layers_of_two_widths():
+def test_fsp_takes_layers_of_two_widths():
     student, teacher = ([x[0], np.concatenate([x[1], x[1]], -1)] for x in (STUDENT, TEACHER))
     np.testing.assert_allclose(fsp_loss(student, teacher), fsp_loss(STUDENT, TEACHER), rtol=1e-5)
 
 
-def test_an_empty_example_does_not_make_fsp_nan():
+def test_an_empty_example_keeps_fsp_finite():
     """TextBrewer divides by the length of each example."""
     mask = np.array([[1, 1, 0, 0], [0, 0, 0, 0]])
     expected = fsp_loss(STUDENT[:, :1], TEACHER[:, :1], mask[:1])
@@ -45,7 +45,7 @@ def test_an_empty_example_does_not_make_fsp_nan():
 
 
 @pytest.mark.parametrize("loss", [fsp_loss, mmd_loss])
-def test_one_layer_is_not_two(loss):
+def test_one_layer_where_two_are_needed_is_refused(loss):
     with pytest.raises(UsageError, match=f"^{loss.__name__} compares two layers .* got 1 and 2"):
         loss(STUDENT[:1], TEACHER)
     with pytest.raises(UsageError, match=r"four arrays .* got \(4, 3\)"):
@@ -56,7 +56,7 @@ def test_one_layer_is_not_two(loss):
         loss(STUDENT, TEACHER, jnp.ones((2, 3)))
 
 
-def test_widths_that_do_not_fit():
+def test_unequal_widths_are_refused():
     wide = np.zeros((2, 2, 4, 6))
     with pytest.raises(UsageError, match=r"fsp_loss: .*width \(3 and 6\): .*proj"):
         fsp_loss(STUDENT, wide)
@@ -64,7 +64,7 @@ def test_widths_that_do_not_fit():
         mmd_loss([STUDENT[0], wide[0]], TEACHER)
 
 
-def test_fsp_of_less_than_one_position():
+def test_fractional_masks_below_one_position_divide_fsp():
     """G = sum(m^2 x0 x1) / sum(m), so that half a position gives half its product."""
     x = np.ones((1, 2, 3), np.float32)
     value = fsp_loss([x, x], [x, 3 * x], np.float32([[0.5, 0]]))

@@ -93,7 +93,7 @@ NAMES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
-def test_any_module_is_matched_and_nothing_is_left_behind(kind):
+def test_any_module_is_matched_and_left_unchanged(kind):
     teacher, student = MODELS[kind]()
     before = Block.__call__
     distiller = jb.GeneralDistiller(
@@ -227,7 +227,7 @@ def refused(custom, teacher=None, student=None, batch=DATA):
     return str(error.value)
 
 
-def test_what_does_not_fit_is_said_in_one_line():
+def test_mismatches_are_refused_in_one_line():
     match = {"module_T": "blocks.0", "module_S": "blocks.0", "proj": "linear"}
     message = refused({**match, "module_S": "block.0.dens"})
     says = "custom_matches[0]: module_S 'block.0.dens' is no module; the nearest: 'blocks.0.dense'"
@@ -249,7 +249,7 @@ def test_what_does_not_fit_is_said_in_one_line():
     )
 
 
-def test_a_cached_teacher_has_no_modules():
+def test_custom_matches_refuse_a_cached_teacher():
     lesson = jb.DistillationConfig(custom_matches=MATCHES["nnx"], is_caching_logits=True)
     with pytest.raises(jb.UsageError, match="custom_matches need the teacher itself"):
         jb.GeneralDistiller(quiet(), lesson, Net(6, 2), Net(3, 2), logits_adaptor, logits_adaptor)

@@ -63,14 +63,14 @@ def test_presets_are_textbrewers(name):
     assert {match.weight for match in matches} == {1}
 
 
-def test_presets_are_for_any_depth():
+def test_presets_fit_any_depth():
     assert pairs("L5_hidden_mse", told(5, 8), told(24, 8)) == [
         (0, 0), (1, 5), (2, 10), (3, 14), (4, 19), (5, 24),
     ]  # fmt: skip
     assert pairs("L2_attention_mse", told(2, 8), told(6, 8)) == [(0, 2), (1, 5)]  # from 0 here
 
 
-def test_maps_by_their_definitions():
+def test_maps_follow_their_definitions():
     student, teacher = told(3, 6), told(6, 8)
     assert pairs("uniform", student, teacher) == [(0, 0), (1, 2), (2, 4), (3, 6)]
     assert pairs("skip", student, teacher) == [(1, 2), (2, 4)]
@@ -120,7 +120,7 @@ def test_the_table_names_layers_widths_and_projections():
         ([{"map": "last", "teacher": 1}], told(3, 6), "no teacher 1 among 1"),
     ],
 )
-def test_what_does_not_fit_is_said_in_one_line(matches, student, says):
+def test_mismatches_are_refused_in_one_line(matches, student, says):
     config = jb.DistillationConfig(intermediate_matches=matches)
     with pytest.raises(jb.UsageError, match=says) as error:
         layer_maps.resolve(config, student, [told(6, 8)])
@@ -140,12 +140,12 @@ def test_what_does_not_fit_is_said_in_one_line(matches, student, says):
         ({"kind": "emd", "layer_S": []}, "EMDMatch.layer_S must be a list of ints"),
     ],
 )
-def test_bad_entries_name_the_field(entry, says):
+def test_bad_entries_are_refused_by_field(entry, says):
     with pytest.raises(jb.UsageError, match=says):
         jb.DistillationConfig(intermediate_matches=[entry])
 
 
-def test_configs_round_trip_and_an_open_one_is_no_objective():
+def test_configs_round_trip_and_unresolved_maps_make_no_objective():
     config = jb.DistillationConfig(
         intermediate_matches=["uniform", {"kind": "emd", "group": "g"}, {"map": "last"}],
         custom_matches=[{"module_T": "a.*", "module_S": "b.*", "proj": "linear"}],

@@ -33,7 +33,7 @@ def test_shift_swaps_and_rounds_nothing(dtype):
 
 
 @pytest.mark.parametrize("outside", [-1, -100, 5, 10**6])
-def test_labels_that_are_no_class_leave_their_row_alone(outside):
+def test_labels_outside_the_classes_shift_nothing(outside):
     """TextBrewer: -1 swaps with the last class of 2-D logits, -100 raises."""
     labels = np.where(LABELS < 2, outside, LABELS)
     np.testing.assert_array_equal(shift(LOGITS, labels), swapped_by_hand(LOGITS, labels))
@@ -61,7 +61,7 @@ def test_shift_leaves_its_input_and_masked_rows_alone():
 
 
 @pytest.mark.parametrize("labels", [LABELS[:, 0], np.float32(LABELS), LABELS[..., None]])
-def test_labels_that_do_not_fit(labels):
+def test_labels_of_the_wrong_shape_are_refused(labels):
     with pytest.raises(UsageError, match=r"integer labels of the shape \(4, 6\) .*got"):
         probability_shift(jnp.asarray(LOGITS), jnp.asarray(labels))
 

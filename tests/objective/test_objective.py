@@ -57,7 +57,7 @@ def test_total_and_names_are_textbrewers():
     assert total is metrics["total_loss"]
 
 
-def test_schedules_hold_from_step_0_and_replace_the_constant():
+def test_schedules_apply_from_step_0_and_replace_the_constant():
     """Lesson B.7, 45: the constructor's weight was used for the first step."""
     objective = make(total_steps=4, kd_loss_weight=0.3, kd_loss_weight_scheduler="linear_decay")
     weights = [
@@ -211,7 +211,7 @@ def test_what_does_not_fit_is_named_before_anything_is_compiled(fields, student,
         ({"inputs_mask": [np.ones(2), np.ones(2)]}, "2 arrays as 'inputs_mask'"),
     ],
 )
-def test_adaptors_are_checked(answer, says):
+def test_bad_adaptor_outputs_are_refused(answer, says):
     with pytest.raises(jb.UsageError, match=says):
         collect(answer, "student")
 
@@ -278,7 +278,7 @@ def test_no_gradient_goes_into_the_teacher():
         assert not np.any(leaf)
 
 
-def test_weights_at_a_step_say_what_the_temperature_does_to_them():
+def test_effective_weights_include_the_power_of_the_temperature():
     """Lesson B.8, 53: raising T silently lowers the weight of TextBrewer's losses."""
     schedule = {"schedule": "linear_schedule", "init_value": 4.0, "end_value": 2.0,
                 "transition_steps": 10}  # fmt: skip
@@ -307,7 +307,7 @@ def test_the_effective_weight_of_ce_is_what_kl_would_need():
 
 
 @pytest.mark.parametrize("who", ["student", "teacher", "both"])
-def test_masks_of_pictures_count(who):
+def test_masks_with_image_axes_are_counted(who):
     student, teacher = RNG.normal(size=(2, 2, 3, 4, C)).astype("f")
     mask = RNG.integers(0, 2, (2, 3, 4))
     of = {

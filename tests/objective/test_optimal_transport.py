@@ -76,13 +76,13 @@ def test_a_plan_far_from_converged_is_made_feasible():
         np.testing.assert_allclose(plan.sum(0), v, atol=1e-6)
 
 
-def test_layers_that_fit_exactly_are_transported_for_nothing():
+def test_layers_that_match_exactly_cost_nothing():
     u, v = jnp.full(2, 0.5), jnp.full(3, 1 / 3)
     plan = transport.sinkhorn(jnp.zeros((2, 3)), u, v)
     np.testing.assert_allclose(plan, np.full((2, 3), 1 / 6), rtol=1e-5)
 
 
-def test_defaults():
+def test_default_epsilon_iterations_and_weights():
     arguments = [jnp.float32(x) for x in problem("random")]
     given = transport.sinkhorn(*arguments, epsilon=0.01, iterations=200)
     np.testing.assert_array_equal(transport.sinkhorn(*arguments), given)
@@ -119,7 +119,7 @@ def test_the_loss_and_its_gradient_follow_the_plan():
         np.testing.assert_allclose(actual.total / actual.count, expected, rtol=1e-3)
 
 
-def test_weights_go_inversely_with_unit_costs():
+def test_weights_are_inverse_to_unit_costs():
     """BERT-EMD: sum / cost of each layer, normalised; the authors' code by hand."""
     unit = np.array([0.5, 2.0, 1.0])
     by_hand = unit.sum() / unit
@@ -207,7 +207,7 @@ def test_a_transport_is_one_term_among_others():
     )
 
 
-def test_layers_of_two_shapes_are_refused():
+def test_layers_of_unequal_shapes_are_refused():
     states = [jnp.zeros((1, 2, 3)), jnp.zeros((1, 2, 4))]
     with pytest.raises(jb.UsageError, match="student's layers have different shapes"):
         transport.transport_loss(

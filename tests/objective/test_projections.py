@@ -18,7 +18,7 @@ def test_activation_follows_the_linear_map(activation):
     np.testing.assert_allclose(apply_projection(PARAMS, X, activation), activation(linear))
 
 
-def test_states_of_any_rank():
+def test_states_of_any_rank_are_projected():
     expected = apply_projection(PARAMS, X)
     np.testing.assert_allclose(apply_projection(PARAMS, X[:, 0]), expected[:, 0])
     np.testing.assert_allclose(apply_projection(PARAMS, X[None]), expected[None])
@@ -41,7 +41,7 @@ def test_each_key_gives_its_own_kernel():
     assert np.all(one != two)
 
 
-def test_a_width_that_does_not_fit():
+def test_a_wrong_width_is_refused():
     with pytest.raises(UsageError, match=r'width 2, got \(5, 7\): .*"proj": \[activation, 7, 3\]'):
         apply_projection(PARAMS, jnp.ones((5, 7)))
     with pytest.raises(UsageError, match=r"width 2, got \(5, 4, 7\): .*\[activation, 7, 3\]"):

@@ -44,7 +44,7 @@ def test_a_named_schedule_is_traced_with_the_step():
     assert schedule(jnp.int32(0)).dtype == np.float32
 
 
-def test_a_registered_schedule(monkeypatch):
+def test_a_registered_schedule_is_used(monkeypatch):
     monkeypatch.setitem(WEIGHT_SCHEDULER._rows, "square", lambda x: x**2)
     assert values(weight_schedule("square", 1, 2), [0, 1, 2]) == [0, 0.25, 1]
 
@@ -58,7 +58,7 @@ def test_a_registered_schedule(monkeypatch):
         optax.cosine_decay_schedule(2.0, 10),
     ],
 )
-def test_schedules_of_optax(spec):
+def test_optax_schedules_are_built_by_name(spec):
     before = repr(spec)
     schedule = weight_schedule(spec, 1.0)
     assert values(schedule, [0, 5, 10]) == pytest.approx([2, 1, 0], abs=1e-6)
@@ -94,7 +94,7 @@ def test_the_steps_of_a_schedule_are_text_in_json():
         (3, "must be a name, .* got 3"),
     ],
 )
-def test_schedules_that_cannot_be_built(spec, message):
+def test_bad_schedules_are_refused(spec, message):
     with pytest.raises(UsageError, match=message) as error:
         weight_schedule(spec, 1.0)
     assert "\n" not in str(error.value)
@@ -134,7 +134,7 @@ def test_temperatures_are_float32(spec, dtype):
 
 
 @RULES
-def test_classes_ruled_out_by_minus_infinity(spec):
+def test_ruled_out_classes_keep_temperatures_finite(spec):
     s, t = (np.where(np.arange(5) == 2, -np.inf, x) for x in (STUDENT, TEACHER))
     left_out = [np.delete(x, 2, axis=-1) for x in (STUDENT, TEACHER)]
     expected = temperature_rule(spec)(*left_out, 4.0)
@@ -170,7 +170,7 @@ def test_the_constant_rule_is_the_base_temperature(spec):
     assert temperature_rule(spec)(STUDENT, TEACHER, 4.0) == 4.0
 
 
-def test_a_rule_of_ones_own():
+def test_a_users_temperature_rule_is_called():
     def rule(logits_S, logits_T, base_temperature, mask=None):
         return base_temperature + jnp.max(logits_S, axis=-1)
 
@@ -179,7 +179,7 @@ def test_a_rule_of_ones_own():
     assert not np.any(jax.grad(lambda s: ours(s, TEACHER, 4.0).sum())(jnp.asarray(STUDENT)))
 
 
-def test_a_registered_rule(monkeypatch):
+def test_a_registered_temperature_rule_is_used(monkeypatch):
     monkeypatch.setitem(
         TEMPERATURE_SCHEDULER._rows, "twice", lambda by: lambda s, t, base, mask=None: by * base
     )
@@ -203,7 +203,7 @@ def test_a_registered_rule(monkeypatch):
         (lambda s, t: 1.0, "temperature_scheduler: too many positional arguments; it takes"),
     ],
 )
-def test_rules_that_cannot_be_built(spec, message):
+def test_bad_temperature_rules_are_refused(spec, message):
     with pytest.raises(UsageError, match=message) as error:
         temperature_rule(spec)
     assert "\n" not in str(error.value)

@@ -78,7 +78,7 @@ def test_all_classes_kept_is_the_full_loss():
 
 
 @pytest.mark.slow
-def test_a_student_outside_the_teachers_classes_is_punished():
+def test_student_mass_outside_the_top_k_is_penalised():
     """Lesson F5: renormalised over the kept classes on both sides, this student has no loss."""
     p = np.full(CLASSES, 0.0007)
     p[:2] = 0.6, 0.4 - 0.0007 * (CLASSES - 2)
@@ -152,25 +152,25 @@ def test_kept_logits_are_paired_as_all_logits_are():
 
 
 @pytest.mark.parametrize("tau", [0.5, 1, 2, 4, 8, 1e6])
-def test_where_all_others_are_ruled_out_nothing_is_left_for_them(tau):
+def test_ruled_out_classes_have_no_rest_mass(tau):
     teacher = np.where(np.arange(CLASSES) < K, logits(1), -np.inf)
     kept = keep_top_k(jnp.float32(teacher), K, TEMPERATURES)
     assert np.isneginf(log_tail_at(kept, tau)).all()
 
 
-def test_at_the_temperatures_kept_it_is_exact():
+def test_the_loss_is_exact_at_stored_temperatures():
     kept = keep_top_k(jnp.float32(logits(1)), K, (1.0, 3.0, 4.0, 7.0))
     for index, tau in enumerate(kept.temperatures):
         np.testing.assert_array_equal(log_tail_at(kept, tau), kept.log_tail[..., index])
 
 
-def test_a_temperature_without_end_counts_the_others():
+def test_an_infinite_temperature_counts_the_other_classes():
     for others in (CLASSES - K, 1):
         kept = keep_top_k(jnp.float32(logits(1)), CLASSES - others, TEMPERATURES)
         np.testing.assert_allclose(log_tail_at(kept, 1e6), np.log(others), rtol=1e-4, atol=1e-4)
 
 
-def test_only_rules_that_ask_the_student_can_do_without_the_others():
+def test_only_student_temperature_rules_accept_top_k_logits():
     def suffice(rule):
         require_kept_logits_suffice(jb.DistillationConfig(temperature_scheduler=rule))
 
@@ -180,7 +180,7 @@ def test_only_rules_that_ask_the_student_can_do_without_the_others():
 
 
 @pytest.mark.parametrize("tau", [2.0, 8.0, np.float32([1.5, 3.0, 9.0])])
-def test_rows_of_positions_are_rows(tau):
+def test_positions_are_independent_rows(tau):
     kept = keep_top_k(jnp.float32(logits(1)), K, TEMPERATURES)
     in_rows = keep_top_k(jnp.float32(logits(1)).reshape(3, 4, CLASSES), K, TEMPERATURES)
     flat = log_tail_at(kept, np.repeat(tau, 4) if np.ndim(tau) else tau)
@@ -188,7 +188,7 @@ def test_rows_of_positions_are_rows(tau):
     assert (in_rows.ndim, in_rows.shape) == (3, (3, 4, CLASSES))
 
 
-def test_temperatures_per_position():
+def test_a_temperature_per_position_applies_to_its_row():
     student, kept = jnp.float32(logits(0)), keep_top_k(jnp.float32(logits(1)), K, TEMPERATURES)
     taus = jnp.linspace(0.7, 6, len(student))
     each = to_buckets(student, kept, taus)

@@ -39,7 +39,7 @@ def test_the_teachers_padding_is_cut_off_with_a_notice(places):
 
 
 @pytest.mark.parametrize("kind", ["ce", "kl", "mse", "reverse_kl"])
-def test_the_students_padding_is_ruled_out_not_filled_with_zeros(kind):
+def test_the_students_padded_classes_are_ruled_out(kind):
     """Lesson C: Liger fills with 0, which is a real logit."""
     student, teacher = LOGITS[WIDE].copy(), LOGITS[NARROW]
     actual = loss(student, teacher, kd_loss_type=kind, vocabulary="common")
@@ -90,6 +90,6 @@ def test_a_real_mismatch_is_refused_with_an_explanation(student, teacher, rule):
     assert str(teacher) in str(error.value)
 
 
-def test_the_rule_is_checked():
+def test_an_unknown_vocabulary_rule_is_refused():
     with pytest.raises(jb.UsageError, match="DistillationConfig.vocabulary 'pad'"):
         jb.DistillationConfig(vocabulary="pad")
