@@ -1,4 +1,4 @@
-"""A teacher that is run once: its outputs in memory, or on disk, by example."""
+"""Caches of a teacher that runs once: its outputs in memory or on disk, by example."""
 
 from .build import build_cache as build_cache
 from .build import teacher_settings as teacher_settings

@@ -1,4 +1,4 @@
-"""How wide a batch is, which a host cannot ask the masks of an adaptor that is not run."""
+"""Infers a batch's width from the teacher's inputs when no adaptor runs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,13 +9,13 @@ import numpy as np
 from ..forward.adaptors import Outputs
 
 
-def common_places(
+def common_paths(
     before: Mapping[str, list[str]], outputs: Outputs, inputs_T: Any
 ) -> dict[str, list[str]]:
-    """For each mask the places in the teacher's inputs that have been as wide in all batches.
+    """For each mask, the paths of teacher inputs that were as wide as it in all batches.
 
     Args:
-        before: What the batches so far have in common; ``{}`` before the first.
+        before: The result for the batches before this one; ``{}`` before the first.
         outputs: This batch's outputs.
         inputs_T: This batch's inputs.
     """
@@ -26,32 +26,32 @@ def common_places(
     return found
 
 
-def shared_places(parts: Sequence[Mapping[str, list[str]]]) -> dict[str, list[str]]:
-    """What the places of several parts have in common; a part without batches has none.
+def shared_paths(parts: Sequence[Mapping[str, list[str]]]) -> dict[str, list[str]]:
+    """The intersection of several parts' paths; parts without batches do not count.
 
     Examples:
-        >>> shared_places([{"m": ["a", "b"]}, {}, {"m": ["b"]}])
+        >>> shared_paths([{"m": ["a", "b"]}, {}, {"m": ["b"]}])
         {'m': ['b']}
     """
     shared: dict[str, list[str]] = {}
     for part in parts:
-        for name, places in part.items():
-            shared[name] = [path for path in shared.get(name, places) if path in places]
+        for name, paths in part.items():
+            shared[name] = [path for path in shared.get(name, paths) if path in paths]
     return shared
 
 
-def chosen_places(common: Mapping[str, list[str]]) -> dict[str, str]:
-    """The likeliest place for each mask that has one."""
+def chosen_paths(common: Mapping[str, list[str]]) -> dict[str, str]:
+    """The most likely path for each mask that has one."""
     return {name: paths[0] for name, paths in common.items() if paths}
 
 
-def widths_of(places: Mapping[str, str], inputs_T: Any) -> dict[str, int]:
-    """How wide each mask of a batch with these inputs is."""
-    if not places:
+def widths_of(paths: Mapping[str, str], inputs_T: Any) -> dict[str, int]:
+    """The width of each mask of a batch with these inputs."""
+    if not paths:
         return {}
     leaves = jax.tree_util.tree_flatten_with_path(inputs_T)[0]
     shapes = {jax.tree_util.keystr(path): np.shape(leaf) for path, leaf in leaves}
-    return {name: shapes[path][1] for name, path in places.items() if path in shapes}
+    return {name: shapes[path][1] for name, path in paths.items() if path in shapes}
 
 
 def _mask_widths(outputs: Outputs) -> dict[str, int]:
@@ -62,7 +62,7 @@ def _mask_widths(outputs: Outputs) -> dict[str, int]:
 
 
 def _as_wide(inputs_T: Any, width: int) -> list[str]:
-    """The places that are so wide: masks first, then whole numbers, then real ones."""
+    """The paths of inputs of this width: masks first, then integers, then floats."""
     leaves = jax.tree_util.tree_flatten_with_path(inputs_T)[0]
     wide = [
         (jax.tree_util.keystr(path), leaf)

@@ -1,4 +1,4 @@
-"""Runs a teacher over the data once and keeps its outputs on disk."""
+"""Runs a teacher over the data once and writes its outputs to disk."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -39,35 +39,35 @@ def build_cache(
     fingerprints: Mapping[str, str] = {},
     part: tuple[int, int] = (0, 1),
 ) -> Manifest:
-    """Keeps what a teacher says of every example of one pass over the data.
+    """Writes a teacher's outputs for every example of one pass over the data.
 
-    Each example is kept by itself, under its ``example_id`` if batches have that entry (one whole
-    number per example), otherwise under a digest of the teacher's inputs. While the device works
-    on a batch, the one before is packed and written. A build that was interrupted goes on where it
-    was when it is called again; a finished one is left as it is.
+    Each example has a record of its own, under its ``example_id`` if batches have that entry (one
+    integer per example), otherwise under a digest of the teacher's inputs. While the device works
+    on a batch, the one before is packed and written. An interrupted build resumes when it is
+    called again; a complete cache is not changed.
 
     Args:
-        directory: Where to; new, empty, or that of the same cache.
+        directory: The directory of the cache: new, empty, or with a build of the same cache.
         teacher: Any model that the distillers take.
-        adaptor: Its adaptor; of what it returns, ``losses`` are not kept.
-        dataloader: A loader that gives every example once; its first epoch is read.
-        storage: How numbers are kept; by default in full.
-        config: Says which layers to keep, those that its matches need; by default none.
-        number: Which of several teachers this is, for batches with a part for each.
+        adaptor: Its adaptor; the ``losses`` that it returns are not kept.
+        dataloader: A loader that yields every example once; its first epoch is read.
+        storage: How numbers are stored; by default in full.
+        config: Its matches say which layers to keep; by default none.
+        number: The index among several teachers, for batches with a part for each.
         precision: The dtypes of the teacher.
         args: Further keyword arguments of every call of the teacher.
         batch_postprocessor: ``batch -> batch``, applied before anything else.
-        fingerprints: Further digests that a user of the cache shall have too, such as
+        fingerprints: Further digests that a reader of the cache must match, such as
             ``{"data": fingerprint(arrays)}``; the teacher's is added.
-        part: ``(i, n)`` reads only every ``n``-th batch, from ``i`` on: so many processes may
+        part: ``(i, n)`` reads only every ``n``-th batch, from ``i`` on, so that ``n`` processes
             build one cache together. It is complete when all have ended.
 
     Returns:
-        The manifest, with what was measured.
+        The manifest, with the measured sizes and errors.
 
     Raises:
         UsageError: The directory holds another cache, an example has two different contents, or
-            numbers cannot be kept like this.
+            numbers do not fit the storage.
     """
     storage, model, root = storage or Storage(), as_model(teacher), Path(directory)
     digests = {"teacher": fingerprint(model.variables), **fingerprints}
@@ -95,7 +95,7 @@ def build_cache(
 
 
 def teacher_settings(precision: Policy, args: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a training that a teacher's outputs depend on."""
+    """The settings that a teacher's outputs depend on: dtypes and arguments."""
     fields = ("compute", "products", "output")
     dtypes = {field: getattr(precision, field) for field in fields}
     named = [f"{field} {np.dtype(dtype).name}" for field, dtype in dtypes.items() if dtype]
@@ -115,12 +115,12 @@ def _make_teach(
     precision: Policy,
     args: Mapping[str, Any],
 ) -> Callable[[Any, Any], Outputs]:
-    """The teacher's outputs, on the device, without what is not kept."""
-    run = make_teacher_step(model, adaptor, precision=precision, args=args)
+    """A jitted function that returns the outputs to keep, on the device."""
+    run_teacher = make_teacher_step(model, adaptor, precision=precision, args=args)
 
     @jax.jit
     def teach(variables: Any, batch: Any) -> Outputs:
-        outputs = run(variables, _own_part(batch, number))
+        outputs = run_teacher(variables, _own_part(batch, number))
         assert isinstance(outputs, Outputs)
         if config is None:
             outputs = dataclasses.replace(outputs, features={})
@@ -131,7 +131,7 @@ def _make_teach(
             logits = tuple(keep_top_k(x, storage.k, storage.temperatures) for x in logits)
         if not logits and not outputs.features:
             raise UsageError(
-                "There is nothing to keep: the teacher's adaptor returned no 'logits'."
+                "There is nothing to cache: the teacher's adaptor returned no 'logits'."
             )
         return dataclasses.replace(outputs, logits=logits, losses=())
 
@@ -148,11 +148,13 @@ def _own_part(batch: Any, number: int | None) -> Any:
 def _read_same(
     root: Path, digests: Mapping[str, str], settings: Mapping[str, Any], storage: Storage
 ) -> Manifest | None:
-    """The manifest of an earlier build of this cache."""
+    """The manifest of an earlier build of this cache; ``None`` if there is none."""
     if not (root / FILE).exists():
         others = [path.name for path in root.iterdir()] if root.is_dir() else []
         if any(name != RECORDS and not name.startswith(f".{FILE}") for name in others):
-            raise UsageError(f"{root} is no teacher cache and not empty: choose another directory.")
+            raise UsageError(
+                f"{root} is neither empty nor a teacher cache: choose another directory."
+            )
         return None
     found = Manifest.read(root)
     found.require_built_from(root, digests, settings)

@@ -1,7 +1,7 @@
 """The records of a cache on disk: TensorStore's OCDBT, a B+ tree of keys and values.
 
-A commit is there as a whole or not at all, several processes may commit to one database, and any
-record is read by its key. TensorStore comes with Orbax, which keeps checkpoints in the same format.
+Commits are atomic, several processes may commit to one database, and any record is read by its
+key. TensorStore comes with Orbax, which stores checkpoints in the same format.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,8 +17,8 @@ class RecordDatabase:
     """Bytes by key.
 
     Args:
-        directory: Of the database.
-        create: Whether to make one where there is none.
+        directory: The directory of the database.
+        create: Whether to create it if it is missing.
     """
 
     def __init__(self, directory: str | Path, *, create: bool = False):
@@ -28,7 +28,7 @@ class RecordDatabase:
         if create:
             self._directory.mkdir(parents=True, exist_ok=True)
         elif not self._directory.is_dir():
-            raise UsageError(f"{directory} is missing: the cache has lost its records.")
+            raise UsageError(f"{directory} is missing: the cache has no records.")
         spec: dict[str, Any] = {
             "driver": "ocdbt",
             "base": f"file://{self._directory.absolute()}/",
@@ -42,7 +42,7 @@ class RecordDatabase:
         self._store = ts.KvStore.open(spec, context=context).result()
 
     def write(self, records: Mapping[bytes, bytes]) -> Any:
-        """Starts writing all of them, or none; returns a future that is done when they are safe."""
+        """Starts an atomic commit; returns a future that is done when it is on disk."""
         transaction = self._tensorstore.Transaction(atomic=True)
         store = self._store.with_transaction(transaction)
         for key, record in records.items():
@@ -50,7 +50,7 @@ class RecordDatabase:
         return transaction.commit_async()
 
     def read(self, keys: Iterable[bytes]) -> list[bytes | None]:
-        """The record of each key, read at the same time; ``None`` where there is none.
+        """The record of each key, read concurrently; ``None`` where there is none.
 
         Raises:
             ValueError: The database is damaged.

@@ -1,4 +1,4 @@
-"""A finished cache on disk."""
+"""A complete cache on disk."""
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,22 +18,22 @@ from .writer import RECORDS
 
 
 class TeacherCache(OutputLookup):
-    """A cache on disk that is complete and was made of the given things.
+    """A complete cache on disk.
 
     Args:
         directory: From :func:`build_cache`.
-        fingerprints: Digests that the cache must have been built from; names that it does not
-            have are not compared.
-        settings: Settings likewise.
-        number: Which of several teachers this is, for batches with a part for each.
+        fingerprints: Digests that must equal those of the cache; names that it does not have are
+            not compared.
+        settings: Settings, compared likewise.
+        number: The index among several teachers, for batches with a part for each.
 
     Attributes:
-        manifest: What the cache holds.
-        layout: How a record is laid out.
+        manifest: The cache's contents and origin.
+        layout: The layout of a record.
 
     Raises:
-        UsageError: There is no such cache, it is not complete, or it was built from something
-            else; the message names what differs.
+        UsageError: There is no cache, it is not complete, or it was built from something else;
+            the message names what differs.
     """
 
     def __init__(
@@ -48,8 +48,8 @@ class TeacherCache(OutputLookup):
         self.manifest.require_built_from(directory, fingerprints, settings)
         if not self.manifest.complete:
             raise UsageError(
-                f"The teacher cache {directory} is not complete: build it again, which goes on "
-                "where it was interrupted."
+                f"The teacher cache {directory} is not complete: build it again, which "
+                "resumes the interrupted build."
             )
         self.layout = RecordLayout.from_dict(self.manifest.layout)
         self._all = RecordDatabase(Path(directory) / RECORDS)
@@ -57,7 +57,7 @@ class TeacherCache(OutputLookup):
         super().__init__(self.manifest, self.layout, self._all, name, number)
 
     def require_holds(self, config: DistillationConfig) -> None:
-        """Refuses a config that needs what the cache does not hold.
+        """Refuses a config that needs layers or logits that the cache does not hold.
 
         Raises:
             UsageError: A layer is missing, or a loss needs logits that are not kept.
@@ -70,9 +70,9 @@ class TeacherCache(OutputLookup):
         exact = top_k[0].temperatures
         if config.temperature not in exact and top_k[0].k < top_k[0].classes:
             warnings.warn(
-                f"{self._name} knows the weight of the logits that it does not hold at the "
-                f"temperatures {list(exact)}, not at {config.temperature}: between them it is "
-                "bounded from above.",
+                f"{self._name} has the exact weight of the logits that it does not hold at the "
+                f"temperatures {list(exact)}, not at {config.temperature}: between them it uses "
+                "an upper bound.",
                 stacklevel=3,
             )
 
@@ -81,7 +81,7 @@ class TeacherCache(OutputLookup):
         return self._all.keys()
 
     def damaged(self) -> Iterator[str]:
-        """Names the examples whose records are not as they were written."""
+        """Yields the names of examples whose records are damaged."""
         for key in self.keys():
             try:
                 (record,) = self._all.read([key])

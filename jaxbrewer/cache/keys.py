@@ -1,4 +1,4 @@
-"""Which example it is, and whether it is still the same: numbers that depend on content alone."""
+"""Identifies examples by number or content, and digests of content that show a change."""
 
 import hashlib
 from collections.abc import Collection, Mapping
@@ -12,14 +12,14 @@ from ..data.batch_parts import is_split
 from ..errors import UsageError
 
 EXAMPLE_ID = "example_id"
-"""The batch entry with the number of each example, ``[batch]``; no model gets it."""
+"""The batch entry with the number of each example, ``[batch]``; it is not passed to models."""
 
 _NOT_CONTENT = (EXAMPLE_ID, "teacher_cache", "labels")
 _LANES = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F], np.uint64)
 
 
 def teacher_inputs(batch: Any, number: int | None = None) -> Any:
-    """What of a batch is the teacher's, or that of one of several teachers."""
+    """The teacher's part of a batch, or that of one of several teachers."""
     if is_split(batch):
         part = batch["teacher"]
         several = isinstance(part, (tuple, list)) and all(isinstance(p, Mapping) for p in part)
@@ -28,10 +28,10 @@ def teacher_inputs(batch: Any, number: int | None = None) -> Any:
 
 
 def example_ids(batch: Any) -> Int[np.ndarray, " batch"] | None:
-    """The batch's ``example_id``, wherever it stands; ``None`` if there is none.
+    """The batch's ``example_id``, at the top or in a part; ``None`` if there is none.
 
     Raises:
-        UsageError: They are not whole numbers.
+        UsageError: They are not integers, one per example.
     """
     if not isinstance(batch, Mapping):
         return None
@@ -40,7 +40,7 @@ def example_ids(batch: Any) -> Int[np.ndarray, " batch"] | None:
             ids = np.asarray(part[EXAMPLE_ID])
             if ids.dtype.kind not in "iu" or ids.ndim != 1:
                 raise UsageError(
-                    f"The batch's {EXAMPLE_ID!r} must hold one whole number per example, got "
+                    f"The batch's {EXAMPLE_ID!r} must hold one integer per example, got "
                     f"{ids.dtype} {ids.shape}."
                 )
             return ids.astype(np.int64)
@@ -50,17 +50,20 @@ def example_ids(batch: Any) -> Int[np.ndarray, " batch"] | None:
 def content_digests(
     part: Any, names: Collection[str] | None = None
 ) -> UInt64[np.ndarray, "batch lanes"]:
-    """Two 64-bit numbers per example that stand for what the teacher sees of it.
+    """A digest of two 64-bit numbers of each example's teacher inputs.
 
-    Where the batch has an ``attention_mask``, padding does not count, so that an example is the
-    same in batches of any width.
+    Where the batch has an ``attention_mask``, padding does not count, so that an example has the
+    same digest in batches of any width.
 
     Args:
         part: The teacher's part of a batch.
-        names: The entries that count; ``None`` takes all but labels and numbers of examples.
+        names: The entries that count; ``None`` takes all but labels and example numbers.
+
+    Returns:
+        uint64, ``[batch, 2]``.
 
     Raises:
-        UsageError: Nothing is left, or the entries have no common batch axis.
+        UsageError: No entry is left, or the entries have no common batch axis.
 
     Examples:
         >>> mask = np.array([[1, 1, 0]])
@@ -83,7 +86,7 @@ def content_digests(
     sizes = {leaf.shape[:1] for _, leaf in leaves}
     if len(sizes) != 1 or () in sizes:
         raise UsageError(
-            "The teacher's inputs need one common batch axis to be told apart by example, got "
+            "The teacher's inputs need one common batch axis to identify examples, got "
             f"{ {name: leaf.shape for name, leaf in leaves} }."
         )
     mask = None if mask is None or np.ndim(mask) != 2 else np.asarray(mask) != 0
@@ -120,21 +123,21 @@ def _bits(leaf: np.ndarray) -> np.ndarray:
 
 
 def _mixed(x: np.ndarray) -> np.ndarray:
-    """The finalizer of splitmix64, under which every bit depends on every other."""
+    """The finalizer of splitmix64: every output bit depends on every input bit."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
 def keys_of(numbers: np.ndarray) -> list[bytes]:
-    """The keys of examples: from their numbers ``[batch]``, or their content ``[batch, 2]``."""
+    """The keys of examples, from their numbers ``[batch]`` or digests ``[batch, 2]``."""
     if numbers.ndim == 1:
         return [int(number).to_bytes(8, "big", signed=True) for number in numbers]
     return [row.tobytes() for row in numbers]
 
 
 def show_key(key: bytes) -> str:
-    """A key for people.
+    """A key as messages show it.
 
     Examples:
         >>> show_key(keys_of(np.array([17]))[0])
@@ -142,4 +145,4 @@ def show_key(key: bytes) -> str:
     """
     if len(key) == 8:
         return f"example {int.from_bytes(key, 'big', signed=True)}"
-    return f"example of content {key.hex()}"
+    return f"example with content {key.hex()}"

@@ -1,4 +1,4 @@
-"""From a batch to what a teacher has said of its examples, wherever that is kept."""
+"""Finds the cached outputs of a batch's examples, in memory or on disk."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
@@ -13,7 +13,7 @@ from .records import content_check, decode, is_sound
 
 
 class RecordReader(Protocol):
-    """Where records are."""
+    """A source of records."""
 
     def read(self, keys: Iterable[bytes]) -> list[bytes | None]:
         """The record of each key, ``None`` where there is none."""
@@ -21,22 +21,22 @@ class RecordReader(Protocol):
 
 
 class OutputSource(Protocol):
-    """A teacher's outputs by example."""
+    """A source of a teacher's outputs by example."""
 
     def outputs(self, batch: Any) -> Outputs:
-        """What the teacher says of a batch's examples, as host arrays."""
+        """The teacher's outputs for a batch's examples, as host arrays."""
         ...
 
 
 class OutputLookup:
-    """The outputs of any batch of known examples.
+    """Returns the cached outputs of any batch of known examples.
 
     Args:
-        manifest: How records are laid out, and what keys them.
+        manifest: Describes the records and their keys.
         layout: The manifest's layout.
-        records: Where they are.
-        name: What to call the cache in messages.
-        number: Which of several teachers this is, for batches with a part for each.
+        records: The source of records.
+        name: The name of the cache in messages.
+        number: The index among several teachers, for batches with a part for each.
     """
 
     def __init__(
@@ -51,19 +51,18 @@ class OutputLookup:
         self._name, self._number = name, number
 
     def outputs(self, batch: Any) -> Outputs:
-        """What the teacher says of a batch's examples, as host arrays.
+        """The teacher's outputs for a batch's examples, as host arrays.
 
         Raises:
-            UsageError: An example is not in the cache, is not what it was when the cache was
-                built, or is damaged on disk.
+            UsageError: An example is not in the cache, has changed since the cache was built, or
+                is damaged on disk.
         """
         inputs_T = teacher_inputs(batch, self._number)
         content = content_digests(inputs_T, self._manifest.inputs)
         ids = example_ids(batch) if self._manifest.keys == "example_id" else None
         if ids is None and self._manifest.keys == "example_id":
             raise UsageError(
-                f"{self._name} knows examples by their 'example_id', which this batch does not "
-                "have."
+                f"{self._name} identifies examples by 'example_id', which this batch lacks."
             )
         keys = keys_of(content if ids is None else ids)
         try:
@@ -77,8 +76,8 @@ class OutputLookup:
     def _checked(self, key: bytes, record: bytes | None, check: Any) -> bytes:
         if record is None:
             by_content = (
-                "examples are known by their content, so that padding without an 'attention_mask', "
-                "augmentation or another tokenizer makes them different: give batches an "
+                "examples are identified by their content, which padding without an "
+                "'attention_mask', augmentation or another tokenizer changes: give batches an "
                 "'example_id', or build it on these data"
             )
             by_id = self._manifest.keys == "example_id"
@@ -94,20 +93,21 @@ class OutputLookup:
         if content_check(record) != int(check):
             raise UsageError(
                 f"{show_key(key)} is not the one that {self._name} was built from: the teacher's "
-                "inputs differ. Build it again for these data; a batch_postprocessor must not draw."
+                "inputs differ. Build it again for these data; a batch_postprocessor must not be "
+                "random."
             )
         return record
 
 
 def with_outputs(batch: Any, cache: OutputSource | Sequence[OutputSource | None]) -> dict[str, Any]:
-    """A batch with what the teacher says of its examples, under ``"teacher_cache"``.
+    """Adds the teacher's outputs for a batch's examples to it, under ``"teacher_cache"``.
 
     A step runs no teacher on such a batch. Order and composition of batches do not matter, so any
     loop over any loader may use this.
 
     Args:
         batch: A batch as the teacher would get it.
-        cache: The cache; for several teachers one each, or ``None`` for one that shall run.
+        cache: The cache; for several teachers a sequence, with ``None`` for a teacher that runs.
 
     Raises:
         UsageError: As :meth:`OutputLookup.outputs`.

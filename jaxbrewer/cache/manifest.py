@@ -1,4 +1,4 @@
-"""What a cache was made of, beside the records: a JSON file that is replaced as a whole."""
+"""The manifest of a cache, a JSON file: its contents and what it was built from."""
 
 import dataclasses
 import json
@@ -17,15 +17,16 @@ KINDS = ("full", "float16", "top_k")
 
 @dataclasses.dataclass(frozen=True)
 class Storage:
-    """How numbers are kept.
+    """How numbers are stored.
 
     Args:
-        kind: ``"full"`` keeps every number as the teacher gave it; ``"float16"`` halves float32;
-            ``"top_k"`` keeps the largest logits and the exact log-sum-exp of the others, and
-            hidden states as float16.
-        k: Of ``"top_k"``: how many logits.
-        bits: Of ``"top_k"``: bits per logit, 4 to 16, or 32 for float32.
-        temperatures: Of ``"top_k"``: where the weight of the other classes shall be exact.
+        kind: ``"full"`` stores every number as the teacher returns it; ``"float16"`` halves
+            float32; ``"top_k"`` stores the largest logits and the exact log-sum-exp of the others,
+            and hidden states as float16.
+        k: ``"top_k"`` only: number of logits.
+        bits: ``"top_k"`` only: bits per logit, 4 to 16, or 32 for float32.
+        temperatures: ``"top_k"`` only: temperatures at which the weight of the other classes is
+            exact.
 
     Raises:
         UsageError: A value is out of range.
@@ -54,7 +55,7 @@ class Storage:
         object.__setattr__(self, "temperatures", temperatures)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields that count for this kind."""
+        """The fields that this kind uses."""
         if self.kind != "top_k":
             return {"kind": self.kind}
         return {**dataclasses.asdict(self), "temperatures": list(self.temperatures)}
@@ -62,19 +63,19 @@ class Storage:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What a cache holds and what it was made of.
+    """The contents of a cache and what it was built from.
 
     Attributes:
-        fingerprints: By name (``"teacher"``, ``"tokenizer"``, ``"data"``), a digest of each thing
-            that the outputs depend on.
+        fingerprints: By name (``"teacher"``, ``"tokenizer"``, ``"data"``), digests of what the
+            outputs depend on.
         settings: By name, the settings that they depend on.
         storage: The fields of :class:`Storage`.
-        keys: ``"example_id"``, or ``"content"`` where batches have no numbers of examples.
+        keys: ``"example_id"``, or ``"content"`` where batches have no example numbers.
         inputs: The batch entries that the teacher takes; ``None`` for all.
-        widths: For each mask the place in a batch that is as wide.
-        layout: How outputs are laid out in a record.
-        complete: Whether every example is there.
-        examples: How many there are.
+        widths: For each mask, the path of a teacher input of the same width.
+        layout: The fields of :class:`~jaxbrewer.cache.record_layout.RecordLayout`.
+        complete: Whether it holds every example.
+        examples: Number of examples.
         report: Sizes and errors, measured while the cache was built.
     """
 
@@ -125,7 +126,7 @@ class Manifest:
         fingerprints: Mapping[str, str] | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
-        """Refuses what the cache was not made of; a name that either side lacks is not compared.
+        """Refuses other fingerprints or settings; a name that either side lacks is not compared.
 
         Raises:
             UsageError: Something differs; the message names all of it.
@@ -148,12 +149,12 @@ class Manifest:
 
 
 def _plain(value: Any) -> Any:
-    """As it comes back from JSON."""
+    """The value after a round trip through JSON."""
     return json.loads(json.dumps(value, default=str))
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes a file that is there as a whole or not at all."""
+    """Replaces a file atomically."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     with partial.open("w", encoding="utf-8") as file:
         json.dump(content, file, indent=2, default=str)

@@ -1,4 +1,4 @@
-"""What a cache costs and what it loses, measured while it is built."""
+"""Sizes and errors of a cache, measured while it is built."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -19,14 +19,14 @@ class Sums:
     """Sums over examples, which parts of a build add up.
 
     Attributes:
-        examples: How many.
+        examples: Number of examples.
         positions: Positions of the first head's logits (tokens, or examples).
-        record_bytes: Of all records.
-        float32_bytes: What the same numbers take as float32, padding left out.
-        seconds: Of the build.
+        record_bytes: Size of all records.
+        float32_bytes: Size of the same numbers as float32, without padding.
+        seconds: Duration of the build.
         compared: Positions whose divergence was measured.
-        kl: Sum of KL(teacher || what is kept), in nats; of a top-k over its ``k + 1`` classes.
-        tail: Sum of the probability of the classes that are not kept.
+        kl: Sum of KL(teacher || stored logits), in nats; of a top-k over its ``k + 1`` classes.
+        tail: Sum of the probability of classes that are not stored.
         largest_error: The largest absolute error of any finite number.
     """
 
@@ -41,14 +41,14 @@ class Sums:
     largest_error: float = 0.0
 
     def merged(self, other: Mapping[str, float]) -> "Sums":
-        """Both together."""
+        """The sums of both."""
         values = dataclasses.asdict(self)
         merged = {name: value + other.get(name, 0) for name, value in values.items()}
         merged["largest_error"] = max(self.largest_error, other.get("largest_error", 0.0))
         return Sums(**merged)
 
     def report(self) -> dict[str, float]:
-        """Per example, per position, per second."""
+        """Averages per example, position and second."""
         examples, positions = max(self.examples, 1), max(self.positions, 1)
         compared = max(self.compared, 1)
         return {
@@ -64,7 +64,7 @@ class Sums:
 
 
 def sizes_of(outputs: Outputs, layout: RecordLayout) -> tuple[int, int]:
-    """Positions of the first head, and bytes of everything as float32, padding left out."""
+    """Positions of the first head, and the size of all arrays as float32 without padding."""
     positions = total = 0
     arrays, masks = _by_name(outputs)
     for entry in layout.entries:
@@ -79,7 +79,7 @@ def sizes_of(outputs: Outputs, layout: RecordLayout) -> tuple[int, int]:
 
 
 def add_errors(sums: Sums, exact: Outputs, kept: Outputs, layout: RecordLayout) -> None:
-    """Adds what ``kept`` has lost of ``exact``."""
+    """Adds the errors of ``kept`` against ``exact``."""
     (before, masks), (after, _) = _by_name(exact), _by_name(kept)
     for entry in layout.entries:
         selected = masks[entry.mask] != 0 if entry.mask else ...
@@ -98,7 +98,7 @@ def _add_top_k(sums: Sums, exact: TopK, kept: TopK, selected: Any) -> None:
 
 
 def _bucketed(top_k: TopK, selected: Any) -> np.ndarray:
-    """Log-probabilities of the kept classes and the rest at the temperature nearest 1."""
+    """Log-probabilities of the stored classes and the rest at the temperature nearest 1."""
     nearest = int(np.argmin(np.abs(np.log(top_k.temperatures))))
     temperature = top_k.temperatures[nearest]
     logits = np.asarray(top_k.logits, np.float64)[selected] / temperature

@@ -1,4 +1,4 @@
-"""A teacher that is run once, its outputs kept in memory: by batch, or by example."""
+"""A teacher that runs once, its outputs in memory: by batch, or by example."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -11,7 +11,7 @@ from ..data.batches import as_arrays
 from ..data.groups import count_batches, set_epoch
 from ..errors import UsageError
 from ..forward.adaptors import Outputs
-from .batch_widths import chosen_places, common_places
+from .batch_widths import chosen_paths, common_paths
 from .keys import content_digests, example_ids, keys_of, teacher_inputs
 from .lookup import OutputLookup, with_outputs
 from .manifest import Manifest, Storage
@@ -25,7 +25,7 @@ class CachedLoader:
     Batches keep their composition. Everything is held in host memory.
 
     Args:
-        dataloader: Walked through once, when the loader is made.
+        dataloader: Read once, in the constructor.
         teach: ``batch -> Outputs``, or a tuple of them for several teachers; all of it is kept.
         batch_postprocessor: Applied to each batch once, before the teacher sees it.
         seed: Seed of the orders.
@@ -68,10 +68,10 @@ class CachedLoader:
 
 
 class MemoryCache:
-    """A teacher's outputs by example, filled as batches come.
+    """A teacher's outputs by example, filled as batches arrive.
 
     Args:
-        number: Which of several teachers this is, for batches with a part for each.
+        number: The index among several teachers, for batches with a part for each.
     """
 
     def __init__(self, number: int | None = None):
@@ -81,22 +81,22 @@ class MemoryCache:
         self._layout: RecordLayout | None = None
 
     def lacks(self, batch: Any) -> bool:
-        """Whether an example of the batch is not there yet."""
+        """Whether an example of the batch is missing."""
         return any(key not in self._records for key in keys_of(_ids(batch)))
 
     def add(self, batch: Any, outputs: Outputs) -> None:
-        """Keeps what the teacher says of a batch's examples; what is there already stays."""
+        """Stores the outputs of a batch's examples; stored examples are not replaced."""
         self._layout = self._layout or layout_of(outputs)
-        self._common = common_places(self._common, outputs, teacher_inputs(batch, self._number))
+        self._common = common_paths(self._common, outputs, teacher_inputs(batch, self._number))
         checks = content_digests(teacher_inputs(batch, self._number))[:, 0]
         records = encode(outputs, self._layout, checks)
         for key, record in zip(keys_of(_ids(batch)), records, strict=True):
             self._records.setdefault(key, record)
 
     def outputs(self, batch: Any) -> Outputs:
-        """What the teacher says of a batch's examples, as host arrays."""
+        """The teacher's outputs for a batch's examples, as host arrays."""
         assert self._layout is not None
-        places = chosen_places(self._common)
+        places = chosen_paths(self._common)
         manifest = Manifest({}, {}, Storage().to_dict(), "example_id", None, places, {})
         lookup = OutputLookup(manifest, self._layout, self, "the cache in memory", self._number)
         return lookup.outputs(batch)
@@ -109,7 +109,7 @@ class MemoryCache:
 def _ids(batch: Any) -> np.ndarray:
     ids = example_ids(batch)
     if ids is None:
-        raise UsageError("Some batches of the dataloader have an 'example_id', and some have not.")
+        raise UsageError("Some batches of the dataloader have an 'example_id' and others do not.")
     return ids
 
 
@@ -118,7 +118,7 @@ def cache_by_example(
     teach: Callable[[Any], Outputs | tuple[Outputs, ...]],
     batch_postprocessor: Callable[[Any], Any] | None = None,
 ) -> Callable[[Any], dict[str, Any]]:
-    """Runs the teacher over a loader's first epoch and keeps what it says of each example.
+    """Runs the teacher over a loader's first epoch and stores its outputs by example.
 
     Args:
         dataloader: Batches have an ``example_id``.

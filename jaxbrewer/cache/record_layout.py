@@ -1,4 +1,4 @@
-"""How a teacher's outputs are laid out in a record: which arrays, under which masks."""
+"""The layout of a teacher's outputs in a record: which arrays, under which masks."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -16,19 +16,19 @@ from . import top_k_codec as codec
 
 @dataclasses.dataclass(frozen=True)
 class StoredArray:
-    """How one array of the outputs is kept.
+    """How one array of the outputs is stored.
 
     Attributes:
-        name: ``"logits/0"``, ``"hidden/3"``, ``"labels/0"``.
-        dtype: What it is in a batch.
-        stored: What it is on disk; ``"top_k"`` for :class:`~jaxbrewer.objective.top_k.TopK`.
+        name: Kind and index, such as ``"logits/0"``, ``"hidden/3"``, ``"labels/0"``.
+        dtype: Its dtype in a batch.
+        stored: Its dtype on disk; ``"top_k"`` for :class:`~jaxbrewer.objective.top_k.TopK`.
         mask: The mask whose positions are kept; ``None`` keeps all.
         shape: Its axes after the batch and, with a mask, the position. Without a mask each record
             has its own.
-        k: Of a top-k: how many logits.
-        bits: Of a top-k: bits per logit.
-        classes: Of a top-k: how many classes there are.
-        temperatures: Of a top-k: where the weight of the rest is exact.
+        k: Top-k only: number of logits.
+        bits: Top-k only: bits per logit.
+        classes: Top-k only: number of classes of the teacher.
+        temperatures: Top-k only: temperatures at which the weight of the other classes is exact.
     """
 
     name: str
@@ -50,12 +50,12 @@ class StoredArray:
 
 @dataclasses.dataclass(frozen=True)
 class RecordLayout:
-    """How the outputs of a teacher are kept: the same for all examples.
+    """How the outputs of a teacher are stored, the same for all examples.
 
     Attributes:
         masks: The masks' names and dtypes, ``"inputs_mask"`` first.
         entries: The arrays.
-        layers: How many layers a feature has, of which only those among the entries are kept.
+        layers: The number of layers of each feature; only those among the entries are kept.
     """
 
     masks: Mapping[str, str]
@@ -64,11 +64,11 @@ class RecordLayout:
 
     @property
     def names(self) -> str:
-        """What is kept, for messages."""
+        """The names of the stored arrays, for messages."""
         return ", ".join(entry.name for entry in self.entries)
 
     def holds_as(self, other: "RecordLayout") -> bool:
-        """Whether both keep the same arrays in the same way; shapes may be those of a width."""
+        """Whether both store the same arrays in the same way; shapes may depend on the width."""
         same = [
             [(entry.name, entry.stored, entry.mask, entry.k) for entry in layout.entries]
             for layout in (self, other)
@@ -98,7 +98,7 @@ class RecordLayout:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "RecordLayout":
-        """What :meth:`to_dict` was made of."""
+        """The inverse of :meth:`to_dict`."""
         entries: Iterable[dict[str, Any]] = (
             {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
             for row in plain["entries"]
@@ -111,11 +111,11 @@ class RecordLayout:
 
 
 def layout_of(outputs: Outputs, *, half: bool = False, bits: int = 8) -> RecordLayout:
-    """The layout for outputs like these, whose arrays may be shapes alone.
+    """The layout for outputs like these, whose arrays may be shapes only.
 
     Args:
         outputs: A batch's, without ``losses``; ``None`` stands for a layer that is not kept.
-        half: Whether to keep real numbers as float16.
+        half: Whether to store floats as float16.
         bits: Bits per logit of a top-k.
     """
     masks = {}
@@ -161,7 +161,7 @@ def named_arrays(outputs: Outputs) -> dict[str, Any]:
 
 
 def named_masks(outputs: Outputs) -> dict[str, np.ndarray]:
-    """The masks that say what is padding, by name."""
+    """The masks of padding, by name."""
     numbered = enumerate(outputs.logits_mask)
     masks = {f"logits_mask/{i}": np.asarray(x) for i, x in numbered if x.ndim == 2}
     if outputs.inputs_mask is not None and outputs.inputs_mask.ndim == 2:
@@ -170,7 +170,7 @@ def named_masks(outputs: Outputs) -> dict[str, np.ndarray]:
 
 
 def _mask_of(name: str, array: Any, outputs: Outputs) -> str | None:
-    """The mask outside of which no loss looks at an array."""
+    """The mask outside of which no loss reads an array."""
     kind, _, number = name.partition("/")
     if kind in ("logits", "labels"):
         masks = outputs.logits_mask
@@ -181,5 +181,5 @@ def _mask_of(name: str, array: Any, outputs: Outputs) -> str | None:
         return None
     mask = None if kind == "logits_mask" else outputs.inputs_mask
     covers = mask is not None and array.ndim == 3 and mask.shape == array.shape[:2]
-    # Padded keys take part in the softmax of a cross-entropy of attention, so it is kept whole.
+    # Padded keys take part in the softmax of an attention loss, so attention is stored whole.
     return "inputs_mask" if covers and kind != "attention" else None

@@ -1,8 +1,8 @@
-"""One example's teacher outputs as bytes, and many of them as one batch again.
+"""Encodes one example's teacher outputs as bytes, and decodes many of them as one batch.
 
-A record holds what does not depend on the batch that the example was in: positions that a mask
-rules out are left out, and filled up again to the width of the batch that asks. What no mask
-covers is kept whole and fits batches of the same width only.
+A record does not depend on the batch that the example was in: positions that a mask excludes are
+not stored, and are filled up to the width of the batch that is read. Arrays without a mask are
+stored whole and fit batches of the same width only.
 """
 
 import struct
@@ -29,7 +29,8 @@ def encode(outputs: Outputs, layout: RecordLayout, checks: np.ndarray) -> list[b
     Args:
         outputs: Host arrays.
         layout: From :func:`layout_of`.
-        checks: A number per example that :func:`decode` gives back, uint64 ``[batch]``.
+        checks: The first half of each example's digest, uint64 ``[batch]``; see
+            :func:`content_check`.
 
     Raises:
         UsageError: A number does not fit float16, or a top-k holds NaN.
@@ -59,13 +60,13 @@ def encode(outputs: Outputs, layout: RecordLayout, checks: np.ndarray) -> list[b
 
 
 def is_sound(record: bytes) -> bool:
-    """Whether a record is as it was written."""
+    """Whether a record's CRC matches."""
     end = len(record) - _CRC.size
     return end > 0 and _CRC.unpack_from(record, end)[0] == zlib.crc32(memoryview(record)[:end])
 
 
 def content_check(record: bytes) -> int:
-    """The number that the record was made with."""
+    """The digest that a record was encoded with."""
     return int(_HEAD.unpack_from(record)[0])
 
 
@@ -77,8 +78,8 @@ def decode(
     Args:
         records: From :func:`encode`.
         layout: The same.
-        widths: For each mask how wide the batch is; by default as wide as the examples were when
-            they were written, the widest of them.
+        widths: For each mask the width of the batch; by default that of the widest batch that the
+            examples were written from.
 
     Returns:
         ``Outputs``; padding is 0 (-100 in ``labels``).
@@ -98,13 +99,13 @@ def decode(
 
 
 def _pack_rows(entry: StoredArray, array: Any, mask: np.ndarray | None) -> np.ndarray:
-    """The values as they are stored, ``[batch, ...]``; padding may hold anything."""
+    """The values as stored, ``[batch, ...]``; padding may hold anything."""
     if isinstance(array, TopK):
         indices, logits, tail = map(np.asarray, (array.indices, array.logits, array.log_tail))
         if mask is not None:
             logits, tail = (np.where((mask != 0)[..., None], x, 0) for x in (logits, tail))
         if np.isnan(logits).any() or np.isnan(tail).any():
-            raise UsageError(f"The teacher's {entry.name} hold NaN, which no cache should keep.")
+            raise UsageError(f"The teacher's {entry.name} hold NaN, which a cache does not store.")
         flat = (
             codec.pack_indices(indices.reshape(-1, entry.k), entry.classes),
             codec.pack_values(logits.reshape(-1, entry.k), entry.bits),

@@ -1,6 +1,6 @@
-"""Sorted class numbers and logits in few bytes; every position takes equally many.
+"""Packs sorted class indices and logits into few bytes, the same number for every position.
 
-Everything here is NumPy over many positions at once, so that a batch is read in a few calls.
+All functions are NumPy over many positions at once, so that a batch is read in a few calls.
 """
 
 import math
@@ -16,7 +16,7 @@ def _low_bits(classes: int, k: int) -> int:
 
 
 def index_bytes(classes: int, k: int) -> int:
-    """Bytes of ``k`` sorted class numbers.
+    """Bytes of ``k`` sorted class indices.
 
     Examples:
         >>> index_bytes(32_000, 64), index_bytes(151_936, 64)
@@ -27,10 +27,10 @@ def index_bytes(classes: int, k: int) -> int:
 
 
 def pack_indices(indices: Int[np.ndarray, "rows k"], classes: int) -> Packed:
-    """Sorted, different class numbers by the code of Elias and Fano.
+    """Packs sorted, distinct class indices by the Elias-Fano code.
 
-    The low bits stand as they are. The high parts, which do not fall, are a row of bits in which
-    the ``j``-th 1 stands at the place ``high_j + j``.
+    The low bits are stored directly. The high parts, which do not decrease, are a row of bits in
+    which the ``j``-th 1 is at position ``high_j + j``.
 
     Examples:
         >>> packed = pack_indices(np.array([[3, 700, 31_999]]), 32_000)
@@ -49,7 +49,7 @@ def pack_indices(indices: Int[np.ndarray, "rows k"], classes: int) -> Packed:
 
 
 def unpack_indices(packed: Packed, k: int, classes: int) -> Int[np.ndarray, "rows k"]:
-    """What :func:`pack_indices` has packed."""
+    """The inverse of :func:`pack_indices`."""
     low = _low_bits(classes, k)
     split = k * (low // 8) + -(-k * (low % 8) // 8)
     count = k + ((classes - 1) >> low) + 1
@@ -60,7 +60,7 @@ def unpack_indices(packed: Packed, k: int, classes: int) -> Int[np.ndarray, "row
 
 
 def pack_bits(values: Int[np.ndarray, "rows k"], bits: int) -> Packed:
-    """The lowest ``bits`` of whole numbers: whole bytes first, then what is left over.
+    """Packs the lowest ``bits`` of integers: whole bytes first, then the remaining bits.
 
     Examples:
         >>> unpack_bits(pack_bits(np.array([[5, 2, 1000]]), 10), 3, 10).tolist()
@@ -76,7 +76,7 @@ def pack_bits(values: Int[np.ndarray, "rows k"], bits: int) -> Packed:
 
 
 def unpack_bits(packed: Packed, k: int, bits: int) -> Int[np.ndarray, "rows k"]:
-    """What :func:`pack_bits` has packed, as uint32."""
+    """The inverse of :func:`pack_bits`, as uint32."""
     rows, whole = len(packed), bits // 8
     values = np.zeros((rows, k), np.uint32)
     for byte in range(whole):
@@ -99,11 +99,11 @@ def value_bytes(k: int, bits: int) -> int:
 
 
 def pack_values(logits: Float[np.ndarray, "rows k"], bits: int) -> Packed:
-    r"""Logits on a grid of their own per position, finer where they are larger.
+    r"""Quantizes logits on a grid per position that is finer for larger logits.
 
-    The code of a logit is :math:`\sqrt{(z_{max} - z) / (z_{max} - z_{min})}` as a whole number of
-    ``bits``; the largest code stands for ``-inf``. What matters is the error times the probability,
-    and this spreads it more evenly than equal steps. 32 bits keep float32 as it is.
+    The code of a logit is :math:`\sqrt{(z_{max} - z) / (z_{max} - z_{min})}` as an integer of
+    ``bits``; the largest code means ``-inf``. The loss sees the error times the probability, which
+    this grid spreads more evenly than equal steps. 32 bits keep float32 unchanged.
 
     Examples:
         >>> logits = np.array([[-1.0, -np.inf, 3.0, 2.9]], np.float32)
@@ -127,7 +127,7 @@ def pack_values(logits: Float[np.ndarray, "rows k"], bits: int) -> Packed:
 
 
 def unpack_values(packed: Packed, k: int, bits: int) -> Float[np.ndarray, "rows k"]:
-    """What :func:`pack_values` has packed, in float32."""
+    """The inverse of :func:`pack_values`, as float32."""
     if bits == 32:
         return np.ascontiguousarray(packed).view("<f4").astype(np.float32, copy=False)
     largest = np.ascontiguousarray(packed[:, :4]).view("<f4")

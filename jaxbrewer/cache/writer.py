@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import UsageError
 from ..forward.adaptors import Outputs
 from . import measure
-from .batch_widths import chosen_places, common_places, shared_places
+from .batch_widths import chosen_paths, common_paths, shared_paths
 from .database import RecordDatabase
 from .keys import keys_of, show_key
 from .manifest import FILE, Manifest, Storage, write_json
@@ -25,14 +25,14 @@ _COMMIT_BYTES, _COMMIT_EXAMPLES, _AHEAD = 1 << 23, 4096, 2
 
 
 class CacheWriter:
-    """Packs and writes in the background; knows what is there already.
+    """Packs and writes records in the background, and skips those that exist.
 
     Args:
         root: The directory.
         started: The manifest of a new cache.
-        found: That of an earlier build.
-        storage: How numbers are kept.
-        part: Which of how many processes this is.
+        found: The manifest of an earlier build, if there is one.
+        storage: How numbers are stored.
+        part: Index of this process, and number of processes.
     """
 
     def __init__(
@@ -48,8 +48,7 @@ class CacheWriter:
         self._there = set(self._records.keys())
         if found is None and self._there and not (root / FILE).exists():
             raise UsageError(
-                f"{root} has records but no {FILE}, so that nobody knows what they were made of: "
-                "remove it."
+                f"{root} has records but no {FILE}, so that their origin is unknown: remove it."
             )
         self._new: dict[bytes, int] = {}
         self._layout: RecordLayout | None = None
@@ -70,17 +69,17 @@ class CacheWriter:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._worker.shutdown()
-        if kind is not None:  # what is computed is not lost
+        if kind is not None:  # records that are computed are not lost
             self._commit()
             self._wait()
 
     def missing(self, ids: np.ndarray | None, content: np.ndarray) -> list[int]:
-        """The rows of a batch that are not there yet."""
+        """The rows of a batch that have no record yet."""
         keys = keys_of(content if ids is None else ids)
         kind = "content" if ids is None else "example_id"
         if self._manifest.keys not in ("", kind):
             raise UsageError(
-                f"The cache tells examples apart by {self._manifest.keys}, this batch by {kind}."
+                f"The cache identifies examples by {self._manifest.keys}, this batch by {kind}."
             )
         self._manifest = dataclasses.replace(self._manifest, keys=kind)
         known = [key for key in keys if key in self._there and key not in self._new]
@@ -108,19 +107,19 @@ class CacheWriter:
         content: np.ndarray,
         rows: list[int],
     ) -> None:
-        """Takes a batch's outputs, which the device may still be computing."""
+        """Takes a batch's outputs, which the device may still compute."""
         half = self._storage.kind != "full"
         layout = layout_of(outputs, half=half, bits=self._storage.bits)
         if self._layout is not None and not self._layout.holds_as(layout):
             raise UsageError(
-                f"The teacher cache {self._root} was begun with {self._layout.names}, not with "
-                f"{layout.names}: build it as it was begun, or remove it."
+                f"The teacher cache {self._root} was started with {self._layout.names}, not "
+                f"with {layout.names}: resume it with the same outputs, or remove it."
             )
         if self._layout is None:
             self._layout = layout
             self._manifest = dataclasses.replace(self._manifest, layout=self._layout.to_dict())
             self._save_manifest()
-        self._places = common_places(self._places, outputs, inputs_T)
+        self._places = common_paths(self._places, outputs, inputs_T)
         if not self._progress_file(self._part[0]).exists():
             self._save_progress(done=False)
         keys = keys_of(content if ids is None else ids)
@@ -130,7 +129,7 @@ class CacheWriter:
             self._running.pop(0).result()
 
     def finish(self) -> Manifest:
-        """Waits until everything is safe; completes the manifest if all parts have ended."""
+        """Waits until all records are on disk; completes the manifest if all parts have ended."""
         for job in self._running:
             job.result()
         self._commit()
@@ -150,7 +149,7 @@ class CacheWriter:
             sums = sums.merged(part["sums"])
         manifest = dataclasses.replace(
             manifest,
-            widths=chosen_places(shared_places([part["places"] for part in parts])),
+            widths=chosen_paths(shared_paths([part["places"] for part in parts])),
             complete=True,
             examples=len(self._records.keys()),
             report=sums.report(),

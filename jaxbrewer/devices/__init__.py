@@ -1,1 +1,1 @@
-"""Where arrays live: mesh, rules, processes, and what a step needs of each device."""
+"""Placement of arrays on devices: mesh, rules, processes, and estimates per device."""

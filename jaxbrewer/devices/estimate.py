@@ -1,4 +1,4 @@
-"""What a step needs of each device, from the compiled program, without running it."""
+"""Estimates a step's memory and work per device from the compiled program, without running it."""
 
 import dataclasses
 import math
@@ -25,17 +25,17 @@ from .sharding import (
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """Memory of one device in bytes, and work of one device in a step.
+    """Memory of one device in bytes, and its work in one step.
 
     Attributes:
         teacher: The teacher's weights and state.
         student: The student's weights and state, and projections.
-        optimizer: The optimizer's state and whatever else the train state holds.
-        batch: The batch, or the group of batches of an update.
-        activations: The most that the compiled step holds beside these at any time: activations,
-            gradients, gathered weights.
+        optimizer: The optimizer's state and the rest of the train state.
+        batch: The batch, or the group of batches of an optimizer step.
+        activations: Peak memory of the compiled step beyond these: activations, gradients,
+            gathered weights.
         flops: Floating-point operations; of a group of batches, as if all had the first's shape.
-        collectives: How often the program communicates, by operation.
+        collectives: Number of collective operations in the program, by kind.
         mesh: The axes of the mesh and their sizes; empty for one device.
     """
 
@@ -50,12 +50,12 @@ class Estimate:
 
     @property
     def devices(self) -> int:
-        """How many devices there are."""
+        """Number of devices."""
         return math.prod(self.mesh.values())
 
     @property
     def total(self) -> int:
-        """All memory; the step writes the new state over the old one."""
+        """Total memory; the step overwrites the old state with the new one."""
         return self.teacher + self.student + self.optimizer + self.batch + self.activations
 
 
@@ -73,14 +73,14 @@ def estimate_step(
     teachers: Teachers,
     teacher_variables: PyTree,
 ) -> Estimate:
-    """Compiles a step for shapes alone.
+    """Compiles a step for shapes only.
 
     Args:
         step: A pure train step.
-        start: Makes the first state of ``weights``.
+        start: Makes the initial state from ``weights``.
         weights: ``{"params": ..., "state": ..., "projections": ...}``.
         batch: The third argument of ``step``.
-        config: The mesh, perhaps of fake devices, and the rules.
+        config: The mesh, possibly of fake devices, and the sharding rules.
         student: The student.
         teachers: The teachers.
         teacher_variables: The second argument of ``step``.

@@ -1,4 +1,4 @@
-"""Rules and metadata -> which axis of which array is split over which axis of a mesh."""
+"""Turns sharding rules and metadata into a ``PartitionSpec`` for each array."""
 
 import math
 import re
@@ -15,7 +15,7 @@ from ..errors import UsageError
 from ..forward.model import PyTree
 
 SMALLEST_SPLIT = 2**10
-"""Arrays with fewer elements are not split without a rule: gathering them costs more."""
+"""Smaller arrays are not split without a rule: gathering them costs more than it saves."""
 
 
 def partition(
@@ -34,13 +34,13 @@ def partition(
         tree: Arrays, or anything with a shape.
         mesh: The mesh.
         rules: Pairs of pattern and axes.
-        annotations: By path, the axes that a module asks for.
-        name: What the rules are called in messages.
-        strip: So many names at the beginning of each path are not part of it.
-        strict: Whether a rule that fits no path is an error.
+        annotations: By path, the axes in a module's metadata.
+        name: The name of the rules in messages.
+        strip: Number of leading names of each path that patterns do not see.
+        strict: Whether a rule that matches no path is an error.
 
     Raises:
-        UsageError: A rule fits no path or has too many axes, or an axis does not divide.
+        UsageError: A rule matches no path or has too many axes, or an axis is not divisible.
 
     Examples:
         >>> mesh = jax.sharding.AbstractMesh((2,), ("tensor",))
@@ -71,14 +71,14 @@ def partition(
                 for path, _ in jax.tree_util.tree_leaves_with_path(tree)
             ]
             raise UsageError(
-                f"{name}[{index}]: {pattern!r} matches no weight that earlier rules left. The "
-                f"first of {len(paths)} paths are {', '.join(map(repr, paths[:5]))}."
+                f"{name}[{index}]: {pattern!r} matches no weight that earlier rules do not "
+                f"match. The first of {len(paths)} paths are {', '.join(map(repr, paths[:5]))}."
             )
     return specs
 
 
 def fsdp_spec(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """The largest axis that divides over ``fsdp``; nothing for small arrays.
+    """Splits the largest axis that ``fsdp`` divides; small arrays are not split.
 
     Examples:
         >>> mesh = jax.sharding.AbstractMesh((4,), ("fsdp",))
@@ -95,7 +95,7 @@ def fsdp_spec(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
 
 
 def _known(axis: Any, mesh: Mesh) -> Any:
-    """The part of an annotation that names axes of the mesh."""
+    """The axes of an annotation that the mesh has."""
     if isinstance(axis, (list, tuple)):
         return tuple(name for name in axis if name in mesh.shape) or None
     return axis if axis in mesh.shape else None

@@ -1,15 +1,15 @@
-"""Where arrays live: a mesh of devices, and rules that say which axis of which array is split.
+"""Places arrays on devices: a mesh, and rules that say which axis of which array is split.
 
-A batch is split over the mesh axes ``data`` and ``fsdp``. Of the weights, each array follows the
-first of these that speaks of it:
+A batch is split over the mesh axes ``data`` and ``fsdp``. Each array of the weights follows the
+first of these that applies:
 
 1. the user's rules (``student_rules``, ``teacher_rules`` of the :class:`TrainingConfig`);
 2. the sharding metadata that Flax modules carry (``nnx.with_partitioning`` and Linen's
    ``nn.with_partitioning``), as far as it names axes that the mesh has;
-3. on a mesh with an axis ``fsdp``, its largest axis that divides is split over that axis;
-4. it lies whole on every device.
+3. on a mesh with an axis ``fsdp``, its largest divisible axis is split over that axis;
+4. it is replicated.
 
-The optimizer's state lies where its parameters lie. None of this changes a number beyond rounding:
+The optimizer's state is placed as its parameters are. Placement changes numbers only by rounding:
 a step is one program over the whole batch, whatever the mesh.
 """
 
@@ -41,13 +41,13 @@ BATCH_AXES = ("data", "fsdp")
 
 @dataclasses.dataclass(frozen=True)
 class DeviceLayout:
-    """A mesh and the rules of both models; without a mesh, everything is on one device.
+    """A mesh and the sharding rules of both models; without a mesh, one device holds everything.
 
     Attributes:
         mesh: The devices, or ``None``.
         student_rules: See :class:`~jaxbrewer.TrainingConfig`.
         teacher_rules: The same for the teacher.
-        local_batches: Whether a batch is this process's part of the batch.
+        local_batches: Whether each process's loader yields only its own rows of a batch.
     """
 
     mesh: Mesh | None = None
@@ -57,12 +57,12 @@ class DeviceLayout:
 
     @property
     def loaders(self) -> int:
-        """So many loaders give the parts of one batch."""
+        """Number of loaders that each yield a part of one batch."""
         return jax.process_count() if self.local_batches else 1
 
 
 def make_layout(config: TrainingConfig) -> DeviceLayout:
-    """The layout that a config describes, on the devices there are.
+    """The layout that a config describes, on the available devices.
 
     Raises:
         UsageError: The mesh does not fit the number of devices or of processes.
@@ -126,12 +126,12 @@ def on_device(config: TrainingConfig) -> contextlib.AbstractContextManager[Any]:
 
 
 def state_shardings(state: TrainState, student: Model, layout: DeviceLayout) -> TrainState:
-    """For each array of a state, or of its shapes, where it lives: a ``NamedSharding``.
+    """The ``NamedSharding`` of each array of a state.
 
     Args:
         state: A state, or its shapes from :func:`jax.eval_shape`.
-        student: Its annotations are heeded.
-        layout: With a mesh.
+        student: The student, whose sharding metadata count.
+        layout: A layout with a mesh.
 
     Raises:
         UsageError: A rule does not fit.
@@ -159,7 +159,7 @@ def state_shardings(state: TrainState, student: Model, layout: DeviceLayout) -> 
     known = {names_of(path): (leaf.shape, spec) for (path, leaf), spec in of_params}
 
     def of_optimizer(path: Any, leaf: Any) -> PartitionSpec:
-        """That of the weight whose path ends this one, if it has this shape."""
+        """The spec of the weight of the same shape whose path ends this one."""
         names, shape = names_of(path), jnp.shape(leaf)
         for start in range(len(names) + 1):
             found = known.get(names[start:])
@@ -179,13 +179,13 @@ def state_shardings(state: TrainState, student: Model, layout: DeviceLayout) -> 
 def init_state(
     start: Callable[[PyTree], TrainState], weights: PyTree, student: Model, layout: DeviceLayout
 ) -> TrainState:
-    """The first state, each array made where it shall live: no device ever holds it all.
+    """The initial state, each array created in its place: no device ever holds all of it.
 
     Args:
-        start: Makes the state of ``weights``; see :func:`~jaxbrewer.init_train_state`.
+        start: Makes the state from ``weights``; see :func:`~jaxbrewer.init_train_state`.
         weights: ``{"params": ..., "state": ..., "projections": ...}``.
-        student: Its annotations are heeded.
-        layout: Where to.
+        student: The student, whose sharding metadata count.
+        layout: The layout.
     """
     if layout.mesh is None:
         return start(weights)
@@ -199,12 +199,12 @@ def init_state(
 
 
 def teacher_shardings(variables: PyTree, teacher: Teachers, layout: DeviceLayout) -> PyTree:
-    """For each array of a teacher, or of several, where it lives: a ``NamedSharding``.
+    """The ``NamedSharding`` of each array of a teacher, or of several.
 
     Args:
-        variables: ``{"params": ..., "state": ...}``, a tuple of these, ``None``, or that by task.
-        teacher: The model or models, whose annotations are heeded.
-        layout: With a mesh.
+        variables: ``{"params": ..., "state": ...}``, a tuple of these, ``None``, or these by task.
+        teacher: The model or models, whose sharding metadata count.
+        layout: A layout with a mesh.
 
     Raises:
         UsageError: A rule does not fit.
@@ -229,14 +229,14 @@ def teacher_shardings(variables: PyTree, teacher: Teachers, layout: DeviceLayout
 
 
 def place_teacher(variables: PyTree, teacher: Teachers, layout: DeviceLayout) -> PyTree:
-    """The variables of a teacher, or of several, where :func:`teacher_shardings` says."""
+    """Places the variables of a teacher, or of several, by :func:`teacher_shardings`."""
     if layout.mesh is None or teacher is None:
         return jax.tree.map(jnp.asarray, variables)
     return place(variables, teacher_shardings(variables, teacher, layout))
 
 
 def models_for_use(student: Model, teachers: Teachers, layout: DeviceLayout) -> tuple[Model, Any]:
-    """Both models as a step shall call them; see :func:`gather_for_use`.
+    """Both models as a step calls them; see :func:`gather_for_use`.
 
     Args:
         student: The student.
@@ -252,10 +252,10 @@ def models_for_use(student: Model, teachers: Teachers, layout: DeviceLayout) -> 
 
 
 def gather_for_use(model: Model, layout: DeviceLayout, rules: Rules) -> Model:
-    """The model, its weights gathered along ``fsdp`` when they are used, and no sooner.
+    """The model with its weights gathered along ``fsdp`` where they are used.
 
-    Otherwise the compiler may as well split activations along axes of the weights, and send those
-    to and fro.
+    Otherwise the compiler may split activations along axes of the weights, and exchange
+    activations instead.
     """
     mesh = layout.mesh
     if mesh is None or mesh.shape.get("fsdp", 1) == 1:
@@ -281,7 +281,7 @@ def _without_fsdp(axis: Any) -> Any:
 
 
 def place(tree: PyTree, shardings: PyTree) -> PyTree:
-    """``tree``, whose arrays every process has whole, with each device given its part."""
+    """Gives each device its part of arrays that every process has whole."""
 
     def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
         if sharding.is_fully_addressable or getattr(leaf, "is_fully_addressable", True) is False:
@@ -293,12 +293,12 @@ def place(tree: PyTree, shardings: PyTree) -> PyTree:
 
 
 def gather(tree: PyTree) -> PyTree:
-    """Copies of the arrays of ``tree``, readable by this process; see :func:`readable`."""
+    """Copies of arrays that this process can read; see :func:`readable`."""
     return copy_arrays(tree) if jax.process_count() == 1 else readable(tree)
 
 
 def readable(tree: PyTree) -> PyTree:
-    """The arrays of ``tree``, whole in this process whatever processes they are spread over.
+    """Arrays that are whole in this process, however they are spread over processes.
 
     All processes must call it.
     """
@@ -315,7 +315,7 @@ def _named(specs: PyTree, mesh: Mesh) -> PyTree:
 
 
 def batch_sharding(shape: tuple[int, ...], layout: DeviceLayout) -> NamedSharding:
-    """Where an array of a batch lives: split along its first axis if that divides, else whole."""
+    """The sharding of a batch's array: split along its first axis if divisible, else replicated."""
     mesh = layout.mesh
     assert mesh is not None
     axes = tuple(axis for axis in BATCH_AXES if axis in mesh.shape)
@@ -325,10 +325,10 @@ def batch_sharding(shape: tuple[int, ...], layout: DeviceLayout) -> NamedShardin
 
 
 def place_batch(batch: Batch, layout: DeviceLayout) -> Batch:
-    """Each array split along its first axis, or whole on every device where that does not divide.
+    """Splits each array along its first axis; replicates it where that axis is not divisible.
 
     The numbers are the same either way: a step is one program over the whole batch. With several
-    processes, each gives its devices the rows that they hold; see ``local_batches`` of the
+    processes, each gives its devices their rows; see ``local_batches`` of the
     :class:`~jaxbrewer.TrainingConfig`.
     """
     if layout.mesh is None:
@@ -346,7 +346,7 @@ def place_batch(batch: Batch, layout: DeviceLayout) -> Batch:
 
 
 def jit_step(step: Callable[..., Any], state: PyTree, layout: DeviceLayout) -> Any:
-    """The jitted train step, which uses up the state and leaves the next one where it was."""
+    """The jitted train step, which donates the state and returns the next one in the same place."""
     if layout.mesh is None:
         return jax.jit(step, donate_argnums=0)
     kept = jax.tree.map(lambda leaf: leaf.sharding, state)

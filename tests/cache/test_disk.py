@@ -1,4 +1,4 @@
-"""Caches on disk: built, interrupted, shared, damaged, mistaken for others."""
+"""Caches on disk: building, resuming, sharing, damage, and other caches."""
 
 import json
 import os
@@ -61,12 +61,12 @@ def build(directory, loader=None, **settings):
 
 
 def expected(rows):
-    """What the teacher says of each of these examples at its valid positions."""
+    """The teacher's outputs for each of these examples at its valid positions."""
     outputs = [model(PARAMS, TEXTS[row][None]) for row in rows]
     return [x["logits"][0] for x in outputs], [x["hidden"][-1][0] for x in outputs]
 
 
-def said(cache, batch):
+def cached_logits(cache, batch):
     """The cached logits of each example at its valid positions."""
     outputs = cache.outputs(batch)
     masks = batch["attention_mask"] != 0
@@ -83,8 +83,8 @@ def full(tmp_path_factory):
 
 
 @pytest.mark.parametrize("ids", [True, False], ids=["by number", "by content"])
-def test_no_order_or_batch_size_pairs_an_example_with_anothers_output(full, tmp_path, ids):
-    """EasyDistill looks outputs up by step: a shuffle pairs every example with another's."""
+def test_examples_get_their_own_outputs_in_any_order_and_batch_size(full, tmp_path, ids):
+    """EasyDistill finds outputs by step, so that a shuffle pairs each example with another's."""
     directory = full
     if not ids:
         directory = tmp_path / "cache"
@@ -97,7 +97,7 @@ def test_no_order_or_batch_size_pairs_an_example_with_anothers_output(full, tmp_
             batches(size, order, ids=ids), np.array_split(order, range(size, len(order), size)),
             strict=True,
         ):  # fmt: skip
-            for ours, theirs in zip(said(cache, batch), expected(rows)[0], strict=True):
+            for ours, theirs in zip(cached_logits(cache, batch), expected(rows)[0], strict=True):
                 np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
             seen |= set(rows.tolist())
     assert len(seen) == EXAMPLES
@@ -120,7 +120,7 @@ def test_only_needed_layers_are_kept(full):
         build(full, config=other, fingerprints={"data": "abc"})
 
 
-def test_what_differs_is_named(full):
+def test_the_message_names_what_differs(full):
     manifest = Manifest.read(full)
     same = {"teacher": fingerprint({"params": PARAMS, "state": {}}), "data": "abc", "other": "x"}
     TeacherCache(full, fingerprints=same, settings={"precision": "as given", "args": {}})
@@ -137,7 +137,7 @@ def test_what_differs_is_named(full):
     assert build(full, fingerprints={"data": "abc"}) == manifest  # a finished cache is left alone
 
 
-def test_changed_examples_are_noticed(full):
+def test_changed_examples_are_refused(full):
     batch = batches()[0]
     batch["input_ids"][3, 0] += 1
     with pytest.raises(jb.UsageError, match="example 3 is not the one that"):
@@ -146,7 +146,7 @@ def test_changed_examples_are_noticed(full):
     with pytest.raises(jb.UsageError, match="example 99 is not in the teacher cache"):
         TeacherCache(full).outputs(batch)
     del batch["example_id"]
-    with pytest.raises(jb.UsageError, match="knows examples by their 'example_id'"):
+    with pytest.raises(jb.UsageError, match="identifies examples by 'example_id'"):
         TeacherCache(full).outputs(batch)
 
 
@@ -157,7 +157,7 @@ def test_one_number_for_two_examples_is_refused(tmp_path):
         build(tmp_path / "cache", loader)
 
 
-def test_labels_do_not_make_another_example(full):
+def test_labels_do_not_identify_examples(full):
     batch = batches()[0]
     batch["labels"] += 1
     assert len(TeacherCache(full).outputs(batch).logits[0]) == 8
@@ -181,7 +181,7 @@ test_disk.build(sys.argv[1], loader())
 
 
 @pytest.mark.slow
-def test_a_killed_build_goes_on_where_it_was(full, tmp_path):
+def test_a_killed_build_resumes(full, tmp_path):
     directory = tmp_path / "cache"
     killed = subprocess.run([sys.executable, "-c", KILLED, str(directory)])
     assert killed.returncode == -signal.SIGKILL
@@ -221,10 +221,10 @@ def test_an_interrupted_build_on_changed_data_is_refused(tmp_path):
     assert build(tmp_path).examples == EXAMPLES
 
 
-def test_a_build_goes_on_only_as_it_was_begun(tmp_path):
+def test_a_build_resumes_only_with_the_same_outputs(tmp_path):
     build(tmp_path, part=(0, 2))
     config = jb.DistillationConfig(intermediate_matches=[MATCH])
-    with pytest.raises(jb.UsageError, match="begun with logits/0, not with logits/0, hidden/2"):
+    with pytest.raises(jb.UsageError, match="started with logits/0, not with logits/0, hidden/2"):
         build(tmp_path, part=(1, 2), config=config)
     (tmp_path / "manifest.json").unlink()
     for path in tmp_path.glob("part-*"):
@@ -234,7 +234,7 @@ def test_a_build_goes_on_only_as_it_was_begun(tmp_path):
 
 
 def test_several_processes_build_one_cache(full, tmp_path):
-    """Here one after the other and at the same time; each knows only its own part."""
+    """Each knows only its own part."""
     first = build(tmp_path, part=(1, 2))
     assert not first.complete
     with pytest.raises(jb.UsageError, match="not complete"):
@@ -249,7 +249,7 @@ def test_several_processes_build_one_cache(full, tmp_path):
     np.testing.assert_array_equal(one, other)
 
 
-def test_two_writers_at_once_lose_nothing(tmp_path):
+def test_concurrent_writers_lose_nothing(tmp_path):
     stores = [building.RecordDatabase(tmp_path, create=True) for _ in range(2)]
     commits = [
         stores[number % 2].write({bytes([number, row]): bytes([row]) * 300 for row in range(20)})
@@ -260,7 +260,7 @@ def test_two_writers_at_once_lose_nothing(tmp_path):
     assert len(building.RecordDatabase(tmp_path).keys()) == 400
 
 
-def test_damage_is_found_and_named(tmp_path):
+def test_damaged_records_are_named(tmp_path):
     build(tmp_path)
     assert not list(TeacherCache(tmp_path).damaged())
     largest = max((tmp_path / "records").rglob("*"), key=lambda path: path.stat().st_size)
@@ -294,9 +294,9 @@ def test_sizes_and_errors_are_reported(tmp_path, storage, most):
     assert size <= written + 40 * EXAMPLES + 4000
 
 
-def test_other_directories_are_left_alone(tmp_path):
+def test_other_directories_are_refused(tmp_path):
     (tmp_path / "letter.txt").write_text("dear")
-    with pytest.raises(jb.UsageError, match="is no teacher cache and not empty"):
+    with pytest.raises(jb.UsageError, match="is neither empty nor a teacher cache"):
         build(tmp_path)
     with pytest.raises(jb.UsageError, match="holds no teacher cache"):
         TeacherCache(tmp_path)
@@ -308,8 +308,7 @@ def test_other_directories_are_left_alone(tmp_path):
         TeacherCache(tmp_path)
 
 
-def test_a_loop_of_ones_own(full):
-    """No teacher in memory; the loss is the live teacher's."""
+def test_a_custom_loop_gets_the_live_teachers_loss_without_a_teacher(full):
     cache, batch = TeacherCache(full), batches()[1]
     objective = jb.make_objective(jb.DistillationConfig(temperature=3))
     student = jb.as_model((model, jax.tree.map(lambda x: 0.5 * x, PARAMS)))
@@ -329,13 +328,12 @@ def _student_adaptor(batch, outputs):
     return {"logits": outputs["logits"], "logits_mask": batch["attention_mask"]}
 
 
-def test_a_teacher_that_returns_nothing_to_keep(tmp_path):
-    with pytest.raises(jb.UsageError, match="nothing to keep"):
+def test_a_teacher_without_logits_is_refused(tmp_path):
+    with pytest.raises(jb.UsageError, match="nothing to cache"):
         build_cache(tmp_path, (model, PARAMS), lambda batch, outputs: {}, batches())
 
 
-def test_the_teachers_step_is_what_is_kept(full):
-    """Bit for bit, in batches composed as they were."""
+def test_cached_outputs_are_the_teacher_steps_bit_for_bit(full):
     teacher = jb.as_model((model, PARAMS))
     step = jax.jit(make_teacher_step(teacher, adaptor))
     batch = batches()[3]
@@ -345,7 +343,6 @@ def test_the_teachers_step_is_what_is_kept(full):
     np.testing.assert_array_equal(TeacherCache(full).outputs(batch).logits[0][mask], live)
 
 
-def test_nothing_of_an_aborted_write_is_left(tmp_path):
-    """A manifest is there as a whole or not at all."""
+def test_a_build_leaves_no_temporary_files(tmp_path):
     build(tmp_path)
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]

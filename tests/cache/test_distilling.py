@@ -1,4 +1,4 @@
-"""Trainings whose teacher is cached, against those whose teacher is live."""
+"""Trainings with a cached teacher equal trainings with a live one."""
 
 import functools
 
@@ -51,7 +51,7 @@ def cache(tmp_path_factory):
 
 
 def test_any_cache_trains_as_the_live_teacher(cache):
-    """Shuffled otherwise than when it was built, in batches of another size, accumulated."""
+    """In another order and batch size than at the build, and with accumulation."""
     settings = {"gradient_accumulation_steps": 2}
     data = loader(6, seed=5)
     live = train(quiet(**settings), data=data)
@@ -64,7 +64,7 @@ def test_any_cache_trains_as_the_live_teacher(cache):
 
 
 def test_full_precision_is_bitwise_the_live_teacher(tmp_path):
-    """Batches composed as when the cache was built, and a teacher run by itself beside it."""
+    """In the batches of the build, against a teacher run by itself."""
     from jaxbrewer.step.teachers import make_teacher_step
 
     data = list(loader(8, shuffle=False).with_example_ids())
@@ -79,7 +79,7 @@ def test_full_precision_is_bitwise_the_live_teacher(tmp_path):
 
 
 def test_the_memory_cache_reshuffles_examples_across_batches():
-    """Lesson B.4, 18: batches kept their composition, whatever the loader did."""
+    """Lesson B.4, 18."""
     rows = []
 
     def adaptor(batch, outputs):
@@ -97,21 +97,21 @@ def test_the_memory_cache_reshuffles_examples_across_batches():
     assert {tuple(np.sort(batch["tag"])) for batch in data} <= set(rows)
 
 
-def test_examples_that_the_first_epoch_leaves_out_are_taught_later():
+def test_the_teacher_runs_later_for_examples_that_the_first_epoch_lacks():
     data = loader(9, drop_last=True)
     live = train(quiet(), data=data, epochs=4)
     memory = train(quiet(), data=data, epochs=4, distill=CACHING)
     np.testing.assert_allclose(memory, live, rtol=1e-5)
 
 
-def test_caching_counts_steps_as_well():
+def test_caching_works_with_num_steps():
     """Lesson B.4, 21."""
     live = train(quiet(), epochs=None, num_steps=7)
     memory = train(quiet(), epochs=None, num_steps=7, distill=CACHING)
     np.testing.assert_allclose(memory, live, rtol=1e-5)
 
 
-def test_a_cache_is_built_where_there_is_none(tmp_path):
+def test_a_missing_cache_is_built_with_is_caching_logits(tmp_path):
     config = quiet(cache_dir=tmp_path / "cache")
     with pytest.raises(jb.UsageError, match="holds no teacher cache: .* makes one"):
         train(config)
@@ -121,7 +121,7 @@ def test_a_cache_is_built_where_there_is_none(tmp_path):
 
 
 def test_split_batches_are_cached(tmp_path):
-    """Lesson B.4, 14: split batches and caching could not be combined."""
+    """Lesson B.4, 14."""
     wide = np.concatenate([DATA["x"], DATA["x"] ** 2], axis=1)
     data = [
         {
@@ -145,10 +145,17 @@ def test_layers_that_matches_need_are_cached(tmp_path):
     match = {**HIDDEN_MATCH, "proj": ["linear", 6, 8]}
     histories = []
     for caching in (False, True):
-        lesson = jb.DistillationConfig(intermediate_matches=[match], is_caching_logits=caching)
+        distill_config = jb.DistillationConfig(
+            intermediate_matches=[match], is_caching_logits=caching
+        )
         for config in (quiet(), *([quiet(cache_dir=tmp_path / "cache")] if caching else [])):
             distiller = jb.GeneralDistiller(
-                config, lesson, Encoder(8, 2, seed=1), Encoder(6, 2), hidden_adaptor, hidden_adaptor
+                config,
+                distill_config,
+                Encoder(8, 2, seed=1),
+                Encoder(6, 2),
+                hidden_adaptor,
+                hidden_adaptor,
             )
             data = jb.ArrayLoader(text_data(24), 8)
             histories.append(distiller.train(optax.sgd(0.1), data, 2).history["total_loss"])
@@ -174,7 +181,7 @@ def test_some_of_several_teachers_are_cached(tmp_path):
 
 
 def test_a_top_k_trains_like_all_logits(tmp_path):
-    """All classes kept; then the gradient loses at most twice the mass of the rest."""
+    """With all classes, and within the weight of the classes that are not stored."""
     live = train(quiet())
     for k, most in ((CLASSES, 1e-4), (3, 0.15)):
         storage = Storage("top_k", k=k, bits=12, temperatures=(2,))
@@ -195,7 +202,7 @@ def test_a_top_k_trains_like_all_logits(tmp_path):
         ({"temperature_scheduler": ["flsw", 1, 1]}, "temperature_scheduler='flsw' needs all"),
     ],
 )
-def test_what_needs_all_logits_is_refused_at_construction(tmp_path, fields, message):
+def test_losses_that_need_all_logits_are_refused_at_construction(tmp_path, fields, message):
     build_top_k(tmp_path)
     config = jb.DistillationConfig(**fields)
     with pytest.raises(jb.UsageError, match=message):
@@ -211,7 +218,7 @@ def build_top_k(directory, **settings):
     )  # fmt: skip
 
 
-def test_rules_of_the_student_work_on_a_top_k_and_other_temperatures_are_warned_of(tmp_path):
+def test_a_top_k_takes_cwsm_and_warns_of_temperatures_that_it_was_not_built_for(tmp_path):
     build_top_k(tmp_path, temperatures=(4,))
     rule = jb.DistillationConfig(temperature_scheduler=["cwsm", 1])
     assert np.isfinite(train(quiet(cache_dir=tmp_path), teacher=None, distill=rule)).all()
@@ -238,7 +245,7 @@ def test_the_cache_of_another_teacher_is_refused_at_construction(cache):
         make(quiet(cache_dir=[cache, cache]), model_T=TEACHER)
 
 
-def test_a_check_looks_into_the_cache(cache):
+def test_check_reads_the_cache(cache):
     distiller = jb.GeneralDistiller(
         quiet(cache_dir=cache), CONFIG, None, (mlp, mlp_params(3)), None, logits_adaptor
     )
@@ -248,7 +255,7 @@ def test_a_check_looks_into_the_cache(cache):
         distiller.check(optax.sgd(0.1), other, 2)
 
 
-def test_no_model_gets_the_number_of_an_example(cache):
+def test_example_id_is_not_passed_to_models(cache):
     def greedy(params, **batch):
         assert set(batch) == {"x", "labels"}
         return mlp(params, batch["x"])
@@ -259,8 +266,8 @@ def test_no_model_gets_the_number_of_an_example(cache):
     distiller.check(optax.sgd(0.1), loader(), 1)
 
 
-def test_a_resumed_training_reads_on_where_it_was(cache, tmp_path):
-    def go_on(folder, callback=None, **settings):
+def test_a_resumed_training_equals_an_unbroken_one(cache, tmp_path):
+    def run(folder, callback=None, **settings):
         config = quiet(output_dir=tmp_path / folder, ckpt_steps=2, cache_dir=cache, **settings)
         distiller = jb.GeneralDistiller(
             config, CONFIG, None, (mlp, mlp_params(3)), None, logits_adaptor
@@ -271,7 +278,7 @@ def test_a_resumed_training_reads_on_where_it_was(cache, tmp_path):
         if step == 4:
             raise KeyboardInterrupt
 
-    unbroken = go_on("unbroken")
+    unbroken = run("unbroken")
     with pytest.raises(KeyboardInterrupt):
-        go_on("broken", stop)
-    jax.tree.map(np.testing.assert_array_equal, go_on("broken", resume=True), unbroken)
+        run("broken", stop)
+    jax.tree.map(np.testing.assert_array_equal, run("broken", resume=True), unbroken)

@@ -1,4 +1,4 @@
-"""Examples apart and together again, in batches of other widths."""
+"""Records of single examples, decoded as batches of other widths."""
 
 import dataclasses
 
@@ -18,7 +18,7 @@ CHECKS = np.arange(4, dtype=np.uint64) + 2**63
 
 
 def outputs(width, *, left=False, dtype=np.float32):
-    """Whatever a teacher may return, the same for an example in any width; padding holds NaN."""
+    """All that a teacher may return, equal for an example in any width; padding holds NaN."""
     places = np.arange(width)
     mask = (places < LENGTHS[:, None]) if not left else (places >= width - LENGTHS[:, None])
     offset = (width - LENGTHS) * left
@@ -42,7 +42,7 @@ def outputs(width, *, left=False, dtype=np.float32):
 
 
 def same(actual, expected):
-    """Equal wherever the mask of each array selects; masks themselves everywhere."""
+    """Arrays are equal where their masks select; masks are equal everywhere."""
     np.testing.assert_array_equal(actual.inputs_mask, expected.inputs_mask)
     assert actual.inputs_mask.dtype == expected.inputs_mask.dtype
     for ours, theirs in zip(actual.logits_mask, expected.logits_mask, strict=True):
@@ -63,7 +63,7 @@ def same(actual, expected):
 
 @pytest.mark.parametrize("left", [False, True], ids=["padded right", "padded left"])
 @pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16, np.float64])
-def test_a_batch_of_another_width_and_order(left, dtype):
+def test_records_decode_into_a_batch_of_another_width_and_order(left, dtype):
     built, asked = outputs(6, left=left, dtype=dtype), outputs(9, left=left, dtype=dtype)
     layout = RecordLayout.from_dict(layout_of(built).to_dict())
     records = encode(built, layout, CHECKS)
@@ -75,7 +75,7 @@ def test_a_batch_of_another_width_and_order(left, dtype):
     assert [content_check(record) for record in records] == CHECKS.tolist()
 
 
-def test_padding_is_not_kept():
+def test_padding_is_not_stored():
     wide, slim = (encode(outputs(width), layout_of(outputs(6)), CHECKS) for width in (600, 6))
     assert list(map(len, wide)) == list(map(len, slim))
 
@@ -88,7 +88,7 @@ def test_a_fractional_mask_keeps_its_numbers():
     same(decode(encode(built, layout, CHECKS), layout), built)
 
 
-def test_what_no_mask_covers_is_kept_whole():
+def test_arrays_without_a_mask_are_stored_whole():
     attention = RNG.normal(size=(4, 2, 6, 6)).astype(np.float32)
     plain = jb.Outputs(logits=(RNG.normal(size=(4, 6, 5)).astype(np.float32),))
     plain = dataclasses.replace(plain, features={"attention": (attention,)})
@@ -108,7 +108,7 @@ def test_examples_that_do_not_fit_are_refused():
         decode(records, layout, dict.fromkeys(layout.masks, 4))
 
 
-def test_float16_and_its_range():
+def test_numbers_beyond_the_range_of_float16_are_refused():
     built = outputs(6)
     layout = layout_of(built, half=True)
     found = decode(encode(built, layout, CHECKS), layout)
@@ -120,7 +120,7 @@ def test_float16_and_its_range():
         encode(built, layout, CHECKS)
 
 
-def test_a_top_k_with_and_without_a_mask():
+def test_a_top_k_survives_with_and_without_a_mask():
     built = outputs(6)
     kept = jax.device_get(tuple(keep_top_k(x, 2, (1, 3)) for x in built.logits))
     built = dataclasses.replace(built, logits=kept)
@@ -134,7 +134,7 @@ def test_a_top_k_with_and_without_a_mask():
     assert found.logits[0].shape == (4, 8, 11)
 
 
-def test_every_flipped_byte_is_noticed():
+def test_the_crc_finds_every_flipped_byte():
     record = encode(outputs(6), layout_of(outputs(6)), CHECKS)[0]
     assert is_sound(record)
     for place in range(len(record)):

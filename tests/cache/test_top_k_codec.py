@@ -1,4 +1,4 @@
-"""Bytes and back, and what is lost on the way."""
+"""Round trips through bytes, and the errors of quantization."""
 
 import math
 
@@ -13,7 +13,7 @@ RNG = np.random.default_rng(0)
 @pytest.mark.parametrize(
     ("classes", "k"), [(32_000, 64), (49_152, 64), (151_936, 32), (100, 64), (7, 7), (5, 1)]
 )
-def test_indices_come_back(classes, k):
+def test_indices_survive_a_round_trip(classes, k):
     rows = [np.sort(RNG.permutation(classes)[:k]) for _ in range(20)]
     indices = np.stack([*rows, np.arange(k), np.arange(classes - k, classes)])
     packed = codec.pack_indices(indices, classes)
@@ -28,7 +28,7 @@ def test_indices_come_back(classes, k):
 
 
 @pytest.mark.parametrize("bits", [1, 3, 8, 9, 15, 16])
-def test_bits_come_back(bits):
+def test_bits_survive_a_round_trip(bits):
     values = RNG.integers(0, 1 << bits, (10, 13))
     np.testing.assert_array_equal(
         codec.unpack_bits(codec.pack_bits(values, bits), 13, bits), values
@@ -36,7 +36,7 @@ def test_bits_come_back(bits):
 
 
 @pytest.mark.parametrize("bits", [4, 6, 8, 11, 16])
-def test_values_lose_what_the_grid_says(bits):
+def test_the_error_of_values_is_within_the_grid(bits):
     logits = RNG.normal(0, 4, (200, 16)).astype(np.float32) - 20
     packed = codec.pack_values(logits, bits)
     assert packed.shape[1] == codec.value_bytes(16, bits)
@@ -50,7 +50,7 @@ def test_values_lose_what_the_grid_says(bits):
     np.testing.assert_array_equal(found.max(1), logits.max(1))
 
 
-def test_values_that_are_equal_ruled_out_or_kept_as_they_are():
+def test_equal_values_infinities_and_32_bits_survive_unchanged():
     equal = np.full((2, 5), 3.25, np.float32)
     np.testing.assert_array_equal(codec.unpack_values(codec.pack_values(equal, 6), 5, 6), equal)
     ruled_out = np.array([[1, -np.inf, 0], [-np.inf] * 3], np.float32)

@@ -1,4 +1,4 @@
-"""Trains on 8 fake CPU devices under several layouts and prints what it saw as JSON.
+"""Trains on 8 fake CPU devices under several layouts and prints the results as JSON.
 
 Run by ``test_sharding.py`` in a process of its own, since the number of devices is fixed once JAX
 has started.
@@ -83,7 +83,7 @@ DISTILLERS = {
 
 
 def trajectory(make, layout):
-    """Losses and weights after four updates; the general distiller's last batches have 12 rows."""
+    """Losses and weights after four steps; the general distiller's last batches have 12 rows."""
     settings = dict(layout)
     if make is trainer:
         settings.pop("teacher_rules", None)
@@ -107,7 +107,7 @@ def gap(actual, expected):
 
 
 def program(layout):
-    """Compiles a step on models of width 256, runs it thrice, and says what was compiled."""
+    """Compiles a step on models of width 256, runs it three times; reports the compilations."""
     student, teacher = jb.as_model(Encoder(256, 2)), jb.as_model(Encoder(256, 2, seed=1))
     objective = jb.make_objective(
         jb.DistillationConfig(intermediate_matches=[{**MATCH, "proj": ["linear", 256, 256]}])

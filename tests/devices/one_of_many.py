@@ -1,4 +1,4 @@
-"""One process of several, or a process alone: trains and writes what it ends with.
+"""One process of several, or a process alone: trains and writes the result.
 
     python -m tests.devices.one_of_many PORT PROCESSES INDEX DIRECTORY SETTINGS
 

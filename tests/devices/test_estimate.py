@@ -1,4 +1,4 @@
-"""Estimates count what there is; ``tests/cli/test_plan.py`` has devices that are not there."""
+"""Estimates on real devices; ``tests/cli/test_plan.py`` has fake ones."""
 
 import jax
 import optax

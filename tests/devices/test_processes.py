@@ -1,4 +1,4 @@
-"""Real processes on one machine: the same numbers as one process, and no hang when one fails."""
+"""Several processes on one machine train as one, and all end when one fails."""
 
 import contextlib
 import json

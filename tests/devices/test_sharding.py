@@ -1,4 +1,4 @@
-"""Meshes and rules: what is split, what is refused, and that no number depends on it."""
+"""Meshes and sharding rules: placement, refusals, and numbers that do not depend on them."""
 
 import json
 import os
@@ -27,7 +27,7 @@ WEIGHTS = {
 }
 
 
-def test_fsdp_splits_the_largest_axis_that_divides_and_rules_come_first():
+def test_rules_precede_fsdp_which_splits_the_largest_divisible_axis():
     specs = partition(WEIGHTS, MESH, [["kernel", [None, ["fsdp", "tensor"]]]])
     assert specs["dense"]["kernel"] == PartitionSpec(None, ("fsdp", "tensor"))
     assert specs["table"] == PartitionSpec(None, "fsdp")
@@ -45,7 +45,7 @@ def test_fsdp_splits_the_largest_axis_that_divides_and_rules_come_first():
         ([["dense", []], ["kernel", []]], r"rules\[1\]: 'kernel' matches no weight that earlier"),
     ],
 )
-def test_rules_that_fit_no_weight_are_refused(rules, says):
+def test_rules_that_match_no_weight_are_refused(rules, says):
     with pytest.raises(jb.UsageError, match=says):
         partition(WEIGHTS, MESH, rules)
 
@@ -92,7 +92,7 @@ class Annotated(nnx.Module):
         return self.layers[0](x)
 
 
-def test_annotations_of_modules_are_rules_as_far_as_the_mesh_has_their_axes():
+def test_sharding_metadata_count_for_the_axes_that_the_mesh_has():
     model = jb.as_model(Annotated())
     linen = nn.Dense(
         6, kernel_init=nn.with_partitioning(nn.initializers.ones, ("experts", "tensor"))
@@ -121,7 +121,7 @@ def _flat(specs):
     ],
     ids=["masked adamw", "partition", "adafactor"],
 )
-def test_the_optimizers_state_lies_where_its_weights_lie(optimizer, moments):
+def test_the_optimizer_state_is_placed_as_its_weights(optimizer, moments):
     student = jb.as_model(Encoder(32, 2))
     config = jb.DistillationConfig(
         intermediate_matches=[{**HIDDEN_MATCH, "proj": ["relu", 32, 64]}]
@@ -144,7 +144,7 @@ def test_the_optimizers_state_lies_where_its_weights_lie(optimizer, moments):
 
 @pytest.fixture(scope="module")
 def seen():
-    """What 8 fake devices made of each layout."""
+    """The results of 8 fake devices under each layout."""
     root = Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "tests.devices.eight_devices"],
@@ -155,8 +155,8 @@ def seen():
 
 
 @pytest.mark.slow
-def test_every_distiller_trains_alike_on_any_layout(seen):
-    """Float32 rounding, added up over four updates, some of them on incomplete batches."""
+def test_every_distiller_trains_the_same_on_any_layout(seen):
+    """Up to float32 rounding over four steps, some of them on incomplete batches."""
     assert len(seen["gaps"]) % 3 == 0
     # The trainer's model has a batch norm, whose variance, E[x^2] - E[x]^2, loses digits.
     allowed = {name: 5e-5 if name.startswith("trainer") else 2e-6 for name in seen["gaps"]}
@@ -164,12 +164,12 @@ def test_every_distiller_trains_alike_on_any_layout(seen):
 
 
 @pytest.mark.slow
-def test_a_layout_needs_one_compilation(seen):
+def test_a_step_compiles_once_on_any_layout(seen):
     assert {program["compilations"] for program in seen["programs"].values()} == {1}
 
 
 @pytest.mark.slow
-def test_fsdp_leaves_each_device_an_eighth_of_weights_and_optimizer(seen):
+def test_fsdp_gives_each_device_an_eighth_of_weights_and_optimizer(seen):
     one, split = seen["programs"]["one"], seen["programs"]["fsdp"]
     assert split["whole"] == one["whole"]
     # The arguments are student, moments and teacher, and half a kilobyte of batch.
@@ -178,7 +178,7 @@ def test_fsdp_leaves_each_device_an_eighth_of_weights_and_optimizer(seen):
 
 
 @pytest.mark.slow
-def test_the_collectives_are_those_of_the_layout(seen):
+def test_the_program_has_the_collectives_of_its_layout(seen):
     kinds = {name: set(program["collectives"]) for name, program in seen["programs"].items()}
     assert kinds == {
         "one": set(),
