@@ -108,8 +108,8 @@ class BertEmbeddings(nnx.Module):
     ) -> Float[Array, "batch length width"]:
         """The vectors that the first layer reads."""
         # What is not given is looked up once, not once per token.
-        types = jnp.zeros(1, jnp.int32) if token_type_ids is None else token_type_ids
-        positions = jnp.arange(input_ids.shape[1]) if position_ids is None else position_ids
+        types = jnp.zeros((1, 1), jnp.int32) if token_type_ids is None else token_type_ids
+        positions = jnp.arange(input_ids.shape[1])[None] if position_ids is None else position_ids
         total = self.word_embeddings(input_ids) + self.token_type_embeddings(types)
         return self.dropout(self.LayerNorm(total + self.position_embeddings(positions)))
 
