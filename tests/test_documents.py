@@ -37,6 +37,33 @@ def test_the_readme_lists_every_page():
         assert f"({page.relative_to(ROOT)})" in readme, page.name
 
 
+def test_the_design_page_lists_every_module():
+    page = (ROOT / "docs" / "design.md").read_text()
+    (tree,) = re.findall(r"^```text\njaxbrewer/\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    folder, listed = "", []
+    for line in tree.splitlines():
+        indent, name = re.match(r"( *)(\S+)", line).groups()
+        if name.endswith("/"):
+            folder = name
+        else:
+            listed.append((folder if len(indent) > 2 else "") + name)
+    package = ROOT / "jaxbrewer"
+    modules = {str(path.relative_to(package)) for path in package.rglob("*.py")}
+    ignored = {name for name in modules if Path(name).name.startswith("__")} | {"_version.py"}
+    assert sorted(listed) == sorted(modules - ignored)
+
+
+def test_files_and_tests_named_in_pages_exist():
+    for page in PAGES:
+        for name, test in re.findall(r"`([\w/]+\.py)(?:::(\w+))?`", page.read_text()):
+            places = [ROOT / name, ROOT / "tests" / name, ROOT / "jaxbrewer" / name]
+            files = [place for place in places if place.exists()]
+            assert files, f"{page.name}: {name}"
+            assert not test or f"def {test}(" in files[0].read_text(), (
+                f"{page.name}: {name}::{test}"
+            )
+
+
 def test_version_changelog_and_citation_agree():
     changelog = (ROOT / "CHANGELOG.md").read_text()
     assert re.search(r"^## \[([\d.]+)\]", changelog, re.MULTILINE)[1] == jb.__version__
