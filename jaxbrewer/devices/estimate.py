@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from ..configs import TrainingConfig
 from ..forward.model import Batch, Model, PyTree
 from ..step.state import TrainState
-from ..step.train_step import TrainStep
 from .sharding import (
     Teachers,
     batch_sharding,
@@ -63,7 +62,7 @@ COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "
 
 
 def estimate_step(
-    step: TrainStep,
+    step: Callable[[TrainState, PyTree, Batch], Any],
     start: Callable[[PyTree], TrainState],
     weights: PyTree,
     batch: Batch,

@@ -5,4 +5,4 @@ from .multi_teacher import MultiTeacherDistiller as MultiTeacherDistiller
 from .one_teacher import BasicDistiller as BasicDistiller
 from .one_teacher import BasicTrainer as BasicTrainer
 from .one_teacher import GeneralDistiller as GeneralDistiller
-from .training import Result as Result
+from .prepared import Result as Result

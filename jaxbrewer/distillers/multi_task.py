@@ -4,56 +4,55 @@ import dataclasses
 import functools
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import optax
 
+from ..checksums import fingerprint
 from ..configs import DistillationConfig, TrainingConfig
 from ..data.batches import as_arrays
-from ..data.groups import GroupSource, count_examples
-from ..devices.estimate import Estimate, estimate_step
-from ..devices.sharding import DeviceLayout, make_layout, models_for_use, place_teacher
+from ..data.groups import count_examples
+from ..devices.estimate import Estimate
+from ..devices.sharding import make_layout, models_for_use
 from ..errors import UsageError, suggest
 from ..forward.adaptors import Adaptor
 from ..forward.as_model import as_model
-from ..forward.model import Model, PyTree
+from ..forward.model import PyTree
 from ..forward.precision import policy_of
 from ..objective.objective import make_objective
-from ..run import loop
-from ..run.nonfinite import finite_gradients
+from ..run.loop import plan_training
+from ..run.nonfinite import FlaggedStep, finite_gradients, with_finite_flags
 from ..run.plan import Plan
 from ..step.optimizer import make_optimizer
 from ..step.resolve_matches import resolve_matches
-from ..step.state import TrainState, init_train_state
+from ..step.state import init_train_state
 from ..step.tasks import TaskBatch, TaskObjective, make_task_step, present_in
 from ..step.teachers import Adaptors, Teacher
-from ..step.train_step import TrainStep
 from ..step.unused_parameters import skip_absent
+from .base import Distiller, check_config, peek, refuse_pytorch_arguments
+from .prepared import (
+    Optimizer,
+    Prepared,
+    Result,
+    RunRecord,
+    check,
+    estimate,
+    named_models,
+    variables_of,
+)
 from .task_sampling import make_draw, task_groups, task_probabilities
-from .training import Optimizer, Result, Training, check_config, peek, variables_of
 
 Tasks = Mapping[str, Any]
 
 
-class _Ready(NamedTuple):
-    """A training before its first update: the data, the first state's maker, optimizer, step."""
-
-    source: GroupSource
-    start: Callable[[PyTree], TrainState]
-    rule: optax.GradientTransformation
-    step: TrainStep
-    objective: TaskObjective
-
-
-class MultiTaskDistiller(Training):
+class MultiTaskDistiller(Distiller):
     """One teacher or several for each task, one student with a head for each task.
 
-    Every update draws the task of each of its batches, with a probability that grows with the
-    task's number of examples; the draw depends on ``TrainingConfig.seed`` and the update alone.
-    Parameters that an update's tasks do not touch (the heads of the others) are not moved, and
-    neither are their moments, as PyTorch's optimizers do it: see
-    :mod:`jaxbrewer.step.unused_parameters`.
+    Every step draws the task of each of its batches, with a probability that grows with the task's
+    number of examples; the draw depends on ``TrainingConfig.seed`` and the step alone. Parameters
+    that the step's tasks do not touch (the heads of the others) are not moved, and neither are
+    their moments, as in PyTorch's optimizers: see :mod:`jaxbrewer.step.unused_parameters`.
     Metrics carry the task's name: ``<task>/unweighted_kd_loss``.
 
     Args:
@@ -97,8 +96,7 @@ class MultiTaskDistiller(Training):
         adaptor_T: Mapping[str, Adaptors],
         adaptor_S: Mapping[str, Adaptor],
     ):
-        if not isinstance(train_config, TrainingConfig):
-            raise UsageError(f"train_config must be a config, got {type(train_config).__name__}.")
+        super().__init__(train_config, model_S)
         if not isinstance(model_T, Mapping) or not model_T:
             raise UsageError(
                 f"MultiTaskDistiller.model_T must be a dict by task, got {type(model_T).__name__}."
@@ -120,20 +118,17 @@ class MultiTaskDistiller(Training):
             ("adaptor_S", adaptor_S),
         ):
             self._require_tasks(f"MultiTaskDistiller.{field}", given)
-        self.train_config, self.distill_config = train_config, None
-        self._configs = {task: distill_config[task] for task in self._tasks}
-        if any(config.is_caching_logits for config in self._configs.values()):
+        self.distill_configs = {task: distill_config[task] for task in self._tasks}
+        if any(config.is_caching_logits for config in self.distill_configs.values()):
             warnings.warn(
                 "MultiTaskDistiller does not cache: is_caching_logits has no effect.", stacklevel=2
             )
-        self.adaptor_T, self.adaptor_S = adaptor_T, adaptor_S  # type: ignore[assignment]
+        self.adaptor_T, self.adaptor_S = adaptor_T, adaptor_S
         self._teachers: dict[str, Teacher] = {
             task: tuple(map(as_model, model)) if isinstance(model, list) else as_model(model)
             for task, model in model_T.items()
         }
-        self._student = as_model(model_S)
-        self.projections: PyTree | None = None
-        for config in self._configs.values():
+        for config in self.distill_configs.values():
             check_config(config)
 
     def _require_tasks(self, field: str, given: Any) -> None:
@@ -146,7 +141,7 @@ class MultiTaskDistiller(Training):
         if missing:
             raise UsageError(f"{field} lacks the tasks {missing}.")
 
-    def train(  # type: ignore[override]
+    def train(
         self,
         optimizer: Optimizer,
         dataloaders: Tasks,
@@ -158,13 +153,13 @@ class MultiTaskDistiller(Training):
         batch_postprocessors: Mapping[str, Callable[[Any], Any]] | None = None,
         **args: Any,
     ) -> Result:
-        r"""Trains the student; a further call goes on from its weights and projections.
+        r"""Trains the student; a further call starts from its weights and projections.
 
         Args:
             optimizer: As for :meth:`GeneralDistiller.train`.
-            dataloaders: By task, any iterable of batches; the data are repeated as often as it
-                takes.
-            num_steps: Optimizer updates.
+            dataloaders: By task, any iterable of batches; the data are repeated as often as
+                necessary.
+            num_steps: Optimizer steps.
             max_grad_norm: Global norm to which gradients are clipped; -1 does not clip.
             tau: A task with :math:`n` examples is drawn with a probability proportional to
                 :math:`n^\tau`. Where the number of examples is unknown (an iterator), all tasks
@@ -174,27 +169,24 @@ class MultiTaskDistiller(Training):
             **args: Further keyword arguments of every call of any model.
 
         Returns:
-            The student and the history; a metric of a task is NaN in updates without that task.
+            The student and the history; a metric of a task is NaN in steps without that task.
 
         Raises:
             UsageError: Something does not fit; raised before anything is compiled.
         """
-        config = self.train_config
-        plan = loop.plan_training(config, dataloaders, None, num_steps)
-        ready = self._prepare_tasks(
+        prepared = self._prepare(
             optimizer,
             dataloaders,
-            plan,
+            num_steps,
             max_grad_norm,
             tau,
             batch_postprocessors or {},
             args,
-            show=config.progress,
+            shows_tables=self.train_config.progress,
         )
-        weights = ready.objective.weights_at(0)
-        return self._fit(ready.start, ready.rule, ready.step, ready.source, plan, weights, callback)
+        return self._fit(prepared, callback)
 
-    def check(  # type: ignore[override]
+    def check(
         self,
         optimizer: Optimizer,
         dataloaders: Tasks,
@@ -205,17 +197,18 @@ class MultiTaskDistiller(Training):
         batch_postprocessors: Mapping[str, Callable[[Any], Any]] | None = None,
         **args: Any,
     ) -> Plan:
-        """Finds what :meth:`train` would find wrong, in any task, without training.
+        """Reports what :meth:`train` would refuse, in any task, without training.
 
         The arguments are those of :meth:`train`; iterators lose their first batches.
         """
-        plan = loop.plan_training(self.train_config, dataloaders, None, num_steps)
-        self._prepare_tasks(
-            optimizer, dataloaders, plan, max_grad_norm, tau, batch_postprocessors or {}, args
+        postprocessors = batch_postprocessors or {}
+        return check(
+            self._prepare(
+                optimizer, dataloaders, num_steps, max_grad_norm, tau, postprocessors, args
+            )
         )
-        return plan
 
-    def estimate(  # type: ignore[override]
+    def estimate(
         self,
         optimizer: Optimizer,
         dataloaders: Tasks,
@@ -226,125 +219,192 @@ class MultiTaskDistiller(Training):
         batch_postprocessors: Mapping[str, Callable[[Any], Any]] | None = None,
         **args: Any,
     ) -> Estimate:
-        """What the first update would need of each device, from the step compiled for its task.
+        """Memory and work of the first step on each device, from the step compiled for its task.
 
-        The arguments are those of :meth:`check`. In a group, batches of one shape are a loop, whose
-        FLOPs the compiler counts once.
+        The arguments are those of :meth:`check`. The FLOPs of a group of batches are counted as if
+        all had the first one's task and shape.
         """
-        plan = loop.plan_training(self.train_config, dataloaders, None, num_steps)
-        ready = self._prepare_tasks(
-            optimizer, dataloaders, plan, max_grad_norm, tau, batch_postprocessors or {}, args
-        )
-        batches = tuple(map(as_arrays, next(ready.source(start=None)).batches))
-        return estimate_step(
-            ready.step,
-            ready.start,
-            self._weights,
-            batches if len(batches) > 1 else batches[0],
-            self.train_config,
-            student=self._student,
-            teachers=self._teachers,
-            teacher_variables=self._teacher_variables,
+        postprocessors = batch_postprocessors or {}
+        return estimate(
+            self._prepare(
+                optimizer, dataloaders, num_steps, max_grad_norm, tau, postprocessors, args
+            )
         )
 
-    @property
-    def _teacher_variables(self) -> PyTree:
-        return {task: variables_of(teacher) for task, teacher in self._teachers.items()}
+    def table(
+        self,
+        dataloaders: Tasks,
+        *,
+        batch_postprocessors: Mapping[str, Callable[[Any], Any]] | None = None,
+        **args: Any,
+    ) -> str:
+        """The matches of inner layers of every task, as they are resolved for its models and data.
 
-    def _prepare_tasks(
+        Args:
+            dataloaders: By task; the shapes of the first batch are read, which an iterator loses.
+            batch_postprocessors: As for :meth:`train`.
+            **args: Further keyword arguments of every call of any model.
+
+        Raises:
+            UsageError: A match does not fit the models.
+        """
+        firsts, _ = self._first_batches(dataloaders, batch_postprocessors or {})
+        return "\n".join(
+            f"{task}:\n{self._resolve(task, batch, args)[1]}" for task, batch in firsts.items()
+        )
+
+    def _prepare(
         self,
         optimizer: Optimizer,
         dataloaders: Tasks,
-        plan: Plan,
+        num_steps: int,
         max_grad_norm: float,
         tau: float,
         postprocessors: Mapping[str, Callable[[Any], Any]],
         args: dict[str, Any],
         *,
-        show: bool = False,
-    ) -> _Ready:
-        self._refuse_of_pytorch(args)
+        shows_tables: bool = False,
+    ) -> Prepared:
+        """The training as data."""
+        refuse_pytorch_arguments(args)
+        config = self.train_config
+        plan = plan_training(config, dataloaders, None, num_steps)
+        firsts, dataloaders = self._first_batches(dataloaders, postprocessors)
+        objective = TaskObjective(
+            {
+                task: make_objective(
+                    self._resolved_config(task, batch, args, shows_table=shows_tables),
+                    total_steps=plan.total_steps,
+                )
+                for task, batch in firsts.items()
+            },
+            config.gradient_accumulation_steps,
+        )
+        draw = make_draw(self._probabilities(dataloaders, tau), config.seed)
+        grouped = skip_absent(
+            make_optimizer(optimizer, objective, max_grad_norm=max_grad_norm),
+            self._present(firsts, objective, args),
+        )
+        models = models_for_use(self._student, self._teachers, make_layout(config))
+
+        def make_step(micro_batches: int) -> FlaggedStep:
+            step = make_task_step(
+                *models,
+                dataclasses.replace(objective, micro_batches=micro_batches),
+                grouped,
+                extra_metrics=finite_gradients,
+                **self._forward_settings(args),
+            )
+            return with_finite_flags(step, skips=config.on_nonfinite == "skip")
+
+        def postprocess(batch: TaskBatch) -> TaskBatch:
+            own = postprocessors.get(batch.task, lambda batch: batch)
+            return TaskBatch(batch.task, as_arrays(own(batch.batch)))
+
+        return Prepared(
+            config=config,
+            plan=plan,
+            student=self._student,
+            teacher=self._teachers,
+            projections=self.projections,
+            objective=objective,
+            optimizer=grouped,
+            make_step=make_step,
+            source=functools.partial(
+                task_groups, dataloaders, config.gradient_accumulation_steps, draw
+            ),
+            postprocess=postprocess,
+            weights_at_0=objective.weights_at(0),
+            record=RunRecord(
+                type(self).__name__,
+                self.distill_configs,
+                {"student": self._student}
+                | {
+                    name: model
+                    for task, teacher in self._teachers.items()
+                    for name, model in named_models(teacher, f"teacher{{}} of {task}").items()
+                },
+                lambda: fingerprint(variables_of(self._teachers)),
+            ),
+        )
+
+    def _first_batches(
+        self, dataloaders: Tasks, postprocessors: Mapping[str, Callable[[Any], Any]]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The first batch of each task, and loaders that still yield it."""
         self._require_tasks("dataloaders", dataloaders)
         for task in postprocessors:
             if task not in self._tasks:
                 raise UsageError(f"batch_postprocessors: {task!r}: {suggest(task, self._tasks)}")
-        config = self.train_config
-        size, precision = config.gradient_accumulation_steps, policy_of(config)
-        firsts, dataloaders = {}, dict(dataloaders)
+        firsts, loaders = {}, {}
         for task in self._tasks:
-            batch, dataloaders[task] = peek(dataloaders[task])
+            batch, loaders[task] = peek(dataloaders[task])
             batch = postprocessors[task](batch) if task in postprocessors else batch
             firsts[task] = as_arrays(batch)
-        objective = TaskObjective(
-            {
-                task: make_objective(
-                    self._lesson(task, batch, args, show=show), total_steps=plan.total_steps
-                )
-                for task, batch in firsts.items()
-            },
-            size,
-        )
-        draw = make_draw(self._probabilities(dataloaders, tau), config.seed)
-        parts: dict[str, Any] = {
+        return firsts, loaders
+
+    def _forward_settings(self, args: Mapping[str, Any]) -> dict[str, Any]:
+        return {
             "adaptors_S": self.adaptor_S,
             "adaptors_T": self.adaptor_T,
-            "precision": precision,
+            "precision": policy_of(self.train_config),
             "args": args,
         }
 
-        def start(rule: optax.GradientTransformation, weights: PyTree) -> TrainState:
-            return init_train_state(
-                dataclasses.replace(
-                    self._student, params=weights["params"], state=weights["state"]
-                ),
+    def _present(
+        self, firsts: Mapping[str, Any], objective: TaskObjective, args: Mapping[str, Any]
+    ) -> dict[str, PyTree]:
+        """By task, the parameters that its loss depends on."""
+        precision, seed = policy_of(self.train_config), self.train_config.seed
+        state = jax.eval_shape(
+            lambda student, projections: init_train_state(
+                dataclasses.replace(self._student, **student),
                 objective,
-                rule,
-                seed=config.seed,
+                optax.identity(),
+                seed=seed,
                 precision=precision,
-                projections=weights["projections"],
-            )
-
-        state = jax.eval_shape(functools.partial(start, optax.identity()), self._weights)
-        present = {
+                projections=projections,
+            ),
+            self._student.variables,
+            self.projections,
+        )
+        return {
             task: present_in(
                 state,
-                self._teacher_variables,
+                variables_of(self._teachers),
                 TaskBatch(task, batch),
                 self._student,
                 self._teachers,
                 objective,
-                **parts,
+                **self._forward_settings(args),
             )
             for task, batch in firsts.items()
         }
-        rule = make_optimizer(optimizer, objective, max_grad_norm=max_grad_norm)
-        rule = skip_absent(rule, present)
-        models = models_for_use(self._student, self._teachers, make_layout(config))
-        step = make_task_step(*models, objective, rule, extra_metrics=finite_gradients, **parts)
-        source = functools.partial(
-            task_groups, dataloaders, size, draw, postprocessors=postprocessors
-        )
-        return _Ready(source, functools.partial(start, rule), rule, step, objective)
 
-    def _lesson(
-        self, task: str, batch: Any, args: Mapping[str, Any], *, show: bool
+    def _resolved_config(
+        self, task: str, batch: Any, args: Mapping[str, Any], *, shows_table: bool
     ) -> DistillationConfig:
-        """The task's config with its matches written out."""
-        config = self._configs[task]
+        """The task's config with its matches resolved."""
+        config = self.distill_configs[task]
         if config.is_resolved and not config.custom_matches:
             return config
-        config, table = resolve_matches(
-            config,
+        config, table = self._resolve(task, batch, args)
+        if shows_table and jax.process_index() == 0:
+            print(f"{task}:\n{table}")
+        return config
+
+    def _resolve(
+        self, task: str, batch: Any, args: Mapping[str, Any]
+    ) -> tuple[DistillationConfig, str]:
+        return resolve_matches(
+            self.distill_configs[task],
             self._student,
             self._teachers[task],
             batch,
-            adaptor_S=self.adaptor_S[task],  # type: ignore[index]
-            adaptor_T=self.adaptor_T[task],  # type: ignore[index, call-overload]
+            adaptor_S=self.adaptor_S[task],
+            adaptor_T=self.adaptor_T[task],
             args=args,
         )
-        if show and jax.process_index() == 0:
-            print(f"{task}:\n{table}")
-        return config
 
     def _probabilities(self, dataloaders: Tasks, tau: float) -> dict[str, float]:
         sizes = {task: count_examples(dataloaders[task]) for task in self._tasks}
@@ -357,19 +417,3 @@ class MultiTaskDistiller(Training):
             )
             tau = 0.0
         return task_probabilities({task: size or 1 for task, size in sizes.items()}, tau)
-
-    def _placed_teacher(self, layout: DeviceLayout) -> PyTree:
-        return place_teacher(self._teacher_variables, self._teachers, layout)
-
-    @property
-    def _saved_configs(self) -> Mapping[str, DistillationConfig]:
-        return self._configs
-
-    def _models(self) -> dict[str, Model]:
-        models = {"student": self._student}
-        for task, teacher in self._teachers.items():
-            several = (teacher,) if isinstance(teacher, Model) else teacher or ()
-            for index, model in enumerate(several):
-                number = f" {index}" if len(several) > 1 else ""
-                models[f"teacher{number} of {task}"] = model
-        return models

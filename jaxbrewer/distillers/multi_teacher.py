@@ -8,10 +8,10 @@ from ..errors import UsageError
 from ..forward.adaptors import Adaptor
 from ..forward.as_model import as_model
 from ..forward.model import Model
-from .training import Training
+from .one_task import OneTaskDistiller
 
 
-class MultiTeacherDistiller(Training):
+class MultiTeacherDistiller(OneTaskDistiller):
     """Several teachers, which may differ in architecture and tokenizer, and one student.
 
     The student learns from the mean of the teachers' logits, as in TextBrewer, unless the config

@@ -7,10 +7,10 @@ from typing import Any
 
 from ..configs import DistillationConfig, TrainingConfig
 from ..forward.adaptors import Adaptor
-from .training import Training
+from .one_task import OneTaskDistiller
 
 
-class BasicTrainer(Training):
+class BasicTrainer(OneTaskDistiller):
     """Trains one model on the losses that its adaptor returns, without a teacher.
 
     Args:
@@ -37,7 +37,7 @@ class BasicTrainer(Training):
         super().__init__(train_config, None, None, model, None, adaptor)
 
 
-class GeneralDistiller(Training):
+class GeneralDistiller(OneTaskDistiller):
     """One teacher, one student: logits, labels, and any intermediate layers.
 
     Args:

@@ -1,4 +1,4 @@
-"""Which task every micro-batch is from, and the batches of several tasks as one stream."""
+"""The draw of tasks, and the batches of several tasks as one stream."""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from ..data.batches import as_arrays
 from ..data.groups import Group, groups
 from ..data.position import Position
 from ..errors import UsageError
 from ..step.tasks import TaskBatch
 
 Draw = Callable[[int, int], list[str]]
-"""``draw(update, size)``: the tasks of the ``size`` micro-batches of update ``update``, from 0."""
+"""``draw(step, size)``: the tasks of the ``size`` micro-batches of step ``step``, from 0."""
 
 
 def task_probabilities(sizes: Mapping[str, int], tau: float) -> dict[str, float]:
@@ -36,9 +35,9 @@ def task_probabilities(sizes: Mapping[str, int], tau: float) -> dict[str, float]
 
 
 def make_draw(probabilities: Mapping[str, float], seed: int) -> Draw:
-    """A draw of tasks that depends on the seed and the update alone.
+    """A draw of tasks that depends on the seed and the step alone.
 
-    Every process draws the same, and a training that goes on draws what it would have drawn.
+    Every process draws the same, and a resumed training draws what it would have drawn.
 
     Examples:
         >>> draw = make_draw({"a": 0.5, "b": 0.5}, seed=0)
@@ -47,8 +46,8 @@ def make_draw(probabilities: Mapping[str, float], seed: int) -> Draw:
     """
     names, weights = list(probabilities), list(probabilities.values())
 
-    def draw(update: int, size: int) -> list[str]:
-        rng = np.random.default_rng([seed, update])
+    def draw(step: int, size: int) -> list[str]:
+        rng = np.random.default_rng([seed, step])
         return [names[index] for index in rng.choice(len(names), size=size, p=weights)]
 
     return draw
@@ -59,23 +58,21 @@ def task_groups(
     size: int,
     draw: Draw,
     *,
-    postprocessors: Mapping[str, Callable[[Any], Any]] = {},
     start: Position | None = None,
 ) -> Iterator[Group]:
-    """``size`` batches at a time of tasks as they are drawn; each task's data repeat for ever.
+    """Yields ``size`` batches at a time, of tasks as they are drawn; each task's data repeat.
 
-    The batches of a group stand in the order of their tasks' names, so that groups with the same
-    numbers of each are one shape.
+    The batches of a group are ordered by their tasks' names, so that groups with the same numbers
+    of each have one shape.
 
     Args:
         dataloaders: By task.
         size: Batches in a group.
         draw: From :func:`make_draw`.
-        postprocessors: By task: ``batch -> batch``, applied first.
-        start: The position of a group: its successors follow.
+        start: The position of a group, whose successors are yielded.
 
     Raises:
-        UsageError: A task's data give no batches, or are not those that ``start`` belongs to.
+        UsageError: A task's data have no batches, or are not those that ``start`` belongs to.
     """
     update = 0 if start is None else start["update"]
     begins = dict.fromkeys(dataloaders) if start is None else start["tasks"]
@@ -89,10 +86,7 @@ def task_groups(
         batches = []
         for task in sorted(draw(update, size)):
             group = next(streams[task])
-            batch = group.batches[0]
-            if task in postprocessors:
-                batch = postprocessors[task](batch)
-            batches.append(TaskBatch(task, as_arrays(batch)))
+            batches.append(TaskBatch(task, group.batches[0]))
             places[task] = group.make_position
         update += 1
         locate = functools.partial(_locate, update, size, dict(places))
@@ -100,6 +94,6 @@ def task_groups(
 
 
 def _locate(update: int, size: int, places: Mapping[str, Callable[[], Any]]) -> Position:
-    """The update, and where each task's data stand."""
+    """The step, and the position in each task's data."""
     tasks = {task: place() for task, place in places.items()}
     return {"epoch": 0, "batch": update * size, "update": update, "tasks": tasks}

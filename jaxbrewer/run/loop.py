@@ -18,26 +18,25 @@ from ..errors import UsageError
 from ..forward.model import PyTree
 from ..objective.objective import TermWeight
 from ..step.state import TrainState
-from ..step.train_step import TrainStep
 from .checkpointer import Checkpointer
 from .directory import RunDirectory
-from .nonfinite import NonFiniteGuard, with_finite_flags
+from .nonfinite import FlaggedStep, NonFiniteGuard
 from .plan import Plan
 from .preemption import watch_sigterm
 from .profiling import Profiler
 from .tracking import LEAD, Tracker
 
 MANY_SHAPES = 8
-"""So many different batch shapes are compiled without a word."""
+"""Number of distinct batch shapes compiled before a warning."""
 
 
 def plan_training(
     config: TrainingConfig, dataloader: Any, num_epochs: int | None, num_steps: int | None
 ) -> Plan:
-    """How many optimizer updates a training has.
+    """Plans the number of optimizer steps of a training.
 
     Raises:
-        UsageError: Neither or nonsense was given, or an epoch has too few batches for one update.
+        UsageError: Neither number is given, one is invalid, or an epoch has too few batches.
     """
     if num_steps is None and num_epochs is None:
         raise UsageError("train() needs num_epochs or num_steps.")
@@ -51,68 +50,69 @@ def plan_training(
     if steps == 0:
         raise UsageError(
             f"An epoch of {batches} batches has no group of gradient_accumulation_steps={size}: "
-            "nothing would be trained. Lower it, or count num_steps, where groups cross epochs."
+            "nothing would be trained. Lower it, or give num_steps, where groups cross epochs."
         )
     if rest:
         warnings.warn(
-            f"The last {rest} of {batches} batches of each epoch make no full group of "
+            f"The last {rest} of {batches} batches of each epoch do not fill a group of "
             f"gradient_accumulation_steps={size} and are not used.",
             stacklevel=3,
         )
     return Plan(total_steps=steps * int(value), steps_per_epoch=steps)
 
 
-def run(
-    step: TrainStep,
+def fit(
+    step: FlaggedStep,
     state: TrainState,
     teacher_variables: PyTree,
     source: GroupSource,
     *,
     config: TrainingConfig,
     plan: Plan,
-    run: RunDirectory | None,
+    run_directory: RunDirectory | None,
     layout: DeviceLayout = DeviceLayout(),  # noqa: B008  # frozen
     weights_at_0: Mapping[str, TermWeight] = {},
-    batch_postprocessor: Callable[[Any], Any] | None = None,
+    postprocess: Callable[[Any], Any] = lambda batch: batch,
     on_checkpoint: Callable[[int, TrainState], Mapping[str, float] | None] | None = None,
-    given: PyTree = None,
+    initial: PyTree = None,
 ) -> tuple[TrainState, dict[str, np.ndarray]]:
     """Trains from ``state``, or from the last checkpoint of a run that resumes, to the end.
 
     Args:
-        step: A pure train step that observes :func:`~jaxbrewer.run.nonfinite.finite_gradients`;
-            it is jitted here, with its state donated.
-        state: Where to begin, on its devices. Its buffers are used up.
+        step: From :func:`~jaxbrewer.run.nonfinite.with_finite_flags`; it is jitted here, with its
+            state donated.
+        state: The first state, on its devices. Its buffers are donated.
         teacher_variables: The second argument of ``step``, on its devices.
-        source: Gives the batches of each update.
+        source: Yields the batches of each step.
         config: Frequencies, devices and directories.
-        plan: Number of updates.
-        run: The run's directory, from :func:`~jaxbrewer.run.directory.open_run`, or ``None``.
-        layout: Where batches go.
-        weights_at_0: What the terms of the loss count at the beginning, which is logged.
-        batch_postprocessor: Applied to every batch before anything else sees it.
-        on_checkpoint: Called with the update number and the state after each checkpoint; what it
-            returns may score the checkpoint.
-        given: The weights ``state`` was made of, to be looked at if its first update is not finite.
+        plan: Number of steps.
+        run_directory: From :func:`~jaxbrewer.run.directory.open_run`, or ``None``.
+        layout: The devices of batches.
+        weights_at_0: The weights of the loss's terms before the first step, which are logged.
+        postprocess: Applied to every batch before anything else.
+        on_checkpoint: Called with the step and the state after each checkpoint; its result may
+            score the checkpoint.
+        initial: The weights that ``state`` was made of, searched for values that are not finite
+            if the first step is not finite.
 
     Returns:
-        The final state, and the history: every metric as an array over updates.
+        The final state, and the history: every metric as an array over steps.
 
     Raises:
         NonFiniteError: A loss or a gradient is not finite, with ``on_nonfinite="stop"``.
-        Preempted: SIGTERM came; the state is saved.
+        Preempted: After SIGTERM; the state is saved.
         UsageError: The run cannot be resumed.
     """
     exit_all_on_error()
-    size = config.gradient_accumulation_steps
     shapes: set[Any] = set()
 
     def prepare(batches: tuple[Any, ...]) -> Any:
         placed = place_batch(batches, layout)
-        return placed if size > 1 else placed[0]
+        return placed if len(placed) > 1 else placed[0]
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(on_device(config))
+        run = run_directory
         checkpointer = None if run is None else stack.enter_context(Checkpointer(run, config))
         saved = checkpointer and checkpointer.restore(state)
         begun, position = (saved.step, saved.position) if saved else (0, None)
@@ -126,7 +126,7 @@ def run(
             show=config.progress,
         )
         stack.enter_context(tracker)
-        profile = stack.enter_context(Profiler(config))
+        profiler = stack.enter_context(Profiler(config))
         if begun == 0:
             tracker.report_weights(weights_at_0)
         is_noticed = stack.enter_context(watch_sigterm()) if run else None
@@ -136,17 +136,14 @@ def run(
             )
         stops = config.on_nonfinite == "stop"
         guard = NonFiniteGuard(list(leaves_by_path(state.trainable)))
-        jitted = jit_step(with_finite_flags(step, skips=not stops), state, layout)
-        updates = itertools.islice(source(start=position), plan.total_steps - begun)
-        for number, group in enumerate(updates, start=begun + 1):
-            batches = group.batches
-            if batch_postprocessor is not None:
-                batches = tuple(map(batch_postprocessor, batches))
-            batches = tuple(map(as_arrays, batches))
+        jitted = jit_step(step, state, layout)
+        groups = itertools.islice(source(start=position), plan.total_steps - begun)
+        for number, group in enumerate(groups, start=begun + 1):
+            batches = tuple(as_arrays(postprocess(batch)) for batch in group.batches)
             is_new = _watch_shapes(shapes, batches)
-            profile.before(number, state)
+            profiler.before(number, state)
             state, (metrics, finite) = jitted(state, teacher_variables, prepare(batches))
-            profile.after(number, state)
+            profiler.after(number, state)
             examples = sum(map(batch_size, batches)) * layout.loaders
             tracker.add(number, examples, metrics, compiled=is_new)
             guard.add(number, batches, metrics, finite)
@@ -160,7 +157,7 @@ def run(
                 tracker.read(bad.number)
                 arrays = {"teacher's arrays": teacher_variables, "batch": bad.batch}
                 if bad.number == begun + 1:
-                    arrays = {"weights": given, **arrays}
+                    arrays = {"weights": initial, **arrays}
                 raise guard.error(
                     bad, arrays, checkpointer.last_kept() if checkpointer else "Nothing was saved."
                 )

@@ -48,11 +48,13 @@ def finite_gradients(gradient: PyTree) -> dict[str, jax.Array]:
     return {_GRADIENTS: jnp.array(finite, bool)}
 
 
-def with_finite_flags(
-    step: TrainStep, *, skips: bool
-) -> Callable[
+FlaggedStep = Callable[
     [TrainState, PyTree, Any], tuple[TrainState, tuple[dict[str, jax.Array], FiniteFlags]]
-]:
+]
+"""A train step whose metrics are ``(metrics, flags)``."""
+
+
+def with_finite_flags(step: TrainStep, *, skips: bool) -> FlaggedStep:
     """Wraps a train step so that it also returns whether it was finite.
 
     With a loss scale, overflows are normal and the step skips them itself; its flag is then true.

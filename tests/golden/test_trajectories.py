@@ -18,7 +18,7 @@ import pytest
 
 import jaxbrewer as jb
 from jaxbrewer.cache import CachedLoader
-from jaxbrewer.distillers import caching, multi_task
+from jaxbrewer.distillers import cache_policy, multi_task
 from jaxbrewer.run.checkpoint_store import CheckpointStore
 from jaxbrewer.run.plan import Plan
 
@@ -71,7 +71,7 @@ def measured(name: str, precision: str) -> dict[str, np.ndarray]:
         tempfile.TemporaryDirectory() as folder,
         pytest.MonkeyPatch.context() as patch,
     ):
-        patch.setattr(caching, "CachedLoader", _replayed_cache(case))
+        patch.setattr(cache_policy, "CachedLoader", _replayed_cache(case))
         patch.setattr(multi_task, "make_draw", _replayed_draw(case))
         patch.setattr(Plan, "saves_at", _and_after_the_first(Plan.saves_at))
         values, called, saved = _train(case, precision, f"{folder}/run")

@@ -1,4 +1,4 @@
-"""A training whose teacher is run once: from a cache on disk, or kept in memory."""
+"""Decides whether a teacher's outputs come from a cache, on disk or in memory."""
 
 import dataclasses
 import functools
@@ -33,14 +33,14 @@ Postprocessor: TypeAlias = Callable[[Any], Any] | None
 
 
 @dataclasses.dataclass(frozen=True)
-class Caching:
-    """What of a distiller decides over its cache.
+class CachePolicy:
+    """Where the outputs of a distiller's teachers come from, and who builds the cache.
 
     Attributes:
-        train_config: Has the directories.
-        distill_config: Says what is needed.
+        train_config: Its ``cache_dir`` names the directories.
+        distill_config: Its ``is_caching_logits`` builds a cache; its matches need layers.
         teacher: The teacher or teachers; ``None`` if they are not in memory.
-        adaptor: Theirs.
+        adaptor: Their adaptor or adaptors.
     """
 
     train_config: TrainingConfig
@@ -49,11 +49,11 @@ class Caching:
     adaptor: Adaptors
 
     def check(self) -> None:
-        """Refuses what is wrong before any data are seen.
+        """Checks the directories and the config, before any data are read.
 
         Raises:
-            UsageError: There is neither teacher nor cache, or the cache is not of this teacher or
-                lacks what the config needs.
+            UsageError: There is neither teacher nor cache, or the cache is of another teacher or
+                lacks layers that the config needs.
         """
         directories = self._directories()
         if self.distill_config.is_caching_logits and self.teacher is None and not directories:
@@ -77,12 +77,12 @@ class Caching:
 
     @property
     def covers_all(self) -> bool:
-        """Whether no teacher is run beside the cache."""
+        """Whether the cache holds every teacher's outputs."""
         directories = self.train_config.cache_dir
         return self.is_on and not (isinstance(directories, tuple) and None in directories)
 
     def teacher_fingerprint(self) -> str | None:
-        """The digest of a teacher that is not in memory, as its cache has it."""
+        """The digest of a teacher that is not in memory, from its cache."""
         digests = [self._open(index) for index in self._directories()]
         found = [cache.manifest.fingerprints["teacher"] for cache in digests if cache is not None]
         return found[0] if len(found) == 1 else None
@@ -90,28 +90,28 @@ class Caching:
     def apply(
         self, dataloader: Any, batch_postprocessor: Postprocessor, args: Mapping[str, Any]
     ) -> tuple[Any, Postprocessor]:
-        """The loader and the postprocessor whose batches bring the teacher's outputs.
+        """Returns the loader and postprocessor whose batches bring the teacher's outputs.
 
         Raises:
-            UsageError: As :meth:`check`; or settings differ.
+            UsageError: As :meth:`check`, or the settings differ.
         """
         if self._directories():
             return self._from_disk(dataloader, batch_postprocessor, args)
         named = getattr(dataloader, "with_example_ids", lambda: dataloader)()
-        # Attention is as wide as a batch, so that it stays in its batch.
+        # Attention is as wide as its batch, so it is cached by batch, not by example.
         is_by_example = all(m.feature == "hidden" for m in self.distill_config.intermediate_matches)
-        teach = functools.partial(jax.jit(self._make_teach(args)), self._variables)
+        teacher_step = functools.partial(jax.jit(self._make_teacher_step(args)), self._variables)
         set_epoch(named, 0)
         first = next(iter(named), None)
         if first is None or not is_by_example or example_ids(first) is None:
             seed = self.train_config.seed
-            return CachedLoader(dataloader, teach, batch_postprocessor, seed=seed), None
-        return named, cache_by_example(named, teach, batch_postprocessor)
+            return CachedLoader(dataloader, teacher_step, batch_postprocessor, seed=seed), None
+        return named, cache_by_example(named, teacher_step, batch_postprocessor)
 
     def for_check(
         self, dataloader: Any, batch_postprocessor: Postprocessor, args: Mapping[str, Any]
     ) -> tuple[Any, Postprocessor]:
-        """As :meth:`apply`, without running a teacher."""
+        """As :meth:`apply`, but never runs a teacher."""
         there = [self._open(index) for index in self._directories()]
         if not there or None in there:
             return dataloader, batch_postprocessor
@@ -124,7 +124,7 @@ class Caching:
         return tuple(model.variables for model in self.teacher)
 
     def _directories(self) -> dict[int | None, str]:
-        """The directory of each teacher that has one; ``None`` is the number of a single one."""
+        """The directories by the teacher's index, which is ``None`` for a single teacher."""
         given = self.train_config.cache_dir
         if given is None:
             return {}
@@ -148,7 +148,7 @@ class Caching:
     def _open(
         self, index: int | None, args: Mapping[str, Any] | None = None
     ) -> TeacherCache | None:
-        """A teacher's cache; ``None`` if it is still to be built."""
+        """Opens a teacher's cache; ``None`` if it must be built first."""
         directory, model = self._directories()[index], self._model(index)
         is_to_build = model is not None and self.distill_config.is_caching_logits
         if is_to_build and not (Path(directory) / FILE).exists():
@@ -207,16 +207,16 @@ class Caching:
         assert isinstance(given, tuple)
         return tuple(caches.get(index) for index in range(len(given)))
 
-    def _make_teach(self, args: Mapping[str, Any]) -> Callable[[PyTree, Any], Any]:
-        """All teachers at once, without the layers that no match needs."""
+    def _make_teacher_step(self, args: Mapping[str, Any]) -> Callable[[PyTree, Any], Any]:
+        """A step of all teachers, without the layers that no match needs."""
         assert self.teacher is not None
         config = self.distill_config
-        teach = make_teacher_step(
+        teacher_step = make_teacher_step(
             self.teacher, self.adaptor, precision=policy_of(self.train_config), args=args
         )
 
         def needed(variables: PyTree, batch: Any) -> Outputs | tuple[Outputs, ...]:
-            outputs = teach(variables, batch)
+            outputs = teacher_step(variables, batch)
             if isinstance(outputs, Outputs):
                 return only_needed(outputs, config)
             return tuple(only_needed(x, config, teacher=i) for i, x in enumerate(outputs))

@@ -1,0 +1,103 @@
+"""What every distiller keeps between its trainings: the student, its projections, its step."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Self, TypeVar
+
+from ..configs import DistillationConfig, TrainingConfig
+from ..errors import UsageError
+from ..forward.as_model import as_model
+from ..forward.model import PyTree
+from ..objective.objective import make_objective
+from .prepared import Prepared, Result, fit, require_config
+
+T = TypeVar("T")
+
+_OF_PYTORCH = ("scheduler_class", "scheduler_args", "scheduler")
+
+
+class Distiller:
+    """A student between its trainings.
+
+    Args:
+        train_config: How the training runs.
+        model_S: The student.
+
+    Attributes:
+        projections: The projections that the next training starts from; ``None`` draws new ones.
+    """
+
+    def __init__(self, train_config: TrainingConfig, model_S: Any):
+        require_config("train_config", train_config, TrainingConfig)
+        self.train_config = train_config
+        self.projections: PyTree | None = None
+        self._student = as_model(model_S)
+        self._built: tuple[Any, Any] | None = None
+
+    def __enter__(self) -> Self:
+        """TextBrewer's ``with distiller:``; modes are set without it too."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def _fit(self, prepared: Prepared, callback: Callable[..., Any] | None) -> Result:
+        """Trains, and keeps the student and its projections."""
+        fitted = fit(prepared, callback)
+        self._student, self.projections = fitted.student, fitted.projections
+        return fitted.result
+
+    def _build_once(self, settings: Any, build: Callable[[], T]) -> T:
+        """``build()``, or its last result under equal settings, so that nothing compiles again."""
+        if self._built is None or not _is_same(self._built[0], settings):
+            self._built = settings, build()
+        result: T = self._built[1]
+        return result
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether two settings are equal; objects of unknown types only if they are the same."""
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, (bool, int, float, str, DistillationConfig, TrainingConfig)):
+        return bool(one == other)
+    if isinstance(one, tuple):
+        return len(one) == len(other) and all(map(_is_same, one, other))
+    if isinstance(one, Mapping):
+        return one.keys() == other.keys() and all(_is_same(one[key], other[key]) for key in one)
+    return False
+
+
+def refuse_pytorch_arguments(args: dict[str, Any]) -> None:
+    """Removes TextBrewer's scheduler arguments from ``args``; raises if one of them is set."""
+    for name in _OF_PYTORCH:
+        if args.pop(name, None) is not None:
+            raise UsageError(
+                f"train() takes no {name!r}: give the optimizer a schedule of optax as its "
+                "learning rate."
+            )
+
+
+def check_config(config: DistillationConfig) -> None:
+    """Raises :class:`UsageError` for a config whose objective cannot be built."""
+    make_objective(without_open_matches(config), total_steps=1)
+
+
+def without_open_matches(config: DistillationConfig) -> DistillationConfig:
+    """The config without its matches if some of them depend on the models' layers."""
+    if config.is_resolved:
+        return config
+    return dataclasses.replace(config, intermediate_matches=(), custom_matches=())
+
+
+def peek(dataloader: Any) -> tuple[Any, Any]:
+    """The first batch, and a loader that still yields it."""
+    first = next(iter(dataloader), None)
+    if first is None:
+        raise UsageError("The dataloader is empty: it has no batches.")
+    if isinstance(dataloader, Iterator):
+        return first, itertools.chain([first], dataloader)
+    return first, dataloader

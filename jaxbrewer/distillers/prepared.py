@@ -1,0 +1,272 @@
+"""A training before its first step, as data; functions that check, estimate and fit it."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import numpy as np
+import optax
+
+from ..configs import TrainingConfig
+from ..data.batches import as_arrays
+from ..data.groups import GroupSource
+from ..devices.estimate import Estimate, estimate_step
+from ..devices.sharding import (
+    Teachers,
+    gather,
+    init_state,
+    make_layout,
+    on_device,
+    place_teacher,
+    readable,
+)
+from ..errors import UsageError
+from ..forward.model import Model, PyTree
+from ..forward.precision import policy_of
+from ..objective.objective import TermWeight
+from ..run import loop
+from ..run.directory import DistillConfigs, open_run
+from ..run.nonfinite import FlaggedStep
+from ..run.optimizer_settings import closure_settings
+from ..run.plan import Plan
+from ..step.optimizer import OptimizerFactory
+from ..step.state import HasProjections, TrainState, init_train_state
+from ..step.teachers import Teacher
+
+Optimizer: TypeAlias = optax.GradientTransformation | OptimizerFactory
+Postprocessor: TypeAlias = Callable[[Any], Any] | None
+
+
+class Result(NamedTuple):
+    """The result of ``train``.
+
+    Attributes:
+        student: The trained student, of the kind that was given: the NNX module itself, updated in
+            place; the variables of a Linen module; the parameters of a function.
+        history: Every metric as an array with one entry per optimizer step, and ``step``.
+    """
+
+    student: Any
+    history: dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunRecord:
+    """What a run directory records of a training beside its :class:`TrainingConfig`.
+
+    Attributes:
+        distiller: Name of the distiller's class.
+        distill_configs: The config, one by task, or ``None`` without distillation.
+        models: Every model by its name in the manifest.
+        teacher_fingerprint: Computes the digest of the teacher's weights, by which a resumed run
+            knows its teacher; ``None`` if they are unknown.
+    """
+
+    distiller: str
+    distill_configs: DistillConfigs
+    models: Mapping[str, Model]
+    teacher_fingerprint: Callable[[], str | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A training before its first step. Nothing is compiled, no directory is made.
+
+    Attributes:
+        config: The training config.
+        plan: Number of steps, and of steps in an epoch.
+        student: The student, with the weights that the training starts from.
+        teacher: The teacher or teachers that the step runs, or these by task.
+        projections: The projections that the training starts from; ``None`` draws new ones.
+        objective: The total loss, of one task or of several.
+        optimizer: The optimizer of student and projections.
+        make_step: ``micro_batches -> train step``, from
+            :func:`~jaxbrewer.run.nonfinite.with_finite_flags`.
+        source: Yields the batches of each step.
+        postprocess: Applied to every batch before anything else.
+        weights_at_0: The weight of each term of the loss before the first step.
+        record: For the run directory.
+    """
+
+    config: TrainingConfig
+    plan: Plan
+    student: Model
+    teacher: Teachers
+    projections: PyTree | None
+    objective: HasProjections
+    optimizer: optax.GradientTransformationExtraArgs
+    make_step: Callable[[int], FlaggedStep]
+    source: GroupSource
+    postprocess: Callable[[Any], Any]
+    weights_at_0: Mapping[str, TermWeight]
+    record: RunRecord
+
+    @property
+    def initial(self) -> dict[str, PyTree]:
+        """The weights that the first state is made of."""
+        return {**self.student.variables, "projections": self.projections}
+
+    @property
+    def teacher_variables(self) -> PyTree:
+        """The second argument of the step."""
+        return variables_of(self.teacher)
+
+    @property
+    def step(self) -> FlaggedStep:
+        """The train step of the config's number of micro-batches."""
+        return self.make_step(self.config.gradient_accumulation_steps)
+
+    def start(self, initial: PyTree) -> TrainState:
+        """The state before the first step, as a function of :attr:`initial`."""
+        return init_train_state(
+            dataclasses.replace(self.student, params=initial["params"], state=initial["state"]),
+            self.objective,
+            self.optimizer,
+            seed=self.config.seed,
+            precision=policy_of(self.config),
+            projections=initial["projections"],
+        )
+
+    def first_batches(self) -> tuple[Any, ...]:
+        """The batches of the first step; an iterator loses them."""
+        batches = next(self.source(start=None)).batches
+        return tuple(as_arrays(self.postprocess(batch)) for batch in batches)
+
+
+class Fitted(NamedTuple):
+    """A student after its training.
+
+    Attributes:
+        student: With the trained weights.
+        projections: The trained projections.
+        result: For the caller of ``train``.
+    """
+
+    student: Model
+    projections: PyTree
+    result: Result
+
+
+def check(prepared: Prepared) -> Plan:
+    """Traces the first step on shapes; returns the plan.
+
+    Raises:
+        UsageError: Something does not fit.
+    """
+    batches = prepared.first_batches()
+    jax.eval_shape(
+        lambda initial, teacher, batch: prepared.step(prepared.start(initial), teacher, batch),
+        prepared.initial,
+        prepared.teacher_variables,
+        batches if len(batches) > 1 else batches[0],
+    )
+    return prepared.plan
+
+
+def estimate(prepared: Prepared) -> Estimate:
+    """Compiles the first step for shapes; returns what it needs of each device.
+
+    Raises:
+        UsageError: Something does not fit.
+    """
+
+    def compiled(step: FlaggedStep, batch: Any) -> Estimate:
+        return estimate_step(
+            step,
+            prepared.start,
+            prepared.initial,
+            batch,
+            prepared.config,
+            student=prepared.student,
+            teachers=prepared.teacher,
+            teacher_variables=prepared.teacher_variables,
+        )
+
+    batches = prepared.first_batches()
+    alone = compiled(prepared.make_step(1), batches[0])
+    if len(batches) == 1:
+        return alone
+    # The compiler counts the body of a loop once, however often it runs.
+    whole = compiled(prepared.step, batches)
+    return dataclasses.replace(whole, flops=len(batches) * alone.flops)
+
+
+def fit(prepared: Prepared, callback: Callable[..., Any] | None) -> Fitted:
+    """Trains the student.
+
+    Args:
+        prepared: The training.
+        callback: ``callback(model=student, step=step)``, called after each checkpoint.
+    """
+    config, student = prepared.config, prepared.student
+    layout = make_layout(config)
+    with on_device(config):
+        state = init_state(prepared.start, prepared.initial, student, layout)
+        teacher = place_teacher(prepared.teacher_variables, prepared.teacher, layout)
+
+    def on_checkpoint(step: int, state: TrainState) -> Any:
+        if callback is None:
+            return None
+        weights = gather((state.params, state.model_state))
+        if jax.process_index() != 0:
+            return None
+        return callback(model=student.export(*weights), step=step)
+
+    state, history = loop.fit(
+        prepared.step,
+        state,
+        teacher,
+        prepared.source,
+        config=config,
+        plan=prepared.plan,
+        layout=layout,
+        weights_at_0=prepared.weights_at_0,
+        run_directory=open_run(config, prepared.record.distill_configs, _facts(prepared)),
+        postprocess=prepared.postprocess,
+        on_checkpoint=on_checkpoint,
+        initial=prepared.initial,
+    )
+    weights = readable((state.params, state.model_state))
+    return Fitted(
+        dataclasses.replace(student, params=state.params, state=state.model_state),
+        state.trainable["projections"],
+        Result(student.write_back(*weights), history),
+    )
+
+
+def _facts(prepared: Prepared) -> dict[str, Any]:
+    """What the manifest of a run directory says of the models, the optimizer and the length."""
+    if prepared.config.output_dir is None:
+        return {}
+    return {
+        "distiller": prepared.record.distiller,
+        "total_steps": prepared.plan.total_steps,
+        "steps_per_epoch": prepared.plan.steps_per_epoch,
+        "optimizer": closure_settings(prepared.optimizer.update),
+        "teacher": prepared.record.teacher_fingerprint(),
+        "parameters": {
+            name: sum(leaf.size for leaf in jax.tree.leaves(model.params))
+            for name, model in prepared.record.models.items()
+        },
+    }
+
+
+def named_models(teacher: Teacher, name: str = "teacher{}") -> dict[str, Model]:
+    """A teacher, or several with their numbers, by their names in a manifest."""
+    if teacher is None or isinstance(teacher, Model):
+        return {} if teacher is None else {name.format(""): teacher}
+    return {name.format(f" {index}"): model for index, model in enumerate(teacher)}
+
+
+def variables_of(teacher: Teachers) -> PyTree:
+    """The variables of a teacher, of several, or by task, as a step takes them."""
+    return jax.tree.map(
+        lambda model: model.variables, teacher, is_leaf=lambda node: isinstance(node, Model)
+    )
+
+
+def require_config(field: str, value: Any, kind: type) -> None:
+    """Raises :class:`UsageError` if ``value`` is not a config of this kind."""
+    if not isinstance(value, kind):
+        raise UsageError(f"{field} must be a {kind.__name__}, got {type(value).__name__}.")
