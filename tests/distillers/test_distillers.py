@@ -331,7 +331,7 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
         ({"num_steps": 4.5}, "num_steps must be an int >= 1, got 4.5"),
         ({"num_epochs": 1, "dataloader": []}, "empty"),
         ({"num_epochs": 1, "dataloader": iter(BATCHES)}, "num_steps"),
-        ({"num_steps": 4, "dataloader": iter(BATCHES)}, "run dry"),
+        ({"num_steps": 4, "dataloader": iter(BATCHES)}, "exhausted"),
         ({"num_epochs": 1, "scheduler_class": object}, "schedule of optax"),
         ({"num_epochs": 1, "dataloader": [{"x": ["a"]}]}, "'x' holds str"),
     ],
@@ -387,7 +387,7 @@ def test_matches_without_effect_are_warned_of():
 def test_constructors_check_what_they_are_given():
     with pytest.raises(jb.UsageError, match="'flsw'.*gamma"):
         distiller(distill=jb.DistillationConfig(temperature_scheduler=["flsw", 1]))
-    with pytest.raises(jb.UsageError, match="train_config must be a config, got dict"):
+    with pytest.raises(jb.UsageError, match="train_config must be a TrainingConfig, got dict"):
         distiller({"output_dir": None})
     with pytest.raises(jb.UsageError, match="adaptor_S must be a function, got NoneType"):
         jb.BasicDistiller(quiet(), CONFIG, TEACHER, TEACHER, logits_adaptor, None)
