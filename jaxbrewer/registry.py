@@ -180,7 +180,8 @@ FEATURES = ["hidden", "attention"]
 """Keys of an adaptor's answer that ``intermediate_matches`` may name."""
 
 ADAPTOR_KEYS = [
-    "logits", "logits_mask", "losses", "inputs_mask", "labels", "hidden", "attention",
+    "logits", "logits_mask", "logits_weights", "losses", "inputs_mask", "labels", "hidden",
+    "attention", "modules_mask",
 ]  # fmt: skip
 """All keys an adaptor may return."""
 

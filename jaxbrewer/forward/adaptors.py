@@ -1,8 +1,8 @@
-"""What an adaptor answers, checked once and put into one form."""
+"""An adaptor's answer: checked, and brought into one form."""
 
 import dataclasses
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -15,47 +15,73 @@ from ..registry import ADAPTOR_KEYS
 Adaptor = Callable[[Any, Any], Mapping[str, Any]]
 """``adaptor(batch, model_outputs) -> dict``, traced and therefore pure."""
 
+_BY_HEAD = ("logits", "logits_mask", "logits_weights", "losses", "labels")
+_BY_EXAMPLE = ("logits", "logits_mask", "logits_weights", "labels", "inputs_mask", "hidden",
+               "attention", "modules_mask")  # fmt: skip
+_MASKS = ("logits_mask", "inputs_mask", "modules_mask")
+_MASK_KINDS = (jnp.bool_, jnp.integer, jnp.floating)
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Outputs:
-    """What a model hands to the objective.
+    """What the objective reads of a model; ``docs/adaptors.md`` has a table of it.
+
+    A single array or a list stands for a tuple.
 
     Attributes:
         logits: One array per head, ``[batch, classes]`` or ``[batch, length, classes]``.
-        logits_mask: Positions of the 3-D heads that are compared, ``[batch, length]``: one per
-            head, or one for all; every value but 0 selects. Where both models have one, a position
-            counts that both select; masks of different lengths pair by rank
+        logits_mask: Positions that are compared, ``[batch, length]``: one per head, or one for
+            all; every value but 0 selects. Where both models have one, a position counts that both
+            select; masks of different lengths pair by rank
             (:func:`~jaxbrewer.objective.logit_masks.pair_selected`).
+        logits_weights: Weights of the positions, float ``[batch, length]`` (``[batch]`` for 2-D
+            heads): one per head, or one for all.
         losses: The student's own losses (those on labels, usually).
         labels: One array of class numbers per head; negative ones are ignored.
         inputs_mask: ``[batch, length]``, 1 for tokens and 0 for padding.
         features: ``"hidden"``, ``"attention"`` and registered features: a tuple of layers each, in
             which ``None`` stands for a layer that was not kept.
         modules: Outputs of submodules by their paths, as ``custom_matches`` need them.
+        modules_mask: Masks of modules whose positions are not those of ``inputs_mask``, by path;
+            ``None`` for a module whose positions all count.
     """
 
     logits: tuple[jax.Array, ...] = ()
     logits_mask: tuple[jax.Array, ...] = ()
+    logits_weights: tuple[jax.Array, ...] = ()
     losses: tuple[Mean, ...] = ()
     labels: tuple[jax.Array, ...] = ()
     inputs_mask: jax.Array | None = None
     features: dict[str, tuple[jax.Array | None, ...]] = dataclasses.field(default_factory=dict)
     modules: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
+    modules_mask: dict[str, jax.Array | None] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Puts single arrays and lists into tuples."""
+        for field in _BY_HEAD:
+            value = getattr(self, field)
+            if isinstance(value, (list, Mean)) or hasattr(value, "shape"):
+                items = value if isinstance(value, list) else (value,)
+                if field == "losses":
+                    items = map(_as_mean, items)
+                object.__setattr__(self, field, tuple(items))
 
 
-def collect(answer: Mapping[str, Any], who: str) -> Outputs:
+def collect(answer: Mapping[str, Any], who: str, *, examples: int | None = None) -> Outputs:
     """The :class:`Outputs` in an adaptor's answer.
 
     Args:
         answer: The dict that the adaptor returned: any of ``ADAPTOR_KEYS``, each an array or a
-            list of arrays. An entry of ``losses`` may be a scalar, an array (its mean is taken)
-            or a :class:`~jaxbrewer.losses.Mean`; the last two are averaged exactly over
-            micro-batches, scalars with equal weights.
+            list of arrays (``modules_mask``: a dict of arrays). An entry of ``losses`` may be a
+            scalar, an array (its mean is taken) or a :class:`~jaxbrewer.losses.Mean`; the last two
+            are averaged exactly over micro-batches, scalars with equal weights.
         who: ``"student"`` or ``"teacher"``, for messages.
+        examples: Number of examples in the batch; ``None`` if it is not known.
 
     Raises:
-        UsageError: It is not a dict, has an unknown key, or a value is not made of arrays.
+        UsageError: It is not a dict, has an unknown key, a value is not made of arrays, or arrays
+            disagree about the number of examples.
 
     Examples:
         >>> outputs = collect({"logits": jnp.zeros((2, 3))}, "student")
@@ -70,14 +96,36 @@ def collect(answer: Mapping[str, Any], who: str) -> Outputs:
                 f"The {who}'s adaptor returned the unknown key {key!r}: "
                 f"{suggest(key, ADAPTOR_KEYS)}"
             )
-    lists = {key: _as_tuple(who, key, value) for key, value in answer.items()}
+    modules_mask = _modules_mask(who, answer.get("modules_mask"))
+    lists = {key: _as_tuple(who, key, answer[key]) for key in answer if key != "modules_mask"}
+    _check_examples(who, {**lists, "modules_mask": modules_mask}, examples)
     losses = tuple(_as_mean(loss) for loss in lists.pop("losses", ()))
     masks = lists.pop("inputs_mask", ())
     if len(masks) > 1:
         raise UsageError(f"The {who}'s adaptor returned {len(masks)} arrays as 'inputs_mask'.")
-    given = [key for key in ("logits", "logits_mask", "labels") if key in lists]
+    given = [key for key in _BY_HEAD if key in lists]
     plain: dict[str, Any] = {key: lists.pop(key) for key in given}
-    return Outputs(**plain, losses=losses, inputs_mask=masks[0] if masks else None, features=lists)
+    return Outputs(
+        **plain,
+        losses=losses,
+        inputs_mask=masks[0] if masks else None,
+        features=lists,
+        modules_mask=modules_mask,
+    )
+
+
+def _modules_mask(who: str, value: Any) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise UsageError(
+            f"The {who}'s adaptor returned {type(value).__name__} under 'modules_mask'; it must be "
+            "a dict of masks by the paths of custom_matches."
+        )
+    return {
+        path: None if mask is None else _as_tuple(who, f"modules_mask[{path!r}]", mask)[0]
+        for path, mask in value.items()
+    }
 
 
 def _as_tuple(who: str, key: str, value: Any) -> tuple[Any, ...]:
@@ -97,8 +145,51 @@ def _as_tuple(who: str, key: str, value: Any) -> tuple[Any, ...]:
     return tuple(item if isinstance(item, Mean) else jnp.asarray(item) for item in items)
 
 
+def _check_examples(who: str, entries: Mapping[str, Any], examples: int | None) -> None:
+    """Raises :class:`UsageError` unless all arrays have the same examples, masks a mask's dtype."""
+    arrays = list(_named(entries))
+    expected, reference = examples, "the batch"
+    for name, array in arrays:
+        key = name.partition("[")[0]
+        if key in _MASKS and not any(jnp.issubdtype(array.dtype, kind) for kind in _MASK_KINDS):
+            raise UsageError(
+                f"The {who}'s adaptor returned {array.dtype} as {name}; a mask holds booleans or "
+                "numbers, 0 where a position does not count."
+            )
+        rows = array.shape[0] if array.ndim else None
+        if key == "losses":
+            if rows is not None and examples and rows % examples and rows % (expected or rows):
+                raise UsageError(
+                    f"The {who}'s adaptor returned {name} of the shape {array.shape} for a batch "
+                    f"of {examples} examples: return one loss per example, a scalar, or a "
+                    "Mean(total, count)."
+                )
+            continue
+        if reference == "the batch":  # an adaptor may choose examples, but one choice for all
+            expected, reference = rows, name
+        if rows is None or rows != expected:
+            layers = (
+                " and each layer its own entry of a list" if key in ("hidden", "attention") else ""
+            )
+            raise UsageError(
+                f"The {who}'s adaptor returned {name} of the shape {array.shape}, but {reference} "
+                f"has {expected} examples: the first axis must be the batch{layers}."
+            )
+
+
+def _named(entries: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Every array whose first axis is the batch, by name; ``losses`` come last."""
+    for key in (*_BY_EXAMPLE, "losses"):
+        value = entries.get(key, ())
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for index, array in items:
+            if array is not None and not isinstance(array, Mean):
+                yield key if key == "inputs_mask" else f"{key}[{index!r}]", array
+
+
 def _as_mean(loss: Any) -> Mean:
     if isinstance(loss, Mean):
         return loss
+    loss = jnp.asarray(loss)
     loss = loss.astype(jnp.result_type(jnp.float32, loss))
     return Mean(jnp.sum(loss), jnp.asarray(max(loss.size, 1), loss.dtype))

@@ -5,12 +5,14 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from ..errors import UsageError
 from .adaptors import Adaptor, Outputs, collect
 from .capture import first_array
 from .model import Batch, Model, PyTree
 from .precision import Policy
+from .tracing_errors import tracing_errors_name
 
 Forward = Callable[..., tuple[Outputs, PyTree]]
 """``forward(variables, batch, outputs, key) -> (Outputs, state)``."""
@@ -66,7 +68,8 @@ def make_forward(
 
             def run(params: PyTree, state: PyTree, inputs: Batch, key: Any) -> tuple[Any, PyTree]:
                 is_training = key is not None
-                return apply(params, state, inputs, train=is_training, rng=key, args=args)
+                with tracing_errors_name(f"The {who}"):
+                    return apply(params, state, inputs, train=is_training, rng=key, args=args)
 
             outputs, new_state = precision.run(
                 run,
@@ -79,10 +82,18 @@ def make_forward(
             if modules:
                 outputs, captured = outputs
                 captured = {path: first_array(path, value) for path, value in captured.items()}
-        answer = collect(adaptor(batch, outputs), who)
+        with tracing_errors_name(f"The {who}'s adaptor"):
+            answer = adaptor(batch, outputs)
+        answer = collect(answer, who, examples=_examples(batch))
         return dataclasses.replace(answer, modules=captured), new_state
 
     return forward
+
+
+def _examples(batch: Batch) -> int | None:
+    """Number of examples, where all arrays of the batch agree about it."""
+    sizes = {np.shape(leaf)[0] for leaf in jax.tree.leaves(batch) if np.ndim(leaf)}
+    return sizes.pop() if len(sizes) == 1 else None
 
 
 def module_shapes(

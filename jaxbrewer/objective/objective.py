@@ -217,7 +217,9 @@ class Objective:
             if student.logits and targets.compared[0].logits:
                 terms["kd_loss"] = self._kd_terms(student, targets, temperature)
                 terms |= self._checks_of_masks(student, targets)
-            elif not self._named_matches():
+            elif not self._named_matches() or (
+                (student.logits or targets.compared[0].logits) and self.weights["kd_loss"] != 0
+            ):
                 missing = "student" if not student.logits else "teacher"
                 raise UsageError(f"The {missing}'s adaptor returned no 'logits' to distil.")
             for index, (key, name, match) in enumerate(self._named_matches()):
