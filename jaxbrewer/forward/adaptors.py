@@ -62,10 +62,10 @@ class Outputs:
         for field in _BY_HEAD:
             value = getattr(self, field)
             if isinstance(value, (list, Mean)) or hasattr(value, "shape"):
-                items = value if isinstance(value, list) else (value,)
+                items = tuple(value) if isinstance(value, list) else (value,)
                 if field == "losses":
-                    items = map(_as_mean, items)
-                object.__setattr__(self, field, tuple(items))
+                    items = tuple(map(_as_mean, items))
+                object.__setattr__(self, field, items)
 
 
 def collect(answer: Mapping[str, Any], who: str, *, examples: int | None = None) -> Outputs:

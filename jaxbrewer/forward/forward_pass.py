@@ -84,8 +84,8 @@ def make_forward(
                 captured = {path: first_array(path, value) for path, value in captured.items()}
         with tracing_errors_name(f"The {who}'s adaptor"):
             answer = adaptor(batch, outputs)
-        answer = collect(answer, who, examples=_examples(batch))
-        return dataclasses.replace(answer, modules=captured), new_state
+        collected = collect(answer, who, examples=_examples(batch))
+        return dataclasses.replace(collected, modules=captured), new_state
 
     return forward
 
