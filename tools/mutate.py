@@ -71,7 +71,7 @@ TESTS = {
         "tests/golden/test_schedulers.py",
     ),
     "jaxbrewer/objective/temperature_rules.py": (
-        "tests/objective/test_schedules.py",
+        "tests/objective/test_temperature_rules.py",
         "tests/golden/test_schedulers.py",
     ),
     "jaxbrewer/objective/projections.py": (
@@ -88,6 +88,7 @@ TESTS = {
     "jaxbrewer/objective/top_k.py": ("tests/objective/test_top_k.py",),
     "jaxbrewer/objective/optimal_transport.py": ("tests/objective/test_optimal_transport.py",),
     "jaxbrewer/objective/ensemble.py": (
+        "tests/objective/test_ensemble.py",
         "tests/step/test_teachers.py",
         "tests/golden/test_compute_loss.py",
     ),
@@ -95,6 +96,8 @@ TESTS = {
         "tests/step/test_train_step.py",
         "tests/step/test_accumulation.py",
     ),
+    "jaxbrewer/step/optimizer.py": ("tests/step/test_optimizer.py",),
+    "jaxbrewer/step/unused_parameters.py": ("tests/step/test_unused_parameters.py",),
 }
 """The tests of each module, those that fail soonest first."""
 

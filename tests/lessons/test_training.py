@@ -44,7 +44,7 @@ def test_b31_fractional_steps_end_with_a_checkpoint(given):
 def test_b32_an_exhausted_generator_is_an_error():
     running = groups(iter(BATCHES), 1)
     assert len(list(itertools.islice(running, 2))) == 2
-    with pytest.raises(jb.UsageError, match="run dry"):
+    with pytest.raises(jb.UsageError, match="exhausted"):
         next(running)
 
 

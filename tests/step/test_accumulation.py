@@ -53,7 +53,7 @@ def test_gradients_of_half_precision_weights_are_summed_in_float32():
     ]
 
 
-def test_groups_of_all_epochs_are_one_program():
+def test_groups_of_all_epochs_share_one_program():
     traces = []
 
     def counting(batch, outputs):

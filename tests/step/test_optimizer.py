@@ -1,0 +1,97 @@
+"""The optimizer of a step: settings per projection, clipping, the user's masks."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxbrewer as jb
+from jaxbrewer.forward.precision import Policy
+from tests.toys import (
+    HIDDEN_MATCH,
+    Encoder,
+    cross_entropy,
+    hidden_adaptor,
+    text_data,
+)
+
+CONFIG = jb.DistillationConfig(
+    temperature=3, hard_label_weight=0.5, intermediate_matches=[HIDDEN_MATCH]
+)
+TEACHER, STUDENT = jb.as_model(Encoder(8, 2, seed=1)), jb.as_model(Encoder(6, 2))
+DATA = text_data(12)
+
+
+def exact_adaptor(batch, outputs):
+    """Token-level losses and masks whose counts differ between micro-batches."""
+    answer = hidden_adaptor(batch, outputs)
+    mask = batch["attention_mask"]
+    logits = outputs["hidden"][-1][..., :5]
+    loss = cross_entropy(logits, batch["input_ids"] % 5)
+    mean = jb.Mean(jnp.sum(loss * mask), jnp.sum(mask).astype(jnp.float32))
+    return {**answer, "logits": logits, "logits_mask": mask, "losses": mean}
+
+
+def setup(accumulation=1, *, optimizer=None, adaptor=exact_adaptor, precision=None, config=CONFIG):
+    objective = jb.make_objective(config, total_steps=10)
+    rule = jb.make_optimizer(optimizer or optax.sgd(1.0), objective)
+    policy = precision or Policy()
+    state = jb.init_train_state(STUDENT, objective, rule, precision=policy)
+    step = jb.make_train_step(
+        STUDENT, TEACHER, objective, rule, adaptor_S=adaptor, adaptor_T=adaptor,
+        gradient_accumulation_steps=accumulation, precision=policy,
+    )  # fmt: skip
+    return jax.jit(step), state
+
+
+def train_projection(optimizer, settings):
+    match = {**HIDDEN_MATCH, "proj": [*HIDDEN_MATCH["proj"], settings]}
+    config = jb.DistillationConfig(intermediate_matches=[match])
+    step, state = setup(optimizer=optimizer, adaptor=hidden_adaptor, config=config)
+    after, _ = step(state, TEACHER.variables, DATA)
+    return jax.tree.map(lambda a, b: np.abs(a - b).max(), after.trainable, state.trainable)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"lr": 0.0}, {"optimizer": "sgd", "learning_rate": 0.0}, {"optimizer": "set_to_zero"}],
+)
+def test_a_projection_may_have_its_own_optimizer_settings(settings):
+    moved = train_projection(functools.partial(optax.sgd, learning_rate=0.1), settings)
+    assert max(jax.tree.leaves(moved["projections"])) == 0
+    assert max(jax.tree.leaves(moved["student"])) > 0
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "settings", "says"),
+    [
+        (optax.sgd(0.1), {"lr": 0.1}, r"proj\[3\] sets \['lr'\].*functools.partial"),
+        (optax.sgd(0.1), {"optimizer": "adamww"}, "no optimizer 'adamww'"),
+        (functools.partial(optax.sgd, 0.1), {"rate": 1}, "The optimizer takes: .*momentum"),
+    ],
+)
+def test_bad_projection_settings_are_refused(optimizer, settings, says):
+    with pytest.raises(jb.UsageError, match=says):
+        train_projection(optimizer, settings)
+
+
+def test_clipping_uses_the_norm_of_student_and_projections():
+    """Lesson B.6, 36: a projection moved by 124 under a norm of 1e-6."""
+    objective = jb.make_objective(CONFIG)
+    rule = jb.make_optimizer(optax.sgd(1.0), objective, max_grad_norm=1e-3)
+    state = jb.init_train_state(STUDENT, objective, rule)
+    step = jb.make_train_step(
+        STUDENT, TEACHER, objective, rule, adaptor_S=hidden_adaptor, adaptor_T=hidden_adaptor
+    )
+    after, metrics = jax.jit(step)(state, TEACHER.variables, DATA)
+    update = jax.tree.map(jnp.subtract, after.trainable, state.trainable)
+    np.testing.assert_allclose(optax.tree.norm(update), 1e-3, rtol=1e-3)
+    assert metrics["grad_norm"] > 1e-2
+
+
+def test_the_users_optimizer_masks_get_the_students_own_tree():
+    mask = jax.tree.map(lambda leaf: leaf.ndim > 1, STUDENT.params)
+    setup(optimizer=optax.adamw(1e-3, mask=mask), config=jb.DistillationConfig())
