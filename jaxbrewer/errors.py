@@ -1,21 +1,29 @@
-"""The error of bad input, the suggestion that goes with it, and two ways a training may end."""
+"""The error of bad input, suggestions for its message, and two ways a training may end."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UsageError(ValueError):
-    """Something the user gave cannot be used: a field, a file, a batch, an adaptor's answer.
+    r"""Something the user gave cannot be used: a field, a file, a batch, an adaptor's answer.
 
-    The message is one line that names what was given, where, and what is allowed. The command
-    line prints it without a traceback and exits with status 2.
+    The message is one line that names what was given, where, and what is allowed; control
+    characters in it, which may come from a file, are shown escaped. The command line prints it
+    without a traceback and exits with status 2.
+
+    Examples:
+        >>> UsageError("bad.csv holds no label " + chr(27) + "[31m.").args[0]
+        'bad.csv holds no label \\x1b[31m.'
     """
+
+    def __init__(self, message: object = ""):
+        super().__init__(escaped(str(message)))
 
 
 class NonFiniteError(UsageError):
     """A loss or a gradient that is not finite ended the training; the message says where.
 
-    Nothing was learned from the update it names, and no checkpoint was made after it.
+    The step that it names did not change the weights of any checkpoint.
     """
 
 
@@ -23,12 +31,26 @@ class Preempted(SystemExit):
     """SIGTERM ended the training, after a checkpoint; the exit status is 143.
 
     Attributes:
-        step: The update after which ``resume=True`` goes on.
+        step: The optimizer step from which ``resume=True`` continues.
     """
 
     def __init__(self, step: int):
         super().__init__(143)
         self.step = step
+
+
+def escaped(text: str) -> str:
+    r"""Text for a terminal: control characters, line breaks and surrogates as escape sequences.
+
+    Examples:
+        >>> print(escaped("one\ntwo \x1b[31m"))
+        one\ntwo \x1b[31m
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
 
 
 def suggest(name: object, allowed: Iterable[object]) -> str:

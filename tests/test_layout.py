@@ -9,9 +9,9 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "jaxbrewer"
 ORDER = [
-    "_version", "errors", "registry", "checksums", "configs", "losses", "data", "forward",
-    "objective", "testing", "step", "cache", "devices", "run", "distillers", "models", "text",
-    "demo", "cli", "__main__",
+    "_version", "errors", "json_files", "registry", "checksums", "configs", "losses", "data",
+    "forward", "objective", "testing", "step", "cache", "devices", "run", "distillers", "models",
+    "text", "demo", "cli", "__main__",
 ]  # fmt: skip
 
 
