@@ -1,66 +1,294 @@
-"""BERT with a head: for sequences, for tokens, for spans; and students cut out of it."""
+"""BERT: config, encoder and heads.
+
+Modules and attributes are named as in Hugging Face's ``transformers``, so the path of a weight
+here, ``bert.encoder.layer.0.attention.self.query.kernel``, is its name in a file there
+(``kernel``, ``scale`` and ``embedding`` are called ``weight``).
+
+References:
+    Devlin et al., 2019, https://arxiv.org/abs/1810.04805
+"""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float
 
-from ..errors import UsageError
-from .config import BertConfig
-from .encoder import BertModel, Ids, Outputs, dense
+from .config import EncoderConfig
+from .families import Family
+from .heads import EncoderModel, head_dropout, mean_of_tokens, per_token, span_logits
+from .layers import (
+    ACTIVATIONS,
+    Embedding,
+    Hidden,
+    Ids,
+    LayerNorm,
+    Mask,
+    Outputs,
+    Scores,
+    Tokens,
+    attend,
+    dense,
+    padding_bias,
+    run_layers,
+    split_heads,
+)
 
 
-class BertHead(nnx.Module):
-    """What the models below share: a config, an encoder, and the checks of their inputs."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BertConfig(EncoderConfig):
+    """Sizes and settings of a BERT; the defaults are those of BERT-base.
 
-    task: ClassVar[str]
+    The fields of all families are those of :class:`~jaxbrewer.models.config.EncoderConfig`.
+
+    Attributes:
+        hidden_dropout_prob: Dropout of embeddings and of what each block adds.
+        attention_probs_dropout_prob: Dropout of attention probabilities.
+        classifier_dropout: Dropout before the head; ``None`` means ``hidden_dropout_prob``.
+        type_vocab_size: Rows of the token-type embeddings.
+        layer_norm_eps: Added to the variance in layer norms.
+        classifier_pooling: What a sequence classifier looks at: ``"cls"``, the pooler's view of the
+            first token, as ``transformers`` has it; or ``"mean"``, the mean over the tokens, which
+            suits encoders of sentences (MiniLM) and which ``transformers`` does not have.
+
+    Raises:
+        UsageError: A value has the wrong type, is out of range, or does not fit another.
+
+    Examples:
+        >>> BertConfig(hidden_size=128, num_attention_heads=4, labels=("no", "yes")).id2label
+        {0: 'no', 1: 'yes'}
+        >>> BertConfig(hidden_size=100)
+        Traceback (most recent call last):
+        jaxbrewer.errors.UsageError: BertConfig hidden_size 100 is not a multiple of
+        num_attention_heads 12.
+    """
+
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    classifier_dropout: float | None = None
+    type_vocab_size: int = 2
+    layer_norm_eps: float = 1e-12
+    classifier_pooling: str = "cls"
+
+    MODEL_TYPES: ClassVar[tuple[str, ...]] = ("bert",)
+    SUPPORTED: ClassVar[dict[str, Any]] = {
+        "position_embedding_type": "absolute",
+        "is_decoder": False,
+        "add_cross_attention": False,
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.classifier_pooling not in ("cls", "mean"):
+            self.refuse("classifier_pooling", "must be 'cls' or 'mean'")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As :meth:`EncoderConfig.to_dict`; ``transformers`` has no ``classifier_pooling``."""
+        fields = super().to_dict()
+        if self.classifier_pooling == "cls":
+            del fields["classifier_pooling"]
+        return fields
+
+
+class BertEmbeddings(nnx.Module):
+    """Words, token types and positions, added up and normalized."""
+
+    def __init__(self, config: Any, *, rngs: nnx.Rngs, width: int | None = None):
+        def table(rows: int) -> Embedding:
+            return Embedding(rows, config, rngs=rngs, width=width)
+
+        self.word_embeddings = table(config.vocab_size)
+        self.position_embeddings = table(config.max_position_embeddings)
+        self.token_type_embeddings = table(config.type_vocab_size)
+        self.LayerNorm = LayerNorm(width or config.hidden_size, config.layer_norm_eps, rngs)
+        self.dropout = nnx.Dropout(config.hidden_dropout_prob, rngs=rngs)
+
+    def __call__(
+        self, input_ids: Ids, token_type_ids: Ids | None, position_ids: Ids | None
+    ) -> Hidden:
+        """The vectors that the first layer reads."""
+        # What is not given is looked up once, not once per token.
+        types = jnp.zeros((1, 1), jnp.int32) if token_type_ids is None else token_type_ids
+        positions = jnp.arange(input_ids.shape[1])[None] if position_ids is None else position_ids
+        total = self.word_embeddings(input_ids) + self.token_type_embeddings(types)
+        return self.dropout(self.LayerNorm(total + self.position_embeddings(positions)))
+
+
+class BertSelfAttention(nnx.Module):
+    """Attention of every position to all positions of its own sequence."""
+
+    def __init__(self, config: Any, *, rngs: nnx.Rngs):
+        self.heads = config.num_attention_heads
+        self.query, self.key, self.value = (
+            dense(config.hidden_size, config.hidden_size, config, rngs) for _ in range(3)
+        )
+        self.dropout = nnx.Dropout(config.attention_probs_dropout_prob, rngs=rngs)
+
+    def __call__(
+        self, x: Tokens, bias: Float[Array, "batch 1 1 length"]
+    ) -> tuple[Tokens, Scores, Scores]:
+        """What each position gathers, the scores, and the probabilities (both float32 at least)."""
+        batch, length = bias.shape[0], bias.shape[-1]
+        query, key, value = (
+            split_heads(project(x), batch, length, self.heads)
+            for project in (self.query, self.key, self.value)
+        )
+        return attend(query, key, value, bias, self.dropout)
+
+
+class BertOutput(nnx.Module):
+    """A dense map added to the block's input, and normalized."""
+
+    def __init__(self, inputs: int, config: Any, *, rngs: nnx.Rngs):
+        self.dense = dense(inputs, config.hidden_size, config, rngs)
+        self.LayerNorm = LayerNorm(config.hidden_size, config.layer_norm_eps, rngs)
+        self.dropout = nnx.Dropout(config.hidden_dropout_prob, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "tokens inputs"], residual: Tokens) -> Tokens:
+        """``LayerNorm(residual + dense(x))``."""
+        return self.LayerNorm(self.dropout(self.dense(x)) + residual)
+
+
+class BertAttention(nnx.Module):
+    """Self-attention and its output map."""
+
+    def __init__(self, config: Any, *, rngs: nnx.Rngs):
+        self.self = BertSelfAttention(config, rngs=rngs)
+        self.output = BertOutput(config.hidden_size, config, rngs=rngs)
+
+    def __call__(self, x: Tokens, bias: Array) -> tuple[Tokens, Scores, Scores]:
+        """The block's output, the scores and the probabilities."""
+        context, scores, probabilities = self.self(x, bias)
+        return self.output(context, x), scores, probabilities
+
+
+class BertIntermediate(nnx.Module):
+    """The first dense map of the feed-forward block, and its activation."""
+
+    def __init__(self, config: Any, *, rngs: nnx.Rngs):
+        self.dense = dense(config.hidden_size, config.intermediate_size, config, rngs)
+        self.activation = ACTIVATIONS[config.hidden_act]
+
+    def __call__(self, x: Tokens) -> Float[Array, "tokens intermediate"]:
+        """``activation(dense(x))``."""
+        return self.activation(self.dense(x))
+
+
+class BertLayer(nnx.Module):
+    """Attention, then the feed-forward block."""
+
+    def __init__(self, config: Any, *, rngs: nnx.Rngs):
+        self.attention = BertAttention(config, rngs=rngs)
+        self.intermediate = BertIntermediate(config, rngs=rngs)
+        self.output = BertOutput(config.intermediate_size, config, rngs=rngs)
+
+    def __call__(self, x: Tokens, bias: Array) -> tuple[Tokens, Scores, Scores]:
+        """The layer's output, the scores and the probabilities."""
+        x, scores, probabilities = self.attention(x, bias)
+        return self.output(self.intermediate(x), x), scores, probabilities
+
+
+class BertEncoder(nnx.Module):
+    """The stack of layers."""
+
+    def __init__(self, config: Any, *, rngs: nnx.Rngs):
+        self.layer = nnx.List(
+            [BertLayer(config, rngs=rngs) for _ in range(config.num_hidden_layers)]
+        )
+
+    def __call__(self, x: Hidden, bias: Array) -> Outputs:
+        """All hidden states, scores and probabilities."""
+        return run_layers(self.layer, x, bias)
+
+
+class BertPooler(nnx.Module):
+    """The first position through a dense map and tanh."""
+
+    def __init__(self, config: Any, *, rngs: nnx.Rngs):
+        self.dense = dense(config.hidden_size, config.hidden_size, config, rngs)
+
+    def __call__(self, hidden: Hidden) -> Float[Array, "batch width"]:
+        """``tanh(dense(hidden[:, 0]))``."""
+        return jnp.tanh(self.dense(hidden[:, 0]))
+
+
+class BertModel(nnx.Module):
+    """Embeddings, encoder and, where the head reads one, a pooler."""
+
+    def __init__(self, config: Any, *, pooler: bool, rngs: nnx.Rngs):
+        self.embeddings = BertEmbeddings(config, rngs=rngs)
+        self.encoder = BertEncoder(config, rngs=rngs)
+        if pooler:
+            self.pooler = BertPooler(config, rngs=rngs)
+
+    def __call__(
+        self,
+        input_ids: Ids,
+        attention_mask: Mask | None = None,
+        token_type_ids: Ids | None = None,
+        position_ids: Ids | None = None,
+    ) -> Outputs:
+        """All hidden states, scores and probabilities."""
+        embedded = self.embeddings(input_ids, token_type_ids, position_ids)
+        return self.encoder(embedded, padding_bias(attention_mask, input_ids))
+
+
+class BertHead(EncoderModel):
+    """What all BERTs share: the config, the encoder and the inputs."""
+
+    stack = "bert.encoder.layer"
     pooled: ClassVar[bool] = False
+    config: BertConfig
 
     def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
         self.config = config
         pooler = self.pooled and config.classifier_pooling == "cls"
         self.bert = BertModel(config, pooler=pooler, rngs=rngs)
 
-    def encode(
-        self, input_ids: Any, attention_mask: Any, token_type_ids: Any, position_ids: Any
+    def __call__(
+        self,
+        input_ids: Ids,
+        attention_mask: Mask | None = None,
+        token_type_ids: Ids | None = None,
+        position_ids: Ids | None = None,
     ) -> Outputs:
-        """The encoder's outputs for inputs of fitting shapes.
+        """What the head returns and everything on the way; under jit, what is not used is free.
+
+        Args:
+            input_ids: Token ids.
+            attention_mask: 0 at padding; ``None`` if there is none.
+            token_type_ids: ``None`` for all 0.
+            position_ids: ``None`` for 0, 1, 2, ...
+
+        Returns:
+            The head's outputs (see the class); ``hidden_states``, a tuple of the embeddings and
+            each layer's output, ``[batch, length, width]``; ``attention_scores`` and
+            ``attentions``, per layer ``[batch, heads, query, key]``, before and after the softmax,
+            float32 at least. Scores of padded keys are ``PADDING_SCORE``.
 
         Raises:
-            UsageError: ``input_ids`` is not a matrix of integers, is longer than the positions
-                there are, or another input does not fit it.
+            UsageError: The inputs do not fit each other or the model.
         """
-        ids = jnp.asarray(input_ids)
-        if ids.ndim != 2 or not jnp.issubdtype(ids.dtype, jnp.integer):
-            raise UsageError(
-                f"input_ids must be integers [batch, length], got {ids.dtype}{list(ids.shape)}."
-            )
         longest = self.config.max_position_embeddings
-        if position_ids is None and ids.shape[1] > longest:
-            raise UsageError(
-                f"input_ids are {ids.shape[1]} tokens long, the model has {longest} positions "
-                "(max_position_embeddings): truncate the texts."
-            )
-        others = {
-            "attention_mask": attention_mask,
-            "token_type_ids": token_type_ids,
-            "position_ids": position_ids,
-        }
-        for name, value in others.items():
-            if value is not None and jnp.shape(value) != ids.shape:
-                raise UsageError(
-                    f"{name} must have the shape of input_ids, {list(ids.shape)}, "
-                    f"got {list(jnp.shape(value))}."
-                )
-        return self.bert(ids, attention_mask, token_type_ids, position_ids)
+        ids = self.checked(
+            input_ids,
+            longest=longest if position_ids is None else None,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+        )
+        return self.with_head(
+            self.bert(ids, attention_mask, token_type_ids, position_ids), attention_mask
+        )
+
+    def embedding_table(self) -> Float[Array, "vocabulary width"]:
+        """The word embeddings."""
+        return self.bert.embeddings.word_embeddings.embedding[...]
 
 
 class BertForSequenceClassification(BertHead):
-    """A BERT that gives each sequence one set of logits.
+    """A BERT that gives each sequence one set of logits, ``logits`` ``[batch, labels]``.
 
     Examples:
         >>> config = BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=2,
@@ -76,44 +304,20 @@ class BertForSequenceClassification(BertHead):
 
     def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
         super().__init__(config, rngs=rngs)
-        self.dropout = _dropout(config, rngs)
+        self.dropout = head_dropout(config, config.hidden_dropout_prob, rngs)
         self.classifier = dense(config.hidden_size, config.num_labels, config, rngs)
 
-    def __call__(
-        self,
-        input_ids: Ids,
-        attention_mask: Shaped[Array, "batch length"] | None = None,
-        token_type_ids: Ids | None = None,
-        position_ids: Ids | None = None,
-    ) -> Outputs:
-        """Logits and everything on the way to them; what is not used costs nothing under jit.
-
-        Args:
-            input_ids: Token ids.
-            attention_mask: 0 at padding; ``None`` if there is none.
-            token_type_ids: ``None`` for all 0.
-            position_ids: ``None`` for 0, 1, 2, ...
-
-        Returns:
-            ``logits``, ``[batch, labels]``; ``hidden_states``, a tuple of the embeddings and each
-            layer's output, ``[batch, length, width]``; ``attention_scores`` and ``attentions``,
-            per layer ``[batch, heads, query, key]``, before and after the softmax, float32 at
-            least. Scores of padded keys are ``PADDING_SCORE``.
-
-        Raises:
-            UsageError: The inputs do not fit each other or the model.
-        """
-        outputs = self.encode(input_ids, attention_mask, token_type_ids, position_ids)
-        hidden = outputs["hidden_states"][-1]
+    def head(self, hidden: Hidden, mask: Mask | None) -> Outputs:
+        """``logits`` of the pooled sequence."""
         if self.config.classifier_pooling == "mean":
-            pooled = _mean_of_tokens(hidden, attention_mask)
+            pooled = mean_of_tokens(hidden, mask)
         else:
             pooled = self.bert.pooler(hidden)
-        return {"logits": self.classifier(self.dropout(pooled)), **outputs}
+        return {"logits": self.classifier(self.dropout(pooled))}
 
 
 class BertForTokenClassification(BertHead):
-    """A BERT that gives each token logits.
+    """A BERT that gives each token logits, ``[batch, length, labels]``.
 
     Examples:
         >>> config = BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=2,
@@ -127,26 +331,19 @@ class BertForTokenClassification(BertHead):
 
     def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
         super().__init__(config, rngs=rngs)
-        self.dropout = _dropout(config, rngs)
+        self.dropout = head_dropout(config, config.hidden_dropout_prob, rngs)
         self.classifier = dense(config.hidden_size, config.num_labels, config, rngs)
 
-    def __call__(
-        self,
-        input_ids: Ids,
-        attention_mask: Shaped[Array, "batch length"] | None = None,
-        token_type_ids: Ids | None = None,
-        position_ids: Ids | None = None,
-    ) -> Outputs:
-        """As :class:`BertForSequenceClassification`; ``logits`` are ``[batch, length, labels]``."""
-        outputs = self.encode(input_ids, attention_mask, token_type_ids, position_ids)
-        hidden = self.dropout(outputs["hidden_states"][-1])
-        return {"logits": _per_token(self.classifier, hidden), **outputs}
+    def head(self, hidden: Hidden, mask: Mask | None) -> Outputs:
+        """``logits`` of each token."""
+        return {"logits": per_token(self.classifier, self.dropout(hidden))}
 
 
 class BertForQuestionAnswering(BertHead):
     """A BERT that finds a span: logits of its first and of its last token.
 
-    ``num_labels`` of its config is 2, whatever was given.
+    ``start_logits`` and ``end_logits`` are ``[batch, length]``; positions of padding or of the
+    question are not ruled out. ``num_labels`` of the config is always 2.
 
     Examples:
         >>> config = BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=2,
@@ -162,97 +359,17 @@ class BertForQuestionAnswering(BertHead):
         super().__init__(dataclasses.replace(config, num_labels=2, labels=None), rngs=rngs)
         self.qa_outputs = dense(config.hidden_size, 2, config, rngs)
 
-    def __call__(
-        self,
-        input_ids: Ids,
-        attention_mask: Shaped[Array, "batch length"] | None = None,
-        token_type_ids: Ids | None = None,
-        position_ids: Ids | None = None,
-    ) -> Outputs:
-        """As :class:`BertForSequenceClassification`, but ``start_logits`` and ``end_logits``.
-
-        Both are ``[batch, length]`` and stand in place of ``logits``; positions of padding or of
-        the question are not ruled out.
-        """
-        outputs = self.encode(input_ids, attention_mask, token_type_ids, position_ids)
-        logits = _per_token(self.qa_outputs, outputs["hidden_states"][-1])
-        return {"start_logits": logits[..., 0], "end_logits": logits[..., 1], **outputs}
+    def head(self, hidden: Hidden, mask: Mask | None) -> Outputs:
+        """``start_logits`` and ``end_logits``."""
+        return span_logits(per_token(self.qa_outputs, hidden))
 
 
-def _dropout(config: BertConfig, rngs: nnx.Rngs) -> nnx.Dropout:
-    rate = config.classifier_dropout
-    return nnx.Dropout(config.hidden_dropout_prob if rate is None else rate, rngs=rngs)
-
-
-def _mean_of_tokens(
-    hidden: Float[Array, "batch length width"], mask: Shaped[Array, "batch length"] | None
-) -> Float[Array, "batch width"]:
-    if mask is None:
-        return jnp.mean(hidden, axis=1)
-    weights = (mask != 0).astype(hidden.dtype)
-    counts = jnp.maximum(jnp.sum(weights, axis=1, keepdims=True), 1)
-    return jnp.einsum("bld,bl->bd", hidden, weights) / counts
-
-
-def _per_token(
-    head: nnx.Linear, hidden: Float[Array, "batch length width"]
-) -> Float[Array, "batch length labels"]:
-    return head(hidden.reshape(-1, hidden.shape[-1])).reshape(*hidden.shape[:2], -1)
-
-
-TASKS: dict[str, type[BertHead]] = {
-    head.task: head
-    for head in (
-        BertForSequenceClassification,
-        BertForTokenClassification,
-        BertForQuestionAnswering,
-    )
-}
-"""The models by the name of what they do."""
-
-Head = TypeVar("Head", bound=BertHead)
-
-
-def cut_layers(model: Head, layers: Sequence[int]) -> Head:
-    """A student cut out of a teacher: some of its layers, and everything around them.
-
-    Args:
-        model: The teacher; it is left as it is, and shares no array with the student.
-        layers: Which layers, in the order in which the student has them; negative ones count
-            from the last.
-
-    Returns:
-        A model of ``len(layers)`` layers with copies of the embeddings, these layers, the pooler
-        and the head.
-
-    Raises:
-        UsageError: A layer does not exist or is named twice, or there is none.
-
-    Examples:
-        >>> config = BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=6,
-        ...     num_attention_heads=2, intermediate_size=16)
-        >>> teacher = BertForSequenceClassification(config, rngs=nnx.Rngs(0))
-        >>> student = cut_layers(teacher, layers=[0, 2, -1])
-        >>> student.config.num_hidden_layers
-        3
-    """
-    chosen = _layer_numbers(layers, model.config.num_hidden_layers)
-    student = nnx.clone(model)
-    stack = student.bert.encoder.layer
-    student.bert.encoder.layer = nnx.List([stack[number] for number in chosen])
-    student.config = dataclasses.replace(model.config, num_hidden_layers=len(chosen))
-    nnx.update(student, jax.tree.map(jnp.copy, nnx.state(student)))
-    return student
-
-
-def _layer_numbers(layers: Sequence[int], count: int) -> list[int]:
-    wrong = [layer for layer in layers if not isinstance(layer, int) or not -count <= layer < count]
-    if wrong or not len(layers):
-        raise UsageError(
-            f"layers {list(layers)!r} must name layers of a model of {count}, "
-            f"from {-count} to {count - 1}."
-        )
-    chosen = [layer % count for layer in layers]
-    if len(set(chosen)) < len(chosen):
-        raise UsageError(f"layers {list(layers)!r} name a layer twice.")
-    return chosen
+FAMILY = Family(
+    config=BertConfig,
+    heads=(BertForSequenceClassification, BertForTokenClassification, BertForQuestionAnswering),
+    encoder="bert",
+    encoder_parts=("embeddings", "encoder", "pooler"),
+    architectures={"bert": "Bert"},
+    fresh=("classifier", "qa_outputs", "bert.pooler"),
+    other_heads=("cls",),
+)

@@ -1,112 +1,104 @@
-"""The sizes and settings of a BERT, under the names of a Hugging Face ``config.json``."""
+"""The fields that the configs of all encoder families share, under Hugging Face's names."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 from ..errors import UsageError, suggest
 
 ACTIVATION_NAMES = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish", "tanh")
-_ONLY = {
-    "model_type": "bert",
-    "position_embedding_type": "absolute",
-    "is_decoder": False,
-    "add_cross_attention": False,
-}  # what a file may say, and what this encoder does
+_RATES = ("dropout", "dropout_prob")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BertConfig:
-    """Sizes and settings of a BERT; the defaults are those of BERT-base.
+class EncoderConfig:
+    """Sizes and settings that every family of encoders has; a family adds its own fields.
 
     Attributes:
+        model_type: The family, as in ``config.json``.
         vocab_size: Rows of the word embeddings.
         hidden_size: Width of the hidden states, a multiple of ``num_attention_heads``.
         num_hidden_layers: Layers of the encoder.
         num_attention_heads: Heads of each layer.
         intermediate_size: Width between the two dense maps of a layer.
         hidden_act: Activation there, one of ``ACTIVATION_NAMES``.
-        hidden_dropout_prob: Dropout of embeddings and of what each block adds.
-        attention_probs_dropout_prob: Dropout of attention probabilities.
-        classifier_dropout: Dropout before the head; ``None`` means ``hidden_dropout_prob``.
-        max_position_embeddings: The longest input.
-        type_vocab_size: Rows of the token-type embeddings.
+        max_position_embeddings: Rows of the position embeddings, which limit the input's length.
         initializer_range: Standard deviation of new weights.
-        layer_norm_eps: Added to the variance in layer norms.
-        classifier_pooling: What a sequence classifier looks at: ``"cls"``, the pooler's view of the
-            first token, as ``transformers`` has it; or ``"mean"``, the mean over the tokens, which
-            suits encoders of sentences (MiniLM) and which ``transformers`` does not have.
-        pad_token_id: The id that fills up short inputs; kept for the tokeniser's sake.
+        pad_token_id: The id that pads short inputs.
         num_labels: Outputs of a classification head.
         labels: Their names, in order; ``None`` for ``LABEL_0, LABEL_1, ...``.
 
     Raises:
         UsageError: A value has the wrong type, is out of range, or does not fit another.
-
-    Examples:
-        >>> BertConfig(hidden_size=128, num_attention_heads=4, labels=("no", "yes")).id2label
-        {0: 'no', 1: 'yes'}
-        >>> BertConfig(hidden_size=100)
-        Traceback (most recent call last):
-        jaxbrewer.errors.UsageError: BertConfig hidden_size 100 is not a multiple of
-        num_attention_heads 12.
     """
 
+    model_type: str = ""
     vocab_size: int = 30522
     hidden_size: int = 768
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
     intermediate_size: int = 3072
     hidden_act: str = "gelu"
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
-    classifier_dropout: float | None = None
     max_position_embeddings: int = 512
-    type_vocab_size: int = 2
     initializer_range: float = 0.02
-    layer_norm_eps: float = 1e-12
-    classifier_pooling: str = "cls"
     pad_token_id: int | None = 0
     num_labels: int = 2
     labels: tuple[str, ...] | None = None
 
+    SUPPORTED: ClassVar[Mapping[str, Any]] = {}
+    """What a file may say of keys that change the model's meaning, and all this package does."""
+    FILE_KEYS: ClassVar[Mapping[str, str]] = {}
+    """Keys of ``config.json`` that differ from our field names, by field name."""
+    ZERO_ALLOWED: ClassVar[frozenset[str]] = frozenset({"num_hidden_layers"})
+    """Integer fields that may be 0."""
+    MODEL_TYPES: ClassVar[tuple[str, ...]] = ()
+    """The values of ``model_type`` that this config describes; the first is the default."""
+
     def __post_init__(self) -> None:
+        if not self.model_type and self.MODEL_TYPES:
+            object.__setattr__(self, "model_type", self.MODEL_TYPES[0])
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.type is int:
-                smallest = 0 if field.name == "num_hidden_layers" else 1
-                if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
-                    self._refuse(field.name, f"must be an integer of at least {smallest}")
-            elif field.type is float and (
-                isinstance(value, bool) or not isinstance(value, int | float) or value < 0
-            ):
-                self._refuse(field.name, "must be a number of at least 0")
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
-            rate = getattr(self, name)
-            if rate is not None and not (isinstance(rate, int | float) and 0 <= rate < 1):
-                self._refuse(name, "must be a number from 0 up to, but not, 1")
+            self._check_type(field)
         if self.hidden_act not in ACTIVATION_NAMES:
-            hint = suggest(self.hidden_act, ACTIVATION_NAMES)
-            raise UsageError(f"BertConfig hidden_act {self.hidden_act!r} is not known: {hint}")
-        if self.classifier_pooling not in ("cls", "mean"):
-            self._refuse("classifier_pooling", "must be 'cls' or 'mean'")
+            name, hint = type(self).__name__, suggest(self.hidden_act, ACTIVATION_NAMES)
+            raise UsageError(f"{name} hidden_act {self.hidden_act!r} is not known: {hint}")
         if self.hidden_size % self.num_attention_heads:
             raise UsageError(
-                f"BertConfig hidden_size {self.hidden_size} is not a multiple of "
+                f"{type(self).__name__} hidden_size {self.hidden_size} is not a multiple of "
                 f"num_attention_heads {self.num_attention_heads}."
             )
         if self.labels is not None:
             object.__setattr__(self, "labels", tuple(str(label) for label in self.labels))
             if len(set(self.labels)) != len(self.labels):
-                self._refuse("labels", "must all be different")
+                self.refuse("labels", "must all be different")
             if len(self.labels) != self.num_labels:
                 raise UsageError(
-                    f"BertConfig labels names {len(self.labels)} classes, num_labels is "
-                    f"{self.num_labels}."
+                    f"{type(self).__name__} labels names {len(self.labels)} classes, num_labels "
+                    f"is {self.num_labels}."
                 )
 
-    def _refuse(self, name: str, rule: str) -> None:
-        raise UsageError(f"BertConfig {name} {rule}, got {getattr(self, name)!r}.")
+    def _check_type(self, field: dataclasses.Field[Any]) -> None:
+        name, value = field.name, getattr(self, field.name)
+        if field.type is int:
+            smallest = 0 if name in self.ZERO_ALLOWED else 1
+            if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
+                self.refuse(name, f"must be an integer of at least {smallest}")
+        elif name.endswith(_RATES):
+            is_default = value is None and field.type == float | None
+            if not is_default and not (_is_number(value) and value < 1):
+                self.refuse(name, "must be a number of at least 0 and below 1")
+        elif field.type is float and not _is_number(value):
+            self.refuse(name, "must be a number of at least 0")
+        elif field.type is bool and not isinstance(value, bool):
+            self.refuse(name, "must be true or false")
+
+    def refuse(self, name: str, rule: str) -> None:
+        """Raises :class:`UsageError` for a field."""
+        raise UsageError(f"{type(self).__name__} {name} {rule}, got {getattr(self, name)!r}.")
+
+    def fields_of_layers(self, layers: Sequence[int]) -> dict[str, Any]:
+        """Fields that change when a model keeps only these of its layers."""
+        return {}
 
     @property
     def id2label(self) -> dict[int, str]:
@@ -116,13 +108,14 @@ class BertConfig:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """The config that a ``config.json`` describes; keys that BERT has no use for are left out.
+        """The config that a ``config.json`` describes; keys without a meaning here are skipped.
 
         Raises:
-            UsageError: The file asks for something this encoder does not do (another
+            UsageError: The file asks for something this package does not do (another
                 ``model_type``, relative positions, a decoder, pruned heads), or a value is wrong.
 
         Examples:
+            >>> from jaxbrewer.models import BertConfig
             >>> BertConfig.from_dict({"hidden_size": 384, "use_cache": True}).hidden_size
             384
             >>> BertConfig.from_dict({"position_embedding_type": "relative_key"})
@@ -130,13 +123,19 @@ class BertConfig:
             jaxbrewer.errors.UsageError: config position_embedding_type 'relative_key' is not
             supported, only 'absolute'.
         """
-        for key, only in _ONLY.items():
+        if fields.get("model_type", cls.MODEL_TYPES[0]) not in cls.MODEL_TYPES:
+            raise UsageError(
+                f"config model_type {fields['model_type']!r} is not supported, only "
+                f"{' or '.join(map(repr, cls.MODEL_TYPES))}."
+            )
+        for key, only in cls.SUPPORTED.items():
             if fields.get(key, only) != only:
                 raise UsageError(f"config {key} {fields[key]!r} is not supported, only {only!r}.")
         if fields.get("pruned_heads"):
             raise UsageError("config pruned_heads is not supported: load the unpruned model.")
-        known = {field.name for field in dataclasses.fields(cls)} - {"labels"}
-        own = {key: value for key, value in fields.items() if key in known}
+        names = {field.name for field in dataclasses.fields(cls)} - {"labels"}
+        keys = {name: cls.FILE_KEYS.get(name, name) for name in names}
+        own = {name: fields[key] for name, key in keys.items() if key in fields}
         if fields.get("id2label"):
             own |= _labels(fields["id2label"])
         return cls(**own)
@@ -145,22 +144,23 @@ class BertConfig:
         """The entries of a ``config.json``, ``model_type`` and label names included.
 
         Examples:
+            >>> from jaxbrewer.models import BertConfig
             >>> config = BertConfig(num_labels=3)
             >>> BertConfig.from_dict(config.to_dict()) == config
             True
         """
         own = dataclasses.asdict(self)
         del own["labels"], own["num_labels"]
-        if self.classifier_pooling == "cls":  # what everyone takes for granted
-            del own["classifier_pooling"]
-        return (
-            own
-            | _ONLY
-            | {
-                "id2label": {str(index): name for index, name in self.id2label.items()},
-                "label2id": {name: index for index, name in self.id2label.items()},
-            }
-        )
+        return {
+            **{self.FILE_KEYS.get(name, name): value for name, value in own.items()},
+            **self.SUPPORTED,
+            "id2label": {str(index): name for index, name in self.id2label.items()},
+            "label2id": {name: index for index, name in self.id2label.items()},
+        }
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
 
 
 def _labels(id2label: Mapping[Any, Any]) -> dict[str, Any]:

@@ -253,7 +253,7 @@ def test_files_that_do_not_fit_are_refused_by_name(rewrite, change, settings, me
 class TestDirectories:
     def test_no_config(self, tmp_path):
         with pytest.raises(
-            UsageError, match=r"no Hugging Face directory: there is no config\.json"
+            UsageError, match=r"is not a Hugging Face directory: it has no config\.json"
         ):
             load_bert(tmp_path)
 

@@ -1,0 +1,81 @@
+"""The table of model families: what reading, writing and cutting need to know of each.
+
+A family is one module with a ``FAMILY`` and one row of ``FAMILIES``.
+"""
+
+import dataclasses
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..errors import UsageError, suggest
+from .config import EncoderConfig
+from .heads import TASKS, EncoderModel
+
+FAMILIES = {
+    "bert": "bert",
+}
+"""The ``model_type`` of ``config.json``, and the module of its family."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Family:
+    """A family of encoders.
+
+    Attributes:
+        config: Its config.
+        heads: Its models, one for each task.
+        encoder: The attribute that holds the encoder, which begins its tensors' names in files.
+        encoder_parts: The names that follow it. Files of a bare encoder begin with these.
+        architectures: How Hugging Face begins the names of its models, by ``model_type``.
+        fresh: Beginnings of the tensors' names that a file may lack; they start from random
+            weights.
+        other_heads: Beginnings of the names of heads that no model here has.
+        names: Where our paths and the names in files differ: beginnings of ours to theirs.
+    """
+
+    config: type[EncoderConfig]
+    heads: tuple[type[EncoderModel], ...]
+    encoder: str
+    encoder_parts: tuple[str, ...]
+    architectures: Mapping[str, str]
+    fresh: tuple[str, ...]
+    other_heads: tuple[str, ...] = ()
+    names: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def by_task(self) -> dict[str, type[EncoderModel]]:
+        """Its models by their tasks."""
+        return {head.task: head for head in self.heads}
+
+    def architecture(self, model: EncoderModel) -> str:
+        """The name of a model's class in Hugging Face's library."""
+        return self.architectures[model.config.model_type] + TASKS[model.task]
+
+    def head_for(self, model_type: str, architectures: Sequence[Any]) -> type[EncoderModel] | None:
+        """The model that a config's ``architectures`` names, if it is one of the family's."""
+        start = self.architectures[model_type]
+        for head in self.heads:
+            if start + TASKS[head.task] in architectures:
+                return head
+        return None
+
+
+def family_of(model_type: Any) -> Family:
+    """The family of a ``model_type``.
+
+    Raises:
+        UsageError: There is none; the message lists those that there are.
+
+    Examples:
+        >>> family_of("bert").encoder
+        'bert'
+        >>> family_of("t5")
+        Traceback (most recent call last):
+        ...
+        jaxbrewer.errors.UsageError: model_type 't5' is unknown: ...
+    """
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        raise UsageError(f"model_type {model_type!r} is unknown: {suggest(model_type, FAMILIES)}")
+    module = importlib.import_module(f".{FAMILIES[model_type]}", __package__)
+    return module.FAMILY

@@ -1,0 +1,171 @@
+"""What all models share: an encoder, a head for a task, and checks of their inputs."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, ClassVar, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from ..errors import UsageError
+from .config import EncoderConfig
+from .layers import Hidden, Ids, Mask, Outputs
+
+TASKS = {
+    "sequence-classification": "ForSequenceClassification",
+    "token-classification": "ForTokenClassification",
+    "question-answering": "ForQuestionAnswering",
+    "masked-language-modeling": "ForMaskedLM",
+    "feature-extraction": "Model",
+}
+"""What a head does, and how Hugging Face ends the names of models with such a head."""
+
+
+class EncoderModel(nnx.Module):
+    """An encoder and a head.
+
+    A subclass per family makes the encoder, under the name that it has in Hugging Face's files, and
+    names its inputs; a subclass of that per task makes the head and computes :meth:`head`.
+
+    Attributes:
+        task: What the head does, a key of ``TASKS``.
+        stack: The path of the list of layers.
+        config: The family's config.
+    """
+
+    task: ClassVar[str]
+    stack: ClassVar[str]
+    config: EncoderConfig
+
+    def head(self, hidden: Hidden, mask: Mask | None) -> Outputs:
+        """What the head computes from the last hidden states."""
+        raise NotImplementedError
+
+    def embedding_table(self) -> Float[Array, "vocabulary width"]:
+        """The word embeddings, to which the decoder of a masked language model is tied."""
+        raise NotImplementedError
+
+    def with_head(self, outputs: Outputs, mask: Mask | None) -> Outputs:
+        """The encoder's outputs and the head's."""
+        return {**self.head(outputs["hidden_states"][-1], mask), **outputs}
+
+    def checked(self, input_ids: Any, *, longest: int | None, **others: Any) -> Ids:
+        """``input_ids`` as an array, after all inputs were checked.
+
+        Args:
+            input_ids: Token ids.
+            longest: The largest length; ``None`` if another input lifts the limit.
+            others: Inputs that must have the shape of ``input_ids``, or ``None``.
+
+        Raises:
+            UsageError: ``input_ids`` is not a matrix of integers, is too long, or another input
+                does not fit it.
+        """
+        ids = jnp.asarray(input_ids)
+        if ids.ndim != 2 or not jnp.issubdtype(ids.dtype, jnp.integer):
+            raise UsageError(
+                f"input_ids must be integers [batch, length], got {ids.dtype}{list(ids.shape)}."
+            )
+        length = ids.shape[1]
+        # A length that is free in an exported program is checked by no one here.
+        if longest is not None and isinstance(length, int) and length > longest:
+            raise UsageError(
+                f"input_ids are {length} tokens long, the model has {longest} positions "
+                "(max_position_embeddings): truncate the texts."
+            )
+        for name, value in others.items():
+            if value is not None and jnp.shape(value) != ids.shape:
+                raise UsageError(
+                    f"{name} must have the shape of input_ids, {list(ids.shape)}, "
+                    f"got {list(jnp.shape(value))}."
+                )
+        return ids
+
+
+def head_dropout(config: Any, default: float, rngs: nnx.Rngs) -> nnx.Dropout:
+    """The dropout before a head: ``classifier_dropout``, or ``default`` where it is ``None``."""
+    rate = config.classifier_dropout
+    return nnx.Dropout(default if rate is None else rate, rngs=rngs)
+
+
+def mean_of_tokens(hidden: Hidden, mask: Mask | None) -> Float[Array, "batch width"]:
+    """The mean over the positions where ``mask`` is not 0."""
+    if mask is None:
+        return jnp.mean(hidden, axis=1)
+    weights = (mask != 0).astype(hidden.dtype)
+    counts = jnp.maximum(jnp.sum(weights, axis=1, keepdims=True), 1)
+    return jnp.einsum("bld,bl->bd", hidden, weights) / counts
+
+
+def per_token(head: Any, hidden: Hidden) -> Float[Array, "batch length outputs"]:
+    """A head applied to each position, as to a matrix."""
+    batch, length, width = hidden.shape
+    outputs = head(hidden.reshape(batch * length, width))
+    return outputs.reshape(batch, length, outputs.shape[-1])
+
+
+def span_logits(logits: Float[Array, "batch length 2"]) -> Outputs:
+    """``start_logits`` and ``end_logits``, ``[batch, length]`` each."""
+    return {"start_logits": logits[..., 0], "end_logits": logits[..., 1]}
+
+
+Model = TypeVar("Model", bound=EncoderModel)
+
+
+def cut_layers(model: Model, layers: Sequence[int]) -> Model:
+    """A student cut out of a teacher: some of its layers, and everything around them.
+
+    Args:
+        model: The teacher; it is not changed, and shares no array with the student.
+        layers: Which layers, in the order in which the student has them; negative ones count
+            from the last.
+
+    Returns:
+        A model of ``len(layers)`` layers with copies of the embeddings, these layers, the pooler
+        and the head.
+
+    Raises:
+        UsageError: A layer does not exist or is named twice, or there is none.
+
+    Examples:
+        >>> from jaxbrewer.models import BertConfig, BertForSequenceClassification
+        >>> config = BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=6,
+        ...     num_attention_heads=2, intermediate_size=16)
+        >>> teacher = BertForSequenceClassification(config, rngs=nnx.Rngs(0))
+        >>> student = cut_layers(teacher, layers=[0, 2, -1])
+        >>> student.config.num_hidden_layers
+        3
+    """
+    count = model.config.num_hidden_layers
+    chosen = _layer_numbers(layers, count)
+    student = nnx.clone(model)
+    *owners, name = model.stack.split(".")
+    owner: Any = student
+    for part in owners:
+        owner = getattr(owner, part)
+    stack = getattr(owner, name)
+    setattr(owner, name, nnx.List([stack[number] for number in chosen]))
+    student.config = dataclasses.replace(
+        model.config, num_hidden_layers=len(chosen), **model.config.fields_of_layers(chosen)
+    )
+    nnx.update(student, jax.tree.map(jnp.copy, nnx.state(student)))
+    return student
+
+
+def _layer_numbers(layers: Sequence[int], count: int) -> list[int]:
+    wrong = [
+        layer
+        for layer in layers
+        if not isinstance(layer, int) or isinstance(layer, bool) or not -count <= layer < count
+    ]
+    if wrong or not len(layers):
+        raise UsageError(
+            f"layers {list(layers)!r} must name layers of a model of {count}, "
+            f"from {-count} to {count - 1}."
+        )
+    chosen = [layer % count for layer in layers]
+    if len(set(chosen)) < len(chosen):
+        raise UsageError(f"layers {list(layers)!r} name a layer twice.")
+    return chosen
