@@ -1,8 +1,10 @@
-"""A teacher that is run once: what it says is kept on disk, and students learn without it.
+"""A teacher that runs once: its outputs are kept on disk, and students train without it.
 
 The texts are WordNet's definitions of nouns, to be sorted into 25 classes. The teacher reads 12,000
-of them once; then it is deleted. Students with a twentieth of its weights learn from 1,000 labels
-alone, and from the cache: in full, and of the three likeliest classes and the weight of the others.
+of them once; then it is deleted. Students with a twentieth of its weights train on 1,000 labels
+alone, on the full cache, and on a cache of the three likeliest classes and the mass of the others.
+
+Needs the package alone.
 
     python examples/cached_teacher.py [--texts 12000] [--steps 800]
 """
@@ -24,12 +26,12 @@ from jaxbrewer.demo.wordnet import load_glosses
 WORDS, LENGTH, CLASSES, LABELLED = 8192, 24, 25, 1_000
 parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
 parser.add_argument("--texts", type=int, default=12_000, help="texts the teacher reads")
-parser.add_argument("--steps", type=int, default=800, help="updates of each training")
+parser.add_argument("--steps", type=int, default=800, help="optimizer steps of each training")
 options = parser.parse_args()
 
 
 def read(texts):
-    """Numbers of words, 0 for none: ``[texts, LENGTH]``."""
+    """Word numbers, 0 for padding: ``[texts, LENGTH]``."""
     rows = np.zeros((len(texts), LENGTH), np.int32)
     for row, text in zip(rows, texts, strict=True):
         words = [1 + zlib.crc32(word.encode()) % (WORDS - 1) for word in text.split()[:LENGTH]]
@@ -60,7 +62,7 @@ def accuracy(params):
 
 
 def train(distiller, rows):
-    """Every training reads as many texts; a cache knows each by its ``example_id``."""
+    """Trains for the same number of texts each; a cache finds each text by its ``example_id``."""
     data = {"words": words[rows], "labels": labels[rows], "example_id": rows}
     loader = jb.ArrayLoader(data, 100)
     optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, options.steps))
@@ -95,7 +97,7 @@ with tempfile.TemporaryDirectory() as folder:
     print("a student on labels alone")
     for name in storages:
         config = jb.TrainingConfig(**settings, cache_dir=f"{folder}/{name}")
-        lesson = jb.DistillationConfig(temperature=2, kd_loss_weight=4)
+        distill_config = jb.DistillationConfig(temperature=2, kd_loss_weight=4)
         student = (network, init(1, 12))
-        train(jb.GeneralDistiller(config, lesson, None, student, None, adaptor), TRAIN)
+        train(jb.GeneralDistiller(config, distill_config, None, student, None, adaptor), TRAIN)
         print(f"a student from the cache, {name}")

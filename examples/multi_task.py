@@ -1,11 +1,13 @@
 """Two tasks, a teacher for each, and one student with a head for each.
 
-On scikit-learn's handwritten digits, one task is to name the digit, the other to say whether it is
-drawn with a closed loop (0, 6, 8, 9). Each has a teacher of its own that has seen many labels. The
-student, a narrow network with two heads, has 80 labels for the one task and 40 for the other; it
-learns from these alone, and from the teachers on images without labels as well.
+The images are scikit-learn's handwritten digits. One task is to name the digit, the other to decide
+whether it is drawn with a closed loop (0, 6, 8, 9). Each task has its own teacher, trained on many
+labels. The student, a narrow network with two heads, has 80 labels for one task and 40 for the
+other. It learns from these alone, and then also from the teachers on unlabelled images.
 
-    python examples/multi_task.py [updates]
+Needs scikit-learn: pip install "jaxbrewer[demo]"
+
+    python examples/multi_task.py [steps]
 """
 
 import sys
@@ -18,7 +20,7 @@ from sklearn.datasets import load_digits
 
 import jaxbrewer as jb
 
-UPDATES = int(sys.argv[1]) if len(sys.argv) > 1 else 3_000
+STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 3_000
 pixels, digits = load_digits(return_X_y=True)
 order = np.random.default_rng(0).permutation(len(digits))
 pixels, digits = (pixels[order] / 16).astype(np.float32), digits[order].astype(np.int32)
@@ -44,7 +46,7 @@ class Net(nnx.Module):
 
 
 def head(task):
-    """The adaptor that speaks of one head; a label of -1 is none."""
+    """The adaptor of one head; a label of -1 means no label."""
 
     def adaptor(batch, outputs):
         logits, has_label = outputs[task], batch["label"] >= 0
@@ -69,17 +71,17 @@ def training():
     return jb.TrainingConfig(output_dir=None, progress=False)
 
 
-def adamw(updates):
-    return optax.adamw(optax.cosine_decay_schedule(3e-3, updates), weight_decay=1e-3)
+def adamw(steps):
+    return optax.adamw(optax.cosine_decay_schedule(3e-3, steps), weight_decay=1e-3)
 
 
-def distil(lesson, rows):
-    """A student trained on both tasks, larger ones more often by the root of their size."""
+def distill(config, rows):
+    """A student trained on both tasks, each drawn in proportion to the root of its size."""
     distiller = jb.MultiTaskDistiller(
-        training(), lesson, teachers, Net(16, CLASSES, seed=2), ADAPTORS, ADAPTORS
+        training(), config, teachers, Net(16, CLASSES, seed=2), ADAPTORS, ADAPTORS
     )
     loaders = {task: jb.ArrayLoader(data(task, rows[task], LABELLED[task]), 40) for task in CLASSES}
-    return distiller.train(adamw(UPDATES), loaders, num_steps=UPDATES, tau=0.5)
+    return distiller.train(adamw(STEPS), loaders, num_steps=STEPS, tau=0.5)
 
 
 def show(name, outputs):
@@ -96,18 +98,18 @@ print(f"Accuracy on {len(digits[TEST])} images")
 for task in CLASSES:
     many = jb.ArrayLoader(data(task, 1_200, 1_200), 100)
     trainer = jb.BasicTrainer(training(), Net(256, [task], seed=1), ADAPTORS[task])
-    teachers[task] = trainer.train(adamw(UPDATES // 4), many, num_steps=UPDATES // 4).student
+    teachers[task] = trainer.train(adamw(STEPS // 4), many, num_steps=STEPS // 4).student
     show(f"teacher of {task}", teachers[task](pixels[TEST]))
 
 on_labels = jb.DistillationConfig(kd_loss_weight=0, hard_label_weight=1)
-student = distil(on_labels, LABELLED).student
+student = distill(on_labels, LABELLED).student
 show("student, labels", student(pixels[TEST]))
 
-lessons = {
+configs = {
     "digit": jb.DistillationConfig(temperature=4, kd_loss_weight=16, hard_label_weight=1),
     "loop": jb.DistillationConfig(temperature=2, kd_loss_weight=4, hard_label_weight=1),
 }
-student, history = distil(lessons, SEEN)
+student, history = distill(configs, SEEN)
 show("student, distilled", student(pixels[TEST]))
 counts = {task: np.isfinite(history[f"{task}/total_loss"]).sum() for task in CLASSES}
-print("updates of each task:", ", ".join(f"{task} {count}" for task, count in counts.items()))
+print("steps of each task:", ", ".join(f"{task} {count}" for task, count in counts.items()))

@@ -1,7 +1,9 @@
-"""TextBrewer's first example in our API: a BERT of 12 layers teaches one of 3, on random tokens.
+"""TextBrewer's first example in jaxbrewer: a BERT of 12 layers teaches one of 3, on random tokens.
 
-The numbers mean nothing; everything a distillation needs is here, in the order in which it is
-needed: models, data, adaptor, configs, distiller, callback.
+The numbers have no meaning. The example has every part of a distillation, in order: models, data,
+adaptor, configs, distiller, callback.
+
+Needs the package alone.
 
     python examples/random_tokens.py
 """
@@ -14,7 +16,7 @@ from flax import nnx
 from jaxbrewer import ArrayLoader, DistillationConfig, GeneralDistiller, TrainingConfig
 from jaxbrewer.models import BertConfig, BertForSequenceClassification
 
-# Models: any NNX module, Linen module with variables, or function will do.
+# Models: any NNX module, Linen module with variables, or function.
 SIZE = {"vocab_size": 1000, "hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 128}
 teacher_model = BertForSequenceClassification(
     BertConfig(num_hidden_layers=12, **SIZE), rngs=nnx.Rngs(0)
@@ -26,7 +28,7 @@ for name, model in {"teacher": teacher_model, "student": student_model}.items():
     count = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
     print(f"{name}: {count:,} parameters")
 
-# Data: any iterable of batches will do.
+# Data: any iterable of batches.
 rng = np.random.default_rng(0)
 data = {
     "input_ids": rng.integers(0, 1000, (256, 32)).astype(np.int32),
@@ -37,7 +39,7 @@ dataloader = ArrayLoader(data, batch_size=32)
 
 
 def simple_adaptor(batch, model_outputs):
-    """Tells the distiller where things are in what the model returns."""
+    """Names the parts of the model's outputs that the losses compare."""
     logits = model_outputs["logits"]
     return {
         "logits": logits,

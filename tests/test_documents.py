@@ -164,7 +164,7 @@ def test_multi_task(tmp_path):
     }
     assert scores.keys() == {"student, labels", "student, distilled"}
     assert all(score > 30 for score in scores.values())  # chance is 10
-    digit, loop = map(int, re.findall(r"updates of each task: digit (\d+), loop (\d+)", output)[0])
+    digit, loop = map(int, re.findall(r"steps of each task: digit (\d+), loop (\d+)", output)[0])
     assert digit + loop == 240
     assert digit > loop
 
