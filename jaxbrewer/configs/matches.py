@@ -1,4 +1,4 @@
-"""Matches that are not one pair of layers: maps that write themselves, transport, modules."""
+"""Matches of inner states: pairs of layers, maps that find the pairs, transport, modules."""
 
 import dataclasses
 import re
@@ -6,12 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..errors import UsageError, suggest
-from ..registry import FEATURES, MATCH_LOSS_MAP, PROJ_MAP
+from ..registry import FEATURES, MATCH_LOSS_MAP, PROJ_MAP, loss_and_parameters
 from ._base import Config, is_int, is_number, plain
-from .distillation import IntermediateMatch, ScheduleSpec
-from .distillation import _check_schedule as check_schedule
-from .distillation import _require_loss as require_loss
-from .distillation import _require_row as require_row
+from ._checks import (
+    LossSpec,
+    ScheduleSpec,
+    require_loss,
+    require_match_loss,
+    require_projection,
+    require_row,
+    require_schedule,
+)
 
 LAYER_MAPS = ("uniform", "last", "skip", "emd")
 _PRESET = re.compile(
@@ -19,6 +24,89 @@ _PRESET = re.compile(
     r"(?P<loss>mse_sum|mse|ce_mean|ce|smmd|sgram)"
 )
 _DEFAULT_LOSS = {"hidden": "hidden_mse", "attention": "attention_mse"}
+
+
+@dataclasses.dataclass(frozen=True)
+class IntermediateMatch(Config):
+    """One entry of ``intermediate_matches``: a student layer imitates a teacher layer.
+
+    Args:
+        layer_T: Index into the teacher adaptor's ``feature`` list; negative counts from the end.
+            A list of two for ``fsp`` (``gram``) and ``mmd`` (``nst``).
+        layer_S: The same for the student.
+        weight: Weight of the loss in the total.
+        loss: A name of ``MATCH_LOSS_MAP``, or with parameters
+            ``{"loss": "rkd", "angle": 0}``.
+        feature: ``"hidden"`` or ``"attention"``, or a registered feature.
+        proj: ``[activation, student width, teacher width]``, and optionally a dict of optimizer
+            settings (``{"lr": 1e-3}``) for this projection.
+        weight_scheduler: Replaces ``weight`` by a schedule; see :class:`DistillationConfig`.
+        teacher: Which teacher, counted from 0, where there are several.
+
+    Raises:
+        UsageError: A field cannot be used; the message names it.
+    """
+
+    layer_T: int | Sequence[int]
+    layer_S: int | Sequence[int]
+    weight: float
+    loss: LossSpec
+    feature: str
+    proj: Sequence[Any] | None = None
+    weight_scheduler: ScheduleSpec = "none"
+    teacher: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks each field and turns lists into tuples."""
+        self.require_number("teacher", minimum=0, whole=True)
+        for field in ("layer_T", "layer_S", "proj", "loss", "weight_scheduler"):
+            self.freeze(field)
+        for field in ("layer_T", "layer_S"):
+            value = getattr(self, field)
+            indices = value if isinstance(value, tuple) else (value,)
+            holds = bool(indices) and all(is_int(index) for index in indices)
+            self.require(field, holds, "an int or a list of ints")
+        if isinstance(self.layer_T, tuple) != isinstance(self.layer_S, tuple):
+            raise UsageError(
+                "IntermediateMatch.layer_T and layer_S must both be ints or both lists, got "
+                f"{plain(self.layer_T)!r} and {plain(self.layer_S)!r}."
+            )
+        require_loss("IntermediateMatch.loss", self.loss, MATCH_LOSS_MAP)
+        self._check_number_of_layers()
+        self.require_number("weight")
+        require_row("IntermediateMatch.feature", self.feature, FEATURES)
+        require_schedule("IntermediateMatch.weight_scheduler", self.weight_scheduler)
+        require_projection(self)
+
+    def _check_number_of_layers(self) -> None:
+        takes, (loss, _) = MATCH_LOSS_MAP.row(self.loss).layers, loss_and_parameters(self.loss)
+        for field in ("layer_T", "layer_S"):
+            layers = getattr(self, field)
+            if takes == 1:
+                holds = not isinstance(layers, tuple)
+                self.require(field, holds, f"an int for the loss {loss!r}")
+            elif takes is not None:
+                holds = isinstance(layers, tuple) and len(layers) == takes
+                self.require(field, holds, f"a list of {takes} layers for the loss {loss!r}")
+
+    @property
+    def name(self) -> str:
+        """The loss's name in metrics, TextBrewer's: ``hidden_hidden_mse_3_10`` (S, then T).
+
+        Parameters of the loss are no part of it; those of further teachers end in ``_T1``,
+        ``_T2``.
+
+        Examples:
+            >>> match = {"layer_T": 10, "layer_S": 3, "feature": "hidden", "loss": "hidden_mse"}
+            >>> IntermediateMatch(**match, weight=1).name
+            'hidden_hidden_mse_3_10'
+        """
+        layers = [
+            "-".join(map(str, layer)) if isinstance(layer, tuple) else str(layer)
+            for layer in (self.layer_S, self.layer_T)
+        ]
+        whose = [f"T{self.teacher}"] if self.teacher else []
+        return "_".join([self.feature, loss_and_parameters(self.loss)[0], *layers, *whose])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +159,7 @@ class LayerMap(Config):
             require_row("LayerMap.feature", self.feature, FEATURES)
             if self.loss is None and self.feature not in _DEFAULT_LOSS:
                 raise UsageError(f"LayerMap.loss is needed for the feature {self.feature!r}.")
-        _require_loss_row("LayerMap.loss", self.named_loss[1])
+        require_loss("LayerMap.loss", self.named_loss[1], MATCH_LOSS_MAP)
         require_row("LayerMap.proj", self.proj, PROJ_MAP)
         self.freeze("proj_group")
         self.freeze("loss")
@@ -146,24 +234,24 @@ class EMDMatch(Config):
         require_row("EMDMatch.feature", self.feature, FEATURES)
         for field in ("layer_T", "layer_S", "proj", "loss", "weight_scheduler"):
             self.freeze(field)
-        _require_loss_row("EMDMatch.loss", self.loss)
+        require_match_loss(self, layers=1)
         for field in ("layer_T", "layer_S"):
             layers = getattr(self, field)
             holds = layers is None or (
                 isinstance(layers, tuple) and bool(layers) and all(map(is_int, layers))
             )
             self.require(field, holds, "a list of ints or None")
-        _check_projection(self)
+        require_projection(self)
         self.require_number("weight")
         self.require("epsilon", is_number(self.epsilon) and self.epsilon > 0, "a positive number")
         self.require_number("iterations", minimum=1, whole=True)
-        check_schedule("EMDMatch.weight_scheduler", self.weight_scheduler)
+        require_schedule("EMDMatch.weight_scheduler", self.weight_scheduler)
         self.require_number("teacher", minimum=0, whole=True)
 
     @property
     def name(self) -> str:
         """The loss's name in metrics: ``hidden_emd_hidden_mse``."""
-        loss = self.loss if isinstance(self.loss, str) else self.loss["loss"]
+        loss, _ = loss_and_parameters(self.loss)
         whose = [f"T{self.teacher}"] if self.teacher else []
         return "_".join([self.feature, "emd", loss, *whose])
 
@@ -206,15 +294,15 @@ class CustomMatch(Config):
         for field in ("loss", "proj", "proj_group", "weight_scheduler"):
             self.freeze(field)
         if not callable(self.loss):
-            _require_loss_row("CustomMatch.loss", self.loss)
+            require_match_loss(self, layers=1)
         if isinstance(self.proj, str):
             require_row("CustomMatch.proj", self.proj, PROJ_MAP)
         elif not callable(self.proj):
-            _check_projection(self)
+            require_projection(self)
         group = self.proj_group
         self.require("proj_group", group is None or isinstance(group, Mapping), "a dict or None")
         self.require_number("weight")
-        check_schedule("CustomMatch.weight_scheduler", self.weight_scheduler)
+        require_schedule("CustomMatch.weight_scheduler", self.weight_scheduler)
         self.require_number("teacher", minimum=0, whole=True)
 
     @classmethod
@@ -231,7 +319,7 @@ class CustomMatch(Config):
         if callable(self.loss):
             loss = getattr(self.loss, "__name__", "loss")
         else:
-            loss = self.loss if isinstance(self.loss, str) else self.loss["loss"]
+            loss, _ = loss_and_parameters(self.loss)
         whose = [f"T{self.teacher}"] if self.teacher else []
         return "_".join(["custom", loss, self.module_S, self.module_T, *whose])
 
@@ -266,22 +354,3 @@ def is_resolved(match: Match) -> bool:
             and (has_settings or not match.proj_group)
         )
     return isinstance(match, IntermediateMatch)
-
-
-def _require_loss_row(field: str, loss: Any) -> None:
-    require_loss(field, loss, MATCH_LOSS_MAP)
-
-
-def _check_projection(match: Any) -> None:
-    proj = match.proj
-    if proj is None:
-        return
-    allowed = "[activation, student width, teacher width] and optionally a dict of settings"
-    holds = isinstance(proj, tuple) and len(proj) in (3, 4)
-    match.require("proj", holds, allowed)
-    require_row(f"{type(match).__name__}.proj[0]", proj[0], PROJ_MAP)
-    match.require("proj", all(is_int(w) and w > 0 for w in proj[1:3]), allowed)
-    if len(proj) == 4 and not isinstance(proj[3], Mapping):
-        raise UsageError(
-            f"{type(match).__name__}.proj[3] must be a dict of settings, got {plain(proj[3])!r}."
-        )

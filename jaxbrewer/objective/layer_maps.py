@@ -23,6 +23,7 @@ from typing import Any
 from ..configs import CustomMatch, DistillationConfig, EMDMatch, IntermediateMatch, LayerMap
 from ..errors import UsageError
 from ..forward.adaptors import Outputs
+from ..registry import MATCH_LOSS_MAP, loss_and_parameters
 
 Shapes = Any
 """``Outputs`` whose arrays may be shapes alone, from ``jax.eval_shape``."""
@@ -76,10 +77,10 @@ def table(
     """What a resolved config matches, one line each: layers, widths, loss, weight, projection."""
     rows: list[tuple[str, ...]] = [("student", "teacher", "loss", "weight", "projection")]
     for match in config.intermediate_matches:
-        told_S, told_T = student, _of_teacher(match, teachers)
+        shapes_S, shapes_T = student, _of_teacher(match, teachers)
         sides = [
-            _described(match.feature, layers, told)
-            for layers, told in ((match.layer_S, told_S), (match.layer_T, told_T))
+            _described(match.feature, layers, shapes)
+            for layers, shapes in ((match.layer_S, shapes_S), (match.layer_T, shapes_T))
         ]
         loss = f"{_loss_name(match)} (emd)" if isinstance(match, EMDMatch) else _loss_name(match)
         several = len(match.layer_S) if isinstance(match, EMDMatch) and match.layer_S else 1
@@ -142,7 +143,7 @@ def _written_out(match: Any, student: Shapes, teachers: Sequence[Shapes]) -> lis
     if isinstance(match, EMDMatch):
         return [_with_layers(match, student, teacher)]
     assert isinstance(match, LayerMap)
-    feature, loss = match.named_loss
+    named = feature, loss = match.named_loss
     if match.map == "emd":
         return _emd_matches(match, student, teacher)
     blocks_S, blocks_T = _blocks("student", student, feature), _blocks("teacher", teacher, feature)
@@ -157,24 +158,25 @@ def _written_out(match: Any, student: Shapes, teachers: Sequence[Shapes]) -> lis
         pairs = pairs[::2]
     if feature == "attention":
         pairs = [(i, j) for i, j in pairs if i > 0]
-    name = loss if isinstance(loss, str) else loss["loss"]
-    doubled = name in ("mmd", "nst", "fsp", "gram")
+    takes = MATCH_LOSS_MAP.row(loss).layers
+    several = None if takes in (None, 1) else takes
     written = []
     for block_S, block_T in pairs:
         layer_S, layer_T = (
-            block + len(told.features[feature]) - blocks - 1
-            for block, told, blocks in ((block_S, student, blocks_S), (block_T, teacher, blocks_T))
+            block + len(shapes.features[feature]) - blocks - 1
+            for block, shapes, blocks in (
+                (block_S, student, blocks_S),
+                (block_T, teacher, blocks_T),
+            )
         )
         written.append(
             IntermediateMatch(
-                layer_T=[layer_T] * 2 if doubled else layer_T,
-                layer_S=[layer_S] * 2 if doubled else layer_S,
+                layer_T=[layer_T] * several if several else layer_T,
+                layer_S=[layer_S] * several if several else layer_S,
                 weight=match.weight,
                 loss=loss,
                 feature=feature,
-                proj=None
-                if name in ("mmd", "nst")  # Gram matrices of positions: widths need not be equal
-                else _needed_projection(match, feature, student, teacher, layer_S, layer_T),
+                proj=_needed_projection(match, named, student, teacher, layer_S, layer_T),
                 teacher=match.teacher,
             )
         )
@@ -184,8 +186,8 @@ def _written_out(match: Any, student: Shapes, teachers: Sequence[Shapes]) -> lis
 def _emd_matches(match: LayerMap, student: Shapes, teacher: Shapes) -> list[EMDMatch]:
     """Hidden states and attention, with the weights of the layers in common."""
     heads = {
-        told.features["attention"][-1].shape[1] if told.features.get("attention") else None
-        for told in (student, teacher)
+        shapes.features["attention"][-1].shape[1] if shapes.features.get("attention") else None
+        for shapes in (student, teacher)
     }
     both = len(heads) == 1 and None not in heads
     chosen = {"hidden": "hidden_mse", **({"attention": "attention_mse"} if both else {})}
@@ -204,9 +206,7 @@ def _emd_matches(match: LayerMap, student: Shapes, teacher: Shapes) -> list[EMDM
                 feature=feature,
                 loss=loss,
                 weight=match.weight,
-                proj=None
-                if feature == "attention"
-                else _needed_projection(match, feature, student, teacher, -1, -1),
+                proj=_needed_projection(match, (feature, loss), student, teacher, -1, -1),
                 group="emd" if len(chosen) > 1 else None,
                 teacher=match.teacher,
                 **layers,
@@ -217,8 +217,8 @@ def _emd_matches(match: LayerMap, student: Shapes, teacher: Shapes) -> list[EMDM
 
 def _with_layers(match: EMDMatch, student: Shapes, teacher: Shapes) -> EMDMatch:
     found: dict[str, Any] = {}
-    for field, who, told in (("layer_S", "student", student), ("layer_T", "teacher", teacher)):
-        layers = told.features.get(match.feature, ())
+    for field, who, shapes in (("layer_S", "student", student), ("layer_T", "teacher", teacher)):
+        layers = shapes.features.get(match.feature, ())
         if not layers:
             raise _missing(who, match.feature)
         if getattr(match, field) is None:
@@ -226,14 +226,14 @@ def _with_layers(match: EMDMatch, student: Shapes, teacher: Shapes) -> EMDMatch:
     return dataclasses.replace(match, **found)
 
 
-def _blocks(who: str, told: Shapes, feature: str) -> int:
+def _blocks(who: str, shapes: Shapes, feature: str) -> int:
     """How many blocks a model has; hidden states have one layer more, the embeddings."""
-    layers = told.features.get(feature, ())
+    layers = shapes.features.get(feature, ())
     if not layers:
         raise _missing(who, feature)
-    if feature == "attention" and not told.features.get("hidden"):
+    if feature == "attention" and not shapes.features.get("hidden"):
         return len(layers)
-    return len(told.features["hidden" if feature == "attention" else feature]) - 1
+    return len(shapes.features["hidden" if feature == "attention" else feature]) - 1
 
 
 def _missing(who: str, feature: str) -> UsageError:
@@ -241,13 +241,20 @@ def _missing(who: str, feature: str) -> UsageError:
 
 
 def _needed_projection(
-    match: LayerMap, feature: str, student: Shapes, teacher: Shapes, layer_S: int, layer_T: int
+    match: LayerMap,
+    named: tuple[str, Any],
+    student: Shapes,
+    teacher: Shapes,
+    layer_S: int,
+    layer_T: int,
 ) -> list[Any] | None:
-    if feature == "attention":
+    """A projection where a loss needs equal widths and they differ."""
+    feature, loss = named
+    if feature == "attention" or not MATCH_LOSS_MAP.row(loss).equal_widths:
         return None
     width_S, width_T = (
-        told.features[feature][layer].shape[-1]
-        for told, layer in ((student, layer_S), (teacher, layer_T))
+        shapes.features[feature][layer].shape[-1]
+        for shapes, layer in ((student, layer_S), (teacher, layer_T))
     )
     if width_S == width_T:
         return None
@@ -268,14 +275,15 @@ def _of_modules(
     written = []
     for path_S, path_T in zip(paths_S, paths_T, strict=True):
         proj = match.proj
+        width_S, width_T = modules_S[path_S].shape[-1], modules_T[path_T].shape[-1]
         if isinstance(proj, str):
-            proj = (proj, modules_S[path_S].shape[-1], modules_T[path_T].shape[-1])
+            proj = (proj, width_S, width_T)
         if isinstance(proj, tuple) and match.proj_group:
             proj = (*proj[:3], match.proj_group)
-        if proj is None and modules_S[path_S].shape[-1] != modules_T[path_T].shape[-1]:
-            widths = modules_S[path_S].shape[-1], modules_T[path_T].shape[-1]
+        if proj is None and width_S != width_T and MATCH_LOSS_MAP.row(match.loss).equal_widths:
             raise UsageError(
-                f'{path_S} has width {widths[0]}, {path_T} has {widths[1]}: give "proj": "linear".'
+                f'{path_S} has width {width_S}, {path_T} has {width_T}: give "proj": "linear" (a '
+                "loss that compares any widths is registered with equal_widths=False)."
             )
         written.append(dataclasses.replace(match, module_S=path_S, module_T=path_T, proj=proj))
     return written
@@ -305,15 +313,15 @@ def _of_teacher(match: Any, teachers: Sequence[Any]) -> Any:
 def _loss_name(match: Any) -> str:
     if callable(match.loss):
         return getattr(match.loss, "__name__", "loss")
-    return match.loss if isinstance(match.loss, str) else match.loss["loss"]
+    return loss_and_parameters(match.loss)[0]
 
 
-def _described(feature: str, layers: Any, told: Outputs) -> str:
+def _described(feature: str, layers: Any, shapes: Outputs) -> str:
     numbers = layers if isinstance(layers, tuple) else (layers,)
     text = ", ".join(map(str, numbers))
     if len(numbers) > 2:
         text = f"{numbers[0]} to {numbers[-1]}"
-    shape = told.features[feature][numbers[0]]
+    shape = shapes.features[feature][numbers[0]]
     return f"{feature} {text} [{_width(shape, heads=feature == 'attention')}]"
 
 

@@ -7,7 +7,6 @@ add up, which makes the split of a batch irrelevant.
 
 import dataclasses
 import functools
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -18,10 +17,11 @@ import optax
 from ..configs import DistillationConfig, EMDMatch
 from ..errors import UsageError
 from ..forward.adaptors import Outputs
-from ..losses import Mean, add_means, per_position
-from ..registry import KD_LOSS_MAP, MATCH_LOSS_MAP, Table, loss_and_parameters
+from ..losses import Mean, add_means
+from ..registry import KD_LOSS_MAP, MATCH_LOSS_MAP, KDLossRow
 from .ensemble import Ensemble, Targets, Weight, as_targets, make_ensemble
 from .logit_masks import pair_selected, pairs_by_rank, per_head, probability_shift
+from .loss_calls import LossCall, as_sum_and_count, require_classes, weighted
 from .match_terms import Projection, match_terms
 from .optimal_transport import LAYER_WEIGHTS, cost_attention, equal_weights, shared_weights
 from .projections import init_projection
@@ -41,33 +41,30 @@ ObjectiveState = dict[str, Any]
 """What losses remember from update to update; arrays by the name of the term."""
 Teachers = Outputs | Sequence[Outputs] | Targets | None
 
-_RULING_OUT = ("ce", "kl")
-"""Losses under the teacher's distribution, for which its ``-inf`` is a probability of 0."""
-_WITHOUT_TEMPERATURE_FACTOR = ("ce", "mse")
-"""TextBrewer's losses: their gradients shrink as 1/T^2, those of all others do not."""
-
 
 class TermWeight(NamedTuple):
     """How much a term counts in the total.
 
     Attributes:
         weight: The configured weight.
-        temperature: T, if the loss has no factor of its own against it, so that its gradient is
-            1/T^2 of what it is at T = 1 or with the factor; else ``None``.
+        temperature: T, the base temperature, for the loss between logits.
+        power: The gradient is ``1 / T**power`` of what it is at T = 1; 0 for a loss that is
+            multiplied back.
     """
 
     weight: float
-    temperature: float | None = None
+    temperature: float = 1.0
+    power: float = 0
 
     @property
     def effective(self) -> float:
-        """``weight / T^2`` for a loss without its own factor, else the weight.
+        """``weight / T**power``.
 
         Examples:
-            >>> TermWeight(1.0, temperature=4.0).effective
+            >>> TermWeight(1.0, temperature=4.0, power=2).effective
             0.0625
         """
-        return self.weight if self.temperature is None else self.weight / self.temperature**2
+        return self.weight / self.temperature**self.power
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,8 +82,9 @@ class Objective:
     weights: dict[str, optax.Schedule | float]
     temperature: optax.Schedule | float
     ensemble: Ensemble
-    _kd_loss: Callable[..., Mean]
-    _match_losses: tuple[Callable[..., Mean], ...]
+    _kd_row: KDLossRow
+    _kd_loss: LossCall
+    _match_losses: tuple[LossCall, ...]
     _rule: Callable[..., Any] | None
 
     def __call__(
@@ -187,9 +185,9 @@ class Objective:
             name: TermWeight(float(weight(step) if callable(weight) else weight))
             for name, weight in self.weights.items()
         }
-        if loss_and_parameters(self.config.kd_loss_type)[0] in _WITHOUT_TEMPERATURE_FACTOR:
-            temperature = float(self.base_temperature(step))
-            weights["kd_loss"] = weights["kd_loss"]._replace(temperature=temperature)
+        weights["kd_loss"] = weights["kd_loss"]._replace(
+            temperature=float(self.base_temperature(step)), power=self._kd_row.temperature_power
+        )
         return weights
 
     def terms(
@@ -315,12 +313,14 @@ class Objective:
             )
         masks_S = per_head("student", student.logits_mask, heads)
         masks_T = per_head("teacher", teacher.logits_mask, heads)
-        loss = _weighted(self._kd_loss, weight)
+        loss = weighted(self._kd_loss, weight, self._kd_row)
         means = []
         for head, (logits_S, logits_T) in enumerate(
             zip(student.logits, teacher.logits, strict=True)
         ):
-            mask = None
+            what, mask = f"logits[{head}]", None
+            for who, logits in (("student", logits_S), ("teacher", logits_T)):
+                require_classes(f"{what} of the {who}", self.config.kd_loss_type, logits)
             if logits_S.ndim > 2:
                 mask = masks_S[head] if masks_S[head] is not None else masks_T[head]
             if isinstance(logits_T, TopK):
@@ -330,14 +330,13 @@ class Objective:
                 logits_T, mask = pair(
                     logits_T, mask, masks_T[head], pairing=self.config.mask_pairing
                 )
-            what = f"logits[{head}]"
             if logits_S.shape[:-1] == logits_T.shape[:-1] and not isinstance(logits_T, TopK):
                 logits_S, logits_T = fit_vocabularies(
                     logits_S,
                     logits_T,
                     self.config.vocabulary,
                     what=what,
-                    rules_out=loss_and_parameters(self.config.kd_loss_type)[0] in _RULING_OUT,
+                    rules_out=self._kd_row.teacher_rules_out,
                 )
             _same_shape(what, logits_S, logits_T)
             if self.config.probability_shift:
@@ -391,11 +390,14 @@ def make_objective(config: DistillationConfig, *, total_steps: int | None = None
     rule = None
     if config.temperature_scheduler != "none":
         rule = temperature_rule(config.temperature_scheduler)
-    kd_loss = _undivided(KD_LOSS_MAP, config.kd_loss_type)
+    kd_row = KD_LOSS_MAP.row(config.kd_loss_type)
+    kd_loss = as_sum_and_count(KD_LOSS_MAP, config.kd_loss_type)
     matches = (*config.intermediate_matches, *config.custom_matches)
-    match_losses = tuple(_undivided(MATCH_LOSS_MAP, match.loss) for match in matches)
+    match_losses = tuple(as_sum_and_count(MATCH_LOSS_MAP, match.loss) for match in matches)
     ensemble = make_ensemble(config, total_steps)
-    objective = Objective(config, weights, temperature, ensemble, kd_loss, match_losses, rule)
+    objective = Objective(
+        config, weights, temperature, ensemble, kd_row, kd_loss, match_losses, rule
+    )
     for _, name, match in objective._named_matches():
         weights[name] = weight_schedule(match.weight_scheduler, match.weight, total_steps)
     return objective
@@ -406,64 +408,3 @@ def _same_shape(what: str, student: jax.Array, teacher: jax.Array) -> None:
         raise UsageError(
             f"{what}: the student's shape {student.shape} and the teacher's {teacher.shape} differ."
         )
-
-
-def _undivided(table: Table, spec: Any) -> Callable[..., Mean]:
-    """The loss as sum and count; one that only returns a scalar counts once per micro-batch."""
-    parameters: dict[str, Any]
-    if callable(spec):
-        name, parameters, loss = getattr(spec, "__name__", repr(spec)), {}, spec
-    else:
-        name, parameters = loss_and_parameters(spec)
-        loss = table[name]
-    function = getattr(loss, "sum_and_count", loss)
-    takes = inspect.signature(function).parameters
-
-    def call(*args: Any, mask: jax.Array | None, labels: jax.Array | None = None) -> Mean:
-        given = dict(parameters)
-        if "mask" in takes:
-            given["mask"] = mask
-        elif mask is not None:
-            raise UsageError(f"The loss {name!r} takes no 'mask', but the adaptor returned one.")
-        if "labels" in takes:
-            if labels is None:
-                raise UsageError(f"The loss {name!r} needs 'labels' from an adaptor for each head.")
-            given["labels"] = labels
-        value = function(*args, **given)
-        if isinstance(value, Mean):
-            return value
-        value = jnp.asarray(value)
-        if value.shape != ():
-            raise UsageError(
-                f"The loss {name!r} must return a scalar or a Mean, got shape {value.shape}."
-            )
-        return Mean(value, jnp.ones((), value.dtype))
-
-    return call
-
-
-def _weighted(loss: Callable[..., Mean], weight: Weight | None) -> Callable[..., Mean]:
-    """The loss with a weight for all, or one per example in place of the mask's ones."""
-    if weight is None:
-        return loss
-
-    def call(*args: Any, mask: jax.Array | None, labels: jax.Array | None) -> Mean:
-        # What is not asked may be anything: zeros, since a weight of 0 would not stop a NaN.
-        asked = (jnp.where(per_position(weight, x) != 0, x, 0) for x in args[:2])
-        args = (*asked, *args[2:])
-        if jnp.ndim(weight) == 0:
-            mean = loss(*args, mask=mask, labels=labels)
-            return Mean(mean.total * weight, mean.count * weight)
-
-        def of_one(*example: Any) -> Mean:  # as a batch of one
-            *rest, mask, labels = (
-                x if axis is None else x[None] for x, axis in zip(example, axes, strict=True)
-            )
-            return loss(*rest, mask=mask, labels=labels)
-
-        arrays = (*args, mask, labels)
-        axes = tuple(None if x is None or jnp.ndim(x) == 0 else 0 for x in arrays)
-        each = jax.vmap(of_one, in_axes=axes)(*arrays)
-        return Mean(*(jnp.sum(jnp.where(weight != 0, weight * part, 0)) for part in each))
-
-    return call

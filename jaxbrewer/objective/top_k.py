@@ -24,14 +24,8 @@ from jaxtyping import Array, Float, Int, Shaped
 from ..configs import DistillationConfig
 from ..errors import UsageError
 from ..losses import loss_dtype, valid
+from ..registry import KD_LOSS_MAP, TEMPERATURE_SCHEDULER, loss_and_parameters
 from .logit_masks import pair_selected
-
-BETWEEN_DISTRIBUTIONS = (
-    "ce", "kl", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl", "tvd",
-)  # fmt: skip
-"""``kd_loss_type``s that compare distributions, for which the classes not kept may be one."""
-
-_RULES_OF_THE_STUDENT = ("none", "constant", "cwsm")
 
 
 @jax.tree_util.register_dataclass
@@ -190,18 +184,16 @@ def require_kept_logits_suffice(config: DistillationConfig) -> None:
     Raises:
         UsageError: The field and what it may be.
     """
-    loss: Any = config.kd_loss_type
-    loss = loss if isinstance(loss, str) else loss.get("loss")
     rule: Any = config.temperature_scheduler
     rule = rule[0] if isinstance(rule, tuple) else rule
     needs = None
-    if loss not in BETWEEN_DISTRIBUTIONS:
-        needs = (
-            f"kd_loss_type={loss!r} needs all of them; {', '.join(BETWEEN_DISTRIBUTIONS)} do not"
-        )
+    if not KD_LOSS_MAP.row(config.kd_loss_type).between_distributions:
+        loss, _ = loss_and_parameters(config.kd_loss_type)
+        suffice = [n for n in KD_LOSS_MAP if KD_LOSS_MAP.row(n).between_distributions]
+        needs = f"kd_loss_type={loss!r} needs all of them; {', '.join(suffice)} do not"
     elif config.probability_shift:
         needs = "probability_shift needs that of the label, which may be another"
-    elif rule not in _RULES_OF_THE_STUDENT:
+    elif rule != "none" and (callable(rule) or TEMPERATURE_SCHEDULER.row(rule).reads_teacher):
         needs = f"temperature_scheduler={rule!r} needs all of them; 'cwsm' does not"
     if needs is not None:
         raise UsageError(f"Only the teacher's largest logits are cached, but {needs}.")

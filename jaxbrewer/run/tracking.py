@@ -166,8 +166,8 @@ def _described(weights: Mapping[str, TermWeight]) -> str:
     terms = []
     for name, term in weights.items():
         reason = ""
-        if term.temperature is not None:
-            reason = f" ({term.weight:g} / T^2, T = {term.temperature:g})"
+        if term.power:
+            reason = f" ({term.weight:g} / T^{term.power:g}, T = {term.temperature:g})"
         terms.append(f"{name} {term.effective:g}{reason}")
     return f"effective weights at step 0: {', '.join(terms)}"
 

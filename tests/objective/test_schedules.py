@@ -36,7 +36,7 @@ def test_a_named_schedule_is_traced_with_the_step():
 
 
 def test_a_registered_schedule_is_used(monkeypatch):
-    monkeypatch.setitem(WEIGHT_SCHEDULER._rows, "square", lambda x: x**2)
+    monkeypatch.setitem(WEIGHT_SCHEDULER, "square", lambda x: x**2)
     assert values(weight_schedule("square", 1, 2), [0, 1, 2]) == [0, 0.25, 1]
 
 

@@ -99,7 +99,7 @@ def test_a_users_temperature_rule_is_called():
 
 def test_a_registered_temperature_rule_is_used(monkeypatch):
     monkeypatch.setitem(
-        TEMPERATURE_SCHEDULER._rows, "twice", lambda by: lambda s, t, base, mask=None: by * base
+        TEMPERATURE_SCHEDULER, "twice", lambda by: lambda s, t, base, mask=None: by * base
     )
     assert temperature_rule(["twice", 2])(STUDENT, TEACHER, 4.0) == 8.0
 

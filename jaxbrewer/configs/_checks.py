@@ -1,0 +1,112 @@
+"""Checks of fields that several configs have: names of rows, losses, schedules, projections."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..errors import UsageError, suggest
+from ..registry import (
+    MATCH_LOSS_MAP,
+    PROJ_MAP,
+    TEMPERATURE_SCHEDULER,
+    WEIGHT_SCHEDULER,
+    Row,
+    Table,
+    loss_and_parameters,
+)
+from ._base import Config, is_int, plain
+
+ScheduleSpec = str | Mapping[str, Any] | Callable[..., Any]
+"""``"none"``, a name of ``WEIGHT_SCHEDULER``, ``{"schedule": <optax name>, ...}`` or a function
+of the optimizer step."""
+
+LossSpec = str | Mapping[str, Any]
+"""A name, or ``{"loss": name, **parameters}``."""
+
+TemperatureSpec = str | Sequence[Any] | Callable[..., Any]
+"""``"none"``, ``"constant"``, ``["flsw", beta, gamma]``, ``["cwsm", beta]`` or a rule."""
+
+
+def require_row(field: str, name: object, rows: Any) -> None:
+    """Raises :class:`UsageError` unless ``name`` is one of ``rows``."""
+    if not isinstance(name, str) or name not in rows:
+        raise UsageError(f"{field} {name!r} is unknown: {suggest(name, rows)}")
+
+
+def require_loss(field: str, spec: object, table: Table[Any]) -> None:
+    """Raises :class:`UsageError` unless ``spec`` is a :data:`LossSpec` of ``table``."""
+    if isinstance(spec, Mapping):
+        if "loss" not in spec:
+            raise UsageError(f"{field} {plain(spec)!r} needs the key 'loss', a name.")
+        name, parameters = loss_and_parameters(spec)
+    else:
+        name, parameters = spec, {}  # type: ignore[assignment]
+    require_row(field, name, table)
+    _require_parameters(f"{field} {name!r}", table.row(name), parameters)
+
+
+def require_match_loss(match: Config, layers: int) -> None:
+    """Raises :class:`UsageError` unless ``match.loss`` is a loss of so many layers."""
+    field, spec = f"{type(match).__name__}.loss", match.loss  # type: ignore[attr-defined]
+    require_loss(field, spec, MATCH_LOSS_MAP)
+    takes = MATCH_LOSS_MAP.row(spec).layers
+    if takes not in (None, layers):
+        name, _ = loss_and_parameters(spec)
+        one = [name for name in MATCH_LOSS_MAP if MATCH_LOSS_MAP.row(name).layers == layers]
+        raise UsageError(
+            f"{field} {name!r} compares {takes} layers of each model, but this match has {layers}: "
+            f"use one of {', '.join(one)}."
+        )
+
+
+def require_schedule(field: str, spec: object, *, named: bool = True) -> None:
+    """Raises :class:`UsageError` unless ``spec`` is a :data:`ScheduleSpec`."""
+    if callable(spec):
+        return
+    if isinstance(spec, Mapping):
+        if not isinstance(spec.get("schedule"), str):
+            raise UsageError(f"{field} {dict(spec)!r} needs the key 'schedule', a name of optax.")
+        return
+    if named:
+        require_row(field, spec, ["none", *WEIGHT_SCHEDULER])
+    else:
+        raise UsageError(f"{field} must be a positive number or a schedule, got {spec!r}.")
+
+
+def require_temperature_rule(field: str, spec: object) -> None:
+    """Raises :class:`UsageError` unless ``spec`` is a :data:`TemperatureSpec`."""
+    if callable(spec):
+        return
+    name, *given = spec if isinstance(spec, tuple) and spec else (spec,)
+    require_row(field, name, ["none", *TEMPERATURE_SCHEDULER])
+    if name == "none":
+        return
+    named = given.pop() if given and isinstance(given[-1], Mapping) else {}
+    required = TEMPERATURE_SCHEDULER.row(name).required[len(given) :]
+    missing = [parameter for parameter in required if parameter not in named]
+    if missing:
+        raise UsageError(
+            f"{field} {name!r} needs {' and '.join(map(repr, missing))}, got {plain(spec)!r}."
+        )
+
+
+def require_projection(match: Config) -> None:
+    """Raises :class:`UsageError` unless ``match.proj`` is ``None`` or a projection written out."""
+    field, proj = f"{type(match).__name__}.proj", match.proj  # type: ignore[attr-defined]
+    if proj is None:
+        return
+    allowed = "[activation, student width, teacher width] and optionally a dict of settings"
+    match.require("proj", isinstance(proj, tuple) and len(proj) in (3, 4), allowed)
+    require_row(f"{field}[0]", proj[0], PROJ_MAP)
+    match.require("proj", all(is_int(width) and width > 0 for width in proj[1:3]), allowed)
+    if len(proj) == 4 and not isinstance(proj[3], Mapping):
+        raise UsageError(f"{field}[3] must be a dict of settings, got {plain(proj[3])!r}.")
+
+
+def _require_parameters(subject: str, row: Row, parameters: Mapping[str, Any]) -> None:
+    for parameter in parameters:
+        if row.parameters is not None and parameter not in row.parameters:
+            known = suggest(parameter, row.parameters) if row.parameters else "it takes none."
+            raise UsageError(f"{subject} has no parameter {parameter!r}: {known}")
+    missing = [parameter for parameter in row.required if parameter not in parameters]
+    if missing:
+        raise UsageError(f"{subject} needs {' and '.join(map(repr, missing))}.")
