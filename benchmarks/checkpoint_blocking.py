@@ -1,9 +1,9 @@
-"""How long a save keeps the training waiting, beside the same save by Orbax alone.
+"""How long a save blocks the training, compared with the same save by Orbax alone.
 
 PYTHONPATH=. python benchmarks/checkpoint_blocking.py --megabytes 35 350
 
-Prints medians in milliseconds: one update; what our store takes of the loop's time; what Orbax's
-asynchronous and synchronous saves take; and the ratio of the first two. Measurements alternate.
+Prints medians in milliseconds: one step; the time for which our store blocks the loop; Orbax's
+asynchronous and synchronous saves; and the ratio of the first two. Measurements alternate.
 """
 
 import argparse
@@ -27,8 +27,8 @@ def make(megabytes):
     width = int((megabytes * 1e6 / 4 / 3 / 8) ** 0.5)
     weights = {str(index): jnp.zeros((width, width)) for index in range(8)}
     student = jb.as_model((lambda params, x: x, weights))
-    rule = optax.adam(1e-3)
-    state = jb.init_train_state(student, jb.make_objective(jb.DistillationConfig()), rule)
+    optimizer = optax.adam(1e-3)
+    state = jb.init_train_state(student, jb.make_objective(jb.DistillationConfig()), optimizer)
 
     def loss(params, x):
         for weight in params["student"].values():
@@ -38,7 +38,7 @@ def make(megabytes):
     @jax.jit
     def step(state, x):
         gradient = jax.grad(loss)(state.trainable, x)
-        updates, opt_state = rule.update(gradient, state.opt_state, state.trainable)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
         return state.__class__(**{**vars(state), "trainable": trainable, "opt_state": opt_state})
 
@@ -60,13 +60,13 @@ def main():
     arguments = parser.parse_args()
     for megabytes in arguments.megabytes:
         state, step, x = make(megabytes)
-        times = {name: [] for name in ("update", "ours", "orbax async", "orbax sync")}
+        times = {name: [] for name in ("step", "ours", "orbax async", "orbax sync")}
 
         with tempfile.TemporaryDirectory() as place:
             store = CheckpointStore(Path(place))
             for number in range(arguments.repeats + 1):
                 state = jax.block_until_ready(step(state, x))
-                state = timed(times["update"], lambda: jax.block_until_ready(step(state, x)))  # noqa: B023
+                state = timed(times["step"], lambda: jax.block_until_ready(step(state, x)))  # noqa: B023
                 position = {"epoch": 0, "batch": number}
                 timed(times["ours"], lambda: store.save(number, state, position))  # noqa: B023
                 store.wait()
@@ -82,7 +82,7 @@ def main():
             store.close()
         medians = {name: statistics.median(values[1:]) for name, values in times.items()}
         shown = ", ".join(f"{name} {value:.1f}" for name, value in medians.items())
-        print(f"{megabytes} MB: {shown}; ours/update {medians['ours'] / medians['update']:.3f}")
+        print(f"{megabytes} MB: {shown}; ours/step {medians['ours'] / medians['step']:.3f}")
 
 
 if __name__ == "__main__":

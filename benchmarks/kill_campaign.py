@@ -1,10 +1,10 @@
-"""Kills a training again and again, and compares what it leaves with that of one left alone.
+"""Kills a training repeatedly, and compares its results with those of an uninterrupted one.
 
 PYTHONPATH=. python benchmarks/kill_campaign.py --kills 30
 
-Half of the kills come at a random moment, half as soon as a checkpoint is seen to be written, and a
-random moment later. Each run goes on from what the one before left; when one ends, the next begins
-in a new directory.
+Half of the kills come at a random moment. The other half come a random moment after a checkpoint
+starts to be written. The training then resumes; when it ends, the next run starts in a new
+directory.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""How long a real BERT takes to load, in fresh processes, imports not counted.
+"""How long a real BERT takes to load, in fresh processes, without imports.
 
 python benchmarks/loading.py [--rounds 5]
 """

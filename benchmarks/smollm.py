@@ -96,7 +96,7 @@ def make_model(config):
 
 
 def sequences(tokenizer, texts, count, length):
-    """Token numbers ``[count, length]`` of texts that follow one another."""
+    """Token numbers ``[count, length]`` of consecutive texts."""
     ids = []
     for text in texts:
         ids += tokenizer.encode(text[0].upper() + text[1:] + ". ").ids

@@ -1,4 +1,4 @@
-"""What the library costs: ``GeneralDistiller.train`` against a step written by hand.
+"""What the library costs: ``GeneralDistiller.train`` against a hand-written step.
 
 Both run the same arithmetic on a pair of the size of MiniLM (teacher 6 layers x 384, student 3
 layers x 384; 16 sequences of 64 tokens; soft cross-entropy, four hidden-state losses, labels,
@@ -106,12 +106,12 @@ class ByHand:
 
 
 class TextBrewer:
-    """TextBrewer's training in a process of its own, a few steps at a time."""
+    """TextBrewer's training in a separate process, a few steps at a time."""
 
     def __init__(self, python):
         settings = {"size": SIZE, "pairs": PAIRS, "temperature": TEMPERATURE, "rate": RATE,
                     "batch": BATCH, "length": LENGTH, "total": STEPS}  # fmt: skip
-        # Waiting threads that spin would slow down whoever has the turn.
+        # Threads that spin while they wait would slow down the side that is measured.
         quiet = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
         self.process = subprocess.Popen(
             [python, str(Path(__file__).with_name("textbrewer_worker.py")), json.dumps(settings)],
@@ -164,7 +164,7 @@ def main():
     hand_losses, end_of_turn = [], time.perf_counter()
 
     def turn_of_the_others(model, step):
-        """Called between two turns of the distiller, when its steps are all finished."""
+        """Runs between two turns of the distiller, after its steps have finished."""
         nonlocal end_of_turn
         times["distiller"].append(time.perf_counter() - end_of_turn)
         start = time.perf_counter()
@@ -182,7 +182,7 @@ def main():
         callback=turn_of_the_others,
     ).history
     if peer:
-        peer.process.kill()  # left alone it would wait for ever: TextBrewer cycles an empty loader
+        peer.process.kill()  # otherwise it waits forever: TextBrewer cycles an empty loader
     np.testing.assert_allclose(history["total_loss"], hand_losses, rtol=2e-3)
 
     measured = {name: np.array(values[1:]) for name, values in times.items() if values}

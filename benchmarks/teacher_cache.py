@@ -1,4 +1,4 @@
-"""What a teacher cache costs, what it loses, and how fast one trains from it.
+"""What a teacher cache costs, what it loses, and how fast training from it is.
 
 ``logits`` keeps the logits that SmolLM2-135M gives for WordNet glosses, over its 49,152 tokens and
 over the 32,000 likeliest of them, in several ways, and prints bytes per token and errors. The loss
@@ -203,7 +203,7 @@ def _as_it_is(batch):
 
 
 def _packing_rate(cache, encoded):
-    """Examples per second that are packed, apart from the teacher."""
+    """Examples packed per second, without the teacher."""
     batch = next(iter(TextLoader(encoded, 512)))
     outputs, examples = cache.outputs(batch), len(batch["example_id"])
     start = time.process_time()

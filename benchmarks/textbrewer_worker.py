@@ -35,7 +35,7 @@ def adaptor(batch, outputs):
 
 
 def batches():
-    """One batch at a time, as many as are asked for; in between, the clock stands still."""
+    """Yields the requested number of batches; the time between requests is not counted."""
     shape = (settings["batch"], settings["length"])
     size = settings["size"]
     while line := sys.stdin.readline():

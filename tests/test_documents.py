@@ -1,5 +1,7 @@
 """The code of the pages and the examples runs; the pages' links lead somewhere."""
 
+import ast
+import importlib
 import json
 import os
 import re
@@ -62,6 +64,18 @@ def test_files_and_tests_named_in_pages_exist():
             assert not test or f"def {test}(" in files[0].read_text(), (
                 f"{page.name}: {name}::{test}"
             )
+
+
+SCRIPTS = [*(ROOT / "examples").rglob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_import_names_that_exist(script):
+    for node in ast.walk(ast.parse(script.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "jaxbrewer":
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                assert hasattr(module, alias.name), f"{node.module}.{alias.name}"
 
 
 def test_version_changelog_and_citation_agree():

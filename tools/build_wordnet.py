@@ -18,7 +18,7 @@ from pathlib import Path
 
 OUTPUT = Path(__file__).parent.parent / "jaxbrewer/demo/data/wordnet_glosses.tsv.xz"
 MINIMUM = 50
-"""Examples that a class must have to be kept."""
+"""Minimum number of examples per class."""
 
 LEXICOGRAPHER_FILES = {
     3: "Tops", 4: "act", 5: "animal", 6: "artifact", 7: "attribute", 8: "body", 9: "cognition",
@@ -59,7 +59,7 @@ def select(examples: Iterable[tuple[str, str]], minimum: int = MINIMUM) -> list[
 
 
 def main() -> None:
-    """Reads the arguments, writes the file and says what is in it."""
+    """Reads the arguments, writes the file and prints its contents."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", type=Path, help="WordNet 3.0's data.noun")
     parser.add_argument("output", type=Path, nargs="?", default=OUTPUT)

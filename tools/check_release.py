@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def disagreements(tag: str) -> list[str]:
-    """What stands between this tag and a release."""
+    """The disagreements that prevent a release under this tag."""
     version = runpy.run_path(str(ROOT / "jaxbrewer" / "_version.py"))["__version__"]
     changelog = (ROOT / "CHANGELOG.md").read_text()
     citation = (ROOT / "CITATION.cff").read_text()

@@ -8,9 +8,9 @@ place: run it in a clone of the repository that nobody else uses, with the proje
     python tools/mutate.py run jaxbrewer/objective/schedules.py  # or without a name: all
     python tools/mutate.py report
 
-Mutants that say the same several times are left out: of a binary operator one replacement is made
-(``+`` and ``-``, ``*`` and ``/`` for each other, ``**`` to ``*``), of a comparison its negation, of
-a number its successor; annotations and exception types are not mutated.
+Redundant mutants are left out. A binary operator has one replacement (``+`` and ``-``, ``*`` and
+``/`` for each other, ``**`` to ``*``), a comparison its negation, a number its successor.
+Annotations and exception types are not mutated.
 """
 
 import argparse
@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / ".cache" / "mutation"
 SOCKET = RESULTS / "server"
 SECONDS = 240
-"""A mutant that takes longer hangs, which a test suite would notice."""
+"""Time limit of a mutant; one that takes longer counts as killed."""
 
 PYTEST = ("-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning")
 LOSSES = {
@@ -99,7 +99,7 @@ TESTS = {
     "jaxbrewer/step/optimizer.py": ("tests/step/test_optimizer.py",),
     "jaxbrewer/step/unused_parameters.py": ("tests/step/test_unused_parameters.py",),
 }
-"""The tests of each module, those that fail soonest first."""
+"""The tests of each module, the quickest to fail first."""
 
 _OPERATORS = {
     "Add_Sub", "Sub_Add", "Mul_Div", "Div_Mul", "Pow_Mul", "FloorDiv_Mul", "Mod_Mul",
@@ -109,7 +109,7 @@ _OPERATORS = {
 _UNARY = {"Delete_USub", "Delete_Not", "Delete_Invert"}
 
 
-# -- which mutants --------------------------------------------------------------------------------
+# -- selection -------------------------------------------------------------------------------------
 
 
 def spans_of_types(path):
@@ -161,7 +161,7 @@ def choose(session, module, most):
     return len(seen)
 
 
-# -- running one ----------------------------------------------------------------------------------
+# -- one mutant ------------------------------------------------------------------------------------
 
 
 def serve():
@@ -216,7 +216,7 @@ def ask(tests):
     return int(connection.makefile().readline())
 
 
-# -- a whole run ----------------------------------------------------------------------------------
+# -- all mutants -----------------------------------------------------------------------------------
 
 
 def run(names, most):
