@@ -1,7 +1,7 @@
-"""Several teachers as one lesson: what the student's logits are compared with, and how it weighs.
+"""Combines several teachers into targets for the student.
 
-The teachers' logits come in one after the other. Where their average is enough, only the running
-sum is kept; where their losses are averaged, all of them are.
+The teachers run one after the other. Averaged logits need only a running sum; averaged losses keep
+the outputs of every teacher.
 """
 
 import dataclasses
@@ -28,13 +28,14 @@ Weight = float | Float[Array, ""] | Float[Array, " batch"]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Targets:
-    """What the teachers say of a batch.
+    """What the student is compared with on a batch.
 
     Attributes:
-        compared: Whose logits the student's are compared with: the one teacher, the teachers'
-            average, or every teacher where their losses are averaged.
-        weights: For each of these a weight, a scalar or one per example ``[batch]``; ``None`` is 1.
-        teachers: Every teacher, for intermediate matches; without the logits of an average.
+        compared: Outputs whose logits are the targets: those of the one teacher, the average of
+            several, or those of every teacher where losses are averaged.
+        weights: A weight for each of them, a scalar or one per example ``[batch]``; ``None`` is 1.
+        teachers: Outputs of every teacher, for intermediate matches; without logits where those
+            are averaged.
         checks: What is checked of the values of the teachers' masks.
     """
 
@@ -46,13 +47,13 @@ class Targets:
 
 @dataclasses.dataclass(frozen=True)
 class Ensemble:
-    """How several teachers become one lesson.
+    """How the outputs of several teachers are combined.
 
     Attributes:
         average: ``"logits"``, ``"probabilities"`` or ``"losses"``.
-        weights: One per teacher, a schedule or a float; ``None`` weighs all alike.
-        temperatures: One per teacher; ``None`` gives all the objective's.
-        vocabulary: What is done where their logits differ in width.
+        weights: One per teacher, a schedule or a float; ``None`` for equal weights.
+        temperatures: One per teacher; ``None`` for the temperature of the objective.
+        vocabulary: How logits of different widths are compared.
         mask_pairing: How positions that their masks select are paired.
     """
 
@@ -63,7 +64,7 @@ class Ensemble:
     mask_pairing: str = "auto"
 
     def require(self, teachers: int) -> None:
-        """Raises :class:`UsageError` if the settings are those of another number of teachers."""
+        """Raises :class:`UsageError` if settings per teacher do not fit the number of teachers."""
         for field in ("weights", "temperatures"):
             given = getattr(self, field)
             if given is not None and len(given) != teachers:
@@ -81,8 +82,8 @@ def make_ensemble(config: DistillationConfig, total_steps: int | None = None) ->
     """The :class:`Ensemble` of a config.
 
     Raises:
-        UsageError: A schedule cannot be built, or probabilities are to be averaged under a rule
-            that sets the temperature afterwards.
+        UsageError: A schedule cannot be built, or ``teacher_average="probabilities"`` is combined
+            with a rule that sets the temperature from the average.
     """
     if config.teacher_average == "probabilities" and config.temperature_scheduler != "none":
         raise UsageError(
@@ -113,15 +114,15 @@ def routing_weights(
     teacher_weights: Float[Array, "batch teachers"] | None,
     teachers: int,
 ) -> Float[Array, "batch teachers"] | None:
-    """The weight of every teacher for every example, as a batch says it.
+    """The weight of every teacher for every example, from the entries of a batch.
 
     Args:
-        teacher_id: The one teacher of each example, counted from 0; -1 for none.
-        teacher_weights: Or a weight for each teacher.
-        teachers: How many there are.
+        teacher_id: The teacher of each example, counted from 0; -1 for none.
+        teacher_weights: A weight for each example and teacher, instead of ``teacher_id``.
+        teachers: The number of teachers.
 
     Returns:
-        ``[batch, teachers]``, or ``None`` if the batch says nothing.
+        ``[batch, teachers]``, or ``None`` if the batch has neither entry.
 
     Raises:
         UsageError: Both are given, or a shape does not fit.
@@ -152,14 +153,14 @@ def routing_weights(
 
 
 @dataclasses.dataclass(frozen=True)
-class Lesson:
-    """The teachers so far; a pytree is not needed, since it never leaves a trace.
+class RunningTargets:
+    """The targets while teachers are added; it is used inside a trace and is no pytree.
 
     Attributes:
-        total: The weighted sum of what is averaged, one array per head.
+        total: The weighted sum of logits or probabilities, one array per head.
         weight: The sum of the weights.
-        masks: Of each head, the positions that all teachers so far have.
-        first: The first teacher, whose positions the others are brought to.
+        masks: For each head, the positions that all teachers so far select.
+        first: Outputs of the first teacher; the others are aligned to its positions.
         parts: What :class:`Targets` needs of each teacher.
         weights: Each teacher's weight.
         checks: What is checked of the values of their masks.
@@ -174,39 +175,39 @@ class Lesson:
     checks: Checks = dataclasses.field(default_factory=dict)
 
 
-def add_teacher(
+def add_outputs(
     ensemble: Ensemble,
-    lesson: Lesson,
+    running: RunningTargets,
     outputs: Outputs,
     *,
     step: Array | int,
     temperature: float | Array,
     routing: Float[Array, "batch teachers"] | None = None,
-) -> Lesson:
-    """The lesson with one teacher more.
+) -> RunningTargets:
+    """Adds the outputs of the next teacher.
 
     Args:
-        ensemble: How teachers are averaged.
-        lesson: ``Lesson()`` before the first.
-        outputs: The teacher's.
-        step: Optimizer updates so far, for scheduled weights.
+        ensemble: How teachers are combined.
+        running: The teachers so far; ``RunningTargets()`` before the first.
+        outputs: Outputs of the next teacher.
+        step: Optimizer steps so far, for scheduled weights.
         temperature: The objective's base temperature at this step.
         routing: From :func:`routing_weights`.
 
     Raises:
-        UsageError: The teacher's heads do not fit those before.
+        UsageError: The teacher's heads do not fit those of the teachers before it.
     """
-    teacher = len(lesson.parts)
+    teacher = len(running.parts)
     weight: Weight = 1.0
     if ensemble.weights is not None:
         schedule = ensemble.weights[teacher]
         weight = schedule(step) if callable(schedule) else schedule
     if routing is not None:
         weight = weight * routing[:, teacher]
-    weights = (*lesson.weights, weight)
+    weights = (*running.weights, weight)
     if ensemble.average == "losses":
-        return dataclasses.replace(lesson, parts=(*lesson.parts, outputs), weights=weights)
-    first = lesson.first or outputs
+        return dataclasses.replace(running, parts=(*running.parts, outputs), weights=weights)
+    first = running.first or outputs
     if len(outputs.logits) != len(first.logits):
         raise UsageError(
             f"Teacher {teacher}'s adaptor returned {len(outputs.logits)} 'logits', teacher 0's "
@@ -218,7 +219,7 @@ def add_teacher(
             "set teacher_average='losses', or cache all logits."
         )
     own = ensemble.temperature(teacher, temperature)
-    total, masks, checks = [], [], dict(lesson.checks)
+    total, masks, checks = [], [], dict(running.checks)
     masks_first = per_head("teacher 0", first.logits_mask, len(first.logits))
     masks_own = per_head(f"teacher {teacher}", outputs.logits_mask, len(first.logits))
     for head, logits in enumerate(outputs.logits):
@@ -230,7 +231,7 @@ def add_teacher(
                 assert own_mask is not None
                 checks |= unequal_counts(f"logits[{head}] of teacher {teacher}", mask, own_mask)
             logits, mask = pair_selected(logits, mask, own_mask, pairing=pairing)
-        before = lesson.total[head] if teacher else logits
+        before = running.total[head] if teacher else logits
         if logits.shape[:-1] == before.shape[:-1]:
             before, logits = fit_vocabularies(
                 before,
@@ -252,17 +253,17 @@ def add_teacher(
         elif ensemble.temperatures is not None:
             logits = logits * (temperature / own)
         aligned = per_position(weight, logits)
-        # A teacher without weight is not asked: its -inf or NaN would survive a product with 0.
+        # `where`, because a -inf or NaN of a teacher without weight survives a product with 0.
         weighted = jnp.where(aligned != 0, aligned * logits, 0)
         total.append(before + weighted if teacher else weighted)
-        masks.append(_both(lesson.masks[head], mask) if teacher else mask)
+        masks.append(_both(running.masks[head], mask) if teacher else mask)
     part = dataclasses.replace(outputs, logits=())
-    return Lesson(
+    return RunningTargets(
         tuple(total),
-        lesson.weight + weight,
+        running.weight + weight,
         tuple(masks),
         first,
-        (*lesson.parts, part),
+        (*running.parts, part),
         weights,
         checks,
     )
@@ -274,35 +275,39 @@ def _both(before: Array | None, mask: Array | None) -> Array | None:
     return (before != 0) & (mask != 0)
 
 
-def targets_of(
+def finish_targets(
     ensemble: Ensemble,
-    lesson: Lesson,
+    running: RunningTargets,
     *,
     temperature: float | Array,
     routing: Float[Array, "batch teachers"] | None = None,
 ) -> Targets:
-    """The lesson of all teachers, averages divided by the sum of the weights.
+    """The targets from all teachers; averages are divided by the sum of the weights.
 
-    An example that no teacher has a weight for is not compared.
+    An example without a weight for any teacher is not compared.
     """
     if ensemble.average == "losses":
-        whole = sum(lesson.weights[1:], start=lesson.weights[0])
+        whole = sum(running.weights[1:], start=running.weights[0])
         divisor = jnp.where(whole != 0, whole, 1)
-        return Targets(lesson.parts, tuple(w / divisor for w in lesson.weights), lesson.parts)
-    assert lesson.first is not None
-    asked = jnp.asarray(lesson.weight) != 0
-    divisor = jnp.where(asked, lesson.weight, 1)
+        return Targets(running.parts, tuple(w / divisor for w in running.weights), running.parts)
+    assert running.first is not None
+    weighted_by_any = jnp.asarray(running.weight) != 0
+    divisor = jnp.where(weighted_by_any, running.weight, 1)
     heads = []
-    for total in lesson.total:
+    for total in running.total:
         mean = total / per_position(divisor, total)
-        if ensemble.average == "probabilities":  # of no teacher: ones, whose logarithm is finite
-            mean = temperature * jnp.log(jnp.where(per_position(asked, mean) != 0, mean, 1))
+        if ensemble.average == "probabilities":  # without a teacher: ones, whose log is finite
+            mean = temperature * jnp.log(
+                jnp.where(per_position(weighted_by_any, mean) != 0, mean, 1)
+            )
         heads.append(mean)
-    masks = tuple(mask for mask in lesson.masks if mask is not None)
+    masks = tuple(mask for mask in running.masks if mask is not None)
     average = dataclasses.replace(
-        lesson.first, logits=tuple(heads), logits_mask=masks, features={}, losses=()
+        running.first, logits=tuple(heads), logits_mask=masks, features={}, losses=()
     )
-    return Targets((average,), (None if routing is None else asked,), lesson.parts, lesson.checks)
+    return Targets(
+        (average,), (None if routing is None else weighted_by_any,), running.parts, running.checks
+    )
 
 
 def as_targets(
@@ -312,13 +317,13 @@ def as_targets(
     step: Array | int,
     temperature: float | Array,
 ) -> Targets | None:
-    """The :class:`Targets` of one teacher's outputs, of a sequence of them, or as they are."""
+    """:class:`Targets` from one teacher's outputs or a sequence of them; targets pass through."""
     if teachers is None or isinstance(teachers, Targets):
         return teachers
     if isinstance(teachers, Outputs):
         return Targets((teachers,), (None,), (teachers,))
     ensemble.require(len(teachers))
-    lesson = Lesson()
+    running = RunningTargets()
     for outputs in teachers:
-        lesson = add_teacher(ensemble, lesson, outputs, step=step, temperature=temperature)
-    return targets_of(ensemble, lesson, temperature=temperature)
+        running = add_outputs(ensemble, running, outputs, step=step, temperature=temperature)
+    return finish_targets(ensemble, running, temperature=temperature)

@@ -15,12 +15,12 @@ from ..forward.forward_pass import Forward, make_forward
 from ..forward.model import Batch, Model, PyTree
 from ..forward.precision import AS_GIVEN, Policy
 from ..objective.ensemble import (
-    Lesson,
+    RunningTargets,
     Targets,
-    add_teacher,
+    add_outputs,
     as_targets,
     routing_weights,
-    targets_of,
+    finish_targets,
 )
 from ..objective.objective import Objective
 
@@ -75,23 +75,23 @@ def make_teacher_forward(
             objective_entry(batch, "teacher_weights"),
             len(forwards),
         )
-        lesson = Lesson()
+        running = RunningTargets()
         for forward, own, part, cached in zip(
             forwards, variables, *parts_of_teachers(batch, len(forwards)), strict=True
         ):
-            if lesson.total and cached is None:  # a teacher starts when the one before is added
-                part, total = jax.lax.optimization_barrier((part, lesson.total))
-                lesson = dataclasses.replace(lesson, total=total)
+            if running.total and cached is None:  # a teacher starts when the one before is added
+                part, total = jax.lax.optimization_barrier((part, running.total))
+                running = dataclasses.replace(running, total=total)
             outputs, _ = forward(own, part, cached, None)
-            lesson = add_teacher(
+            running = add_outputs(
                 ensemble,
-                lesson,
+                running,
                 jax.lax.stop_gradient(outputs),
                 step=step,
                 temperature=temperature,
                 routing=routing,
             )
-        return targets_of(ensemble, lesson, temperature=temperature, routing=routing)
+        return finish_targets(ensemble, running, temperature=temperature, routing=routing)
 
     return of_several
 

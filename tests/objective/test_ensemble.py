@@ -9,7 +9,7 @@ import pytest
 
 import jaxbrewer as jb
 from jaxbrewer.forward.adaptors import collect
-from jaxbrewer.objective.ensemble import Lesson, add_teacher, routing_weights, targets_of
+from jaxbrewer.objective.ensemble import RunningTargets, add_outputs, routing_weights, targets_of
 
 RNG = np.random.default_rng(0)
 B, C = 6, 5
@@ -61,12 +61,17 @@ def averages(routed):
     def losses(student, teachers, routing):
         values = {}
         for name, objective in configs.items():
-            lesson = Lesson()
+            running = RunningTargets()
             for z in teachers:
-                lesson = add_teacher(
-                    objective.ensemble, lesson, outputs(z), step=0, temperature=3.0, routing=routing
+                running = add_outputs(
+                    objective.ensemble,
+                    running,
+                    outputs(z),
+                    step=0,
+                    temperature=3.0,
+                    routing=routing,
                 )
-            targets = targets_of(objective.ensemble, lesson, temperature=3.0, routing=routing)
+            targets = targets_of(objective.ensemble, running, temperature=3.0, routing=routing)
             values[name] = objective(outputs(student), targets, {})[0]
         return values
 
@@ -102,7 +107,7 @@ def test_a_scheduled_weight_follows_the_step():
 
 
 def test_each_teachers_mask_selects_its_own_positions():
-    """Lesson B.5, 22: teacher 0's mask was used for all."""
+    """RunningTargets B.5, 22: teacher 0's mask was used for all."""
     rng = np.random.default_rng(1)
     selected = rng.normal(size=(3, 4, C)).astype("f")  # what each model says of four tokens
 
@@ -159,12 +164,12 @@ def test_logits_of_an_unselected_teacher_may_be_nan(average):
     @jax.jit
     @jax.value_and_grad
     def loss(student, teachers):
-        lesson = Lesson()
+        running = RunningTargets()
         for z in teachers:
-            lesson = add_teacher(
-                objective.ensemble, lesson, outputs(z), step=0, temperature=2.0, routing=routing
+            running = add_outputs(
+                objective.ensemble, running, outputs(z), step=0, temperature=2.0, routing=routing
             )
-        targets = targets_of(objective.ensemble, lesson, temperature=2.0, routing=routing)
+        targets = targets_of(objective.ensemble, running, temperature=2.0, routing=routing)
         return objective(outputs(student), targets, {})[0]
 
     student, teachers = STUDENT.astype("f"), TEACHERS[:2].astype("f")
