@@ -19,8 +19,8 @@ from ..objective.ensemble import (
     Targets,
     add_outputs,
     as_targets,
-    routing_weights,
     finish_targets,
+    routing_weights,
 )
 from ..objective.objective import Objective
 

@@ -9,7 +9,12 @@ import pytest
 
 import jaxbrewer as jb
 from jaxbrewer.forward.adaptors import collect
-from jaxbrewer.objective.ensemble import RunningTargets, add_outputs, routing_weights, targets_of
+from jaxbrewer.objective.ensemble import (
+    RunningTargets,
+    add_outputs,
+    finish_targets,
+    routing_weights,
+)
 
 RNG = np.random.default_rng(0)
 B, C = 6, 5
@@ -71,7 +76,7 @@ def averages(routed):
                     temperature=3.0,
                     routing=routing,
                 )
-            targets = targets_of(objective.ensemble, running, temperature=3.0, routing=routing)
+            targets = finish_targets(objective.ensemble, running, temperature=3.0, routing=routing)
             values[name] = objective(outputs(student), targets, {})[0]
         return values
 
@@ -169,7 +174,7 @@ def test_logits_of_an_unselected_teacher_may_be_nan(average):
             running = add_outputs(
                 objective.ensemble, running, outputs(z), step=0, temperature=2.0, routing=routing
             )
-        targets = targets_of(objective.ensemble, running, temperature=2.0, routing=routing)
+        targets = finish_targets(objective.ensemble, running, temperature=2.0, routing=routing)
         return objective(outputs(student), targets, {})[0]
 
     student, teachers = STUDENT.astype("f"), TEACHERS[:2].astype("f")
