@@ -17,6 +17,7 @@ from ._checks import (
     require_row,
     require_schedule,
 )
+from .module_paths import split_module_path
 
 LAYER_MAPS = ("uniform", "last", "skip", "emd")
 _PRESET = re.compile(
@@ -262,7 +263,9 @@ class CustomMatch(Config):
 
     Args:
         module_T: Path of the teacher's module, names joined by dots: ``"encoder.layers.3"``. With
-            ``*`` (``"encoder.layers.*.attention"``) it stands for several, in order.
+            ``*`` (``"encoder.layers.*.attention"``) it stands for several, in order. Of a module
+            that returns several arrays, ``"layer:hidden"`` chooses an entry of a dict or
+            dataclass, ``"layer:1"`` one of a tuple; ``"layers[3]"`` is a layer of a scanned stack.
         module_S: Path of the student's, likewise; both stand for equally many.
         weight: Weight of the loss in the total.
         loss: A name of ``MATCH_LOSS_MAP`` for one layer, or a function
@@ -291,6 +294,10 @@ class CustomMatch(Config):
         for field in ("module_T", "module_S"):
             path = getattr(self, field)
             self.require(field, isinstance(path, str) and bool(path), "a module's path")
+            try:
+                split_module_path(path)
+            except UsageError as error:
+                raise UsageError(f"CustomMatch.{field}: {error}") from None
         for field in ("loss", "proj", "proj_group", "weight_scheduler"):
             self.freeze(field)
         if not callable(self.loss):

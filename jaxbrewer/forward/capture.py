@@ -5,6 +5,7 @@ have to be removed, and nothing is kept from one call to the next.
 """
 
 import contextlib
+import dataclasses
 import functools
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +15,7 @@ import flax.linen as nn
 import jax
 from flax import nnx
 
+from ..configs.module_paths import split_module_path
 from ..errors import UsageError
 
 Select = Callable[[str], bool]
@@ -94,31 +96,118 @@ def call_linen(
     Returns:
         The result, the changed collections, and the captured outputs by path.
     """
+    called: dict[str, None] = {}
 
     def wanted(module: nn.Module, method: str) -> bool:
         path = ".".join(module.path)
         return method == "__call__" and bool(path) and select(path)
 
-    result, changed = call(capture_intermediates=wanted, mutable=[*mutable, "intermediates"])
+    def note(next_call: Any, args: Any, keywords: Any, context: Any) -> Any:
+        if wanted(context.module, context.method_name):
+            called[".".join(context.module.path)] = None
+        return next_call(*args, **keywords)
+
+    with nn.intercept_methods(note):
+        result, changed = call(capture_intermediates=wanted, mutable=[*mutable, "intermediates"])
     changed = dict(changed)
     captured = _by_path(changed.pop("intermediates", {}), "__call__", select)
-    return result, changed, captured
+    return result, changed, dict.fromkeys(called, NOT_CAPTURED) | captured
 
 
-def first_array(path: str, value: Any) -> jax.Array:
-    """The one array of a submodule's output: itself, or the first of a tuple or list.
+@jax.tree_util.register_static
+class _NotCaptured:
+    """Stands for the output of a module under a lifted transformation that drops it."""
+
+
+NOT_CAPTURED = _NotCaptured()
+
+
+def element(address: str, value: Any) -> Any:
+    """The one array of a submodule's output that ``address`` names.
+
+    Args:
+        address: Its path and steps into what it returns; see
+            :func:`~jaxbrewer.configs.module_paths.split_module_path`.
+        value: What it returns, or its shapes.
+
+    Returns:
+        The array at the end of the steps. If a tuple stands there, its first array; if a dict or a
+        dataclass, its only one. Numbers do not count as arrays.
 
     Raises:
-        UsageError: There is none.
+        UsageError: There is none, or the steps lead elsewhere.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> element("layer", (None, jnp.zeros(2))).shape
+        (2,)
+        >>> element("layers:1:hidden", ({}, {"hidden": jnp.zeros(3)})).shape
+        (3,)
+        >>> element("layers[0]", (jnp.zeros((4, 2)), None)).shape
+        (2,)
     """
-    if isinstance(value, (tuple, list)) and value:
-        value = value[0]
-    if not hasattr(value, "shape"):
+    path, steps = split_module_path(address)
+    if value is NOT_CAPTURED:
         raise UsageError(
-            f"The module {path!r} returns {type(value).__name__}; a custom match needs an array, "
-            "or a tuple that begins with one."
+            f"The module {path!r} runs under nn.scan or another transformation of Linen that drops "
+            "what it returns: give the transformation variable_axes={..., 'intermediates': 0}, and "
+            f"choose a layer by '{path}[0]'."
         )
-    return value
+    for step in steps:
+        if isinstance(step, str):
+            entries = dict(_entries(value))
+            if step not in entries:
+                raise UsageError(
+                    f"{address!r}: {step!r} is no entry of what the module returns there, "
+                    f"{_described(value)}."
+                )
+            value = entries[step]
+        else:
+            value = _at(address, _only_array(address, value), step)
+    return _only_array(address, value)
+
+
+def _at(address: str, array: Any, index: int) -> Any:
+    """``array[index]``, also of a shape."""
+    if not array.shape or not -array.shape[0] <= index < array.shape[0]:
+        raise UsageError(f"{address!r}: {index} is out of range for {_described(array)}.")
+    if isinstance(array, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(array.shape[1:], array.dtype)
+    return array[index]
+
+
+def _only_array(address: str, value: Any) -> Any:
+    if hasattr(value, "shape"):
+        return value
+    arrays = {name: entry for name, entry in _entries(value) if getattr(entry, "shape", ())}
+    if arrays and (len(arrays) == 1 or isinstance(value, (tuple, list))):
+        return next(iter(arrays.values()))
+    raise UsageError(
+        f"The module {address!r} returns {_described(value)}; a custom match compares one array, "
+        f"chosen by '{address}:{next(iter(arrays), 'name')}'."
+    )
+
+
+def _entries(value: Any) -> Iterator[tuple[str, Any]]:
+    """The named elements of a dict, a dataclass, a namedtuple, a tuple or a list."""
+    if isinstance(value, Mapping):
+        yield from ((str(name), entry) for name, entry in value.items())
+    elif dataclasses.is_dataclass(value):
+        yield from ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
+    elif isinstance(value, (tuple, list)):
+        names = getattr(value, "_fields", None)
+        yield from zip(names or map(str, range(len(value))), value, strict=True)
+
+
+def _described(value: Any) -> str:
+    """What a value is, in a few words: the shapes of its elements."""
+    if hasattr(value, "shape"):
+        return f"an array {tuple(value.shape)}"
+    entries = [
+        f"{name}: {tuple(entry.shape) if hasattr(entry, 'shape') else type(entry).__name__}"
+        for name, entry in _entries(value)
+    ]
+    return f"{type(value).__name__} ({', '.join(entries)})" if entries else type(value).__name__
 
 
 def _by_path(tree: Any, name: str, select: Select, prefix: str = "") -> dict[str, Any]:

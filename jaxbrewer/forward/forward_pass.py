@@ -7,9 +7,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from ..configs.module_paths import split_module_path
 from ..errors import UsageError
 from .adaptors import Adaptor, Outputs, collect
-from .capture import first_array
+from .capture import element
 from .model import Batch, Model, PyTree
 from .precision import Policy
 from .tracing_errors import tracing_errors_name
@@ -37,14 +38,16 @@ def make_forward(
         who: ``"student"`` or ``"teacher"``, for messages.
         precision: The dtypes.
         args: Further keyword arguments of every call.
-        modules: Paths of the submodules whose outputs ``Outputs.modules`` holds.
+        modules: Paths of the submodules whose outputs ``Outputs.modules`` holds, with the steps to
+            one array of them.
 
     Raises:
         UsageError: ``modules`` are asked of a plain function, which has no submodules.
     """
     apply = model.apply
     if modules:
-        apply = _capturing(model, who)(frozenset(modules).__contains__)
+        paths = frozenset(split_module_path(address)[0] for address in modules)
+        apply = _capturing(model, who)(paths.__contains__)
 
     def forward(
         variables: PyTree, batch: Batch, outputs: Any, key: jax.Array | None
@@ -81,7 +84,10 @@ def make_forward(
             new_state = jax.tree.map(lambda new, old: new.astype(old.dtype), new_state, state)
             if modules:
                 outputs, captured = outputs
-                captured = {path: first_array(path, value) for path, value in captured.items()}
+                captured = {
+                    address: element(address, captured[split_module_path(address)[0]])
+                    for address in modules
+                }
         with tracing_errors_name(f"The {who}'s adaptor"):
             answer = adaptor(batch, outputs)
         collected = collect(answer, who, examples=_examples(batch))
@@ -99,20 +105,16 @@ def _examples(batch: Batch) -> int | None:
 def module_shapes(
     model: Model, variables: PyTree, batch: Batch, who: str, args: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Shapes of every submodule's output on ``batch``, by path; only traces the model."""
+    """Shapes of all that every submodule returns on ``batch``, by path; only traces the model."""
     apply = _capturing(model, who)(lambda path: True)
 
     def run(variables: PyTree, batch: Batch) -> Any:
         (_, captured), _ = apply(
             variables["params"], variables["state"], batch, train=False, args=args
         )
-        return {
-            path: value[0] if isinstance(value, (tuple, list)) and value else value
-            for path, value in captured.items()
-        }
+        return captured
 
-    shapes = jax.eval_shape(run, variables, batch)
-    return {path: shape for path, shape in shapes.items() if hasattr(shape, "shape")}
+    return jax.eval_shape(run, variables, batch)
 
 
 def _capturing(model: Model, who: str) -> Callable[..., Any]:

@@ -21,8 +21,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..configs import CustomMatch, DistillationConfig, EMDMatch, IntermediateMatch, LayerMap
+from ..configs.module_paths import split_module_path
 from ..errors import UsageError
 from ..forward.adaptors import Outputs
+from ..forward.capture import element
 from ..registry import MATCH_LOSS_MAP, loss_and_parameters
 
 Shapes = Any
@@ -43,7 +45,7 @@ def resolve(
         config: May hold layer maps, transport matches without layers, globs of modules.
         student: What the student's adaptor returns, or its shapes.
         teachers: The same for each teacher.
-        modules_S: The outputs of the student's submodules by path, or their shapes; needed for
+        modules_S: What the student's submodules return by path, or its shapes; needed for
             ``custom_matches``.
         modules_T: The same for each teacher.
 
@@ -89,8 +91,8 @@ def table(
         side_T = _of_teacher(match, modules_T)
         rows.append(
             (
-                f"{match.module_S} [{_width((modules_S or {}).get(match.module_S))}]",
-                f"{match.module_T} [{_width(side_T.get(match.module_T))}]",
+                f"{match.module_S} [{_last_axis(match.module_S, modules_S or {})}]",
+                f"{match.module_T} [{_last_axis(match.module_T, side_T)}]",
                 _loss_name(match),
                 f"{match.weight:g}",
                 _projection(match, 1),
@@ -275,7 +277,7 @@ def _of_modules(
     written = []
     for path_S, path_T in zip(paths_S, paths_T, strict=True):
         proj = match.proj
-        width_S, width_T = modules_S[path_S].shape[-1], modules_T[path_T].shape[-1]
+        width_S, width_T = _last_axis(path_S, modules_S), _last_axis(path_T, modules_T)
         if isinstance(proj, str):
             proj = (proj, width_S, width_T)
         if isinstance(proj, tuple) and match.proj_group:
@@ -290,13 +292,22 @@ def _of_modules(
 
 
 def _matching(field: str, pattern: str, modules: Mapping[str, Any]) -> list[str]:
-    """The paths that a pattern stands for, in the order of their numbers."""
-    found = [path for path in modules if fnmatch.fnmatchcase(path, pattern)]
+    """The paths that a pattern stands for, in the order of their numbers, with its steps."""
+    glob = split_module_path(pattern)[0]
+    found = [path for path in modules if fnmatch.fnmatchcase(path, glob)]
     if not found:
-        nearest = difflib.get_close_matches(pattern, list(modules), n=5, cutoff=0.0)
+        nearest = difflib.get_close_matches(glob, list(modules), n=5, cutoff=0.0)
         listed = ", ".join(map(repr, nearest)) or "it has none that are called"
-        raise UsageError(f"{field} {pattern!r} is no module; the nearest: {listed}.")
-    return sorted(found, key=_natural)
+        raise UsageError(f"{field} {glob!r} is no module; the nearest: {listed}.")
+    return [path + pattern[len(glob) :] for path in sorted(found, key=_natural)]
+
+
+def _last_axis(address: str, modules: Mapping[str, Any]) -> int:
+    """The width of the array that a module's path leads to."""
+    shape: tuple[int, ...] = element(address, modules[split_module_path(address)[0]]).shape
+    if not shape:
+        raise UsageError(f"{address} is a single number; a match compares vectors.")
+    return shape[-1]
 
 
 def _natural(path: str) -> list[Any]:

@@ -1,5 +1,6 @@
 """Matches of inner states as terms: which layers or modules, their projections, and the loss."""
 
+import fnmatch
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import jax
 
 from ..configs import CustomMatch, EMDMatch, IntermediateMatch
+from ..configs.module_paths import split_module_path
 from ..errors import UsageError
 from ..forward.adaptors import Outputs
 from ..losses import Mean
@@ -112,12 +114,68 @@ def _of_modules(
     state_S, state_T = student.modules[match.module_S], teacher.modules[match.module_T]
     if callable(match.proj):
         state_S = match.proj(state_S)
+    mask, given = _mask_of_modules(match, student, teacher)
+    state_S, state_T = _with_positions(state_S, state_T, mask)
     state_S = _projected(match.name, match, projection, state_S)
-    mask = _inputs_mask(student, teacher)
-    if mask is not None and state_S.shape[: mask.ndim] != mask.shape:
-        # Tokens laid end to end, or no tokens at all.
-        mask = mask.reshape(-1) if state_S.shape[:1] == (mask.size,) else None
+    if mask is not None and not _covers(mask, state_S):
+        if given is not None:
+            raise UsageError(
+                f"{match.name}: modules_mask[{given!r}] {mask.shape} does not fit what "
+                f"{match.module_S!r} returns, {state_S.shape}: its axes must be the first of that."
+            )
+        if state_S.ndim > 2 or (state_S.ndim == 2 and state_S.shape[0] != mask.shape[0]):
+            raise UsageError(
+                f"{match.name}: inputs_mask {mask.shape} does not cover the positions of what "
+                f"{match.module_S!r} returns, {state_S.shape}: return their mask in the adaptor's "
+                f"'modules_mask', {{{match.module_S!r}: mask}}, or None in its place if all count."
+            )
+        mask = None  # one vector per example, or none at all
     return _compared(match.name, loss, state_S, state_T, mask=mask)
+
+
+def _mask_of_modules(
+    match: CustomMatch, student: Outputs, teacher: Outputs
+) -> tuple[jax.Array | None, str | None]:
+    """The mask of a match, and its key in ``modules_mask`` if it stands there.
+
+    The student's adaptor comes first. A key is a path, with or without its steps, or a glob.
+    """
+    for address, outputs in ((match.module_S, student), (match.module_T, teacher)):
+        path = split_module_path(address)[0]
+        for key, mask in outputs.modules_mask.items():
+            if key in (address, path) or fnmatch.fnmatchcase(path, key):
+                return mask, key
+    return _inputs_mask(student, teacher), None
+
+
+def _with_positions(
+    state_S: jax.Array, state_T: jax.Array, mask: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    """Tokens that lie end to end, ``[batch * length, width]``, in rows, where these are known.
+
+    They are those of the other model's state, or of ``mask``.
+    """
+    rows = [state.shape[:2] for state in (state_S, state_T) if state.ndim == 3]
+    if mask is not None and mask.ndim == 2:
+        rows.append(mask.shape)
+    if not rows:
+        return state_S, state_T
+    batch, length = rows[0]
+    state_S, state_T = (
+        state.reshape(batch, length, -1)
+        if state.ndim == 2 and state.shape[0] == batch * length
+        else state
+        for state in (state_S, state_T)
+    )
+    return state_S, state_T
+
+
+def _covers(mask: jax.Array, state: jax.Array) -> bool:
+    """Whether a mask's positions are the state's, or those of its attention scores."""
+    if state.shape[: mask.ndim] == mask.shape:
+        return True
+    keys = (mask.shape[1],) * 2 if mask.ndim == 2 else ()
+    return state.ndim == 4 and (state.shape[0], *state.shape[2:]) == (mask.shape[0], *keys)
 
 
 def _compared(where: str, loss: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:

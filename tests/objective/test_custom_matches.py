@@ -175,6 +175,77 @@ def test_the_mask_selects_the_modules_positions_where_it_has_them(places, masked
     np.testing.assert_allclose(term[0].value(), expected, rtol=1e-5)
 
 
+def term(state_S, state_T, loss="hidden_mse", student=None, teacher=None):
+    """The loss of a match between two states, with these entries of the adaptors."""
+    config = jb.DistillationConfig(
+        custom_matches=[{"module_S": "s.0", "module_T": "t.0", "loss": loss, "weight": 1}]
+    )
+    given_S = Outputs(modules={"s.0": jnp.asarray(state_S)}, **(student or {}))
+    given_T = Outputs(modules={"t.0": jnp.asarray(state_T)}, **(teacher or {}))
+    ((mean,),) = jb.make_objective(config).terms(given_S, given_T, {}, 0).values()
+    return mean.value()
+
+
+RNG = np.random.default_rng(1)
+MASK = np.arange(4) < np.array([[4], [2], [1]])
+OF_FIVE = np.concatenate([np.ones((3, 1), bool), MASK], axis=1)  # a class token in front
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 6), (4, 3, 6), (2, 3, 4, 6), (3, 2, 2, 6), (7, 6)])
+def test_a_mask_that_does_not_cover_a_modules_positions_is_refused(shape):
+    """A class token, strides, time first, a stack of layers, pictures, end to end."""
+    x = RNG.normal(size=shape)
+    says = r"inputs_mask \(3, 4\) does not cover the positions of what 's.0' .*'modules_mask'"
+    for side in ("student", "teacher"):
+        with pytest.raises(jb.UsageError, match=says):
+            term(x, x, **{side: {"inputs_mask": jnp.asarray(MASK)}})
+
+
+@pytest.mark.parametrize(
+    ("side", "key"), [("student", "s.0"), ("student", "s.*"), ("teacher", "t.0"), ("teacher", "*")]
+)
+def test_an_adaptor_gives_a_module_its_own_mask(side, key):
+    x_S, x_T = np.float32(RNG.normal(size=(2, 3, 5, 6)))
+    entries = {"modules_mask": {key: jnp.asarray(OF_FIVE)}, "inputs_mask": jnp.asarray(MASK)}
+    expected = np.mean((x_S - x_T)[OF_FIVE] ** 2)
+    x_S[~OF_FIVE] = np.nan
+    np.testing.assert_allclose(term(x_S, x_T, **{side: entries}), expected, rtol=1e-5)
+    flat = term(x_S.reshape(15, 6), x_T.reshape(15, 6), **{side: entries})
+    np.testing.assert_allclose(flat, expected, rtol=1e-5)
+    with pytest.raises(jb.UsageError, match=r"modules_mask\[.*\] \(3, 5\) does not fit"):
+        term(x_S[:, :4], x_T[:, :4], **{side: entries})
+
+
+def test_none_in_modules_mask_counts_all_positions():
+    x_S, x_T = np.float32(RNG.normal(size=(2, 3, 5, 6)))
+    entries = {"modules_mask": {"s.0": None}, "inputs_mask": jnp.asarray(MASK)}
+    np.testing.assert_allclose(
+        term(x_S, x_T, student=entries), np.mean((x_S - x_T) ** 2), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_a_mask_of_tokens_covers_their_attention(heads):
+    x_S, x_T = np.float32(RNG.normal(size=(2, 3, heads, 4, 4)))
+    entries = {"inputs_mask": jnp.asarray(MASK)}
+    expected = term(x_S, x_T, "attention_mse", student=entries)
+    hidden = ~(MASK[:, None, :, None] & MASK[:, None, None, :])
+    x_S = np.where(hidden, 1e3, x_S)
+    np.testing.assert_allclose(term(x_S, x_T, "attention_mse", student=entries), expected)
+
+
+@pytest.mark.parametrize("loss", ["hidden_mse", "pkd", "cos"])
+def test_tokens_end_to_end_are_compared_with_tokens_in_rows(loss):
+    """The package's own BERT against anyone's."""
+    rows_S, rows_T = np.float32(RNG.normal(size=(2, 3, 4, 6)))
+    flat_S, flat_T = (x.reshape(12, 6) for x in (rows_S, rows_T))
+    for entries in ({}, {"inputs_mask": jnp.asarray(MASK)}):
+        expected = term(rows_S, rows_T, loss, student=entries)
+        pairs = [(flat_S, rows_T), (rows_S, flat_T)] + [(flat_S, flat_T)] * bool(entries)
+        for pair in pairs:
+            np.testing.assert_allclose(term(*pair, loss, student=entries), expected, rtol=1e-6)
+
+
 def test_captured_arrays_do_not_outlive_the_call():
     net = Net(6, 2)
     model = jb.as_model(net)
@@ -214,6 +285,118 @@ def test_modules_under_remat_and_jit_are_seen():
         gradient, captured = jax.jit(jax.grad(loss, has_aux=True))(model.params)
         assert sorted(captured) == paths
         assert any(leaf.any() for leaf in jax.tree.leaves(gradient))
+
+
+class Several(nnx.Module):
+    """Layers that return what modules return: a tuple, a dict, a stack of layers."""
+
+    def __init__(self, seed):
+        make = nnx.split_rngs(splits=2)(nnx.vmap(lambda rngs: nnx.Linear(4, 4, rngs=rngs)))
+        self.stack = make(nnx.Rngs(seed))
+        self.cached, self.named = Returns(lambda x: (None, x)), Returns(lambda x: {"h": x, "n": 2})
+        self.two = Returns(lambda x: ({"a": x[:, :1]}, {"a": x, "b": 2 * x}))
+        self.head = nnx.Linear(4, CLASSES, rngs=nnx.Rngs(seed))
+
+    def __call__(self, x):
+        x = nnx.scan(lambda layer, x: layer(x), in_axes=(0, nnx.Carry), out_axes=nnx.Carry)(
+            self.stack, x
+        )
+        return self.head(self.two(self.named(self.cached(x)[1])["h"])[1]["b"])
+
+
+class Returns(nnx.Module):
+    def __init__(self, output):
+        self.output = output
+
+    def __call__(self, x):
+        return self.output(x)
+
+
+ELEMENTS = {
+    "stack[0]": lambda first, last: first,
+    "stack[-1]": lambda first, last: last,
+    "cached": lambda first, last: last,
+    "cached:1": lambda first, last: last,
+    "named": lambda first, last: last,
+    "named:h": lambda first, last: last,
+    "two:1:b": lambda first, last: 2 * last,
+    "two:0": lambda first, last: last[:, :1],
+}
+
+
+def test_a_path_leads_to_an_element_of_what_a_module_returns():
+    teacher, student = Several(0), Several(1)
+    matches = [{"module_T": address, "module_S": address} for address in ELEMENTS]
+    distiller = jb.GeneralDistiller(
+        quiet(), jb.DistillationConfig(custom_matches=matches),
+        teacher, student, logits_adaptor, logits_adaptor,
+    )  # fmt: skip
+    history = distiller.train(optax.sgd(0.0), [DATA], num_epochs=1).history
+    layers = []
+    for net in (teacher, student):
+        first = DATA["x"] @ net.stack.kernel[0] + net.stack.bias[0]
+        layers.append((first, first @ net.stack.kernel[1] + net.stack.bias[1]))
+    for address, value in ELEMENTS.items():
+        np.testing.assert_allclose(
+            history[f"unweighted_custom_hidden_mse_{address}_{address}"][0],
+            np.mean((value(*layers[0]) - value(*layers[1])) ** 2),
+            rtol=1e-4,
+            err_msg=address,
+        )
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("two", "returns tuple .*; a custom match compares one array, chosen by 'two:name'"),
+        ("two:1", "returns dict .a: .12, 4., b: .12, 4..; .* chosen by 'two:1:a'"),
+        ("named:hidden", "'hidden' is no entry of what the module returns there, dict .h: .12, 4."),
+        ("stack[2]", r"2 is out of range for an array \(2, 12, 4\)"),
+        ("cached:2", "'2' is no entry of"),
+        ("cached:0", "returns NoneType"),
+        ("stack[last]", "CustomMatch.module_T: 'stack.last.' is no path of a module"),
+    ],
+)
+def test_a_path_that_leads_nowhere_is_refused(address, says):
+    with pytest.raises(jb.UsageError, match=says) as error:
+        jb.GeneralDistiller(
+            quiet(),
+            jb.DistillationConfig(custom_matches=[{"module_T": address, "module_S": address}]),
+            Several(0), Several(1), logits_adaptor, logits_adaptor,
+        ).check(optax.sgd(0.0), [DATA], num_epochs=1)  # fmt: skip
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("axes", [{"params": 0}, {"params": 0, "intermediates": 0}])
+def test_a_layer_of_a_linen_scan(axes):
+    class Layer(nn.Module):
+        @nn.compact
+        def __call__(self, x, _):
+            return nn.Dense(4)(x), None
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            scan = nn.scan(Layer, variable_axes=axes, split_rngs={"params": True}, length=2)
+            return nn.Dense(CLASSES, name="head")(scan(name="layers")(x, None)[0])
+
+    pairs = [(Net(), Net().init(jax.random.key(seed), DATA["x"])) for seed in range(2)]
+    match = {"module_T": "layers[0]", "module_S": "layers[1]"}
+    if "intermediates" not in axes:
+        assert "variable_axes={..., 'intermediates': 0}" in refused(match, *pairs)
+        return
+    distiller = jb.GeneralDistiller(
+        quiet(), jb.DistillationConfig(custom_matches=[match]), *pairs, logits_adaptor,
+        logits_adaptor,
+    )  # fmt: skip
+    history = distiller.train(optax.sgd(0.0), [DATA], num_epochs=1).history
+    layers = [pair[1]["params"]["layers"]["Dense_0"] for pair in pairs]
+    of_T = DATA["x"] @ layers[0]["kernel"][0] + layers[0]["bias"][0]
+    of_S = DATA["x"]
+    for kernel, bias in zip(layers[1]["kernel"], layers[1]["bias"], strict=True):
+        of_S = of_S @ kernel + bias
+    (name,) = [name for name in history if name.startswith("unweighted_custom")]
+    np.testing.assert_allclose(history[name][0], np.mean((of_S - of_T) ** 2), rtol=1e-4)
 
 
 def refused(custom, teacher=None, student=None, batch=DATA):
