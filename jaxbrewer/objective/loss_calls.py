@@ -107,12 +107,13 @@ def weighted(loss: LossCall, weight: Weight | None, row: KDLossRow) -> LossCall:
     return call
 
 
-def require_classes(what: str, spec: Any, logits: Any) -> None:
+def require_classes(what: str, name: str, row: KDLossRow, logits: Any) -> None:
     """Raises :class:`UsageError` unless logits have the classes that a loss compares.
 
     Args:
         what: Names the logits.
-        spec: The ``kd_loss_type``.
+        name: The loss.
+        row: Its row.
         logits: One model's, ``[*batch, classes]``.
     """
     single = " or ".join(repr(n) for n in KD_LOSS_MAP if KD_LOSS_MAP.row(n).least_classes == 1)
@@ -121,7 +122,7 @@ def require_classes(what: str, spec: Any, logits: Any) -> None:
             f"{what} {logits.shape} have no axis of classes: the adaptor must return "
             f"[batch, classes], for one score per example [batch, 1] with kd_loss_type {single}."
         )
-    least, (name, _) = KD_LOSS_MAP.row(spec).least_classes, loss_and_parameters(spec)
+    least = row.least_classes
     if logits.shape[-1] < least:
         raise UsageError(
             f"{what} {logits.shape} have {logits.shape[-1]} class, but kd_loss_type {name!r} "

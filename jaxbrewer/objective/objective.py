@@ -18,7 +18,7 @@ from ..configs import DistillationConfig, EMDMatch
 from ..errors import UsageError
 from ..forward.adaptors import Outputs
 from ..losses import Mean, add_means
-from ..registry import KD_LOSS_MAP, MATCH_LOSS_MAP, KDLossRow
+from ..registry import KD_LOSS_MAP, MATCH_LOSS_MAP, KDLossRow, loss_and_parameters
 from .ensemble import Ensemble, Targets, Weight, as_targets, make_ensemble
 from .logit_masks import pair_selected, pairs_by_rank, per_head, probability_shift
 from .loss_calls import LossCall, as_sum_and_count, require_classes, weighted
@@ -314,13 +314,14 @@ class Objective:
         masks_S = per_head("student", student.logits_mask, heads)
         masks_T = per_head("teacher", teacher.logits_mask, heads)
         loss = weighted(self._kd_loss, weight, self._kd_row)
+        name, _ = loss_and_parameters(self.config.kd_loss_type)
         means = []
         for head, (logits_S, logits_T) in enumerate(
             zip(student.logits, teacher.logits, strict=True)
         ):
             what, mask = f"logits[{head}]", None
             for who, logits in (("student", logits_S), ("teacher", logits_T)):
-                require_classes(f"{what} of the {who}", self.config.kd_loss_type, logits)
+                require_classes(f"{what} of the {who}", name, self._kd_row, logits)
             if logits_S.ndim > 2:
                 mask = masks_S[head] if masks_S[head] is not None else masks_T[head]
             if isinstance(logits_T, TopK):

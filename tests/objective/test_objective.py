@@ -243,6 +243,15 @@ def test_parameters_reach_the_loss():
     np.testing.assert_allclose(actual, relation, rtol=1e-6)
 
 
+def test_an_objective_keeps_its_loss_when_the_name_is_removed():
+    jb.register_new("kd_loss", "passing", losses.kl_loss)
+    objective = jb.make_objective(jb.DistillationConfig(kd_loss_type="passing", temperature=1))
+    del jb.KD_LOSS_MAP["passing"]
+    student, teacher = (jb.Outputs(logits=(jnp.array([x]),)) for x in ([0.0, 1.0], [1.0, 0.0]))
+    loss, _ = objective(student, teacher, {}, step=0)
+    np.testing.assert_allclose(loss, losses.kl_loss(*student.logits, *teacher.logits), rtol=1e-6)
+
+
 def test_labels_reach_the_losses_that_ask_for_them():
     labels = np.array([1, 0, -100])
     objective = make(kd_loss_type={"loss": "dkd", "beta": 2.0}, temperature=2)
