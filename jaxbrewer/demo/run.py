@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ from ..models import (
     save_bert,
 )
 from ..text import Encoded, Examples, Tokenizer
-from ..text.classification import distill, evaluate, predict, train
+from ..text.classification import cache_teacher, distill, evaluate, train
 from .baseline import svm_accuracy
 from .wordnet import TEST_EXAMPLES, Splits, splits
 
@@ -135,33 +136,34 @@ def run_demo(
         frozen=("bert.embeddings",),
     )
     rows.append(_finish("teacher", teacher, root / "teacher" / "model", tokenizer, test, data))
-    teacher_logits = predict(teacher, texts)
 
     optimization = OptimizationConfig(
         num_steps=size.student_steps, batch_size=32, learning_rate=2e-3, weight_decay=0.3
     )
     distillation = DistillationConfig(temperature=1)
-    for name, title, encoded, examples in (
+    trainings = (
         ("labels", "student, labels alone", labelled, data.train),
         ("distilled", "student, distilled", labelled, data.train),
         ("student", "student, distilled, with unlabelled texts", texts, everything),
-    ):
-        _say(f"The {title}: {size.student_steps:,} updates")
-        student = _new_student(data, tokenizer, seed)
-        if name == "labels":
-            train(student, encoded, examples.labels, optimization, training(name))
-        else:
-            distill(
-                teacher,
-                student,
-                encoded,
-                examples.labels,
-                distillation,
-                optimization,
-                training(name),
-                teacher_logits=teacher_logits[: len(encoded)],
-            )
-        rows.append(_finish(title, student, root / name / "model", tokenizer, test, data))
+    )
+    with tempfile.TemporaryDirectory() as cache:
+        cache_teacher(cache, teacher, texts)
+        for name, title, encoded, examples in trainings:
+            _say(f"The {title}: {size.student_steps:,} steps")
+            student = _new_student(data, tokenizer, seed)
+            if name == "labels":
+                train(student, encoded, examples.labels, optimization, training(name))
+            else:
+                distill(
+                    teacher,
+                    student,
+                    encoded,
+                    examples.labels,
+                    distillation,
+                    optimization,
+                    dataclasses.replace(training(name), cache_dir=cache),
+                )
+            rows.append(_finish(title, student, root / name / "model", tokenizer, test, data))
     _report(rows, root, time.monotonic() - start)
     return rows
 

@@ -14,9 +14,9 @@ from .one_task import OneTaskDistiller
 class MultiTeacherDistiller(OneTaskDistiller):
     """Several teachers, which may differ in architecture and tokenizer, and one student.
 
-    The student learns from the mean of the teachers' logits, as in TextBrewer, unless the config
-    says otherwise: ``teacher_weights``, ``teacher_average`` and ``teacher_temperatures``. A match
-    of inner layers names its teacher: ``"teacher": 1``. Batches may route, by ``"teacher_id"``
+    The student learns from the mean of the teachers' logits, as in TextBrewer. The config may set
+    ``teacher_weights``, ``teacher_average`` and ``teacher_temperatures``. A match of
+    inner layers names its teacher: ``"teacher": 1``. Batches may route, by ``"teacher_id"``
     (``[batch]``) or ``"teacher_weights"`` (``[batch, teachers]``) beside their other entries. Where
     the teachers read different inputs, a batch is ``{"teacher": [one each], "student": ...}``.
 
@@ -29,7 +29,7 @@ class MultiTeacherDistiller(OneTaskDistiller):
         adaptor_S: The student's adaptor.
 
     Raises:
-        UsageError: ``model_T`` is no list, or settings for each teacher are not as many.
+        UsageError: ``model_T`` is not a list, or the settings per teacher do not match their number.
 
     Examples:
         >>> import jax.numpy as jnp, numpy as np, optax

@@ -51,9 +51,9 @@ class GeneralDistiller(OneTaskDistiller):
         custom_matches: Added to those of ``distill_config``: see :class:`CustomMatch`.
 
     Attributes:
-        projections: The projection of ``intermediate_matches[i]`` under ``str(i)``, of
-            ``custom_matches[i]`` under ``custom_<i>``, both as they are written out: what the next
-            training begins from; ``None`` before the first draws new ones.
+        projections: The projection of ``intermediate_matches[i]`` under ``str(i)``, that of
+            ``custom_matches[i]`` under ``custom_<i>``, numbered as they are resolved. The next
+            training starts from them; ``None`` draws new ones.
     """
 
     def __init__(

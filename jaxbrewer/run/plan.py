@@ -1,4 +1,4 @@
-"""How long a training is, and after which steps it saves a checkpoint."""
+"""The length of a training, and the steps after which it saves a checkpoint."""
 
 import dataclasses
 
@@ -7,11 +7,11 @@ from ..configs import TrainingConfig
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How long a training is: whole epochs, or a number of optimizer updates.
+    """The length of a training: whole epochs, or a number of optimizer steps.
 
     Attributes:
-        total_steps: Optimizer updates in all.
-        steps_per_epoch: Updates in an epoch; ``None`` if the training counts steps.
+        total_steps: Optimizer steps in all.
+        steps_per_epoch: Steps in an epoch; ``None`` if the training counts steps, not epochs.
     """
 
     total_steps: int
@@ -19,11 +19,11 @@ class Plan:
 
     @property
     def num_epochs(self) -> int | None:
-        """Epochs in all; ``None`` if the training counts steps."""
+        """Epochs in all; ``None`` if the training counts steps, not epochs."""
         return None if self.steps_per_epoch is None else self.total_steps // self.steps_per_epoch
 
     def saves_at(self, step: int, config: TrainingConfig) -> bool:
-        """Whether a checkpoint follows update number ``step``, counted from 1.
+        """Whether a checkpoint follows step number ``step``, counted from 1.
 
         Counting steps: every ``ckpt_steps``, and the last. Counting epochs: ``ckpt_frequency``
         times in every ``ckpt_epoch_frequency``-th epoch and in the last, at TextBrewer's steps.

@@ -1,4 +1,4 @@
-"""Parameters that a loss does not depend on: found while tracing, and left alone by the optimizer.
+"""Parameters that a loss does not depend on, found while tracing and skipped by the optimizer.
 
 Where gradients are arrays, a parameter without a gradient looks like one with a gradient of zeros,
 and moments, momentum and weight decay keep moving it. PyTorch's optimizers skip such parameters.
@@ -16,7 +16,7 @@ from ..forward.model import PyTree
 
 
 def depends_on(function: Callable[..., Any], tree: PyTree, *args: Any) -> PyTree:
-    """Which leaves of ``tree`` the result of ``function(tree, *args)`` is computed from.
+    """Finds the leaves of ``tree`` from which ``function(tree, *args)`` is computed.
 
     The function is traced on shapes; nothing is computed. A leaf counts if an operation on it
     reaches the result, even if the gradient happens to be 0 (``0 * x``) or is stopped on the way.
@@ -42,7 +42,7 @@ def depends_on(function: Callable[..., Any], tree: PyTree, *args: Any) -> PyTree
 def skip_absent(
     optimizer: optax.GradientTransformation, present: Mapping[str, PyTree]
 ) -> optax.GradientTransformationExtraArgs:
-    """An optimizer that leaves parameters without a gradient, and their moments, as they are.
+    """An optimizer that does not change parameters without a gradient, nor their moments.
 
     Parameters that always get their gradients together form a group. A group has a count of its
     own wherever the optimizer keeps a count beside its moments (Adam's bias correction), as each
@@ -90,8 +90,8 @@ def skip_absent(
         for index, kind in enumerate(kinds):
             if not any(kind[name] for name in chosen):
                 continue
-            # The whole tree is updated once per group and all but the group is dropped, which XLA
-            # then does not compute.
+            # The whole tree is updated once per group and all but the group is dropped, so XLA
+            # does not compute it.
             mine = iter(counts[index])
             before = [
                 next(mine) if is_own else leaf for leaf, is_own in zip(leaves, own, strict=True)

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
+from ..cache import build_cache
 from ..configs import DistillationConfig, OptimizationConfig, TrainingConfig
 from ..devices.estimate import Estimate
 from ..distillers import BasicTrainer, GeneralDistiller, Result
@@ -126,8 +128,6 @@ def make_distillation(
     distillation: DistillationConfig,
     optimization: OptimizationConfig,
     training: TrainingConfig,
-    *,
-    teacher_logits: Float[np.ndarray, "examples classes"] | None = None,
 ) -> Training:
     """A classifier to be distilled, on labelled texts and, where ``labels`` are negative, others.
 
@@ -138,19 +138,30 @@ def make_distillation(
         labels: Their classes.
         distillation: What the student is taught.
         optimization: How it is trained.
-        training: How the training runs.
-        teacher_logits: What the teacher says of each text (:func:`predict`); the teacher is then
-            not run again. For distillation of logits alone.
+        training: How the training runs; its ``cache_dir`` may hold the teacher's outputs, from
+            :func:`cache_teacher`.
     """
     loader = _make_loader(encoded, labels, optimization, training)
     distiller = GeneralDistiller(training, distillation, teacher, student, adaptor, adaptor)
-    if teacher_logits is None:
-        return Training(distiller, loader, optimization)
+    return Training(distiller, loader, optimization)
 
-    def with_cache(batch: dict[str, Any]) -> dict[str, Any]:
-        return {**batch, "teacher_cache": {"logits": teacher_logits[batch["example_id"]]}}
 
-    return Training(distiller, loader, optimization, with_cache)
+def cache_teacher(
+    directory: str | Path, teacher: Any, encoded: Encoded, *, batch_size: int = 64
+) -> None:
+    """Runs a teacher over texts once and stores its logits in a cache on disk.
+
+    Trainings on these texts, or on the first of them, read it as their
+    ``TrainingConfig.cache_dir``.
+
+    Args:
+        directory: Where to store it.
+        teacher: The teacher.
+        encoded: The texts.
+        batch_size: Texts in a batch.
+    """
+    loader = TextLoader(encoded, min(batch_size, len(encoded)), shuffle=False)
+    build_cache(directory, teacher, adaptor, loader)
 
 
 def _make_loader(
