@@ -29,7 +29,7 @@ class MultiTeacherDistiller(OneTaskDistiller):
         adaptor_S: The student's adaptor.
 
     Raises:
-        UsageError: ``model_T`` is not a list, or the settings per teacher do not match their number.
+        UsageError: ``model_T`` is not a list, or settings per teacher do not match it.
 
     Examples:
         >>> import jax.numpy as jnp, numpy as np, optax
