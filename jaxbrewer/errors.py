@@ -1,6 +1,7 @@
 """The error of bad input, suggestions for its message, and two ways a training may end."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -51,6 +52,23 @@ def escaped(text: str) -> str:
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )
+
+
+def reason_of(error: BaseException) -> str:
+    """What the operating system reports, without the path, which the message names already.
+
+    Examples:
+        >>> reason_of(FileNotFoundError(2, "No such file or directory", "x"))
+        'No such file or directory'
+        >>> reason_of(ValueError("OUT_OF_RANGE: Failed: File too large [os_error_code='27']"))
+        'File too large'
+    """
+    if isinstance(error, UnicodeEncodeError):
+        return "the path holds characters that no file name can have"
+    reported = re.search(r"([^:]*) \[os_error_code=", str(error))  # TensorStore's form
+    if reported:
+        return reported[1].strip()
+    return getattr(error, "strerror", None) or str(error).rstrip(".")
 
 
 def suggest(name: object, allowed: Iterable[object]) -> str:

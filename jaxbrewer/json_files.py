@@ -5,6 +5,7 @@ names the file and the entry. Every file that the package reads back goes throug
 """
 
 import collections.abc
+import contextlib
 import dataclasses
 import json
 import os
@@ -15,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
-from .errors import UsageError
+from .errors import UsageError, reason_of
 
 T = TypeVar("T")
 
@@ -39,7 +40,7 @@ def read_json(path: str | Path, kind: type[T]) -> T:
             :func:`conform` takes.
 
     Returns:
-        The plain value; a dataclass is only compared with, not made.
+        The plain value, also for a dataclass.
 
     Raises:
         UsageError: The file is missing or cannot be read, is not JSON, or has another shape.
@@ -105,30 +106,40 @@ def conform(value: Any, kind: type[T], source: str) -> T:
     return value
 
 
+def is_there(path: str | Path) -> bool:
+    """Whether a path exists; a link whose target is missing does not.
+
+    Raises:
+        UsageError: The path cannot be looked up: its name is too long or holds characters that no
+            file name can have, or permission is denied.
+    """
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {reason_of(error)}.") from None
+    return True
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Replaces a file atomically: it has its old content or the whole new one, never a part."""
+    """Replaces a file atomically: it has its old content or the whole new one, never a part.
+
+    Raises:
+        UsageError: It cannot be written.
+    """
+    content = json.dumps(value, indent=2, default=str) + "\n"
     partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
-        with partial.open("w", encoding="utf-8") as file:
-            json.dump(value, file, indent=2, default=str)
-            file.write("\n")
+        with partial.open("w", encoding="utf-8", errors="surrogatepass") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def reason_of(error: BaseException) -> str:
-    """What the operating system reports, without the path, which the message has already.
-
-    Examples:
-        >>> reason_of(FileNotFoundError(2, "No such file or directory", "x"))
-        'No such file or directory'
-    """
-    if isinstance(error, UnicodeEncodeError):
-        return "the path holds characters that no file name can have"
-    return getattr(error, "strerror", None) or str(error).rstrip(".")
+    except (OSError, ValueError) as error:
+        with contextlib.suppress(OSError, ValueError):
+            partial.unlink(missing_ok=True)
+        raise UsageError(f"{path} cannot be written: {reason_of(error)}.") from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

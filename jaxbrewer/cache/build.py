@@ -20,7 +20,6 @@ from ..objective.top_k import keep_top_k
 from ..step.teachers import make_teacher_step, only_needed
 from .keys import content_digests, example_ids, teacher_inputs
 from .manifest import FILE, Manifest, Storage
-from .record_layout import RecordLayout
 from .writer import RECORDS, CacheWriter
 
 
@@ -75,7 +74,7 @@ def build_cache(
     found = _read_same(root, digests, settings, storage)
     if found is not None and found.complete:
         if config is not None:
-            RecordLayout.from_dict(found.layout).require_layers(config, number, f"the cache {root}")
+            found.record_layout(root).require_layers(config, number, f"the cache {root}")
         return found
     inputs = None if model.takes is None else sorted(model.takes)
     teach = _make_teach(model, adaptor, storage, config, number, precision, args)
@@ -149,14 +148,14 @@ def _read_same(
     root: Path, digests: Mapping[str, str], settings: Mapping[str, Any], storage: Storage
 ) -> Manifest | None:
     """The manifest of an earlier build of this cache; ``None`` if there is none."""
-    if not (root / FILE).exists():
+    found = Manifest.find(root)
+    if found is None:
         others = [path.name for path in root.iterdir()] if root.is_dir() else []
         if any(name != RECORDS and not name.startswith(f".{FILE}") for name in others):
             raise UsageError(
                 f"{root} is neither empty nor a teacher cache: choose another directory."
             )
         return None
-    found = Manifest.read(root)
     found.require_built_from(root, digests, settings)
     if found.storage != storage.to_dict():
         raise UsageError(

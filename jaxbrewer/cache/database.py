@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import UsageError
+from ..errors import UsageError, reason_of
 
 _NODE_BYTES, _INLINE_BYTES = 1 << 16, 256
 
@@ -24,14 +24,10 @@ class RecordDatabase:
     def __init__(self, directory: str | Path, *, create: bool = False):
         import tensorstore as ts
 
-        self._directory, self._tensorstore = Path(directory), ts
-        if create:
-            self._directory.mkdir(parents=True, exist_ok=True)
-        elif not self._directory.is_dir():
-            raise UsageError(f"{directory} is missing: the cache has no records.")
+        self._directory, self._tensorstore = _made(Path(directory), create), ts
         spec: dict[str, Any] = {
-            "driver": "ocdbt",
-            "base": f"file://{self._directory.absolute()}/",
+            "driver": "ocdbt",  # a path in a URL would need quoting
+            "base": {"driver": "file", "path": f"{self._directory}/"},
         }
         if create:
             spec["config"] = {
@@ -39,30 +35,77 @@ class RecordDatabase:
                 "max_inline_value_bytes": _INLINE_BYTES,
             }
         context = ts.Context({"cache_pool": {"total_bytes_limit": 1 << 28}})
-        self._store = ts.KvStore.open(spec, context=context).result()
+        try:
+            self._store = ts.KvStore.open(spec, context=context).result()
+        except (ValueError, RuntimeError) as error:
+            raise UsageError(f"{directory} cannot be opened: {reason_of(error)}.") from None
 
     def write(self, records: Mapping[bytes, bytes]) -> Any:
-        """Starts an atomic commit; returns a future that is done when it is on disk."""
+        """Starts an atomic commit; pass the result to :meth:`wait`."""
         transaction = self._tensorstore.Transaction(atomic=True)
         store = self._store.with_transaction(transaction)
         for key, record in records.items():
             store.write(key, record)
         return transaction.commit_async()
 
+    def wait(self, commit: Any) -> None:
+        """Waits until a commit is on disk.
+
+        Raises:
+            UsageError: It cannot be written; no record of it is stored.
+        """
+        try:
+            commit.result()
+        except (ValueError, OSError) as error:
+            raise UsageError(
+                f"{self._directory} cannot be written: {reason_of(error)}. All records before are "
+                "stored: once there is room, build the cache again, which resumes the build."
+            ) from None
+
     def read(self, keys: Iterable[bytes]) -> list[bytes | None]:
         """The record of each key, read concurrently; ``None`` where there is none.
 
         Raises:
-            ValueError: The database is damaged.
+            UsageError: The database is damaged.
         """
         futures = [self._store.read(key) for key in keys]
-        results = (future.result() for future in futures)
+        try:
+            results = [future.result() for future in futures]
+        except (ValueError, OSError) as error:
+            raise self._damaged(error) from None
         return [result.value if result.state == "value" else None for result in results]
 
     def keys(self) -> Sequence[bytes]:
         """All keys, ascending.
 
         Raises:
-            ValueError: The database is damaged.
+            UsageError: The database is damaged.
         """
-        return list(self._store.list().result())
+        try:
+            return list(self._store.list().result())
+        except (ValueError, OSError) as error:
+            raise self._damaged(error) from None
+
+    def _damaged(self, error: Exception) -> UsageError:
+        reason = " ".join(reason_of(error).split())[:200]
+        return UsageError(
+            f"{self._directory} is damaged ({reason}): remove the cache and build it again."
+        )
+
+
+def _made(directory: Path, create: bool) -> Path:
+    """The absolute path of a directory that exists, or is made.
+
+    Raises:
+        UsageError: It is missing, cannot be made, or has a name that TensorStore changes.
+    """
+    if "\\" in str(directory):
+        raise UsageError(f"{str(directory)!r} holds a backslash, which TensorStore takes for '/'.")
+    try:
+        if create:
+            directory.mkdir(parents=True, exist_ok=True)
+        elif not directory.is_dir():
+            raise UsageError(f"{directory} is missing: the cache has no records.")
+        return directory.resolve()
+    except OSError as error:
+        raise UsageError(f"{directory} cannot be written: {reason_of(error)}.") from None

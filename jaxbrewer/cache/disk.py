@@ -12,7 +12,6 @@ from .database import RecordDatabase
 from .keys import show_key
 from .lookup import OutputLookup
 from .manifest import Manifest
-from .record_layout import RecordLayout
 from .records import is_sound
 from .writer import RECORDS
 
@@ -51,7 +50,7 @@ class TeacherCache(OutputLookup):
                 f"The teacher cache {directory} is not complete: build it again, which "
                 "resumes the interrupted build."
             )
-        self.layout = RecordLayout.from_dict(self.manifest.layout)
+        self.layout = self.manifest.record_layout(directory)
         self._all = RecordDatabase(Path(directory) / RECORDS)
         name = f"the teacher cache {directory}"
         super().__init__(self.manifest, self.layout, self._all, name, number)
@@ -86,7 +85,7 @@ class TeacherCache(OutputLookup):
             try:
                 (record,) = self._all.read([key])
                 sound = record is not None and is_sound(record)
-            except ValueError:
+            except UsageError:
                 sound = False
             if not sound:
                 yield show_key(key)

@@ -65,11 +65,7 @@ class OutputLookup:
                 f"{self._name} identifies examples by 'example_id', which this batch lacks."
             )
         keys = keys_of(content if ids is None else ids)
-        try:
-            records = self._records.read(keys)
-        except ValueError as error:
-            raise UsageError(f"{self._name} is damaged: {error}") from None
-        found = zip(keys, records, content[:, 0], strict=True)
+        found = zip(keys, self._records.read(keys), content[:, 0], strict=True)
         checked = [self._checked(*row) for row in found]
         return decode(checked, self._layout, widths_of(self._manifest.widths, inputs_T))
 

@@ -2,17 +2,20 @@
 
 import dataclasses
 import json
-import os
-import threading
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError, suggest
+from ..json_files import conform, is_there, read_json, write_json
+from .record_layout import BITS, RecordLayout
 
 FILE = "manifest.json"
 FORMAT = 1
 KINDS = ("full", "float16", "top_k")
+
+_CRC = "crc"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Storage:
             raise UsageError(f"Storage.kind {self.kind!r} is unknown: {suggest(self.kind, KINDS)}")
         if not isinstance(self.k, int) or self.k < 1:
             raise UsageError(f"Storage.k must be an int >= 1, got {self.k!r}.")
-        if self.bits not in (*range(4, 17), 32):
+        if self.bits not in BITS:
             raise UsageError(f"Storage.bits must be 4 to 16, or 32, got {self.bits!r}.")
         temperatures = tuple(sorted({float(t) for t in self.temperatures}))
         if not temperatures or temperatures[0] <= 0:
@@ -92,8 +95,22 @@ class Manifest:
     format: int = FORMAT
 
     def write(self, directory: Path) -> None:
-        """Replaces the directory's manifest."""
-        write_json(directory / FILE, dataclasses.asdict(self))
+        """Replaces the directory's manifest.
+
+        Raises:
+            UsageError: It cannot be written.
+        """
+        plain = dataclasses.asdict(self)
+        write_json(directory / FILE, {**plain, _CRC: _crc(plain)})
+
+    @classmethod
+    def find(cls, directory: str | Path) -> "Manifest | None":
+        """The manifest of a directory; ``None`` if there is none.
+
+        Raises:
+            UsageError: It cannot be read.
+        """
+        return cls.read(directory) if is_there(Path(directory) / FILE) else None
 
     @classmethod
     def read(cls, directory: str | Path) -> "Manifest":
@@ -103,22 +120,23 @@ class Manifest:
             UsageError: There is none, or it cannot be read.
         """
         path = Path(directory) / FILE
-        try:
-            plain = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        if not is_there(path):
             raise UsageError(
                 f"{directory} holds no teacher cache: `jaxbrewer cache build` or build_cache makes "
                 "one."
-            ) from None
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{path} cannot be read: {error}") from None
-        if not isinstance(plain, dict) or plain.get("format") != FORMAT:
-            found = plain.get("format") if isinstance(plain, dict) else None
-            raise UsageError(f"{path} has the format {found!r}; this version reads {FORMAT}.")
+            )
         try:
-            return cls(**plain)
-        except TypeError as error:
-            raise UsageError(f"{path} is damaged: {error}") from None
+            return cls(**_checked(read_json(path, dict), str(path)))
+        except UsageError as error:
+            raise UsageError(f"{error} Remove the cache and build it again.") from None
+
+    def record_layout(self, directory: str | Path) -> RecordLayout:
+        """The layout of the records of the cache in ``directory``.
+
+        Raises:
+            UsageError: It is not a layout.
+        """
+        return RecordLayout.from_dict(self.layout, str(Path(directory) / FILE))
 
     def require_built_from(
         self,
@@ -153,12 +171,18 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=str))
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Replaces a file atomically."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2, default=str)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+def _checked(plain: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The fields of a manifest, as a file has them."""
+    if plain.get("format") != FORMAT:
+        found = plain.get("format")
+        raise UsageError(f"{source} has the format {found!r}; this version reads {FORMAT}.")
+    conform(plain, Manifest, source)
+    names = {field.name for field in dataclasses.fields(Manifest)}
+    fields = {name: value for name, value in plain.items() if name in names}
+    if plain.get(_CRC, _crc(fields)) != _crc(fields):
+        raise UsageError(f"{source} is damaged: its checksum does not match.")
+    return fields
+
+
+def _crc(plain: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(_plain(plain), sort_keys=True).encode())

@@ -1,7 +1,8 @@
 """The layout of a teacher's outputs in a record: which arrays, under which masks."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,8 +11,12 @@ import numpy as np
 from ..configs import DistillationConfig
 from ..errors import UsageError
 from ..forward.adaptors import Outputs
+from ..json_files import conform
 from ..objective.top_k import TopK
 from . import top_k_codec as codec
+
+BITS = (*range(4, 17), 32)
+"""Bits in which a logit of a top-k may be stored; 32 are float32."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,22 +97,81 @@ class RecordLayout:
         """Plain values, for JSON."""
         return {
             "masks": dict(self.masks),
-            "entries": [dataclasses.asdict(entry) for entry in self.entries],
+            "entries": [
+                {
+                    key: list(value) if isinstance(value, tuple) else value
+                    for key, value in dataclasses.asdict(entry).items()
+                }
+                for entry in self.entries
+            ],
             "layers": dict(self.layers),
         }
 
     @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> "RecordLayout":
-        """The inverse of :meth:`to_dict`."""
-        entries: Iterable[dict[str, Any]] = (
-            {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
-            for row in plain["entries"]
-        )
-        return cls(
-            dict(plain["masks"]),
-            tuple(StoredArray(**row) for row in entries),
-            dict(plain["layers"]),
-        )
+    def from_dict(cls, plain: Mapping[str, Any], source: str = "the manifest") -> "RecordLayout":
+        """The inverse of :meth:`to_dict`.
+
+        Args:
+            plain: The layout, as a file has it.
+            source: The name of the file in messages.
+
+        Raises:
+            UsageError: It is not a layout.
+        """
+        conform(plain, cls, source)
+        entries = []
+        for index, row in enumerate(plain["entries"]):
+            entry = _stored_array(row)
+            if problem := _problem_of(entry, plain["masks"]):
+                raise UsageError(f"{source}: layout.entries[{index}] {problem}.")
+            entries.append(entry)
+        for name, dtype in plain["masks"].items():
+            if not _NAME.fullmatch(f"{name}/0" if name == "inputs_mask" else name):
+                raise UsageError(f"{source}: layout.masks has the unknown mask {name!r}.")
+            if not _is_dtype(dtype):
+                raise UsageError(f"{source}: layout.masks.{name} is not a dtype: {dtype!r}.")
+        for feature, count in plain["layers"].items():
+            if not 0 <= count <= _MOST_LAYERS:
+                raise UsageError(f"{source}: layout.layers.{feature} cannot be {count}.")
+        return cls(dict(plain["masks"]), tuple(entries), dict(plain["layers"]))
+
+
+_NAME = re.compile(r"[a-z_]+/[0-9]{1,6}")
+_MOST_LAYERS = 10**6
+
+
+def _stored_array(row: Mapping[str, Any]) -> StoredArray:
+    known: dict[str, Any] = {
+        field.name: tuple(value) if isinstance(value := row[field.name], list) else value
+        for field in dataclasses.fields(StoredArray)
+        if field.name in row
+    }
+    return StoredArray(**known)
+
+
+def _problem_of(entry: StoredArray, masks: Mapping[str, str]) -> str | None:
+    """Why no array is stored like this, or ``None``."""
+    if not _NAME.fullmatch(entry.name):
+        return f"has the unknown name {entry.name!r}"
+    if entry.mask is not None and entry.mask not in masks:
+        return f"has the mask {entry.mask!r}, which is not among the masks"
+    if any(not 0 <= size < 2**31 for size in entry.shape):
+        return f"has the impossible shape {list(entry.shape)}"
+    if entry.stored != "top_k":
+        known = _is_dtype(entry.dtype) and _is_dtype(entry.stored)
+        return None if known else f"has an unknown dtype: {entry.dtype!r} or {entry.stored!r}"
+    if not (_is_dtype(entry.dtype) and 1 <= entry.k <= entry.classes < 2**31):
+        return f"cannot keep {entry.k} of {entry.classes} logits of dtype {entry.dtype!r}"
+    if not (entry.bits in BITS and entry.temperatures and min(entry.temperatures) > 0):
+        return f"cannot have {entry.bits} bits and temperatures {list(entry.temperatures)}"
+    return None
+
+
+def _is_dtype(name: str) -> bool:
+    try:
+        return jnp.dtype(name).name == name and jnp.dtype(name).kind != "O"
+    except TypeError:
+        return False
 
 
 def layout_of(outputs: Outputs, *, half: bool = False, bits: int = 8) -> RecordLayout:

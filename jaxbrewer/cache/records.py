@@ -85,12 +85,37 @@ def decode(
         ``Outputs``; padding is 0 (-100 in ``labels``).
 
     Raises:
-        UsageError: An example does not fit the batch.
+        UsageError: An example does not fit the batch, or a record has another layout.
     """
     cursors = [_HEAD.size] * len(records)
+    try:
+        outputs = _decode(records, cursors, layout, widths or {})
+    except UsageError:
+        raise
+    except (struct.error, ValueError, IndexError):
+        raise _other_layout() from None
+    if any(at != len(record) - _CRC.size for at, record in zip(cursors, records, strict=True)):
+        raise _other_layout()
+    return outputs
+
+
+def _other_layout() -> UsageError:
+    return UsageError(
+        "The records of the teacher cache do not have the layout that its manifest describes: "
+        "remove the cache and build it again."
+    )
+
+
+def _decode(
+    records: Sequence[bytes],
+    cursors: list[int],
+    layout: RecordLayout,
+    widths: Mapping[str, int],
+) -> Outputs:
+    """The outputs of records, which are read from their ``cursors``."""
     masks = {}
     for name, dtype in layout.masks.items():
-        masks[name] = _read_masks(records, cursors, name, dtype, (widths or {}).get(name))
+        masks[name] = _read_masks(records, cursors, name, dtype, widths.get(name))
     arrays: dict[str, Any] = {}
     for entry in layout.entries:
         mask = None if entry.mask is None else masks[entry.mask] != 0

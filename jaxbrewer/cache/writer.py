@@ -1,27 +1,42 @@
 """The writing half of a build: records in the background, progress, and the manifest."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
-import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import numpy as np
 
 from ..errors import UsageError
 from ..forward.adaptors import Outputs
+from ..json_files import is_there, read_json, write_json
 from . import measure
 from .batch_widths import chosen_paths, common_paths, shared_paths
 from .database import RecordDatabase
 from .keys import keys_of, show_key
-from .manifest import FILE, Manifest, Storage, write_json
+from .manifest import FILE, Manifest, Storage
 from .record_layout import RecordLayout, layout_of
-from .records import content_check, decode, encode
+from .records import content_check, decode, encode, is_sound
 
 RECORDS = "records"
 _COMMIT_BYTES, _COMMIT_EXAMPLES, _AHEAD = 1 << 23, 4096, 2
+
+
+class Progress(TypedDict):
+    """The file in which each process of a build notes its part.
+
+    Attributes:
+        done: Whether all of the part is stored.
+        sums: The fields of :class:`~jaxbrewer.cache.measure.Sums`.
+        places: For each mask, the paths of teacher inputs that were as wide in all batches.
+    """
+
+    done: bool
+    sums: dict[str, float]
+    places: dict[str, list[str]]
 
 
 class CacheWriter:
@@ -46,7 +61,7 @@ class CacheWriter:
         self._root, self._manifest, self._storage, self._part = root, started, storage, part
         self._records = RecordDatabase(root / RECORDS, create=True)
         self._there = set(self._records.keys())
-        if found is None and self._there and not (root / FILE).exists():
+        if found is None and self._there and not is_there(root / FILE):
             raise UsageError(
                 f"{root} has records but no {FILE}, so that their origin is unknown: remove it."
             )
@@ -54,10 +69,10 @@ class CacheWriter:
         self._layout: RecordLayout | None = None
         if found is not None and found.layout:
             self._manifest = found
-            self._layout = RecordLayout.from_dict(found.layout)
+            self._layout = found.record_layout(root)
         before = self._progress(part[0])
-        self._sums = measure.Sums(**before.get("sums", {}))
-        self._places: dict[str, list[str]] = before.get("places", {})
+        self._sums = measure.Sums().merged(before["sums"])
+        self._places = before["places"]
         self._start = time.monotonic()
         self._worker = concurrent.futures.ThreadPoolExecutor(1)
         self._running: list[concurrent.futures.Future[None]] = []
@@ -70,8 +85,9 @@ class CacheWriter:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._worker.shutdown()
         if kind is not None:  # records that are computed are not lost
-            self._commit()
-            self._wait()
+            with contextlib.suppress(UsageError):
+                self._commit()
+                self._wait()
 
     def missing(self, ids: np.ndarray | None, content: np.ndarray) -> list[int]:
         """The rows of a batch that have no record yet."""
@@ -84,7 +100,10 @@ class CacheWriter:
         self._manifest = dataclasses.replace(self._manifest, keys=kind)
         known = [key for key in keys if key in self._there and key not in self._new]
         for key, record in zip(known, self._records.read(known), strict=True):
-            self._new[key] = content_check(record) if record else 0
+            if record is not None and is_sound(record):
+                self._new[key] = content_check(record)
+            else:  # damaged: it is written again
+                self._there.discard(key)
         rows = []
         for row, key in enumerate(keys):
             check = int(content[row, 0])
@@ -120,7 +139,7 @@ class CacheWriter:
             self._manifest = dataclasses.replace(self._manifest, layout=self._layout.to_dict())
             self._save_manifest()
         self._places = common_paths(self._places, outputs, inputs_T)
-        if not self._progress_file(self._part[0]).exists():
+        if not is_there(self._progress_file(self._part[0])):
             self._save_progress(done=False)
         keys = keys_of(content if ids is None else ids)
         job = self._worker.submit(self._keep, outputs, self._layout, content[:, 0], keys, rows)
@@ -142,7 +161,7 @@ class CacheWriter:
             self._root, self._manifest.fingerprints, self._manifest.settings
         )
         parts = [self._progress(index) for index in range(self._part[1])]
-        if not all(part.get("done") for part in parts):
+        if not all(part["done"] for part in parts):
             return manifest
         sums = measure.Sums()
         for part in parts:
@@ -187,27 +206,29 @@ class CacheWriter:
             self._pending = {}
 
     def _wait(self) -> None:
-        for commit in self._commits:
-            commit.result()
-        if self._commits:
+        commits, self._commits = self._commits, []
+        for commit in commits:
+            self._records.wait(commit)
+        if commits:
             self._save_progress(done=False)
-        self._commits = []
 
     def _progress_file(self, index: int) -> Path:
         return self._root / f"part-{index}-of-{self._part[1]}.json"
 
-    def _progress(self, index: int) -> dict[str, Any]:
+    def _progress(self, index: int) -> Progress:
         path = self._progress_file(index)
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if not is_there(path):
+            return {"done": False, "sums": {}, "places": {}}
+        return read_json(path, Progress)
 
     def _save_progress(self, *, done: bool) -> None:
         now = time.monotonic()
         self._sums.seconds += now - self._start
         self._start = now
         sums = dataclasses.asdict(self._sums)
-        progress = {"done": done, "sums": sums, "places": self._places}
+        progress: Progress = {"done": done, "sums": sums, "places": self._places}
         write_json(self._progress_file(self._part[0]), progress)
 
     def _save_manifest(self) -> None:
-        if not (self._root / FILE).exists():
+        if not is_there(self._root / FILE):
             self._manifest.write(self._root)

@@ -3,13 +3,13 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import jax
 
 from ..cache import (
     CachedLoader,
+    Manifest,
     TeacherCache,
     build_cache,
     cache_by_example,
@@ -17,7 +17,6 @@ from ..cache import (
     teacher_settings,
     with_outputs,
 )
-from ..cache.manifest import FILE
 from ..checksums import fingerprint
 from ..configs import DistillationConfig, TrainingConfig
 from ..data.batches import as_arrays
@@ -83,8 +82,8 @@ class CachePolicy:
 
     def teacher_fingerprint(self) -> str | None:
         """The digest of a teacher that is not in memory, from its cache."""
-        digests = [self._open(index) for index in self._directories()]
-        found = [cache.manifest.fingerprints["teacher"] for cache in digests if cache is not None]
+        caches = [self._open(index) for index in self._directories()]
+        found = [cache.manifest.fingerprints.get("teacher") for cache in caches if cache]
         return found[0] if len(found) == 1 else None
 
     def apply(
@@ -150,15 +149,18 @@ class CachePolicy:
     ) -> TeacherCache | None:
         """Opens a teacher's cache; ``None`` if it must be built first."""
         directory, model = self._directories()[index], self._model(index)
-        is_to_build = model is not None and self.distill_config.is_caching_logits
-        if is_to_build and not (Path(directory) / FILE).exists():
-            return None
         fingerprints, settings = {}, {}
         if model is not None:
             fingerprints = {"teacher": fingerprint(model.variables)}
             settings = teacher_settings(policy_of(self.train_config), args or {})
             if args is None:
                 del settings["args"]
+        if model is not None and self.distill_config.is_caching_logits:
+            started = Manifest.find(directory)
+            if started is None or not started.complete:
+                if started is not None:
+                    started.require_built_from(directory, fingerprints, settings)
+                return None
         cache = TeacherCache(directory, fingerprints=fingerprints, settings=settings, number=index)
         if self.distill_config.is_resolved:
             cache.require_holds(self.distill_config)

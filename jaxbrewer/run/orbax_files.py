@@ -4,7 +4,6 @@ import contextlib
 import functools
 import gc
 import logging
-import re
 import sys
 import time
 import warnings
@@ -16,6 +15,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from ..checksums import leaves_by_path
+from ..errors import reason_of
 from ..forward.model import PyTree
 from .checkpoint_record import DamagedError, refuse_changed_record
 
@@ -144,7 +144,5 @@ def _wait_for_stray_tasks() -> None:
 
 def _reason_on_disk(error: BaseException) -> str | None:
     """What the operating system reports, if that is why a save failed."""
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    found = re.search(r"([^:]*) \[os_error_code=", str(error))
-    return found[1].strip() if found else None
+    is_of_disk = isinstance(error, OSError) or "[os_error_code=" in str(error)
+    return reason_of(error) if is_of_disk else None

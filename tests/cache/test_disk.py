@@ -12,7 +12,7 @@ import optax
 import pytest
 
 import jaxbrewer as jb
-from jaxbrewer.cache import Manifest, Storage, TeacherCache, build_cache, with_outputs
+from jaxbrewer.cache import Manifest, Storage, TeacherCache, build_cache, database, with_outputs
 from jaxbrewer.cache import writer as building
 from jaxbrewer.checksums import fingerprint
 from jaxbrewer.step.teachers import make_teacher_step
@@ -233,6 +233,60 @@ def test_a_build_resumes_only_with_the_same_outputs(tmp_path):
         build(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "name", ["%41", "%", "?", "#", " ", "ü日", "'", '"', "|", "*", "a/../b", "."]
+)
+def test_records_are_written_below_a_directory_of_any_name(name, tmp_path):
+    directory = tmp_path / f"x{name}y" / "cache"
+    (tmp_path / "xa").mkdir()
+    records = database.RecordDatabase(directory / "records", create=True)
+    records.wait(records.write({b"key": b"value" * 100}))
+    assert (directory / "records" / "manifest.ocdbt").is_file()
+    assert database.RecordDatabase(directory / "records").read([b"key"]) == [b"value" * 100]
+
+
+@pytest.mark.parametrize("name", ["back\\slash", "nul\0", "\ud800", "n" * 300, "file/inner"])
+def test_directories_that_cannot_be_are_refused_in_one_line(name, tmp_path):
+    (tmp_path / "file").write_text("")
+    for use in (build, TeacherCache):
+        with pytest.raises(jb.UsageError) as error:
+            use(tmp_path / name)
+        assert str(error.value).isprintable()
+
+
+FULL = """
+import resource, sys
+from jaxbrewer import UsageError
+from tests.cache import test_disk
+from jaxbrewer.cache import writer
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), -1))
+writer._COMMIT_EXAMPLES = 8
+try:
+    test_disk.build(sys.argv[1])
+except UsageError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("room", [100, 2000, 5000])
+def test_a_build_on_a_full_disk_is_one_line_and_resumes(full, room, tmp_path):
+    """A limit on the size of files stands for the disk."""
+    directory = tmp_path / "cache"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", FULL, str(directory), str(room)],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stderr == ""
+    (line,) = done.stdout.splitlines()
+    assert "cannot be written: File too large" in line
+    assert build(directory).examples == EXAMPLES
+    (batch,) = batches(EXAMPLES)
+    one, other = (TeacherCache(path).outputs(batch).logits[0] for path in (directory, full))
+    np.testing.assert_array_equal(one, other)
+
+
 def test_several_processes_build_one_cache(full, tmp_path):
     """Each knows only its own part."""
     first = build(tmp_path, part=(1, 2))
@@ -301,7 +355,7 @@ def test_other_directories_are_refused(tmp_path):
     with pytest.raises(jb.UsageError, match="holds no teacher cache"):
         TeacherCache(tmp_path)
     (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(jb.UsageError, match="cannot be read"):
+    with pytest.raises(jb.UsageError, match="is not valid JSON.* Remove the cache and build it"):
         TeacherCache(tmp_path)
     (tmp_path / "manifest.json").write_text(json.dumps({"format": 9}))
     with pytest.raises(jb.UsageError, match="has the format 9; this version reads 1"):

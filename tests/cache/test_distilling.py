@@ -120,6 +120,37 @@ def test_a_missing_cache_is_built_with_is_caching_logits(tmp_path):
     np.testing.assert_array_equal(train(config, teacher=None), built)
 
 
+class Stopping:
+    """A loader that is interrupted before its batch number ``stop``."""
+
+    def __init__(self, stop):
+        self.batches, self.stop = list(loader().with_example_ids()), stop
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        for number, batch in enumerate(self.batches):
+            if number == self.stop:
+                raise KeyboardInterrupt
+            yield batch
+
+
+@pytest.mark.parametrize("stop", [0, 1, 2])
+def test_a_training_resumes_the_cache_that_it_was_interrupted_in(stop, tmp_path):
+    settings = {"cache_dir": tmp_path / "cache", "output_dir": tmp_path / "run", "resume": True}
+    with pytest.raises(KeyboardInterrupt):
+        train(quiet(**settings), distill=CACHING, data=Stopping(stop))
+    if stop:
+        assert not Manifest.read(tmp_path / "cache").complete
+        other = (mlp, mlp_params(8, seed=9))
+        with pytest.raises(jb.UsageError, match=r"differs in: teacher \(fingerprint"):
+            train(quiet(**settings), distill=CACHING, data=loader(), teacher=other)
+    resumed = train(quiet(**settings), distill=CACHING)
+    whole = train(quiet(cache_dir=tmp_path / "whole"), distill=CACHING)
+    np.testing.assert_array_equal(resumed, whole)
+
+
 def test_split_batches_are_cached(tmp_path):
     """Lesson B.4, 14."""
     wide = np.concatenate([DATA["x"], DATA["x"] ** 2], axis=1)
