@@ -1,35 +1,34 @@
-"""``jaxbrewer cache build | verify | stat``: a job's teacher run once, its outputs on disk."""
+"""``jaxbrewer cache build | verify | stat``: runs a job's teacher once and keeps its outputs."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..configs import DistillationConfig
 from ..errors import UsageError
-from ..text.tokenize import FILES, Encoded
 from .config import Job
-from .job_data import texts_to_distil
-from .output import say, show, size, some
+from .job_data import fingerprints, read_distillation_texts
+from .output import abbreviate, format_bytes, print_line, print_table
+from .run_paths import find_teacher
 
-SHOWN = 20
-"""So many damaged examples are named; the others are counted."""
+MAX_LISTED = 20
+"""Number of damaged examples that are listed by name."""
 
 
 def build(job: Job, *, kind: str, k: int, bits: int, batch_size: int) -> None:
-    """Writes what the teacher says of a job's training texts to ``training.cache_dir``.
+    """Writes the teacher's outputs on a job's training texts to ``training.cache_dir``.
 
     Raises:
         UsageError: The job does not fit, or the directory holds another cache.
     """
-    from .training import teacher_card
-
     config = job.config
     directory = job.need("training.cache_dir", "the directory of the cache")
     if not isinstance(directory, str):
         raise UsageError("training.cache_dir must be one directory: a job has one teacher.")
-    card = teacher_card(job)
-    data = texts_to_distil(job, card)
+    if batch_size < 1:
+        raise UsageError(f"--batch-size must be at least 1, got {batch_size}.")
+    source = find_teacher(job)
+    data = read_distillation_texts(job, source)
 
     from ..cache import Storage, build_cache
     from ..devices.sharding import on_device
@@ -40,11 +39,9 @@ def build(job: Job, *, kind: str, k: int, bits: int, batch_size: int) -> None:
 
     storage = Storage(kind, k, bits, temperatures_of(config.distillation))
     with on_device(config.training):
-        teacher = job_models.load(card, data.classes)
-        job_models.refuse_misfit(
-            "teacher", teacher.config, data.tokenizer, config.data, [data.texts]
-        )
-        say(f"The teacher reads {len(data.texts.encoded):,} texts once.")
+        teacher = job_models.load(source, data.classes)
+        job_models.check_fits("teacher", teacher.config, data.tokenizer, config.data, [data.texts])
+        print_line(f"The teacher reads {len(data.texts.encoded):,} texts once.")
         build_cache(
             directory,
             teacher,
@@ -53,25 +50,16 @@ def build(job: Job, *, kind: str, k: int, bits: int, batch_size: int) -> None:
             storage=storage,
             config=config.distillation,
             precision=policy_of(config.training),
-            fingerprints=digests(card.directory, data.texts.encoded),
+            fingerprints=fingerprints(source.directory, data.texts.encoded),
         )
     stat(Path(directory))
-
-
-def refuse_other(job: Job, model: Path, encoded: Encoded) -> None:
-    """Refuses the job's cache if it is of another tokenizer or other data."""
-    from ..cache import TeacherCache
-
-    directory = job.config.training.cache_dir
-    if isinstance(directory, str) and (Path(directory) / "manifest.json").exists():
-        TeacherCache(directory, fingerprints=digests(model, encoded))
 
 
 def verify(directory: Path) -> None:
     """Reads every record and compares its checksum.
 
     Raises:
-        UsageError: A record is damaged, or some are missing.
+        UsageError: A record is damaged or missing.
     """
     from ..cache import TeacherCache
 
@@ -83,66 +71,55 @@ def verify(directory: Path) -> None:
         raise UsageError(f"{directory} is damaged: {error}") from None
     missing = cache.manifest.examples - found
     if damaged or missing:
-        named = f"{some(damaged, SHOWN)}" if damaged else "none"
+        listed = abbreviate(damaged, MAX_LISTED) if damaged else "none"
         raise UsageError(
-            f"{directory} is damaged: {len(damaged):,} of {found:,} records ({named}), {missing:,} "
-            "missing. Remove it and build it again."
+            f"{directory} is damaged: {len(damaged):,} of {found:,} records ({listed}), "
+            f"{missing:,} missing. Remove it and build it again."
         )
-    say(f"All {found:,} records of {directory} are sound.")
+    print_line(f"All {found:,} records of {directory} match their checksums.")
 
 
 def stat(directory: Path) -> None:
-    """Prints what a cache holds, what it costs and what it loses."""
+    """Prints what a cache holds, its size and its error."""
     from ..cache import Manifest
 
     manifest = Manifest.read(directory)
     report = manifest.report
     facts: list[tuple[str, Any]] = [
         ("cache", directory),
-        ("complete", "yes" if manifest.complete else "no: build it again, which goes on"),
+        ("complete", "yes" if manifest.complete else "no: build it again to resume"),
         ("examples", f"{manifest.examples:,}, by {manifest.keys}"),
         ("storage", ", ".join(f"{name} {value}" for name, value in manifest.storage.items())),
-        ("holds", some([entry["name"] for entry in manifest.layout["entries"]], 8)),
+        ("entries", abbreviate([entry["name"] for entry in manifest.layout["entries"]], 8)),
     ]
     if report:
         files = [path for path in (directory / "records").rglob("*") if path.is_file()]
         facts += [
-            ("on disk", size(sum(path.stat().st_size for path in files))),
+            ("on disk", format_bytes(sum(path.stat().st_size for path in files))),
             ("bytes per example", f"{report['bytes_per_example']:,.1f}"),
             (
                 "bytes per position",
                 f"{report['bytes_per_position']:,.1f}, as float32 "
                 f"{report['float32_bytes_per_position']:,.1f}",
             ),
-            ("error", _error(manifest.storage["kind"], report)),
+            ("error", _describe_error(manifest.storage["kind"], report)),
             ("built at", f"{report['examples_per_second']:,.0f} examples per second"),
         ]
     facts += [(f"{name}'s digest", value) for name, value in manifest.fingerprints.items()]
     facts += [(name, value or "none") for name, value in manifest.settings.items()]
-    show(facts)
+    print_table(facts)
 
 
-def _error(kind: str, report: Any) -> str:
+def _describe_error(kind: str, report: Any) -> str:
     if kind == "full":
         return "none"
     error = f"KL {report['kl']:.2g} nats, largest {report['largest_error']:.2g}"
     if kind == "top_k":
-        error += f"; the classes not kept weigh {report['tail']:.2%}, which is exact"
+        error += f"; the other classes have {report['tail']:.2%} of the probability, which is exact"
     return error
 
 
-def digests(model: Path, encoded: Encoded) -> dict[str, str]:
-    """Digests of the tokenizer of a model directory and of tokenized texts."""
-    tokenizer, data = hashlib.sha256(), hashlib.sha256()
-    for name in FILES:
-        if (model / name).is_file():
-            tokenizer.update(name.encode() + (model / name).read_bytes())
-    for array in (encoded.input_ids, encoded.token_type_ids, encoded.offsets):
-        data.update(array.tobytes())
-    return {"tokenizer": tokenizer.hexdigest()[:16], "data": data.hexdigest()[:16]}
-
-
 def temperatures_of(config: DistillationConfig) -> Sequence[float]:
-    """Where a job needs the weight of the classes not kept."""
-    at = config.temperature
-    return (1.0, float(at)) if isinstance(at, (int, float)) else (1.0,)
+    """The temperatures at which a job needs the probability of the classes outside the top k."""
+    temperature = config.temperature
+    return (1.0, float(temperature)) if isinstance(temperature, (int, float)) else (1.0,)

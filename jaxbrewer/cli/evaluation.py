@@ -1,4 +1,4 @@
-"""``jaxbrewer evaluate``: a model on a file, or the models of a job."""
+"""``jaxbrewer evaluate``: scores a model, or the models of a job, on a file."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -10,21 +10,20 @@ from ..errors import UsageError
 from ..text import Tokenizer
 from .config import DataConfig, Job, read_job
 from .job_data import classes_of, in_order, read_labelled, tokenize
-from .model_directory import Card, read_bert
-from .run_paths import student_run, teacher_run
-from .training import teacher_card
+from .model_directory import ModelDirectory, read_bert_directory
+from .run_paths import find_teacher, student_run, teacher_run
 
 
 def evaluate(
     path: Path, given: Mapping[str, Any], overrides: Sequence[str], *, batch_size: int
 ) -> None:
-    """Prints how good a model, or the teacher and student of a job, are on a file.
+    """Prints the scores of a model, or of the teacher and student of a job, on a file.
 
     Args:
-        path: A model directory, or a job.
-        given: Fields of :class:`DataConfig`, which replace those of a job; ``test`` is the file.
+        path: A model directory or a job.
+        given: Fields of :class:`DataConfig` that replace those of a job; ``test`` is the file.
         overrides: Overrides of the job.
-        batch_size: Texts at once.
+        batch_size: Texts per batch.
     """
     if batch_size < 1:
         raise UsageError(f"--batch-size must be at least 1, got {batch_size}.")
@@ -34,53 +33,56 @@ def evaluate(
         job = job._replace(config=dataclasses.replace(job.config, data=data))
         job.need("data.test", "a file with labelled texts")
         return _evaluate(_models_of(job), data, job.config.training, batch_size)
-    card = read_bert(path)
+    source = read_bert_directory(path)
     if overrides:
         raise UsageError(f"{overrides[0]}: {path} is a model; only a job takes overrides.")
     if "test" not in given:
         raise UsageError(f"Give a file with labelled texts to evaluate {path} on.")
-    longest = card.fields.get("max_position_embeddings", DataConfig.max_length)
+    longest = source.fields.get("max_position_embeddings", DataConfig.max_length)
     data = DataConfig(**{"max_length": min(DataConfig.max_length, longest), **given})
-    return _evaluate({"model": card}, data, TrainingConfig(), batch_size)
+    return _evaluate({"model": source}, data, TrainingConfig(), batch_size)
 
 
-def _models_of(job: Job) -> dict[str, Card]:
+def _models_of(job: Job) -> dict[str, ModelDirectory]:
     training = job.config.training
-    cards = {}
+    models = {}
     if teacher_run(training).has_model or student_run(training).has_model:
-        cards["teacher"] = teacher_card(job)
+        models["teacher"] = find_teacher(job)
     if student_run(training).has_model:
-        cards["student"] = read_bert(student_run(training).model)
-    if not cards:
+        models["student"] = read_bert_directory(student_run(training).model)
+    if not models:
         raise UsageError(
             f"{training.output_dir} holds no model yet: run `jaxbrewer train {job.path}` and "
             f"`jaxbrewer distill {job.path}`."
         )
-    return cards
+    return models
 
 
 def _evaluate(
-    cards: dict[str, Card], data: DataConfig, training: TrainingConfig, batch_size: int
+    sources: Mapping[str, ModelDirectory],
+    data: DataConfig,
+    training: TrainingConfig,
+    batch_size: int,
 ) -> None:
     path, read = str(data.test), {}
-    for name, card in cards.items():
-        if not card.has_head:
-            raise UsageError(f"{card.directory} has no classification head.")
-        names = data.labels or (None if card.labels_are_numbers else card.labels)
+    for name, source in sources.items():
+        if not source.has_head:
+            raise UsageError(f"{source.directory} has no classification head.")
+        names = data.labels or (None if source.labels_are_numbers else source.labels)
         examples = read_labelled(path, data, names)
-        classes = classes_of(card, examples, data)
-        tokenizer = Tokenizer(card.directory)
+        classes = classes_of(source, examples, data)
+        tokenizer = Tokenizer(source.directory)
         texts = tokenize(tokenizer, in_order(examples, classes.names), data)
-        read[name] = card, classes, tokenizer, texts
+        read[name] = source, classes, tokenizer, texts
 
     from ..devices.sharding import on_device
     from . import job_models
 
     models = {}
     with on_device(training):
-        for name, (card, classes, tokenizer, texts) in read.items():
-            model = job_models.load(card, classes)
-            job_models.refuse_misfit(name, model.config, tokenizer, data, [texts])
-            models[name] = job_models.Scored(model, card.directory, texts)
+        for name, (source, classes, tokenizer, texts) in read.items():
+            model = job_models.load(source, classes)
+            job_models.check_fits(name, model.config, tokenizer, data, [texts])
+            models[name] = job_models.ModelToScore(model, source.directory, texts)
         title = f"{len(texts.examples):,} texts of {path}"
-        job_models.show_scores(models, title=title, batch_size=batch_size)
+        job_models.print_scores(models, title=title, batch_size=batch_size)

@@ -1,4 +1,4 @@
-"""``jaxbrewer inspect``: what a model directory, a run directory or a job holds."""
+"""``jaxbrewer inspect``: shows what a model directory, a run directory or a job holds."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,9 +7,9 @@ from typing import Any
 
 from ..errors import UsageError
 from .config import Job, flatten, read_job
-from .model_directory import Card, Tensor, is_model, read_card
-from .output import say, show, size, some
-from .run_paths import Run
+from .model_directory import ModelDirectory, Tensor, is_model_directory, read_model_directory
+from .output import abbreviate, format_bytes, print_line, print_table
+from .run_paths import RunPaths
 
 _SIZES = (
     "hidden_size",
@@ -19,45 +19,50 @@ _SIZES = (
     "vocab_size",
     "max_position_embeddings",
 )
-_ROLES = {"student": "trained"}  # a trainer without a teacher knows its model as the student
+_ROLES = {"student": "trained"}  # a trainer without a teacher calls its model the student
 
 
 def inspect(path: Path, overrides: Sequence[str] = ()) -> None:
     """Prints what is at ``path``.
 
     Raises:
-        UsageError: It is nothing of ours, or cannot be read.
+        UsageError: It is none of these, or cannot be read.
     """
     if path.is_file():
         return _show_job(read_job(path, overrides))
     if overrides:
-        raise UsageError(f"{overrides[0]}: {path} is no job, and only a job takes overrides.")
-    runs = [
-        run for run in (Run(path), Run(path / "teacher"), Run(path / "student")) if run.is_there
-    ]
-    if not runs and path.is_dir() and not is_model(path):
-        raise UsageError(f"{path} is neither a model directory nor a run directory nor a job.")
+        raise UsageError(f"{overrides[0]}: {path} is not a job, and only a job takes overrides.")
+    candidates = (path, path / "teacher", path / "student")
+    runs = [run for run in map(RunPaths, candidates) if run.exists]
+    if not runs and path.is_dir() and not is_model_directory(path):
+        raise UsageError(f"{path} is not a model directory, a run directory or a job.")
     for run in runs:
         _show_run(run)
-    return None if runs else _show_model(read_card(path))
+    return None if runs else _show_model(read_model_directory(path))
 
 
-def _show_model(card: Card) -> None:
-    fields, tensors = card.fields, card.tensors
+def _show_model(source: ModelDirectory) -> None:
+    fields, tensors = source.fields, source.tensors
     facts = [
-        ("model", card.directory),
-        ("type", f"{fields.get('model_type', '?')}, {some(fields.get('architectures') or ['?'])}"),
+        ("model", source.directory),
+        (
+            "type",
+            f"{fields.get('model_type', '?')}, {abbreviate(fields.get('architectures') or ['?'])}",
+        ),
         *((name, fields[name]) for name in _SIZES if name in fields),
-        ("classes", f"{len(card.labels)}: {some(card.labels)}" if card.has_head else "no head"),
+        (
+            "classes",
+            f"{len(source.labels)}: {abbreviate(source.labels)}" if source.has_head else "no head",
+        ),
     ]
-    show(facts)
-    say("")
+    print_table(facts)
+    print_line("")
     blocks: dict[str, list[Tensor]] = {}
     for name, tensor in tensors.items():
         blocks.setdefault(_block(name), []).append(tensor)
     blocks = dict(sorted(blocks.items(), key=lambda item: _natural(item[0])))
     rows = [_row(name, block) for name, block in blocks.items()]
-    show(
+    print_table(
         [*rows, _row("total", list(tensors.values()))],
         ["parameters of", "tensors", "numbers", "size", "types"],
         numbers=(1, 2, 3),
@@ -65,7 +70,7 @@ def _show_model(card: Card) -> None:
 
 
 def _block(name: str) -> str:
-    """The part of a model that a tensor belongs to: a layer, or what stands beside the layers.
+    """The part of a model that a tensor belongs to: one layer, the embeddings, or a head.
 
     Examples:
         >>> _block("bert.encoder.layer.3.output.dense.bias"), _block("classifier.weight")
@@ -94,12 +99,12 @@ def _row(name: str, block: Sequence[Tensor]) -> list[Any]:
         name,
         len(block),
         f"{sum(tensor.numbers for tensor in block):,}",
-        size(sum(tensor.bytes for tensor in block)),
+        format_bytes(sum(tensor.bytes for tensor in block)),
         ", ".join(sorted({tensor.dtype for tensor in block})),
     ]
 
 
-def _show_run(run: Run) -> None:
+def _show_run(run: RunPaths) -> None:
     manifest = _read_json(run.directory / "manifest.json")
     program, *words = manifest.get("command") or ["?"]
     parameters: Mapping[str, int] = manifest.get("parameters", {})
@@ -110,28 +115,28 @@ def _show_run(run: Run) -> None:
     )
     lines = _lines(run.directory / "metrics.jsonl")
     last = json.loads(lines[-1]) if lines else {}
-    show(
+    print_table(
         [
             ("run", run.directory),
-            ("trained by", f"{manifest.get('distiller')}, begun {manifest.get('started')}"),
+            ("trained by", f"{manifest.get('distiller')}, started {manifest.get('started')}"),
             ("command", " ".join([Path(program).name, *words])),
             *((_ROLES.get(who, who), f"{count:,} parameters") for who, count in parameters.items()),
             ("seed", manifest.get("seed")),
-            ("devices", some(manifest.get("devices", []))),
-            ("updates", f"{last.get('step', 0):,} of {manifest.get('total_steps', 0):,}"),
-            ("checkpoints", f"after updates {some(steps)}" if steps else "none"),
+            ("devices", abbreviate(manifest.get("devices", []))),
+            ("steps", f"{last.get('step', 0):,} of {manifest.get('total_steps', 0):,}"),
+            ("checkpoints", f"after steps {abbreviate(steps)}" if steps else "none"),
             ("model", run.model if run.has_model else "not saved yet"),
             ("versions", ", ".join(f"{name} {manifest[name]}" for name in ("jaxbrewer", "jax"))),
         ]
     )
-    say("")
+    print_line("")
     if last:
-        show(
+        print_table(
             [[name, f"{value:.6g}"] for name, value in last.items() if name != "step"],
-            ["metric", f"after update {last['step']}"],
+            ["metric", f"after step {last['step']}"],
             numbers=(1,),
         )
-        say("")
+        print_line("")
 
 
 def _lines(path: Path) -> list[str]:
@@ -153,4 +158,4 @@ def _show_job(job: Job) -> None:
         [name, json.dumps(value, default=repr), job.sources.get(name, "default")]
         for name, value in flatten(job.config.to_dict()).items()
     ]
-    show(rows, ["field", "value", "from"], title=str(job.path))
+    print_table(rows, ["field", "value", "from"], title=str(job.path))

@@ -1,16 +1,19 @@
-"""The texts of a job: read, their classes in the order of a model, tokenized."""
+"""The texts of a job: reads and tokenizes them, and orders their classes as a model does."""
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from ..errors import UsageError
 from ..text import Encoded, Examples, Tokenizer, read_examples
+from ..text.tokenize import TOKENIZER_FILES
 from .config import DataConfig, Job
-from .model_directory import Card
-from .output import some
+from .model_directory import ModelDirectory
+from .output import abbreviate
 
 
 class Classes(NamedTuple):
@@ -38,15 +41,15 @@ class Texts(NamedTuple):
         return self.examples.labels
 
 
-class ToDistil(NamedTuple):
+class DistillationTexts(NamedTuple):
     """The training texts of a distillation.
 
     Attributes:
-        labelled: Those with labels.
-        unlabelled: Those without, if there are any.
+        labelled: The texts with labels.
+        unlabelled: The texts without labels, if there are any.
         classes: The teacher's classes.
         tokenizer: The teacher's tokenizer.
-        texts: All of them, in this order, with their tokens.
+        texts: All of them, labelled ones first, with their tokens.
     """
 
     labelled: Examples
@@ -56,7 +59,7 @@ class ToDistil(NamedTuple):
     texts: Texts
 
 
-def texts_to_distil(job: Job, card: Card) -> ToDistil:
+def read_distillation_texts(job: Job, source: ModelDirectory) -> DistillationTexts:
     """The training texts of a job's distillation.
 
     Raises:
@@ -65,80 +68,82 @@ def texts_to_distil(job: Job, card: Card) -> ToDistil:
     data = job.config.data
     path = str(job.need("data.train", "the file with the labelled texts"))
     labelled = read_labelled(path, data, data.labels)
-    classes = classes_to_distil(card, labelled, job)
+    classes = classes_to_distil(source, labelled, job)
     labelled = in_order(labelled, classes.names)
     unlabelled = None if data.unlabelled is None else read_unlabelled(data.unlabelled, data)
     examples = labelled if unlabelled is None else labelled.with_unlabelled(unlabelled)
-    tokenizer = Tokenizer(card.directory)
-    return ToDistil(labelled, unlabelled, classes, tokenizer, tokenize(tokenizer, examples, data))
+    tokenizer = Tokenizer(source.directory)
+    return DistillationTexts(
+        labelled, unlabelled, classes, tokenizer, tokenize(tokenizer, examples, data)
+    )
 
 
 def read_labelled(path: str, data: DataConfig, names: Sequence[str] | None = None) -> Examples:
-    """Texts and labels of a file; without ``names`` the classes are those of the file."""
+    """Reads texts and labels; without ``names`` the classes are those that the file has."""
     return read_examples(
         path, text=data.text, text_pair=data.text_pair, label=data.label, labels=names
     )
 
 
 def read_unlabelled(path: str, data: DataConfig) -> Examples:
-    """Texts of a file."""
+    """Reads texts and no labels."""
     return read_examples(path, text=data.text, text_pair=data.text_pair, label=None)
 
 
 def tokenize(tokenizer: Tokenizer, examples: Examples, data: DataConfig) -> Texts:
-    """The examples with their tokens."""
+    """Tokenizes examples."""
     encoded = tokenizer.encode(examples.texts, examples.pairs, max_length=data.max_length)
     return Texts(examples, encoded)
 
 
-def classes_to_train(card: Card, examples: Examples) -> Classes:
-    """The model's own classes if they are those of the examples, else these and a new head."""
-    if card.has_head and set(card.labels) == set(examples.label_names):
-        return Classes(card.labels)
+def classes_to_train(source: ModelDirectory, examples: Examples) -> Classes:
+    """The model's own classes if the examples have the same ones, else a new head's."""
+    if source.has_head and set(source.labels) == set(examples.label_names):
+        return Classes(source.labels)
     return Classes(examples.label_names, new_head=True)
 
 
-def classes_of(card: Card, examples: Examples, data: DataConfig) -> Classes:
-    """The classes of a trained model, under the names that the examples have for them.
+def classes_of(source: ModelDirectory, examples: Examples, data: DataConfig) -> Classes:
+    """The classes of a trained model, under the names that the examples use.
 
-    A model whose classes have no names, only numbers, takes those of ``data.labels`` in their
-    order, or numbers.
+    The classes of a model without class names are those of ``data.labels``, in this order, or else
+    numbers.
 
     Raises:
         UsageError: The examples have other classes.
     """
-    found, count = examples.label_names, len(card.labels)
-    if set(found) <= set(card.labels):
-        return Classes(card.labels)
-    if card.labels_are_numbers:
+    found, count = examples.label_names, len(source.labels)
+    if set(found) <= set(source.labels):
+        return Classes(source.labels)
+    if source.labels_are_numbers:
         if data.labels and len(found) == count:
             return Classes(found)
         numbers = tuple(map(str, range(count)))
         if set(found) <= set(numbers):
             return Classes(numbers)
     raise UsageError(
-        f"{card.directory} has other classes ({count}: {some(card.labels)}) than the data "
-        f"({len(found)}: {some(found)})."
+        f"{source.directory} has other classes ({count}: {abbreviate(source.labels)}) than the "
+        f"data ({len(found)}: {abbreviate(found)})."
     )
 
 
-def classes_to_distil(card: Card, examples: Examples, job: Job) -> Classes:
+def classes_to_distil(source: ModelDirectory, examples: Examples, job: Job) -> Classes:
     """The teacher's classes.
 
     Raises:
         UsageError: The teacher cannot classify the examples.
     """
     remedy = f"Run `jaxbrewer train {job.path}` first, which trains a teacher on data.train."
-    if not card.has_head:
-        raise UsageError(f"{card.directory} has no classification head. {remedy}")
+    if not source.has_head:
+        raise UsageError(f"{source.directory} has no classification head. {remedy}")
     try:
-        return classes_of(card, examples, job.config.data)
+        return classes_of(source, examples, job.config.data)
     except UsageError as error:
         raise UsageError(f"{error} {remedy}") from None
 
 
 def in_order(examples: Examples, names: tuple[str, ...]) -> Examples:
-    """The examples with their classes numbered as in ``names``.
+    """Numbers the classes of the examples as in ``names``.
 
     Examples:
         >>> examples = Examples(["x", "y"], None, np.array([0, 1]), ("cat", "dog"))
@@ -150,14 +155,14 @@ def in_order(examples: Examples, names: tuple[str, ...]) -> Examples:
     return dataclasses.replace(examples, labels=numbers[examples.labels], label_names=names)
 
 
-def refuse_other_tokenizer(tokenizer: Tokenizer, card: Card, *texts: Examples) -> None:
-    """Raises :class:`UsageError` if a model's own tokenizer reads the texts in another way.
+def require_same_tokenizer(tokenizer: Tokenizer, source: ModelDirectory, *texts: Examples) -> None:
+    """Raises :class:`UsageError` if a model's own tokenizer gives other tokens for the texts.
 
-    A model without a tokenizer is taken to have been made with this one.
+    A model without a tokenizer is assumed to use this one.
     """
-    if not any((card.directory / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
+    if not any((source.directory / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
         return
-    other = Tokenizer(card.directory)
+    other = Tokenizer(source.directory)
     for examples in texts:
         both = [
             reader.encode(examples.texts, examples.pairs, max_length=512)
@@ -167,6 +172,26 @@ def refuse_other_tokenizer(tokenizer: Tokenizer, card: Card, *texts: Examples) -
             both[0].input_ids, both[1].input_ids
         ):
             raise UsageError(
-                f"{card.directory} has another tokenizer (of {other.vocab_size:,} tokens) than the "
-                f"teacher (of {tokenizer.vocab_size:,}): both must read the same tokens."
+                f"{source.directory} has another tokenizer (of {other.vocab_size:,} tokens) than "
+                f"the teacher (of {tokenizer.vocab_size:,}): both must read the same tokens."
             )
+
+
+def fingerprints(model: Path, encoded: Encoded) -> dict[str, str]:
+    """Digests of the tokenizer of a model directory and of tokenized texts."""
+    tokenizer, data = hashlib.sha256(), hashlib.sha256()
+    for name in TOKENIZER_FILES:
+        if (model / name).is_file():
+            tokenizer.update(name.encode() + (model / name).read_bytes())
+    for array in (encoded.input_ids, encoded.token_type_ids, encoded.offsets):
+        data.update(array.tobytes())
+    return {"tokenizer": tokenizer.hexdigest()[:16], "data": data.hexdigest()[:16]}
+
+
+def require_matching_cache(job: Job, model: Path, encoded: Encoded) -> None:
+    """Raises :class:`UsageError` if the job's cache is of another tokenizer or of other texts."""
+    directory = job.config.training.cache_dir
+    if isinstance(directory, str) and (Path(directory) / "manifest.json").exists():
+        from ..cache import TeacherCache
+
+        TeacherCache(directory, fingerprints=fingerprints(model, encoded))

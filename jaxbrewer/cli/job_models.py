@@ -1,6 +1,6 @@
-"""The models of a job: loaded or built, checked against the texts, saved, and described.
+"""The models of a job: loads or builds them, checks them against the texts, saves and scores them.
 
-The one module of the command line that imports JAX; commands import it when all else is checked.
+Only this module of the command line imports JAX; commands import it after all other checks.
 """
 
 import dataclasses
@@ -24,33 +24,33 @@ from ..models import (
 )
 from ..step.teachers import make_teacher_step
 from ..text import Tokenizer
-from ..text.classification import Training, adaptor, evaluate
+from ..text.classification import ClassifierTraining, adaptor, evaluate
 from .config import DataConfig, StudentConfig
 from .job_data import Classes, Texts
-from .model_directory import Card, read_bert
-from .output import show, size
+from .model_directory import ModelDirectory, read_bert_directory
+from .output import format_bytes, print_table
 
 Bert = BertForSequenceClassification
 
 
 def load(
-    card: Card,
+    source: ModelDirectory,
     classes: Classes,
     *,
     settings: Mapping[str, Any] = MappingProxyType({}),
     seed: int = 0,
 ) -> Bert:
-    """A classifier from a directory, with the names of its classes.
+    """Loads a classifier and names its classes.
 
     Args:
-        card: The directory.
+        source: The directory.
         classes: The classes.
-        settings: Fields of the config that shall differ, from ``teacher.settings``.
-        seed: Of weights that the file does not have.
+        settings: ``teacher.settings``: fields that replace those of ``config.json``.
+        seed: Seed of weights that the file does not have.
     """
-    _refuse_unknown("teacher.settings", settings)
+    _require_known("teacher.settings", settings)
     model = load_bert(
-        card.directory,
+        source.directory,
         Bert.task,
         labels=classes.names,
         new_head=classes.new_head,
@@ -64,33 +64,33 @@ def load(
 def make_student(
     config: StudentConfig, teacher: Bert, names: tuple[str, ...], *, seed: int
 ) -> Bert:
-    """The student that the job asks for, with the teacher's classes."""
+    """Builds the student of a job, with the teacher's classes."""
     if config.path is not None:
-        card = read_bert(config.path)
-        new_head = not card.has_head or card.labels != names
-        return load(card, Classes(names, new_head), seed=seed)
+        source = read_bert_directory(config.path)
+        new_head = not source.has_head or source.labels != names
+        return load(source, Classes(names, new_head), seed=seed)
     if config.layers is not None:
         return cut_layers(teacher, config.layers)
-    return Bert(_sized(teacher.config, config.size or {}), rngs=nnx.Rngs(seed))
+    return Bert(_resize(teacher.config, config.size or {}), rngs=nnx.Rngs(seed))
 
 
-def _sized(teacher: BertConfig, fields: Mapping[str, Any]) -> BertConfig:
-    _refuse_unknown("student.size", fields)
+def _resize(teacher: BertConfig, fields: Mapping[str, Any]) -> BertConfig:
+    _require_known("student.size", fields)
     try:
         return dataclasses.replace(teacher, **fields)
     except UsageError as error:
         raise UsageError(f"student.size: {error}") from None
 
 
-def _refuse_unknown(where: str, fields: Mapping[str, Any]) -> None:
-    """The classes are set by the data; all other fields may be."""
+def _require_known(where: str, fields: Mapping[str, Any]) -> None:
+    """Refuses fields that do not exist, and those that the data decides (the classes)."""
     names = {field.name for field in dataclasses.fields(BertConfig)} - {"num_labels", "labels"}
     for name in fields:
         if name not in names:
             raise UsageError(f"{where} has no field {name!r}: {suggest(name, sorted(names))}")
 
 
-def refuse_misfit(
+def check_fits(
     who: str, config: BertConfig, tokenizer: Tokenizer, data: DataConfig, texts: Sequence[Texts]
 ) -> None:
     """Raises :class:`UsageError` if the model cannot read the tokens."""
@@ -119,7 +119,7 @@ def save(model: Bert, tokenizer: Tokenizer, directory: Path) -> None:
 
 
 def describe(model: Bert) -> str:
-    """The model in a few words."""
+    """One line about the model."""
     config = model.config
     return (
         f"BERT of {config.num_hidden_layers} layers x {config.hidden_size}, "
@@ -128,14 +128,14 @@ def describe(model: Bert) -> str:
 
 
 def count_parameters(model: Bert) -> int:
-    """All weights, trained or not."""
+    """The number of all weights, trained or frozen."""
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
 
 
 def describe_match(
-    match: IntermediateMatch, training: Training, teacher: Bert, student: Bert
+    match: IntermediateMatch, training: ClassifierTraining, teacher: Bert, student: Bert
 ) -> str:
-    """What is compared with what, in shapes of the first batch."""
+    """The two features that a match compares, with their shapes in the first batch."""
     batch = next(iter(training.loader))
 
     def shapes(model: Bert, layers: int | Sequence[int]) -> str:
@@ -155,21 +155,21 @@ def describe_match(
 
 
 def devices() -> str:
-    """The devices that are used by default."""
+    """The default devices."""
     found = jax.devices()
     return f"{len(found)} x {found[0].device_kind}" if len(found) > 1 else found[0].device_kind
 
 
-class Scored(NamedTuple):
-    """A model to be scored, the directory it lies in, and the texts."""
+class ModelToScore(NamedTuple):
+    """A model, the directory it was saved in, and the texts to score it on."""
 
     model: Bert
     directory: Path
     texts: Texts
 
 
-def show_scores(models: Mapping[str, Scored], *, title: str, batch_size: int = 64) -> None:
-    """Evaluates models and prints a table of them."""
+def print_scores(models: Mapping[str, ModelToScore], *, title: str, batch_size: int = 64) -> None:
+    """Evaluates models and prints a table of their scores."""
     header = ["", "accuracy", "loss", "parameters", "file", "texts/s"]
     rows = []
     for name, (model, directory, texts) in models.items():
@@ -180,8 +180,8 @@ def show_scores(models: Mapping[str, Scored], *, title: str, batch_size: int = 6
                 f"{scores.accuracy:.4f}",
                 f"{scores.loss:.4f}",
                 f"{count_parameters(model):,}",
-                size((directory / "model.safetensors").stat().st_size),
+                format_bytes((directory / "model.safetensors").stat().st_size),
                 f"{scores.examples_per_second:,.0f}",
             ]
         )
-    show(rows, header, title=title, numbers=range(1, len(header)))
+    print_table(rows, header, title=title, numbers=range(1, len(header)))

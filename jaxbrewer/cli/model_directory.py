@@ -1,4 +1,4 @@
-"""What a Hugging Face directory says of its model, read without loading any weights."""
+"""Reads the facts about a model from its Hugging Face directory, without loading any weights."""
 
 import dataclasses
 import json
@@ -11,11 +11,11 @@ from ..errors import UsageError
 
 
 class Tensor(NamedTuple):
-    """A tensor of a file.
+    """The shape and type of a tensor in a file.
 
     Attributes:
-        shape: Its shape.
-        dtype: Its type, as safetensors calls it: ``"F32"``.
+        shape: The shape.
+        dtype: The type under its name in safetensors: ``"F32"``.
     """
 
     shape: tuple[int, ...]
@@ -23,23 +23,23 @@ class Tensor(NamedTuple):
 
     @property
     def numbers(self) -> int:
-        """How many numbers it holds."""
+        """Number of elements."""
         return math.prod(self.shape)
 
     @property
     def bytes(self) -> int:
-        """Its size in the file."""
+        """Size in the file."""
         return self.numbers * int("".join(filter(str.isdigit, self.dtype[:3])) or 8) // 8
 
 
 @dataclasses.dataclass(frozen=True)
-class Card:
+class ModelDirectory:
     """A model directory.
 
     Attributes:
-        directory: Where it is.
-        fields: What ``config.json`` holds.
-        tensors: The weights in ``model.safetensors`` by their names, without buffers of integers.
+        directory: The directory.
+        fields: The content of ``config.json``.
+        tensors: The floating-point tensors of ``model.safetensors`` by name.
     """
 
     directory: Path
@@ -53,14 +53,14 @@ class Card:
 
     @property
     def has_head(self) -> bool:
-        """Whether it can classify texts as it is."""
+        """Whether the model has a classification head."""
         names = {name.removeprefix("bert.") for name in self.tensors}
         pooled = self.fields.get("classifier_pooling", "cls") == "cls"
         return {"classifier.weight", *(["pooler.dense.weight"] if pooled else [])} <= names
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The names of its classes in order."""
+        """The names of the classes in order."""
         names = self.fields.get("id2label") or {}
         try:
             by_number = {int(number): str(name) for number, name in names.items()}
@@ -72,26 +72,26 @@ class Card:
 
     @property
     def labels_are_numbers(self) -> bool:
-        """Whether the classes have no names of their own, only ``LABEL_0``, ``LABEL_1``, ..."""
+        """Whether the classes have only the default names ``LABEL_0``, ``LABEL_1``, ..."""
         return all(name == f"LABEL_{number}" for number, name in enumerate(self.labels))
 
 
-def is_model(directory: Path) -> bool:
-    """Whether there is a model in the directory."""
+def is_model_directory(directory: Path) -> bool:
+    """Whether the directory holds a model."""
     return (directory / "config.json").is_file() and not (directory / "manifest.json").exists()
 
 
-def read_card(directory: str | Path) -> Card:
+def read_model_directory(directory: str | Path) -> ModelDirectory:
     """Reads ``config.json`` and the names of the tensors.
 
     Raises:
-        UsageError: It is no model directory, or a file is damaged.
+        UsageError: It is not a model directory, or a file is damaged.
     """
     directory = Path(directory)
     if not directory.is_dir():
         raise UsageError(f"{directory} does not exist, or is not a directory.")
-    if not is_model(directory):
-        inside = [below for below in (directory / "model", directory) if is_model(below)]
+    if not is_model_directory(directory):
+        inside = [below for below in (directory / "model", directory) if is_model_directory(below)]
         hint = f" Did you mean {inside[0]}?" if inside else ""
         raise UsageError(f"{directory} is not a model directory: it has no config.json.{hint}")
     path = directory / "config.json"
@@ -101,16 +101,16 @@ def read_card(directory: str | Path) -> Card:
         raise UsageError(f"{path} is not JSON: {error}.") from None
     if not isinstance(fields, dict):
         raise UsageError(f"{path} must hold a JSON object.")
-    return Card(directory, fields, _tensors(directory / "model.safetensors"))
+    return ModelDirectory(directory, fields, _tensors(directory / "model.safetensors"))
 
 
-def read_bert(directory: str | Path) -> Card:
-    """As :func:`read_card`, and refuses models that are no BERT."""
-    card = read_card(directory)
-    kind = card.fields.get("model_type", "bert")
+def read_bert_directory(directory: str | Path) -> ModelDirectory:
+    """As :func:`read_model_directory`, and refuses models other than BERTs."""
+    source = read_model_directory(directory)
+    kind = source.fields.get("model_type", "bert")
     if kind != "bert":
-        raise UsageError(f"{directory} is a model of type {kind!r}; only 'bert' can be used here.")
-    return card
+        raise UsageError(f"{directory} is a model of type {kind!r}; only 'bert' is supported.")
+    return source
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

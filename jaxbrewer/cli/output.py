@@ -9,8 +9,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .messages import escape
 
-def show(
+
+def print_table(
     rows: Iterable[Sequence[Any]],
     header: Sequence[str] = (),
     *,
@@ -20,12 +22,12 @@ def show(
     """Prints a table to standard output.
 
     Args:
-        rows: The cells; ``None`` is an empty one.
-        header: The names of the columns; none for facts, whose first cell is their name.
+        rows: The cells; ``None`` is an empty cell.
+        header: The names of the columns; without it the first cell of each row is its name.
         title: A line above the table.
-        numbers: The columns that are aligned at their right.
+        numbers: The columns to align at the right.
     """
-    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    cells = [["" if cell is None else escape(str(cell)) for cell in row] for row in rows]
     console = Console(highlight=False)
     if console.is_terminal:
         console.print(_lined(cells, header, title, numbers))
@@ -33,9 +35,9 @@ def show(
         print(_plain(cells, header, title, numbers))
 
 
-def say(text: str) -> None:
-    """Prints a line to standard output, at once."""
-    print(text, flush=True)
+def print_line(text: str) -> None:
+    """Prints a line to standard output and flushes it."""
+    print(escape(text), flush=True)
 
 
 def _lined(
@@ -77,22 +79,22 @@ def _plain(
     return "\n".join([title, *lines] if title else lines)
 
 
-def size(count: float) -> str:
-    """Bytes for people.
+def format_bytes(count: float) -> str:
+    """A number of bytes in a readable unit.
 
     Examples:
-        >>> size(960), size(90_900_000)
+        >>> format_bytes(960), format_bytes(90_900_000)
         ('960 B', '90.9 MB')
     """
     power = min(int(math.log10(max(count, 1))) // 3, 4)
     return f"{count / 1000**power:.{1 if power else 0}f} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
 
 
-def some(items: Sequence[Any], most: int = 6) -> str:
-    """The items, or the first and the last of many.
+def abbreviate(items: Sequence[Any], most: int = 6) -> str:
+    """The items, comma-separated; of more than ``most``, only the first ones and the last.
 
     Examples:
-        >>> some([1, 2, 3]), some(range(100))
+        >>> abbreviate([1, 2, 3]), abbreviate(range(100))
         ('1, 2, 3', '0, 1, 2, 3, 4, ..., 99')
     """
     names = [str(item) for item in items]

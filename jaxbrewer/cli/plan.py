@@ -1,20 +1,20 @@
-"""``jaxbrewer plan``: what a job needs of each device, without running it."""
+"""``jaxbrewer plan``: estimates what a job needs of each device, without running it."""
 
 import dataclasses
 import math
 
 from ..errors import UsageError
 from .config import Job
-from .output import say, show, size
+from .output import format_bytes, print_line, print_table
 from .training import prepare_distillation
 
 
 def plan(job: Job, *, fake_devices: bool) -> None:
-    """Compiles a step of the distillation for its widest batch and prints what it takes.
+    """Compiles a step of the distillation for its widest batch and prints its costs.
 
     Args:
         job: The job.
-        fake_devices: Whether the devices only pretend to be as many.
+        fake_devices: Whether the devices are simulated on the CPU.
 
     Raises:
         UsageError: As for a training; or the mesh does not fit the devices.
@@ -26,8 +26,8 @@ def plan(job: Job, *, fake_devices: bool) -> None:
     found = len(jax.devices("cpu") if config.device == "cpu" else jax.devices())
     if needed > found:
         raise UsageError(
-            f"The mesh takes {needed} devices, and {found} are here: add --devices {needed} to "
-            "compile for as many fake CPU devices."
+            f"The mesh needs {needed} devices, and {found} are here: add --devices {needed} to "
+            f"compile for {needed} fake CPU devices."
         )
     from ..text import TextLoader
 
@@ -44,29 +44,31 @@ def plan(job: Job, *, fake_devices: bool) -> None:
     kind = "fake CPU devices" if fake_devices else jax.devices()[0].device_kind
     groups = config.gradient_accumulation_steps
     batch = f"{training.optimization.batch_size} texts of {widest.widths[-1]} tokens"
-    show(
+    print_table(
         [
             ("devices", f"{estimate.devices}, {kind}"),
             ("mesh", mesh),
-            ("update", batch if groups == 1 else f"{groups} batches of {batch}"),
+            ("step", batch if groups == 1 else f"{groups} batches of {batch}"),
         ]
     )
-    say("")
-    show(
+    print_line("")
+    print_table(
         [
-            ("teacher", size(estimate.teacher)),
-            ("student", size(estimate.student)),
-            ("optimizer", size(estimate.optimizer)),
-            ("batch", size(estimate.batch)),
-            ("activations", size(estimate.activations)),
-            ("all", size(estimate.total)),
-            ("FLOPs of an update", f"{estimate.flops:.3g}"),
+            ("teacher", format_bytes(estimate.teacher)),
+            ("student", format_bytes(estimate.student)),
+            ("optimizer", format_bytes(estimate.optimizer)),
+            ("batch", format_bytes(estimate.batch)),
+            ("activations", format_bytes(estimate.activations)),
+            ("total", format_bytes(estimate.total)),
+            ("FLOPs per step", f"{estimate.flops:.3g}"),
         ],
         ["on each device", ""],
         numbers=(1,),
     )
     communication = ", ".join(f"{n} {name}" for name, n in estimate.collectives.items())
-    say("")
-    say(f"Communication: {communication or 'none'}.")
-    say("Activations are the temporary memory of the compiled step, gradients among it; other")
-    say("devices and compilers need other amounts. Nothing was run.")
+    print_line("")
+    print_line(f"Communication: {communication or 'none'}.")
+    print_line(
+        "Activations are the temporary memory of the compiled step, including gradients; other"
+    )
+    print_line("devices and compilers need other amounts. Nothing was run.")

@@ -1,4 +1,4 @@
-"""Where a job writes: ``<output_dir>/teacher`` and ``<output_dir>/student``."""
+"""Where a job writes, ``<output_dir>/teacher`` and ``<output_dir>/student``, and its teacher."""
 
 import dataclasses
 import os
@@ -7,14 +7,16 @@ from pathlib import Path
 
 from ..configs import TrainingConfig
 from ..errors import UsageError
+from .config import Job
+from .model_directory import ModelDirectory, read_bert_directory
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-    """The run directory of a model, which may not be there yet.
+class RunPaths:
+    """The paths of one run, which may not exist yet.
 
     Attributes:
-        directory: The run directory; the trained model is saved in ``model`` below it.
+        directory: The run directory; the trained model is saved in its ``model``.
     """
 
     directory: Path
@@ -25,54 +27,71 @@ class Run:
         return self.directory / "model"
 
     @property
-    def is_there(self) -> bool:
-        """Whether a training has begun here."""
+    def exists(self) -> bool:
+        """Whether a training has started here."""
         return (self.directory / "manifest.json").exists()
 
     @property
     def has_model(self) -> bool:
-        """Whether a training has ended here; ``config.json`` is the last file to be written."""
+        """Whether a training has finished here; ``config.json`` is written last."""
         return (self.model / "config.json").is_file()
 
-    def training(self, config: TrainingConfig) -> TrainingConfig:
+    def with_directories(self, config: TrainingConfig) -> TrainingConfig:
         """The settings of a job with the directories of this run."""
         log_dir = config.log_dir and str(Path(config.log_dir) / self.directory.name)
         return dataclasses.replace(config, output_dir=str(self.directory), log_dir=log_dir)
 
-    def refuse_taken(self, config: TrainingConfig, *, used: Path | None = None) -> None:
+    def require_writable(self, config: TrainingConfig, *, used: Path | None = None) -> None:
         """Raises :class:`UsageError` if a run cannot be written here.
 
         Args:
-            config: Says whether the run that is here is resumed or may be replaced.
-            used: A model that the run reads, which must not be replaced by it.
+            config: Whether an existing run is resumed or overwritten.
+            used: A model that the run reads and must not overwrite.
         """
-        if self.is_there and not config.overwrite and not config.resume:
+        if self.exists and not config.overwrite and not config.resume:
             raise UsageError(
-                f"{self.directory} holds a run already: choose another --training.output_dir, go "
-                "on with it by --resume, or replace it with --training.overwrite true."
+                f"{self.directory} already holds a run: choose another --training.output_dir, "
+                "resume it with --resume, or replace it with --training.overwrite true."
             )
         if used is not None and used.resolve().is_relative_to(self.directory.resolve()):
             raise UsageError(
-                f"{used} lies in {self.directory}, which would be replaced: choose another "
+                f"{used} is in {self.directory}, which would be overwritten: choose another "
                 "--training.output_dir."
             )
         above = self.directory.absolute()
         while not above.exists():
             above = above.parent
         if not above.is_dir() or not os.access(above, os.W_OK):
-            raise UsageError(f"{self.directory} cannot be written: see {above}.")
+            raise UsageError(f"{self.directory} cannot be written: {above} does not allow it.")
 
     def remove_model(self, config: TrainingConfig) -> None:
-        """Removes the model of a run that is being replaced."""
-        if self.is_there and not config.resume and self.model.is_dir():
+        """Removes the model of a run that is about to be overwritten."""
+        if self.exists and not config.resume and self.model.is_dir():
             shutil.rmtree(self.model)
 
 
-def teacher_run(config: TrainingConfig) -> Run:
+def teacher_run(config: TrainingConfig) -> RunPaths:
     """Where ``jaxbrewer train`` writes."""
-    return Run(Path(str(config.output_dir)) / "teacher")
+    return RunPaths(Path(str(config.output_dir)) / "teacher")
 
 
-def student_run(config: TrainingConfig) -> Run:
+def student_run(config: TrainingConfig) -> RunPaths:
     """Where ``jaxbrewer distill`` writes."""
-    return Run(Path(str(config.output_dir)) / "student")
+    return RunPaths(Path(str(config.output_dir)) / "student")
+
+
+def find_teacher(job: Job) -> ModelDirectory:
+    """The teacher that ``train`` has saved, or else ``teacher.path``.
+
+    Raises:
+        UsageError: There is neither, or the training of the teacher has not finished.
+    """
+    run = teacher_run(job.config.training)
+    if run.has_model:
+        return read_bert_directory(run.model)
+    if run.exists:
+        raise UsageError(
+            f"The training of the teacher in {run.directory} has not finished: resume it with "
+            f"`jaxbrewer train {job.path} --resume`."
+        )
+    return read_bert_directory(job.need("teacher.path", "the directory of the teacher"))

@@ -1,4 +1,4 @@
-"""``jaxbrewer train`` and ``jaxbrewer distill``, and what ``--dry-run`` prints of them."""
+"""``jaxbrewer train`` and ``jaxbrewer distill``, with their ``--dry-run``."""
 
 import json
 from pathlib import Path
@@ -8,28 +8,29 @@ from ..configs import DistillationConfig, OptimizationConfig
 from ..errors import UsageError
 from ..registry import loss_and_parameters
 from ..text import Examples, Tokenizer
-from .cache import refuse_other
 from .config import DataConfig, Job
 from .job_data import (
     Classes,
     Texts,
     classes_to_train,
     in_order,
+    read_distillation_texts,
     read_labelled,
-    refuse_other_tokenizer,
-    texts_to_distil,
+    require_matching_cache,
+    require_same_tokenizer,
     tokenize,
 )
-from .model_directory import Card, read_bert
-from .output import say, show, some
-from .run_paths import student_run, teacher_run
+from .model_directory import ModelDirectory, read_bert_directory
+from .output import abbreviate, print_line, print_table
+from .run_paths import find_teacher, student_run, teacher_run
 
 if TYPE_CHECKING:
     from ..run.plan import Plan
-    from ..text.classification import Training
+    from ..text.classification import ClassifierTraining
     from .job_models import Bert
 
 Facts = list[tuple[str, Any]]
+"""Rows of a table: a name and a value."""
 
 
 def train(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
@@ -37,18 +38,18 @@ def train(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
 
     Args:
         job: The job.
-        dry_run: Whether to check everything and then stop.
+        dry_run: Whether to stop after all checks.
         is_first: Whether this process, of several, is the one that saves.
     """
     config, data = job.config, job.config.data
     run = teacher_run(config.training)
-    card = read_bert(job.need("teacher.path", "the directory of the model to train"))
-    if is_first:  # it may have begun the run already
-        run.refuse_taken(config.training, used=card.directory)
+    source = read_bert_directory(job.need("teacher.path", "the directory of the model to train"))
+    if is_first:  # the others may find the run that it has started
+        run.require_writable(config.training, used=source.directory)
     examples = read_labelled(_training_file(job), data, data.labels)
-    classes = classes_to_train(card, examples)
+    classes = classes_to_train(source, examples)
     examples, test = in_order(examples, classes.names), _read_test(data, classes)
-    tokenizer = Tokenizer(card.directory)
+    tokenizer = Tokenizer(source.directory)
     texts = tokenize(tokenizer, examples, data)
     test_texts = None if test is None else tokenize(tokenizer, test, data)
 
@@ -58,31 +59,31 @@ def train(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
 
     with on_device(config.training):
         settings, seed = config.teacher.settings, config.training.seed
-        teacher = job_models.load(card, classes, settings=settings, seed=seed)
-        job_models.refuse_misfit("teacher", teacher.config, tokenizer, data, [texts])
+        teacher = job_models.load(source, classes, settings=settings, seed=seed)
+        job_models.check_fits("teacher", teacher.config, tokenizer, data, [texts])
         training = make_fine_tuning(
             teacher,
             texts.encoded,
             texts.labels,
             config.teacher.optimization,
-            run.training(config.training),
+            run.with_directories(config.training),
             frozen=tuple(config.teacher.frozen),
         )
         plan = training.check()
         head = "new head" if classes.new_head else "its own head"
         facts: Facts = [
-            ("teacher", f"{card.directory}: {job_models.describe(teacher)}, {head}"),
+            ("teacher", f"{source.directory}: {job_models.describe(teacher)}, {head}"),
             *([("settings", json.dumps(settings))] if settings else []),
-            ("frozen", some(config.teacher.frozen) or "nothing"),
-            ("texts", _counts(data, examples, None, test)),
-            ("classes", f"{len(classes.names)}: {some(classes.names)}"),
-            *_how(job, training, plan, config.teacher.optimization),
+            ("frozen", abbreviate(config.teacher.frozen) or "nothing"),
+            ("texts", _describe_texts(data, examples, None, test)),
+            ("classes", _describe_classes(classes)),
+            *_training_facts(job, training, plan, config.teacher.optimization),
             ("devices", job_models.devices()),
             ("output", run.directory),
         ]
-        show(facts)
+        print_table(facts)
         if dry_run:
-            return say("Everything fits. Nothing was trained or written.")
+            return print_line("All checks passed. Nothing was trained or written.")
         if is_first:
             run.remove_model(config.training)
         training.train()
@@ -90,20 +91,20 @@ def train(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
             return None
         job_models.save(teacher, tokenizer, run.model)
         if test_texts is not None:
-            scored = {"teacher": job_models.Scored(teacher, run.model, test_texts)}
-            job_models.show_scores(
+            scored = {"teacher": job_models.ModelToScore(teacher, run.model, test_texts)}
+            job_models.print_scores(
                 scored, title=f"{len(test_texts.examples):,} texts of {data.test}"
             )
-    return say(f"The teacher is saved in {run.model}.")
+    return print_line(f"The teacher is saved in {run.model}.")
 
 
-class Prepared(NamedTuple):
-    """A distillation that is ready to run, and what it was made of."""
+class PreparedDistillation(NamedTuple):
+    """A distillation that is ready to run, with its models and texts."""
 
-    training: "Training"
+    training: "ClassifierTraining"
     teacher: "Bert"
     student: "Bert"
-    card: Card
+    source: ModelDirectory
     tokenizer: Tokenizer
     classes: Classes
     labelled: Examples
@@ -112,32 +113,32 @@ class Prepared(NamedTuple):
     texts: Texts
 
 
-def prepare_distillation(job: Job) -> Prepared:
+def prepare_distillation(job: Job) -> PreparedDistillation:
     """Reads the texts of a job and loads both models.
 
     Raises:
-        UsageError: Something is missing or does not fit.
+        UsageError: The job is incomplete, or its parts do not fit each other.
     """
     config, data = job.config, job.config.data
-    card = teacher_card(job)
-    _need_student(job)
-    labelled, unlabelled, classes, tokenizer, texts = texts_to_distil(job, card)
+    source = find_teacher(job)
+    _require_student(job)
+    labelled, unlabelled, classes, tokenizer, texts = read_distillation_texts(job, source)
     test = _read_test(data, classes)
     if config.student.path is not None:
-        refuse_other_tokenizer(tokenizer, read_bert(config.student.path), texts.examples)
-    refuse_other(job, card.directory, texts.encoded)
+        require_same_tokenizer(tokenizer, read_bert_directory(config.student.path), texts.examples)
+    require_matching_cache(job, source.directory, texts.encoded)
 
     from ..devices.sharding import on_device
     from ..text.classification import make_distillation
     from . import job_models
 
     with on_device(config.training):
-        teacher = job_models.load(card, classes)
+        teacher = job_models.load(source, classes)
         student = job_models.make_student(
             config.student, teacher, classes.names, seed=config.training.seed
         )
         for who, model in (("teacher", teacher), ("student", student)):
-            job_models.refuse_misfit(who, model.config, tokenizer, data, [texts])
+            job_models.check_fits(who, model.config, tokenizer, data, [texts])
         training = make_distillation(
             teacher,
             student,
@@ -145,22 +146,22 @@ def prepare_distillation(job: Job) -> Prepared:
             texts.labels,
             config.distillation,
             config.student.optimization,
-            student_run(config.training).training(config.training),
+            student_run(config.training).with_directories(config.training),
         )
-    return Prepared(
-        training, teacher, student, card, tokenizer, classes, labelled, unlabelled, test, texts
+    return PreparedDistillation(
+        training, teacher, student, source, tokenizer, classes, labelled, unlabelled, test, texts
     )
 
 
 def distill(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
-    """Distils the teacher into a student and saves it; the arguments are those of ``train``."""
+    """Distils the teacher into a student and saves it; takes the arguments of ``train``."""
     config, data = job.config, job.config.data
     run = student_run(config.training)
-    if is_first:  # it may have begun the run already
-        run.refuse_taken(config.training, used=_path(config.student.path))
+    if is_first:  # the others may find the run that it has started
+        run.require_writable(config.training, used=_optional_path(config.student.path))
     prepared = prepare_distillation(job)
     training, teacher, student = prepared.training, prepared.teacher, prepared.student
-    card, tokenizer, texts = prepared.card, prepared.tokenizer, prepared.texts
+    source, tokenizer, texts = prepared.source, prepared.tokenizer, prepared.texts
     test = prepared.test
     test_texts = None if test is None else tokenize(tokenizer, test, data)
 
@@ -171,64 +172,47 @@ def distill(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
         plan = training.check()
         matches, cache_dir = config.distillation.intermediate_matches, config.training.cache_dir
         facts: Facts = [
-            ("teacher", f"{card.directory}: {job_models.describe(teacher)}"),
-            ("student", f"{_origin(job)}: {job_models.describe(student)}"),
-            ("texts", _counts(data, prepared.labelled, prepared.unlabelled, test)),
-            ("classes", _names(prepared.classes)),
-            ("losses", _losses(config.distillation)),
+            ("teacher", f"{source.directory}: {job_models.describe(teacher)}"),
+            ("student", f"{_describe_origin(job)}: {job_models.describe(student)}"),
+            ("texts", _describe_texts(data, prepared.labelled, prepared.unlabelled, test)),
+            ("classes", _describe_classes(prepared.classes)),
+            ("losses", _describe_losses(config.distillation)),
             *(
                 ("match", job_models.describe_match(match, training, teacher, student))
                 for match in matches
             ),
-            *_how(job, training, plan, config.student.optimization),
+            *_training_facts(job, training, plan, config.student.optimization),
             *([("teacher's cache", cache_dir)] if cache_dir else []),
             ("devices", job_models.devices()),
             ("output", run.directory),
         ]
-        show(facts)
+        print_table(facts)
         if dry_run:
-            return say("Everything fits. Nothing was trained or written.")
+            return print_line("All checks passed. Nothing was trained or written.")
         if is_first:
             run.remove_model(config.training)
         if config.distillation.is_caching_logits:
-            say(f"The teacher reads {len(texts.examples):,} texts once.")
+            print_line(f"The teacher reads {len(texts.examples):,} texts once.")
         training.train()
         if not is_first:
             return None
         job_models.save(student, tokenizer, run.model)
         if test_texts is not None:
             scored = {
-                "teacher": job_models.Scored(teacher, card.directory, test_texts),
-                "student": job_models.Scored(student, run.model, test_texts),
+                "teacher": job_models.ModelToScore(teacher, source.directory, test_texts),
+                "student": job_models.ModelToScore(student, run.model, test_texts),
             }
-            job_models.show_scores(
+            job_models.print_scores(
                 scored, title=f"{len(test_texts.examples):,} texts of {data.test}"
             )
-    return say(f"The student is saved in {run.model}.")
-
-
-def teacher_card(job: Job) -> Card:
-    """The teacher that ``train`` has made, or else ``teacher.path``.
-
-    Raises:
-        UsageError: There is neither, or a training of the teacher has not ended.
-    """
-    run = teacher_run(job.config.training)
-    if run.has_model:
-        return read_bert(run.model)
-    if run.is_there:
-        raise UsageError(
-            f"The training of the teacher in {run.directory} has not ended: go on with it by "
-            f"`jaxbrewer train {job.path} --resume`."
-        )
-    return read_bert(job.need("teacher.path", "the directory of the teacher"))
+    return print_line(f"The student is saved in {run.model}.")
 
 
 def _training_file(job: Job) -> str:
     return str(job.need("data.train", "the file with the labelled texts"))
 
 
-def _need_student(job: Job) -> None:
+def _require_student(job: Job) -> None:
     student = job.config.student
     if (student.path, student.layers, student.size) == (None, None, None):
         raise UsageError(
@@ -237,11 +221,11 @@ def _need_student(job: Job) -> None:
         )
 
 
-def _names(classes: Classes) -> str:
-    return f"{len(classes.names)}: {some(classes.names)}"
+def _describe_classes(classes: Classes) -> str:
+    return f"{len(classes.names)}: {abbreviate(classes.names)}"
 
 
-def _path(path: str | None) -> Path | None:
+def _optional_path(path: str | None) -> Path | None:
     return None if path is None else Path(path)
 
 
@@ -249,16 +233,16 @@ def _read_test(data: DataConfig, classes: Classes) -> Examples | None:
     return None if data.test is None else read_labelled(data.test, data, classes.names)
 
 
-def _origin(job: Job) -> str:
+def _describe_origin(job: Job) -> str:
     student = job.config.student
     if student.path is not None:
         return student.path
     if student.layers is not None:
-        return f"layers {some(student.layers, 12)} of the teacher"
+        return f"layers {abbreviate(student.layers, 12)} of the teacher"
     return "random weights"
 
 
-def _counts(
+def _describe_texts(
     data: DataConfig, labelled: Examples, unlabelled: Examples | None, test: Examples | None
 ) -> str:
     parts = [f"{len(labelled):,} labelled in {data.train}"]
@@ -268,7 +252,7 @@ def _counts(
     return "; ".join(parts)
 
 
-def _losses(config: DistillationConfig) -> str:
+def _describe_losses(config: DistillationConfig) -> str:
     def weight(name: str) -> Any:
         scheduler = getattr(config, f"{name}_scheduler")
         return getattr(config, name) if scheduler == "none" else scheduler
@@ -283,8 +267,10 @@ def _losses(config: DistillationConfig) -> str:
     )
 
 
-def _how(job: Job, training: "Training", plan: "Plan", optimization: OptimizationConfig) -> Facts:
-    """The rows about batches, updates, optimizer and checkpoints."""
+def _training_facts(
+    job: Job, training: "ClassifierTraining", plan: "Plan", optimization: OptimizationConfig
+) -> Facts:
+    """The rows about batches, steps, optimizer and checkpoints."""
     config, loader, steps = job.config.training, training.loader, plan.total_steps
     groups = config.gradient_accumulation_steps
     epochs = "" if plan.num_epochs is None else f", in {plan.num_epochs} epochs"
@@ -298,18 +284,18 @@ def _how(job: Job, training: "Training", plan: "Plan", optimization: Optimizatio
     return [
         (
             "batches",
-            f"{len(loader):,} of {optimization.batch_size} texts, {some(loader.widths)} tokens "
-            f"wide, {precision}",
+            f"{len(loader):,} of {optimization.batch_size} texts, "
+            f"{abbreviate(loader.widths)} tokens wide, {precision}",
         ),
         (
-            "updates",
+            "steps",
             f"{steps:,}{epochs}" + (f", {groups} batches each" if groups > 1 else ""),
         ),
         (
             "optimizer",
-            f"AdamW, learning rate {optimization.learning_rate} after {warmup:,} updates of "
+            f"AdamW, learning rate {optimization.learning_rate} after {warmup:,} steps of "
             f"warm-up, then falling to 0; weight decay {optimization.weight_decay}; "
             + (f"gradients clipped at {clipped}" if clipped > 0 else "no clipping"),
         ),
-        ("checkpoints", f"after updates {some(saved)}" if saved else "none"),
+        ("checkpoints", f"after steps {abbreviate(saved)}" if saved else "none"),
     ]

@@ -62,7 +62,7 @@ def adaptor(batch: Mapping[str, Array], outputs: Mapping[str, Any]) -> dict[str,
 
 
 @dataclasses.dataclass(frozen=True)
-class Training:
+class ClassifierTraining:
     """A training that is ready to run.
 
     Attributes:
@@ -113,11 +113,11 @@ def make_fine_tuning(
     training: TrainingConfig,
     *,
     frozen: tuple[str, ...] = (),
-) -> Training:
+) -> ClassifierTraining:
     """A classifier to be trained on labels; ``frozen`` are the beginnings of parameter paths."""
     loader = _make_loader(encoded, labels, optimization, training)
     trainer = BasicTrainer(training, freeze(model, *frozen), adaptor)
-    return Training(trainer, loader, optimization)
+    return ClassifierTraining(trainer, loader, optimization)
 
 
 def make_distillation(
@@ -128,7 +128,7 @@ def make_distillation(
     distillation: DistillationConfig,
     optimization: OptimizationConfig,
     training: TrainingConfig,
-) -> Training:
+) -> ClassifierTraining:
     """A classifier to be distilled, on labelled texts and, where ``labels`` are negative, others.
 
     Args:
@@ -143,7 +143,7 @@ def make_distillation(
     """
     loader = _make_loader(encoded, labels, optimization, training)
     distiller = GeneralDistiller(training, distillation, teacher, student, adaptor, adaptor)
-    return Training(distiller, loader, optimization)
+    return ClassifierTraining(distiller, loader, optimization)
 
 
 def cache_teacher(

@@ -11,7 +11,7 @@ from jaxtyping import Int
 
 from ..errors import UsageError
 
-FILES = (
+TOKENIZER_FILES = (
     "tokenizer.json",
     "vocab.txt",
     "tokenizer_config.json",
@@ -145,7 +145,7 @@ class Tokenizer:
         """
         target = Path(directory)
         target.mkdir(parents=True, exist_ok=True)
-        for name in FILES:
+        for name in TOKENIZER_FILES:
             if (self._directory / name).is_file():
                 (target / name).write_bytes((self._directory / name).read_bytes())
             else:

@@ -169,7 +169,7 @@ def test_bad_model_directories_are_refused_in_one_line(data, tmp_path, capsys):
     assert "config.json is not JSON" in refused(capsys, "inspect", model)
     (model / "config.json").unlink()
     line = refused(capsys, "inspect", model)
-    assert "is neither a model directory nor a run directory nor a job" in line
+    assert "is not a model directory, a run directory or a job" in line
     shutil.copytree(data / "other", model / "model")
     assert f"Did you mean {model / 'model'}?" in refused(capsys, "evaluate", model, file)
     (model / "model" / "vocab.txt").unlink()
@@ -186,7 +186,7 @@ def test_a_process_exits_with_status_2_and_one_line(job, data, tmp_path):
     for words, says in (
         (["train", job, "--data.labels", "[cat]", "--dry-run"], "is not in the set"),
         (["train", job, "--data.max_length", "99"], "more than the teacher can read"),
-        (["inspect", tmp_path], "is neither a model directory"),
+        (["inspect", tmp_path], "is not a model directory"),
     ):
         command = [sys.executable, "-m", "jaxbrewer", *map(str, words)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)

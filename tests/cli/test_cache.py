@@ -35,7 +35,7 @@ def test_a_cache_is_built_shown_and_verified(made):
     rows = {name.strip(): value.strip() for name, value in rows.items()}
     assert "reads 192 texts once" in printed
     assert rows["examples"] == "192, by example_id"
-    assert rows["holds"] == "logits/0, hidden/2"
+    assert rows["entries"] == "logits/0, hidden/2"
     assert rows["error"] == "none"
     assert {"teacher's digest", "tokenizer's digest", "data's digest", "precision"} <= rows.keys()
     assert run("cache", "stat", place / "cache") == "\n".join(printed.splitlines()[1:]) + "\n"

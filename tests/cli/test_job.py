@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from jaxbrewer.cli import main
-from jaxbrewer.cli.model_directory import read_card
+from jaxbrewer.cli.model_directory import read_model_directory
 from jaxbrewer.models import load_bert, save_bert
 from jaxbrewer.text import Tokenizer, read_examples
 from jaxbrewer.text.classification import accuracy, predict
@@ -67,7 +67,7 @@ def test_the_teacher_learns_and_is_saved(done, data):
     assert accuracy_of_teacher > 0.9
     model = done.run / "teacher" / "model"
     assert f"The teacher is saved in {model}." in done.train
-    assert read_card(model).labels == tuple(sorted(KINDS))
+    assert read_model_directory(model).labels == tuple(sorted(KINDS))
     assert (model / "vocab.txt").read_bytes() == (data / "base" / "vocab.txt").read_bytes()
     logits, labels = logits_of(model, data / "test.jsonl")
     assert accuracy(logits, labels) == pytest.approx(accuracy_of_teacher, abs=1e-4)
@@ -78,8 +78,8 @@ def test_the_student_learns_from_the_teacher(done, data):
     assert rows["teacher"] == rows_of(done.train)["teacher"]
     assert float(rows["student"][0]) > 0.9
     model = done.run / "student" / "model"
-    assert read_card(model).fields["num_hidden_layers"] == 1
-    assert read_card(model).labels == tuple(sorted(KINDS))
+    assert read_model_directory(model).fields["num_hidden_layers"] == 1
+    assert read_model_directory(model).labels == tuple(sorted(KINDS))
     teacher, _ = logits_of(done.run / "teacher" / "model", data / "test.jsonl")
     student, _ = logits_of(model, data / "test.jsonl")
     assert np.corrcoef(teacher.ravel(), student.ravel())[0, 1] > 0.9
@@ -113,9 +113,9 @@ def test_each_run_has_its_own_logs(done):
 
 def test_runs_and_models_and_jobs_are_inspected(done, data):
     assert f"run          {done.run / 'student'}" in done.inspect
-    assert "updates      72 of 72" in done.inspect
-    assert "checkpoints  after updates 12, 24, 36, 48, 60, 72" in done.inspect
-    assert "checkpoints  after updates 9, 18, 27, 36, 45, ..., 72" in done.inspect
+    assert "steps        72 of 72" in done.inspect
+    assert "checkpoints  after steps 12, 24, 36, 48, 60, 72" in done.inspect
+    assert "checkpoints  after steps 9, 18, 27, 36, 45, ..., 72" in done.inspect
     last = json.loads((done.run / "student" / "metrics.jsonl").read_text().splitlines()[-1])
     assert f"{last['total_loss']:.6g}" in done.inspect
     printed = run("inspect", done.run / "student" / "model")
@@ -140,8 +140,8 @@ def test_a_dry_run_says_what_would_run(done):
     assert "new head" in done.check
     assert "72, in 8 epochs" in done.check
     assert "9 of 16 texts, 8 tokens wide" in done.check
-    assert "after updates 9, 18, 27, 36, 45, ..., 72" in done.check
-    assert "after 7 updates of warm-up" in done.check
+    assert "after steps 9, 18, 27, 36, 45, ..., 72" in done.check
+    assert "after 7 steps of warm-up" in done.check
     assert "Nothing was trained or written." in done.check
 
 
@@ -164,7 +164,7 @@ def test_a_dry_run_of_a_distillation_shows_its_matches(done, tmp_path):
     )
     assert "logits ce at temperature 2, weight 1; labels, weight 0.5" in printed
     assert "random weights: BERT of 1 layers x 8" in printed
-    assert "after updates 2, 4, 5" in printed
+    assert "after steps 2, 4, 5" in printed
     assert (done.run / "student" / "model" / "config.json").exists()
 
 
@@ -201,10 +201,10 @@ def test_a_teacher_takes_settings(done, tmp_path, capsys):
     words = ["--teacher.settings", "{classifier_pooling: mean}", "--teacher.frozen", "[]"]
     words += ["--training.output_dir", str(tmp_path / "run"), "--data.test="]
     run("train", done.path, *words, "--teacher.optimization.num_steps", 1)
-    card = read_card(tmp_path / "run" / "teacher" / "model")
-    assert card.fields["classifier_pooling"] == "mean"
-    assert "bert.pooler.dense.weight" not in card.tensors
-    assert card.has_head
+    source = read_model_directory(tmp_path / "run" / "teacher" / "model")
+    assert source.fields["classifier_pooling"] == "mean"
+    assert "bert.pooler.dense.weight" not in source.tensors
+    assert source.has_head
     run("distill", done.path, *words, "--dry-run")
     words = ["--training.overwrite", "true", "--teacher.settings", "{num_labels: 3}"]
     assert main(["train", str(done.path), *words]) == 2
@@ -273,14 +273,14 @@ def again(done, tmp_path):
 def test_a_run_is_replaced_only_if_told(again, tmp_path, capsys):
     for command in ("train", "distill"):
         assert main([command, *again]) == 2
-        assert "holds a run already" in capsys.readouterr().err
+        assert "already holds a run" in capsys.readouterr().err
     model = tmp_path / "run" / "teacher" / "model"
     words = [*again, "--training.overwrite", "true"]
     assert main(["train", *words, "--teacher.path", str(model)]) == 2
-    assert "would be replaced" in capsys.readouterr().err
+    assert "would be overwritten" in capsys.readouterr().err
     (model / "config.json").write_text("old")
     run("train", *words)
-    assert read_card(model).has_head
+    assert read_model_directory(model).has_head
 
 
 def test_a_training_that_did_not_end_is_no_teacher(again, tmp_path, monkeypatch, capsys):
@@ -289,7 +289,7 @@ def test_a_training_that_did_not_end_is_no_teacher(again, tmp_path, monkeypatch,
     with pytest.raises(ZeroDivisionError):
         main(["train", *words])
     assert main(["distill", *words]) == 2
-    assert "has not ended: go on with it by `jaxbrewer train" in capsys.readouterr().err
+    assert "has not finished: resume it with `jaxbrewer train" in capsys.readouterr().err
     assert "not saved yet" in run("inspect", tmp_path / "run")
 
 

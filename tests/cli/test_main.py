@@ -1,6 +1,11 @@
 """The process: help, versions, exit statuses, messages, caches."""
 
+import contextlib
+import functools
+import io
 import os
+import re
+import shlex
 import subprocess
 import sys
 import types
@@ -10,7 +15,21 @@ import pytest
 
 from jaxbrewer import UsageError, __version__
 from jaxbrewer.cli import config, main
+from jaxbrewer.cli.config import JobConfig, split_overrides
+from jaxbrewer.cli.parser import FIELDS, make_parser
 from tests.cli.conftest import run
+
+COMMANDS = [
+    (), ("demo",), ("train",), ("distill",), ("evaluate",), ("cache",), ("cache", "build"),
+    ("cache", "verify"), ("cache", "stat"), ("plan",), ("inspect",),
+]  # fmt: skip
+
+
+def help_of(*words):
+    with contextlib.redirect_stdout(io.StringIO()) as printed, pytest.raises(SystemExit) as end:
+        main([*words, "--help"])
+    assert not end.value.code
+    return printed.getvalue()
 
 
 def without_jax(*words):
@@ -52,10 +71,36 @@ def test_errors_come_without_jax_as_one_line_with_status_2(job, data):
         assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("words", [(), ("cache",)])
+def test_words_without_an_action_print_help(words):
+    printed = run(*words)
+    assert printed.startswith(" ".join(["usage: jaxbrewer", *words]))
+    assert "examples:" in printed
+
+
+def test_every_command_shows_an_example_that_parses():
+    help_texts = {words: help_of(*words) for words in COMMANDS}
+    for words, text in help_texts.items():
+        lines = re.findall(r"^  (jaxbrewer .*)$", text, re.MULTILINE)
+        assert lines, words
+        for line in lines:
+            rest, overrides = split_overrides(shlex.split(line)[1:])
+            arguments = make_parser().parse_args(rest)
+            assert arguments.takes_overrides or not overrides
+
+
+def test_help_names_fields_of_the_job_and_their_defaults():
+    text = help_of("distill")
+    for groups in FIELDS.values():
+        for field in {name for fields in groups.values() for name in fields}:
+            functools.reduce(getattr, field.split("."), JobConfig())
+    assert re.search(r"--distillation.temperature T +\S.*\(default: 4\)", text)
+    assert "(-1 = disable)" in text
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ([], "COMMAND"),
         (["trian"], "'trian'"),
         (["train"], "JOB"),
         (["train", "job.yaml", "--dry"], "--dry"),
@@ -151,7 +196,7 @@ def test_the_demo_is_told_what_was_asked(monkeypatch):
 @pytest.mark.parametrize("given", [None, "mine"])
 def test_compiled_programs_are_kept_in_the_users_cache(tmp_path, given):
     code = (
-        "from jaxbrewer.cli import _keep_compiled_programs as keep; keep(); import jax;"
+        "from jaxbrewer.cli.commands import keep_compiled_programs as keep; keep(); import jax;"
         "print(jax.config.jax_compilation_cache_dir,"
         " jax.config.jax_persistent_cache_min_compile_time_secs)"
     )

@@ -13,14 +13,14 @@ from tests.cli.conftest import write_model
 ROOT = Path(__file__).parent.parent.parent
 
 
-def size(text):
+def bytes_of(text):
     number, unit = text.split()
     return float(number) * {"B": 1, "kB": 1e3, "MB": 1e6}[unit]
 
 
 def test_a_mesh_larger_than_the_machine_is_refused_with_the_remedy(job, capsys):
     assert main(["plan", str(job), "--training.mesh", "{fsdp: 4}"]) == 2
-    assert "takes 4 devices, and 1 are here: add --devices 4" in capsys.readouterr().err
+    assert "needs 4 devices, and 1 are here: add --devices 4" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -39,11 +39,11 @@ def test_a_plan_counts_memory_of_each_device_and_work(content, job, tmp_path):
     assert rows["devices"] == "4, fake CPU devices"
     assert rows["mesh"] == "fsdp 4"
     weights = (teacher / "model.safetensors").stat().st_size
-    assert size(rows["teacher"]) == pytest.approx(weights / 4, rel=0.1)
-    assert size(rows["optimizer"]) == pytest.approx(2 * size(rows["student"]), rel=0.05)
+    assert bytes_of(rows["teacher"]) == pytest.approx(weights / 4, rel=0.1)
+    assert bytes_of(rows["optimizer"]) == pytest.approx(2 * bytes_of(rows["student"]), rel=0.05)
     # A multiply and an add for each weight and token: the teacher forwards, one of its two layers,
     # which is the student, forwards and twice backwards.
     work = 2 * (weights / 4) * 16 * 8 * (1 + 3 / 2) / 4
-    assert float(rows["FLOPs of an update"]) == pytest.approx(work, rel=0.5)
+    assert float(rows["FLOPs per step"]) == pytest.approx(work, rel=0.5)
     assert "all-gather" in done.stdout
     assert not (tmp_path / "run").exists()

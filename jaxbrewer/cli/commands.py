@@ -1,0 +1,163 @@
+"""The functions behind the commands: each reads its flags, then imports what it needs and runs."""
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ..errors import UsageError
+from .messages import BAD_INPUT, print_error
+
+
+def demo(arguments: argparse.Namespace, _: Sequence[str]) -> None:
+    """Runs ``jaxbrewer demo``."""
+    keep_compiled_programs()
+    from ..demo.run import run_demo
+
+    run_demo(
+        large=arguments.large,
+        output_dir=arguments.output_dir,
+        seed=arguments.seed,
+        overwrite=arguments.overwrite,
+    )
+
+
+def train(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Runs ``jaxbrewer train``."""
+    from .config import read_job
+
+    job = read_job(arguments.job, [*overrides, *_resume_override(arguments)])
+    from .training import train
+
+    keep_compiled_programs()
+    with _processes(arguments.distributed) as is_first:
+        train(job, dry_run=arguments.dry_run, is_first=is_first)
+
+
+def distill(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Runs ``jaxbrewer distill``."""
+    from .config import read_job
+
+    job = read_job(arguments.job, [*overrides, *_resume_override(arguments)])
+    from .training import distill
+
+    keep_compiled_programs()
+    with _processes(arguments.distributed) as is_first:
+        distill(job, dry_run=arguments.dry_run, is_first=is_first)
+
+
+def evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Runs ``jaxbrewer evaluate``."""
+    from .evaluation import evaluate
+
+    keep_compiled_programs()
+    fields = ("text", "text_pair", "label", "max_length")
+    data = {"test": arguments.file, **{name: getattr(arguments, name) for name in fields}}
+    given = {name: value for name, value in data.items() if value is not None}
+    evaluate(Path(arguments.path), given, overrides, batch_size=arguments.batch_size)
+
+
+def cache(arguments: argparse.Namespace, _: Sequence[str]) -> None:
+    """Prints the help of ``jaxbrewer cache``, which needs an action."""
+    arguments.print_help()
+
+
+def build_cache(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Runs ``jaxbrewer cache build``."""
+    from .config import read_job
+
+    job = read_job(arguments.job, overrides)
+    from .cache import build
+
+    keep_compiled_programs()
+    build(
+        job,
+        kind=arguments.storage,
+        k=arguments.k,
+        bits=arguments.bits,
+        batch_size=arguments.batch_size,
+    )
+
+
+def verify_cache(arguments: argparse.Namespace, _: Sequence[str]) -> None:
+    """Runs ``jaxbrewer cache verify``."""
+    from .cache import verify
+
+    verify(Path(arguments.directory))
+
+
+def stat_cache(arguments: argparse.Namespace, _: Sequence[str]) -> None:
+    """Runs ``jaxbrewer cache stat``."""
+    from .cache import stat
+
+    stat(Path(arguments.directory))
+
+
+def plan(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Runs ``jaxbrewer plan``."""
+    from .config import read_job
+
+    job = read_job(arguments.job, overrides)
+    if arguments.devices is not None:
+        if arguments.devices < 1:
+            raise UsageError(f"--devices must be at least 1, got {arguments.devices}.")
+        if "jax" in sys.modules:
+            raise UsageError("--devices can be set only before JAX is loaded.")
+        os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(arguments.devices)}
+    keep_compiled_programs()
+    from .plan import plan
+
+    plan(job, fake_devices=arguments.devices is not None)
+
+
+def inspect(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Runs ``jaxbrewer inspect``."""
+    from .inspection import inspect
+
+    inspect(Path(arguments.path), overrides)
+
+
+def _resume_override(arguments: argparse.Namespace) -> list[str]:
+    return ["--training.resume", "true"] if arguments.resume else []
+
+
+@contextlib.contextmanager
+def _processes(distributed: bool) -> Iterator[bool]:
+    """Joins the other processes, if asked to; yields whether this one prints and saves.
+
+    An error ends this process at once, because the others may be waiting for it.
+    """
+    if not distributed:
+        yield True
+        return
+    from ..devices.processes import exit_all_on_error, exit_process, initialize_from_environment
+
+    is_first = initialize_from_environment() == 0
+    exit_all_on_error()
+    with contextlib.ExitStack() as stack:
+        if not is_first:
+            stack.enter_context(
+                contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w")))
+            )
+        try:
+            yield is_first
+        except UsageError as error:
+            print_error(error)
+            exit_process(BAD_INPUT)
+
+
+def keep_compiled_programs() -> None:
+    """Makes JAX keep compiled programs in the user's cache directory, if it has no other."""
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ or "jax" in sys.modules:
+        return
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    directory = Path(base) / "jaxbrewer" / "compiled"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError:  # the home directory is read-only
+        return
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(directory)
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")

@@ -1,0 +1,59 @@
+"""What the command line writes to standard error: errors, warnings and the package's log."""
+
+import contextlib
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+BAD_INPUT = 2
+"""Exit status of bad input."""
+
+
+def escape(text: str) -> str:
+    r"""Makes control characters, such as those from files, visible.
+
+    Examples:
+        >>> print(escape("red \x1b[31m, two\nlines"))
+        red \x1b[31m, two\nlines
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else ascii(character)[1:-1] for character in text
+    )
+
+
+def print_error(error: Exception) -> None:
+    """Prints a :class:`UsageError` as one line."""
+    _print_message(f"error: {error}")
+
+
+@contextlib.contextmanager
+def plain_messages() -> Iterator[None]:
+    """Prints warnings and the package's log as single lines."""
+
+    def show_warning(message: Any, *_: Any, **__: Any) -> None:
+        _print_message(f"warning: {message}")
+
+    logger, handler = logging.getLogger("jaxbrewer"), _Handler()
+    propagates = logger.propagate
+    with warnings.catch_warnings():
+        warnings.showwarning = show_warning
+        logger.addHandler(handler)
+        logger.propagate = False  # libraries that JAX loads give the root logger a handler
+        try:
+            yield
+        finally:
+            logger.propagate = propagates
+            logger.removeHandler(handler)
+
+
+class _Handler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        _print_message(record.getMessage())
+
+
+def _print_message(text: str) -> None:
+    print(f"jaxbrewer: {escape(' '.join(text.split()))}", file=sys.stderr)

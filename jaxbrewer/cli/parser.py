@@ -1,0 +1,315 @@
+"""The command line's commands and flags, with their help."""
+
+import argparse
+import functools
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from .._version import __version__
+from ..errors import UsageError
+from . import commands
+from .config import JobConfig
+
+Run = Callable[[argparse.Namespace, Sequence[str]], None]
+
+_JOB = "a YAML or JSON file (docs/command-line.md)"
+_OVERRIDES = """\
+Every field of the job can be set as --section.field VALUE; values are read as YAML.
+`jaxbrewer inspect JOB` lists all fields with their values."""
+_DATA_FIELDS = {
+    "data.train": ("FILE", "labelled texts: JSONL, CSV or TSV"),
+    "data.test": ("FILE", "labelled texts that score the result"),
+    "data.max_length": ("TOKENS", "longer texts are cut"),
+}
+_TRAINING_FIELDS = {
+    "training.output_dir": ("DIR", "where the run is written"),
+    "training.overwrite": ("BOOL", "replace an earlier run"),
+    "training.seed": ("N", "seed of weights, batches and dropout"),
+    "training.ckpt_frequency": ("N", "checkpoints per epoch"),
+    "training.mesh": ("MESH", "devices by axis, such as '{data: 4}' (-1 = all that are left)"),
+}
+
+
+def _optimization_fields(model: str) -> dict[str, tuple[str, str]]:
+    prefix = f"{model}.optimization"
+    return {
+        f"{prefix}.num_epochs": ("N", "passes over the texts"),
+        f"{prefix}.num_steps": ("N", "optimizer steps, in place of epochs"),
+        f"{prefix}.batch_size": ("N", "texts per batch"),
+        f"{prefix}.learning_rate": ("RATE", "peak learning rate of AdamW"),
+        f"{prefix}.max_grad_norm": ("NORM", "clip gradients at this norm (-1 = disable)"),
+    }
+
+
+FIELDS: dict[str, dict[str, dict[str, tuple[str, str]]]] = {
+    "train": {
+        "data": _DATA_FIELDS,
+        "teacher": {
+            "teacher.path": ("DIR", "the Hugging Face directory to start from"),
+            "teacher.frozen": ("LIST", "parts that stay unchanged, such as '[bert.embeddings]'"),
+            **_optimization_fields("teacher"),
+        },
+        "run": _TRAINING_FIELDS,
+    },
+    "distill": {
+        "data": {
+            **_DATA_FIELDS,
+            "data.unlabelled": ("FILE", "more texts; their labels are not used"),
+        },
+        "models": {
+            "teacher.path": ("DIR", "the teacher, unless `jaxbrewer train` has made one"),
+            "student.layers": ("LIST", "start from these layers of the teacher: '[0, 2, 4]'"),
+            "student.size": ("MAPPING", "start from random weights: '{num_hidden_layers: 2}'"),
+            "student.path": ("DIR", "start from a Hugging Face directory"),
+            **_optimization_fields("student"),
+        },
+        "distillation": {
+            "distillation.temperature": ("T", "softens the logits of both models"),
+            "distillation.kd_loss_weight": ("W", "weight of the teacher's logits (0 = disable)"),
+            "distillation.hard_label_weight": ("W", "weight of the labels (0 = disable)"),
+            "distillation.is_caching_logits": ("BOOL", "run the teacher once, not every epoch"),
+        },
+        "run": {
+            **_TRAINING_FIELDS,
+            "training.cache_dir": ("DIR", "a teacher cache (see `jaxbrewer cache`)"),
+        },
+    },
+}
+"""Fields of the job that the help of a command shows, in groups: metavariable and meaning."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises :class:`UsageError` where argparse would print its usage and exit."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the examples line by line."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=40, width=100)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of ``jaxbrewer``.
+
+    Its result has the attributes ``run``, the function of the command, and ``takes_overrides``.
+    """
+    parser = _Parser(
+        prog="jaxbrewer",
+        description="Knowledge distillation for JAX and Flax: text classifiers from one job file.",
+        epilog=_examples(
+            "jaxbrewer demo", "jaxbrewer train job.yaml", "jaxbrewer distill job.yaml"
+        ),
+        formatter_class=_HelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"jaxbrewer {__version__}")
+    parser.set_defaults(run=lambda *_: parser.print_help(), takes_overrides=False, command=None)
+    adder = parser.add_subparsers(dest="command", metavar="COMMAND")
+    _add_demo(adder)
+    _add_training(
+        adder,
+        "train",
+        commands.train,
+        "fine-tune the teacher of a job on labels",
+        "jaxbrewer train job.yaml --dry-run",
+        "jaxbrewer train job.yaml --teacher.optimization.learning_rate 1e-4",
+        "jaxbrewer train job.yaml --resume",
+    )
+    _add_training(
+        adder,
+        "distill",
+        commands.distill,
+        "distil the teacher of a job into its student",
+        "jaxbrewer distill job.yaml --dry-run",
+        "jaxbrewer distill job.yaml --distillation.temperature 4 --student.layers '[0, 2, 4]'",
+        "jaxbrewer distill job.yaml --resume",
+    )
+    _add_evaluate(adder)
+    _add_cache(adder)
+    _add_plan(adder)
+    _add_inspect(adder)
+    return parser
+
+
+def _examples(*lines: str, overrides: bool = False) -> str:
+    text = "\n".join(["examples:", *(f"  {line}" for line in lines)])
+    return f"{_OVERRIDES}\n\n{text}" if overrides else text
+
+
+def _add(
+    adder: Any,
+    name: str,
+    run: Run,
+    does: str,
+    *examples: str,
+    takes_overrides: bool = False,
+    usage: str | None = None,
+) -> argparse.ArgumentParser:
+    """Adds a command; ``does`` completes the sentence "this command will ..."."""
+    command: argparse.ArgumentParser = adder.add_parser(
+        name,
+        help=does,
+        usage=usage,
+        description=does[0].upper() + does[1:] + ".",
+        epilog=_examples(*examples, overrides=takes_overrides),
+        formatter_class=_HelpFormatter,
+        allow_abbrev=False,
+    )
+    command.set_defaults(run=run, takes_overrides=takes_overrides)
+    return command
+
+
+def _add_demo(adder: Any) -> None:
+    demo = _add(
+        adder,
+        "demo",
+        commands.demo,
+        "distil a real BERT on real text and compare it with what one would do without",
+        "jaxbrewer demo",
+        "jaxbrewer demo --large --output-dir runs/large",
+    )
+    demo.add_argument("--large", action="store_true", help="use twice the data")
+    demo.add_argument("--output-dir", metavar="DIR", default="runs/demo", help=_default())
+    demo.add_argument("--seed", metavar="N", type=int, default=0, help=_default())
+    demo.add_argument("--overwrite", action="store_true", help="replace an earlier demo")
+
+
+def _default(text: str = "") -> str:
+    return f"{text} (default: %(default)s)".strip()
+
+
+def _add_training(adder: Any, name: str, run: Run, does: str, *examples: str) -> None:
+    usage = f"jaxbrewer {name} JOB [--dry-run] [--resume] [--section.field VALUE ...]"
+    command = _add(adder, name, run, does, *examples, takes_overrides=True, usage=usage)
+    command.add_argument("job", metavar="JOB", help=_JOB)
+    running = command.add_argument_group("running")
+    running.add_argument(
+        "--dry-run", action="store_true", help="check everything; train and write nothing"
+    )
+    running.add_argument(
+        "--resume", action="store_true", help="resume an interrupted run from its last checkpoint"
+    )
+    running.add_argument(
+        "--distributed",
+        action="store_true",
+        help="train together with other processes (docs/scaling.md)",
+    )
+    for title, fields in FIELDS[name].items():
+        group = command.add_argument_group(f"fields of the job: {title}")
+        for field, (metavar, meaning) in fields.items():
+            # Overrides are split off before argparse: these entries only appear in the help.
+            group.add_argument(f"--{field}", metavar=metavar, help=meaning + _job_default(field))
+
+
+def _job_default(field: str) -> str:
+    """The default of a field of the job, if it has one, as the help shows it."""
+    value: Any = functools.reduce(getattr, field.split("."), JobConfig())
+    is_set = value is not None and value != () and value != {}
+    return f" (default: {json.dumps(value)})".replace('"', "") if is_set else ""
+
+
+def _add_evaluate(adder: Any) -> None:
+    evaluate = _add(
+        adder,
+        "evaluate",
+        commands.evaluate,
+        "score a model, or the models of a job, on labelled texts",
+        "jaxbrewer evaluate runs/job/student/model test.tsv",
+        "jaxbrewer evaluate runs/job/student/model pairs.csv --text premise --text-pair hypothesis",
+        "jaxbrewer evaluate job.yaml",
+        takes_overrides=True,
+    )
+    evaluate.add_argument("path", metavar="MODEL_OR_JOB", help="a model directory or a job")
+    evaluate.add_argument(
+        "file", metavar="FILE", nargs="?", help="labelled texts (default: data.test of the job)"
+    )
+    columns = evaluate.add_argument_group("columns of the file")
+    columns.add_argument("--text", metavar="COLUMN", help="the text (default: text)")
+    columns.add_argument("--text-pair", metavar="COLUMN", help="the second text (default: none)")
+    columns.add_argument("--label", metavar="COLUMN", help="the label (default: label)")
+    batches = evaluate.add_argument_group("batches")
+    batches.add_argument(
+        "--max-length", type=int, metavar="TOKENS", help="longer texts are cut (default: 128)"
+    )
+    batches.add_argument(
+        "--batch-size", type=int, default=64, metavar="N", help=_default("texts per batch")
+    )
+
+
+def _add_cache(adder: Any) -> None:
+    cache = _add(
+        adder,
+        "cache",
+        commands.cache,
+        "run the teacher of a job once and keep its outputs on disk",
+        "jaxbrewer cache build job.yaml --training.cache_dir runs/cache",
+        "jaxbrewer distill job.yaml --training.cache_dir runs/cache",
+    )
+    cache.set_defaults(print_help=cache.print_help, action=None)
+    actions = cache.add_subparsers(dest="action", metavar="ACTION")
+    build = _add(
+        actions,
+        "build",
+        commands.build_cache,
+        "run the teacher over a job's training texts",
+        "jaxbrewer cache build job.yaml --training.cache_dir runs/cache",
+        "jaxbrewer cache build job.yaml --training.cache_dir runs/small --storage top_k --k 8",
+        takes_overrides=True,
+    )
+    build.add_argument("job", metavar="JOB", help=f"{_JOB} with training.cache_dir")
+    storage = build.add_argument_group("storage")
+    storage.add_argument(
+        "--storage",
+        choices=("full", "float16", "top_k"),
+        default="full",
+        help=_default("full numbers, float16, or only the largest logits"),
+    )
+    storage.add_argument(
+        "--k", type=int, default=64, metavar="N", help=_default("top_k: number of logits")
+    )
+    storage.add_argument(
+        "--bits", type=int, default=8, metavar="N", help=_default("top_k: bits per logit")
+    )
+    build.add_argument(
+        "--batch-size", type=int, default=64, metavar="N", help=_default("texts per batch")
+    )
+    for name, run, does in (
+        ("verify", commands.verify_cache, "read every record and compare its checksum"),
+        ("stat", commands.stat_cache, "show what a cache holds, its size and its error"),
+    ):
+        action = _add(actions, name, run, does, f"jaxbrewer cache {name} runs/cache")
+        action.add_argument("directory", metavar="DIR", help="a teacher cache")
+
+
+def _add_plan(adder: Any) -> None:
+    plan = _add(
+        adder,
+        "plan",
+        commands.plan,
+        "estimate the memory and work of a distillation per device, without running it",
+        "jaxbrewer plan job.yaml",
+        "jaxbrewer plan job.yaml --devices 8 --training.mesh '{fsdp: 8}'",
+        takes_overrides=True,
+    )
+    plan.add_argument("job", metavar="JOB", help=_JOB)
+    plan.add_argument(
+        "--devices", type=int, metavar="N", help="simulate N devices (default: those that are here)"
+    )
+
+
+def _add_inspect(adder: Any) -> None:
+    inspect = _add(
+        adder,
+        "inspect",
+        commands.inspect,
+        "show a model, a run, or every field of a job",
+        "jaxbrewer inspect runs/job/student/model",
+        "jaxbrewer inspect job.yaml",
+        takes_overrides=True,
+    )
+    inspect.add_argument("path", metavar="PATH", help="a model or run directory, or a job")
