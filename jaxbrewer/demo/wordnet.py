@@ -1,4 +1,4 @@
-"""The data of the demo: definitions of WordNet's nouns, to be sorted into 25 classes."""
+"""The data of the demo: definitions of WordNet's nouns in 25 classes."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -17,10 +17,10 @@ class Splits(NamedTuple):
     """Parts of the data that share no text.
 
     Attributes:
-        train: The examples whose labels may be seen.
-        unlabelled: Further texts, without labels.
-        dev: For choices of settings.
-        test: For the numbers to report.
+        train: Examples with labels.
+        unlabelled: More texts, without labels.
+        dev: Examples for the choice of settings.
+        test: Examples for the reported numbers.
     """
 
     train: Examples
@@ -30,7 +30,7 @@ class Splits(NamedTuple):
 
 
 def load_glosses() -> Examples:
-    """All 81,434 examples, sorted by class and text; the classes are the lexicographer files.
+    """Loads all 81,434 examples, sorted by class and text; classes are WordNet's noun files.
 
     Examples:
         >>> glosses = load_glosses()
@@ -43,14 +43,14 @@ def load_glosses() -> Examples:
 
 
 def splits(num_labelled: int = 2_000, num_texts: int = 8_000, seed: int = 0) -> Splits:
-    """Draws a training set beside a test and a dev set that are always the same.
+    """Draws a training set; the test and dev sets are always the same.
 
     The order comes from the raw stream of PCG64, which NumPy promises never to change.
 
     Args:
         num_labelled: Training examples with labels.
         num_texts: Training texts with and without labels. For one seed, a smaller training set is
-            the beginning of a larger one.
+            a prefix of a larger one.
         seed: Seed of the training set.
 
     Raises:

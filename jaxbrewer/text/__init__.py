@@ -1,4 +1,4 @@
-"""Text files and tokenizers -> batches of arrays; needs the extra ``jaxbrewer[text]``."""
+"""Turns text files into batches of token arrays; needs the extra ``jaxbrewer[text]``."""
 
 from .loader import TextLoader as TextLoader
 from .read import UNLABELLED as UNLABELLED

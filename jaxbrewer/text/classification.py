@@ -1,4 +1,4 @@
-"""Text classification with a BERT: what it learns, how it is trained, how good it is."""
+"""Text classification: the adaptor, fine-tuning, distillation, prediction and scores."""
 
 import dataclasses
 import time
@@ -26,7 +26,7 @@ from .tokenize import Encoded
 
 
 def make_adamw(optimization: OptimizationConfig, total_steps: int) -> optax.GradientTransformation:
-    """The optimizer that ``optimization`` describes, for a training of so many updates."""
+    """AdamW with linear warm-up and decay over ``total_steps``; only matrices decay."""
     peak = optimization.learning_rate
     warmup = round(optimization.warmup * total_steps)
     rate = optax.join_schedules(
@@ -44,7 +44,7 @@ def _matrices(params: Any) -> Any:
 
 
 def adaptor(batch: Mapping[str, Array], outputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The adaptor of a BERT classifier; examples with a negative label have no label."""
+    """The adaptor of a classifier; a negative label means that the example has none."""
     answer = {
         "logits": outputs["logits"],
         "inputs_mask": batch["attention_mask"],
@@ -63,45 +63,40 @@ def adaptor(batch: Mapping[str, Array], outputs: Mapping[str, Any]) -> dict[str,
 
 @dataclasses.dataclass(frozen=True)
 class ClassifierTraining:
-    """A training that is ready to run.
+    """A classifier's training that is ready to run.
 
     Attributes:
         trainer: The trainer or distiller.
         loader: The texts.
-        optimization: How the weights are optimized.
-        batch_postprocessor: As ``train`` of the trainer takes it.
+        optimization: The optimizer's settings.
     """
 
     trainer: BasicTrainer | GeneralDistiller
     loader: TextLoader
     optimization: OptimizationConfig
-    batch_postprocessor: Callable[[Any], Any] | None = None
 
     def train(self) -> Result:
-        """Runs it."""
+        """Runs the training."""
         return self._call(self.trainer.train)
 
     def check(self) -> Plan:
-        """Finds what :meth:`train` would find wrong, by tracing the first update."""
+        """Raises the errors that :meth:`train` would raise, by tracing the first step."""
         return self._call(self.trainer.check)
 
     def estimate(self) -> Estimate:
-        """What an update of it needs of each device, without running it."""
+        """Estimates what a step needs of each device, without running it."""
         return self._call(self.trainer.estimate)
 
     def _call(self, method: Callable[..., Any]) -> Any:
         optimization = self.optimization
-        updates_per_epoch = (
-            len(self.loader) // self.trainer.train_config.gradient_accumulation_steps
-        )
-        steps = optimization.num_steps or optimization.num_epochs * max(updates_per_epoch, 1)
+        steps_per_epoch = len(self.loader) // self.trainer.train_config.gradient_accumulation_steps
+        steps = optimization.num_steps or optimization.num_epochs * max(steps_per_epoch, 1)
         return method(
             make_adamw(optimization, steps),
             self.loader,
             num_epochs=None if optimization.num_steps else optimization.num_epochs,
             num_steps=optimization.num_steps,
             max_grad_norm=optimization.max_grad_norm,
-            batch_postprocessor=self.batch_postprocessor,
         )
 
 
@@ -114,7 +109,7 @@ def make_fine_tuning(
     *,
     frozen: tuple[str, ...] = (),
 ) -> ClassifierTraining:
-    """A classifier to be trained on labels; ``frozen`` are the beginnings of parameter paths."""
+    """Prepares to train a classifier on labels; ``frozen`` holds prefixes of parameter paths."""
     loader = _make_loader(encoded, labels, optimization, training)
     trainer = BasicTrainer(training, freeze(model, *frozen), adaptor)
     return ClassifierTraining(trainer, loader, optimization)
@@ -129,17 +124,17 @@ def make_distillation(
     optimization: OptimizationConfig,
     training: TrainingConfig,
 ) -> ClassifierTraining:
-    """A classifier to be distilled, on labelled texts and, where ``labels`` are negative, others.
+    """Prepares to distil a classifier on labelled and, where ``labels`` are negative, other texts.
 
     Args:
         teacher: The teacher.
         student: The student.
         encoded: The texts.
-        labels: Their classes.
-        distillation: What the student is taught.
-        optimization: How it is trained.
-        training: How the training runs; its ``cache_dir`` may hold the teacher's outputs, from
-            :func:`cache_teacher`.
+        labels: The class number of each text; negative where there is none.
+        distillation: Losses, temperature and matches.
+        optimization: The optimizer's settings.
+        training: Directories, devices and checkpoints; its ``cache_dir`` may hold the teacher's
+            outputs, from :func:`cache_teacher`.
     """
     loader = _make_loader(encoded, labels, optimization, training)
     distiller = GeneralDistiller(training, distillation, teacher, student, adaptor, adaptor)
@@ -158,7 +153,7 @@ def cache_teacher(
         directory: Where to store it.
         teacher: The teacher.
         encoded: The texts.
-        batch_size: Texts in a batch.
+        batch_size: Texts per batch.
     """
     loader = TextLoader(encoded, min(batch_size, len(encoded)), shuffle=False)
     build_cache(directory, teacher, adaptor, loader)
@@ -170,7 +165,7 @@ def _make_loader(
     optimization: OptimizationConfig,
     training: TrainingConfig,
 ) -> TextLoader:
-    """The loader of a training; an update compiles anew for each combination of its widths."""
+    """The loader of a training; a step is compiled for each combination of its widths."""
     return TextLoader(
         encoded,
         optimization.batch_size,
@@ -182,12 +177,12 @@ def _make_loader(
 
 
 def train(*args: Any, **keywords: Any) -> Result:
-    """Trains a classifier; the arguments are those of :func:`make_fine_tuning`."""
+    """Trains a classifier; takes the arguments of :func:`make_fine_tuning`."""
     return make_fine_tuning(*args, **keywords).train()
 
 
 def distill(*args: Any, **keywords: Any) -> Result:
-    """Distils a classifier; the arguments are those of :func:`make_distillation`."""
+    """Distils a classifier; takes the arguments of :func:`make_distillation`."""
     return make_distillation(*args, **keywords).train()
 
 
@@ -199,12 +194,12 @@ def predict(
 
 
 class Scores(NamedTuple):
-    """How good a classifier is, and how fast.
+    """Quality and speed of a classifier.
 
     Attributes:
-        accuracy: Share of examples whose class has the largest logit.
+        accuracy: Fraction of examples whose class has the largest logit.
         loss: Mean cross-entropy of the labels, in nats.
-        examples_per_second: Speed of the model, compilation not counted.
+        examples_per_second: Speed of the model, without compilation.
     """
 
     accuracy: float
@@ -215,7 +210,7 @@ class Scores(NamedTuple):
 def evaluate(
     model: Any, encoded: Encoded, labels: Int[np.ndarray, " examples"], *, batch_size: int = 64
 ) -> Scores:
-    """Runs a classifier over labelled texts."""
+    """Scores a classifier on labelled texts."""
     logits, seconds = _timed_logits(model, encoded, batch_size)
     known = labels >= 0
     losses = optax.softmax_cross_entropy_with_integer_labels(logits[known], labels[known])
@@ -225,7 +220,7 @@ def evaluate(
 def _timed_logits(
     model: Any, encoded: Encoded, batch_size: int
 ) -> tuple[Float[np.ndarray, "examples classes"], float]:
-    """Logits in the order of the examples, and the seconds that the model took."""
+    """Returns logits in the order of the examples, and the seconds that the model took."""
     wrapped: Model = as_model(model)
 
     @jax.jit
@@ -254,6 +249,6 @@ def _timed_logits(
 def accuracy(
     logits: Float[np.ndarray, "examples classes"], labels: Int[np.ndarray, " examples"]
 ) -> float:
-    """The share of labelled examples whose class has the largest logit."""
+    """The fraction of labelled examples whose class has the largest logit."""
     known = labels >= 0
     return float(np.mean(logits[known].argmax(-1) == labels[known]))

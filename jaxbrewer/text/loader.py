@@ -1,4 +1,4 @@
-"""Tokenized examples -> batches of few shapes, in an order that seed and epoch decide."""
+"""Loads tokenized examples in batches of few shapes; seed and epoch decide the order."""
 
 import functools
 from collections.abc import Iterator
@@ -12,24 +12,24 @@ from ..errors import UsageError
 from .tokenize import Encoded
 
 WIDTH_STEP = 8
-"""Batches are multiples of this many tokens wide."""
+"""The width of every batch is a multiple of this number of tokens."""
 
 WINDOW = 50
-"""So many batches of shuffled examples are sorted by length together."""
+"""Number of batches whose shuffled examples are sorted by length together."""
 
 
 def choose_widths(lengths: Int[np.ndarray, " examples"], count: int) -> list[int]:
-    """The widths, at most ``count``, that hold all lengths with the least padding.
+    """Chooses at most ``count`` widths that fit all lengths with the least padding.
 
-    Each example is taken to be padded to the smallest width that holds it. Exact, by dynamic
-    programming over multiples of ``WIDTH_STEP``.
+    Each example is assumed to be padded to the smallest width that fits it. The result is exact, by
+    dynamic programming over multiples of ``WIDTH_STEP``.
 
     Args:
         lengths: Tokens per example.
-        count: How many widths there may be.
+        count: Maximum number of widths.
 
     Returns:
-        Ascending multiples of ``WIDTH_STEP``; the last holds the longest example.
+        Ascending multiples of ``WIDTH_STEP``; the last fits the longest example.
 
     Examples:
         >>> choose_widths(np.array([5, 6, 7, 8, 30, 61]), 2)
@@ -42,7 +42,7 @@ def choose_widths(lengths: Int[np.ndarray, " examples"], count: int) -> list[int
 
     @functools.cache
     def best(last: int, count: int) -> tuple[int, list[int]]:
-        """Tokens and widths for all examples up to ``widths[last]``, the widest one used."""
+        """Tokens and widths for all examples up to ``widths[last]``, the largest width used."""
         widest = widths[last]
         options = [(widest * examples[last], [widest])]
         for below in range(last) if count > 1 else ():
@@ -55,13 +55,13 @@ def choose_widths(lengths: Int[np.ndarray, " examples"], count: int) -> list[int
 
 
 class TextLoader:
-    """Batches of tokenized examples of similar length.
+    """Loads batches of tokenized examples of similar length.
 
-    Every epoch draws a new order from the seed and the epoch alone. Windows of ``WINDOW`` batches
-    are sorted by length, cut into batches, and these shuffled again, so that padding is small. A
-    batch is as wide as the smallest of a few widths that holds it: each width is one shape, and
-    one compilation. All batches are full but the last, whose examples are drawn like all others;
-    it has the largest width, which makes one shape more.
+    Every epoch has a new order, which depends only on the seed and the epoch. Windows of ``WINDOW``
+    batches are sorted by length and cut into batches, which are shuffled again, so that padding is
+    small. A batch takes the smallest of a few widths that fits it; each width is one shape and one
+    compilation. All batches are full except the last, whose examples are drawn like all others. It
+    takes the largest width, which adds one shape.
 
     A batch is a dict of ``input_ids``, ``attention_mask``, ``token_type_ids`` (int32
     ``[batch, width]``), ``example_id`` (the example numbers, int32 ``[batch]``) and, if given,
@@ -71,16 +71,15 @@ class TextLoader:
         encoded: The examples.
         batch_size: Examples in a batch.
         labels: One per example, ``[examples, ...]``.
-        shuffle: Whether to draw a new order in every epoch; otherwise examples come by length,
-            and ``example_id`` tells which they are.
+        shuffle: Whether to draw a new order in every epoch; otherwise examples come by length.
         seed: Seed of the orders.
-        drop_last: Whether to leave out the incomplete last batch.
-        num_widths: How many widths there may be; they are chosen for the least padding.
+        drop_last: Whether to drop the incomplete last batch.
+        num_widths: Maximum number of widths, which are chosen for the least padding.
         per_process: Whether each of several processes gets its own rows of each batch; see
             :class:`~jaxbrewer.ArrayLoader`.
 
     Raises:
-        UsageError: There are no examples or not one label for each, or a batch would be empty.
+        UsageError: There are no examples, not one label for each, or fewer than a batch.
 
     Examples:
         >>> tokens = np.arange(6, dtype=np.int32)
@@ -118,7 +117,7 @@ class TextLoader:
 
     @property
     def widths(self) -> list[int]:
-        """The widths that batches may have, ascending."""
+        """The widths of batches, ascending."""
         return self._widths.tolist()
 
     def __len__(self) -> int:
@@ -126,11 +125,11 @@ class TextLoader:
         return full + (1 if rest >= self._process_rows.count and not self._drop_last else 0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Makes the next iteration that of ``epoch``, counted from 0."""
+        """Sets the epoch of the next iteration, counted from 0."""
         self.set_position(epoch, 0)
 
     def set_position(self, epoch: int, batch: int) -> None:
-        """Makes the next iteration that of ``epoch`` from ``batch`` on, both counted from 0."""
+        """Starts the next iteration at ``batch`` of ``epoch``, both counted from 0."""
         self._epoch, self._first = epoch, batch
 
     def __iter__(self) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Text files with named columns -> examples; whatever is wrong is said with file and line."""
+"""Reads text files with named columns; errors name the file and the line."""
 
 import bz2
 import csv
@@ -19,7 +19,7 @@ from jaxtyping import Int
 from ..errors import UsageError, suggest
 
 UNLABELLED = -100
-"""The label number of a text without a label."""
+"""The class number of a text without a label."""
 
 _COMPRESSION: dict[str, Callable[[Path], Any]] = {
     ".gz": gzip.open,
@@ -38,9 +38,9 @@ class Examples:
     Attributes:
         texts: One text per example.
         pairs: The second text of each example, or ``None`` for single texts.
-        labels: Positions in ``label_names``, int32 ``[examples]``; ``UNLABELLED`` where there is
-            no label, ``None`` if no example has one.
-        label_names: The classes; the position is the number that a model sees.
+        labels: Class numbers, int32 ``[examples]``: positions in ``label_names``, or
+            ``UNLABELLED``. ``None`` if no example has a label.
+        label_names: The classes in order.
     """
 
     texts: list[str]
@@ -52,7 +52,7 @@ class Examples:
         return len(self.texts)
 
     def take(self, rows: Sequence[int] | Int[np.ndarray, " rows"]) -> "Examples":
-        """The examples with these numbers, in this order.
+        """Selects examples by number, in this order.
 
         Examples:
             >>> Examples(["a", "b", "c"]).take([2, 0]).texts
@@ -66,10 +66,10 @@ class Examples:
         )
 
     def with_unlabelled(self, more: "Examples") -> "Examples":
-        """These examples, then the texts of ``more`` without their labels.
+        """Appends the texts of ``more`` without their labels.
 
         Raises:
-            UsageError: One has pairs of texts and the other has not.
+            UsageError: One has pairs of texts and the other does not.
 
         Examples:
             >>> some = Examples(["a", "b"], labels=np.array([1, 0], np.int32))
@@ -100,17 +100,17 @@ def read_examples(
 ) -> Examples:
     r"""Reads a JSONL, CSV or TSV file, also compressed (``.csv.gz``, ``.tsv.xz``, ...).
 
-    CSV and TSV files begin with a line of column names. CSV fields may be quoted; in TSV files a
-    quote is a character like any other, and in both a field ``nan`` or ``NaN`` is a missing value.
-    Other columns are passed over, blank lines too.
+    CSV and TSV files start with a line of column names. CSV fields may be quoted; in TSV files a
+    quote is an ordinary character. In both, a field ``nan`` or ``NaN`` is a missing value. Other
+    columns and blank lines are skipped.
 
     Args:
-        path: The file; its suffix says what it holds.
+        path: The file; its suffix is its format.
         text: Column of the text.
         text_pair: Column of a second text, if examples are pairs.
         label: Column of the label, a string or an integer; ``None`` for texts without labels.
-        labels: The classes in order. Without, they are those of the file, sorted (as numbers, if
-            all of them are).
+        labels: The classes in order. By default those of the file, sorted (numerically if all are
+            integers).
 
     Returns:
         At least one example.
@@ -173,13 +173,13 @@ def _sorted_names(names: set[str]) -> tuple[str, ...]:
 
 def _text(value: Any, where: str) -> str:
     if isinstance(value, float) and math.isnan(value):
-        raise UsageError(f"{where} is NaN, a missing value: fill it or leave the line out.")
+        raise UsageError(f"{where} is NaN, a missing value: fill it or remove the line.")
     if not isinstance(value, str):
         raise UsageError(f"{where} must be a string, got {type(value).__name__}: {value!r}.")
     if not value.strip():
         raise UsageError(f"{where} is empty.")
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-        raise UsageError(f"{where} holds half a surrogate pair, which is not text: {value!r}.")
+        raise UsageError(f"{where} contains half a surrogate pair, which is not text: {value!r}.")
     return value
 
 
@@ -194,13 +194,13 @@ def _label(value: Any, where: str) -> str:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Row]]:
-    """Line numbers and rows of the file."""
+    """Yields the line number and the columns of each row."""
     suffix = path.suffix.lower()
     compressed = suffix in _COMPRESSION
     kind = Path(path.stem).suffix.lower() if compressed else suffix
     if kind not in _READERS:
         raise UsageError(
-            f"{path} is of a kind that cannot be read: "
+            f"{path} has a format that cannot be read: "
             + suggest(kind, [*_READERS, *(f".csv{end}" for end in _COMPRESSION)])
         )
     if not path.is_file():
@@ -234,14 +234,14 @@ def _table(lines: Iterator[str], path: Path, **dialect: Any) -> Iterator[tuple[i
     try:
         header = next(filter(None, rows), [])
         if len(set(header)) < len(header):
-            raise UsageError(f"{path}:{rows.line_num}: a column has the name of another: {header}.")
+            raise UsageError(f"{path}:{rows.line_num}: two columns have the same name: {header}.")
         for row in filter(None, rows):
             if len(row) != len(header):
                 raise UsageError(
                     f"{path}:{rows.line_num}: {len(row)} columns, but the first line names "
                     f"{len(header)}: {', '.join(header)}."
                 )
-            # in a table, NaN can only be spelt
+            # a table has only text, so a missing value is the word
             cells = (math.nan if cell in ("nan", "NaN") else cell for cell in row)
             yield rows.line_num, dict(zip(header, cells, strict=True))
     except csv.Error as error:

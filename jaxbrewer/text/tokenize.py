@@ -1,4 +1,4 @@
-"""Texts -> token numbers, with the tokenizer of a Hugging Face directory."""
+"""Tokenizes texts with the tokenizer of a Hugging Face directory."""
 
 import dataclasses
 import json
@@ -18,22 +18,22 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
-"""What a tokenizer may consist of in a Hugging Face directory."""
+"""The files of a tokenizer in a Hugging Face directory; none of them is required."""
 
-_AT_ONCE = 10_000
-"""Texts tokenized in one call, which bounds the memory of the intermediate objects."""
+_TEXTS_PER_CALL = 10_000
+"""Texts tokenized per call, which bounds the memory of the intermediate objects."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """Tokenized examples, laid end to end without padding.
+    """Tokenized examples, concatenated without padding.
 
     Attributes:
-        input_ids: Token numbers of all examples, int32 ``[tokens]``.
+        input_ids: Token ids of all examples, int32 ``[tokens]``.
         token_type_ids: 0 for the first text of an example and 1 for the second, int32
             ``[tokens]``.
-        offsets: Where each example begins, and the end, int64 ``[examples + 1]``.
-        pad_id: The token that fills a batch up; it is masked.
+        offsets: Start of each example, and the total, int64 ``[examples + 1]``.
+        pad_id: Id of the padding token, which is masked.
     """
 
     input_ids: Int[np.ndarray, " tokens"]
@@ -50,11 +50,11 @@ class Encoded:
         return np.diff(self.offsets)
 
     def batch(self, rows: Sequence[int] | Int[np.ndarray, " rows"], width: int) -> dict[str, Any]:
-        """Examples side by side, filled up to ``width`` tokens.
+        """Makes a batch of examples, padded to ``width`` tokens.
 
         Args:
             rows: Numbers of the examples.
-            width: Tokens per row, at least the longest of these examples.
+            width: Tokens per row, at least those of the longest example.
 
         Returns:
             ``input_ids``, ``attention_mask`` and ``token_type_ids``, int32 ``[rows, width]``.
@@ -81,15 +81,15 @@ class Encoded:
 class Tokenizer:
     """The tokenizer of a Hugging Face directory: ``tokenizer.json``, or else ``vocab.txt``.
 
-    Padding and truncation that are baked into ``tokenizer.json`` do not apply.
+    Padding and truncation settings of ``tokenizer.json`` are ignored.
 
     Args:
-        directory: The directory. With ``vocab.txt`` alone the tokenizer is BERT's, in the variant
-            that ``tokenizer_config.json`` describes.
+        directory: The directory. ``vocab.txt`` alone gives BERT's tokenizer, with the settings of
+            ``tokenizer_config.json``.
 
     Attributes:
-        vocab_size: Token numbers are below this.
-        pad_id: Number of the padding token.
+        vocab_size: All token ids are below it.
+        pad_id: Id of the padding token.
 
     Raises:
         UsageError: The directory or the files are missing or damaged, or the library
@@ -108,13 +108,13 @@ class Tokenizer:
     def encode(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, max_length: int
     ) -> Encoded:
-        """Tokenizes texts, with the special tokens that the model expects.
+        """Tokenizes texts and adds the special tokens.
 
         Args:
             texts: The texts.
             pairs: A second text for each.
-            max_length: Longer examples are cut to so many tokens, special ones included; of a
-                pair, the longer text first.
+            max_length: Maximum number of tokens, special ones included. Longer examples are cut; of
+                a pair, the longer text first.
 
         Raises:
             UsageError: ``max_length`` leaves no room for text, or ``pairs`` has another length.
@@ -131,8 +131,8 @@ class Tokenizer:
         inputs = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
         ids: list[Any] = [np.zeros(0, np.int32)]
         types: list[Any] = [np.zeros(0, np.int32)]
-        for start in range(0, len(inputs), _AT_ONCE):
-            for encoding in self._tokenizer.encode_batch(inputs[start : start + _AT_ONCE]):
+        for start in range(0, len(inputs), _TEXTS_PER_CALL):
+            for encoding in self._tokenizer.encode_batch(inputs[start : start + _TEXTS_PER_CALL]):
                 ids.append(np.array(encoding.ids, np.int32))
                 types.append(np.array(encoding.type_ids, np.int32))
         offsets = np.cumsum([len(row) for row in ids])
@@ -141,7 +141,7 @@ class Tokenizer:
     def save(self, directory: str | Path) -> None:
         """Copies the tokenizer's files into ``directory``, beside a saved model.
 
-        Files of another tokenizer there are replaced or removed.
+        It replaces or removes the files of another tokenizer.
         """
         target = Path(directory)
         target.mkdir(parents=True, exist_ok=True)

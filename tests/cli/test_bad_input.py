@@ -63,7 +63,7 @@ def test_labels_outside_the_set_are_refused(job, data, tmp_path, capsys):
         (["--teacher.path", "nowhere"], "nowhere does not exist, or is not a directory"),
         (["--student.layers="], "has no student: give one of student.path (a directory), "),
         (["--student.path", "here"], "one of path, layers and size"),
-        (["--student.layers", "[2]"], "layers [2] must name layers of a model of 2"),
+        (["--student.layers", "[2]"], "layers [2] must be layers of a model with 2 layers"),
         (["--student.layers=", "--student.path", "nowhere"], "nowhere does not exist"),
         (
             ["--student.layers=", "--student.size", "{hidden_sizes: 8}"],

@@ -15,7 +15,7 @@ from jaxbrewer.text.classification import evaluate
 def test_the_demo_trains_reports_and_saves(tmp_path, monkeypatch, capsys):
     data = run.splits(60, 90)
     data = data._replace(test=data.test.take(range(50)))
-    monkeypatch.setattr(run, "SMALL", run.Size(60, 90, 3))
+    monkeypatch.setattr(run, "SMALL", run.DemoSize(60, 90, 3))
     monkeypatch.setattr(run, "splits", lambda labelled, texts, seed: data)
     rows = run.run_demo(output_dir=tmp_path / "demo")
     printed = capsys.readouterr().out
@@ -34,7 +34,7 @@ def test_the_demo_trains_reports_and_saves(tmp_path, monkeypatch, capsys):
     encoded = tokenizer.encode(data.test.texts, max_length=run.MAX_LENGTH)
     assert evaluate(student, encoded, data.test.labels).accuracy == rows[-1].accuracy
 
-    with pytest.raises(jb.UsageError, match="holds a demo already"):
+    with pytest.raises(jb.UsageError, match="already holds a demo"):
         run.run_demo(output_dir=tmp_path / "demo")
 
 

@@ -36,7 +36,7 @@ def test_many_texts_are_tokenized_in_parts(json_directory, monkeypatch):
     tokenizer = Tokenizer(json_directory)
     texts = ["a", "dog cat", "cat", "a a a", "dog"]
     whole = tokenizer.encode(texts, max_length=9)
-    monkeypatch.setattr("jaxbrewer.text.tokenize._AT_ONCE", 2)
+    monkeypatch.setattr("jaxbrewer.text.tokenize._TEXTS_PER_CALL", 2)
     assert ids(tokenizer.encode(texts, max_length=9)) == ids(whole)
     assert len(tokenizer.encode([], max_length=9)) == 0
 
