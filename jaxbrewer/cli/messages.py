@@ -7,22 +7,10 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+from ..errors import escaped
+
 BAD_INPUT = 2
 """Exit status of bad input."""
-
-
-def escape(text: str) -> str:
-    r"""Makes control characters, such as those from files, visible.
-
-    Examples:
-        >>> print(escape("red \x1b[31m, two\nlines"))
-        red \x1b[31m, two\nlines
-    """
-    if text.isprintable():
-        return text
-    return "".join(
-        character if character.isprintable() else ascii(character)[1:-1] for character in text
-    )
 
 
 def print_error(error: Exception) -> None:
@@ -56,4 +44,4 @@ class _Handler(logging.Handler):
 
 
 def _print_message(text: str) -> None:
-    print(f"jaxbrewer: {escape(' '.join(text.split()))}", file=sys.stderr)
+    print(f"jaxbrewer: {escaped(' '.join(text.split()))}", file=sys.stderr)

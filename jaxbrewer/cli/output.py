@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .messages import escape
+from ..errors import escaped
 
 
 def print_table(
@@ -27,7 +27,7 @@ def print_table(
         title: A line above the table.
         numbers: The columns to align at the right.
     """
-    cells = [["" if cell is None else escape(str(cell)) for cell in row] for row in rows]
+    cells = [["" if cell is None else escaped(str(cell)) for cell in row] for row in rows]
     console = Console(highlight=False)
     if console.is_terminal:
         console.print(_lined(cells, header, title, numbers))
@@ -37,7 +37,7 @@ def print_table(
 
 def print_line(text: str) -> None:
     """Prints a line to standard output and flushes it."""
-    print(escape(text), flush=True)
+    print(escaped(text), flush=True)
 
 
 def _lined(
