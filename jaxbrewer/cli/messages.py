@@ -15,7 +15,7 @@ BAD_INPUT = 2
 
 def print_error(error: Exception) -> None:
     """Prints a :class:`UsageError` as one line."""
-    _print_message(f"error: {error}")
+    print(f"jaxbrewer: error: {error}", file=sys.stderr)
 
 
 @contextlib.contextmanager

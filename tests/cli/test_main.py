@@ -126,7 +126,7 @@ def failing(monkeypatch, error):
 
 def test_an_error_is_one_line_whatever_it_holds(monkeypatch, capsys):
     assert failing(monkeypatch, UsageError("first\n  second")) == 2
-    assert capsys.readouterr().err == "jaxbrewer: error: first second\n"
+    assert capsys.readouterr().err == "jaxbrewer: error: first\\n  second\n"
 
 
 def test_an_interruption_ends_with_130(monkeypatch, capsys):
