@@ -18,6 +18,7 @@ def check_loss(
     floor: float | Callable[[Any, Any], float] | None = 0.0,
     splits: bool = True,
     temperature_power: float | None = None,
+    widths: tuple[int, int] | None = None,
     only: Collection[str] | None = None,
 ) -> str:
     """Checks that a loss keeps what a distillation relies on, and says all that it breaks.
@@ -60,6 +61,9 @@ def check_loss(
         temperature_power: For ``"logits"``: the power of the temperature by which the gradient
             grows where the temperature is high, 0 for a loss with the right factor (``T^2``, for
             most); ``None`` does not check it.
+        widths: For ``"hidden"`` and ``"pair"``: the widths of student and teacher, for a loss that
+            compares states of different widths; ``None`` for equal ones. What happens at equal
+            states is not checked where the widths differ.
         only: Names of the properties to check; ``None`` checks all.
 
     Returns:
@@ -68,7 +72,7 @@ def check_loss(
     Raises:
         AssertionError: Something does not hold. The message names every property that is broken,
             and with which numbers.
-        UsageError: ``inputs`` or ``only`` names nothing.
+        UsageError: ``inputs`` or ``only`` names nothing, or ``widths`` does not fit ``inputs``.
 
     Examples:
         >>> from jaxbrewer.losses import as_loss, masked_mean, valid
@@ -92,7 +96,8 @@ def check_loss(
     for name in only or ():
         if name not in PROPERTIES:
             raise UsageError(f"check_loss: no property {name!r}: {suggest(name, PROPERTIES)}")
-    subject = Subject(loss, inputs, parameters, floor, temperature_power)
+    _require_widths(inputs, widths)
+    subject = Subject(loss, inputs, parameters, floor, temperature_power, widths)
     unchecked = _unchecked(subject, splits)
     chosen = [name for name in PROPERTIES if only is None or name in only]
     checked = [name for name in chosen if name not in unchecked]
@@ -113,6 +118,16 @@ def check_loss(
     return f"{subject.name} keeps {_counted(checked)}: {', '.join(checked)}{left_out}"
 
 
+def _require_widths(inputs: str, widths: Any) -> None:
+    if widths is None:
+        return
+    if inputs not in ("hidden", "pair"):
+        raise UsageError(f"check_loss: widths are for 'hidden' and 'pair', not for {inputs!r}.")
+    numbers = isinstance(widths, (tuple, list)) and all(type(width) is int for width in widths)
+    if not numbers or len(widths) != 2 or min(widths) < 1:
+        raise UsageError(f"check_loss: widths must be two positive integers, got {widths!r}.")
+
+
 def _counted(properties: list[str]) -> str:
     return f"{len(properties)} propert{'y' if len(properties) == 1 else 'ies'}"
 
@@ -126,6 +141,8 @@ def _unchecked(subject: Subject, splits: bool) -> dict[str, str]:
         reasons |= dict.fromkeys(named, "it takes no mask")
     if subject.floor is None:
         reasons["equality"] = "floor=None"
+    elif not subject.has_equal_widths:
+        reasons["equality"] = "the widths differ"
     if subject.kind != "logits":
         reasons["ruled-out classes"] = "its inputs are no logits"
     if not subject.takes("temperature"):

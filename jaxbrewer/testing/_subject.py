@@ -35,6 +35,7 @@ class Subject:
     parameters: Mapping[str, Any]
     floor: Any
     temperature_power: float | None
+    widths: tuple[int, int] | None = None
 
     @property
     def name(self) -> str:
@@ -53,6 +54,10 @@ class Subject:
             given = [name for name in self._takes[2:3] if name != "mask"]
             return self.kind == "logits" and bool(given)
         return argument in self._takes
+
+    @property
+    def has_equal_widths(self) -> bool:
+        return self.widths is None or self.widths[0] == self.widths[1]
 
     @functools.cached_property
     def has_parts(self) -> bool:
@@ -100,13 +105,14 @@ class Subject:
 
     def batch(self, seed: int = 0) -> Batch:
         """A batch in float32 whose padding holds ``PADDING``."""
-        rng = np.random.default_rng(seed)
+        rng, shape = np.random.default_rng(seed), SHAPES[self.kind]
 
-        def draw() -> Any:
-            layers = [np.float32(rng.normal(size=SHAPES[self.kind])) for _ in range(2)]
+        def draw(width: int) -> Any:
+            layers = [np.float32(rng.normal(size=(*shape[:-1], width))) for _ in range(2)]
             return layers if self.kind == "pair" else layers[0]
 
-        batch: Batch = {"student": draw(), "teacher": draw()}
+        width_S, width_T = self.widths or (shape[-1], shape[-1])
+        batch: Batch = {"student": draw(width_S), "teacher": draw(width_T)}
         if self.takes("labels"):
             batch["labels"] = LABELS
         if self.takes("mask"):

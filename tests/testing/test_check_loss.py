@@ -5,7 +5,16 @@ import jax.numpy as jnp
 import pytest
 
 import jaxbrewer as jb
-from jaxbrewer.losses import Mean, as_loss, cos_loss, kl_loss, masked_mean, valid
+from jaxbrewer.losses import (
+    Mean,
+    as_loss,
+    cos_loss,
+    hid_mse_loss,
+    kl_loss,
+    masked_mean,
+    mmd_loss,
+    valid,
+)
 from jaxbrewer.testing import check_loss
 from jaxbrewer.testing._properties import PROPERTIES
 
@@ -220,11 +229,26 @@ def test_a_loss_without_a_mask_or_with_the_teacher_in_the_objective():
     assert "being checked" not in jb.MATCH_LOSS_MAP
 
 
+@pytest.mark.slow
+def test_losses_of_unequal_widths_are_checked_in_an_objective_too():
+    report = check_loss(mmd_loss, "pair", widths=(8, 12))
+    assert report.startswith("mmd_loss keeps 14 properties: gradient, padding length, ")
+    assert "not checked: equality (the widths differ)" in report
+
+
+def test_a_loss_that_needs_equal_widths_breaks_at_unequal_ones():
+    with pytest.raises(AssertionError, match="differ in width"):
+        check_loss(hid_mse_loss, "hidden", widths=(8, 12), only=["teacher"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         ({"inputs": "hiden"}, "inputs 'hiden' is unknown: did you mean 'hidden'"),
         ({"inputs": "hidden", "only": ["paddng length"]}, "did you mean 'padding length'"),
+        ({"inputs": "logits", "widths": (5, 6)}, "widths are for 'hidden' and 'pair'"),
+        ({"inputs": "hidden", "widths": (8, 0)}, "two positive integers"),
+        ({"inputs": "hidden", "widths": 8}, "two positive integers"),
     ],
 )
 def test_what_check_loss_cannot_read(arguments, says):
