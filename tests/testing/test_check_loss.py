@@ -236,8 +236,8 @@ def test_losses_of_unequal_widths_are_checked_in_an_objective_too():
     assert "not checked: equality (the widths differ)" in report
 
 
-def test_a_loss_that_needs_equal_widths_breaks_at_unequal_ones():
-    with pytest.raises(AssertionError, match="differ in width"):
+def test_a_loss_that_needs_equal_widths_refuses_unequal_ones():
+    with pytest.raises(jb.UsageError, match="differ in width"):
         check_loss(hid_mse_loss, "hidden", widths=(8, 12), only=["teacher"])
 
 
