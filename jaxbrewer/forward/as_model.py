@@ -1,11 +1,13 @@
 """Converts a model of any supported library into a :class:`Model`."""
 
+import inspect
 from typing import Any
 
 import flax.linen as nn
 from flax import nnx
 
 from ..errors import UsageError
+from .foreign_models import lines_for
 from .function_model import from_function
 from .linen_model import from_linen
 from .model import Model
@@ -16,12 +18,13 @@ def as_model(model: Any) -> Model:
     """Converts a model of any supported library into a :class:`Model`.
 
     Args:
-        model: An NNX module; a pair ``(linen_module, variables)``; a pair ``(function, params)``
-            with ``function(params, **batch)``, which may also take ``train`` and ``rng``; or a
-            :class:`Model`.
+        model: An NNX module; a pair ``(linen_module, variables)`` or a bound Linen module; a pair
+            ``(function, params)`` with ``function(params, **batch)``, which may also take ``train``
+            and ``rng``; or a :class:`Model`.
 
     Raises:
-        UsageError: ``model`` is none of these.
+        UsageError: ``model`` is none of these. For objects of other libraries the message shows the
+            code that converts them; ``docs/models.md`` has it in full.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -34,14 +37,44 @@ def as_model(model: Any) -> Model:
         return model
     if isinstance(model, nnx.Module):
         return from_nnx(model)
-    if isinstance(model, tuple) and len(model) == 2:
-        if isinstance(model[0], nn.Module):
-            return from_linen(*model)
-        if callable(model[0]):
-            return from_function(*model)
     if isinstance(model, nn.Module):
-        raise UsageError("A Linen module holds no weights: give the pair (module, variables).")
+        if model.scope is None:
+            raise UsageError(
+                f"The Linen module {type(model).__name__} holds no weights: give the pair (module, "
+                "variables), with variables = module.init(key, inputs)."
+            )
+        return from_linen(*model.unbind())
+    if isinstance(model, tuple) and len(model) == 2 and not hasattr(model, "_fields"):
+        return _from_pair(*model)
+    _refuse_class(model)
+    lines = lines_for(model)
+    if lines is not None:
+        raise UsageError(f"{lines}\n(see docs/models.md).")
     raise UsageError(
         "A model must be an NNX module, (linen_module, variables), (function, params) or a Model, "
         f"got {type(model).__name__}."
     )
+
+
+def _from_pair(code: Any, weights: Any) -> Model:
+    owner = getattr(code, "__self__", None)
+    if isinstance(owner, nn.Module) and code.__name__ == "apply":
+        code = owner
+    if isinstance(code, nn.Module):
+        return from_linen(code, weights)
+    if isinstance(code, nnx.Module):
+        raise UsageError(
+            f"The NNX module {type(code).__name__} holds its weights: give it alone, not in a pair."
+        )
+    _refuse_class(code)
+    if not callable(code) or lines_for(code) is not None:
+        raise UsageError(
+            "A pair must be (linen_module, variables) or (function, params), got "
+            f"({type(code).__name__}, {type(weights).__name__})."
+        )
+    return from_function(code, weights)
+
+
+def _refuse_class(code: Any) -> None:
+    if inspect.isclass(code):
+        raise UsageError(f"{code.__name__} is a class: give an instance of it.")

@@ -27,27 +27,39 @@ _lock = threading.RLock()
 
 
 def call_nnx(
-    module: nnx.Module, call: Callable[[Any], Any], select: Select
-) -> tuple[Any, dict[str, Any]]:
-    """``call(module)``, and what the selected submodules returned in it.
+    module: nnx.Module,
+    call: Callable[[Any], Any],
+    select: Select | None = None,
+    sown: Mapping[str, type[nnx.Variable[Any]]] = {},
+) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """``call(module)``, with what the selected submodules returned and what was sown.
 
     Args:
         module: A module of the caller's own, such as a merged copy: it is marked.
         call: Calls it.
-        select: Says which.
+        select: Says which submodules' outputs are captured; ``None`` captures none.
+        sown: The variable types whose sown values are returned, by name.
 
     Returns:
-        The result and, by path, the output of the last call of each submodule.
+        The result; by path, the output of the last call of each selected submodule; by the names in
+        ``sown``, nested dicts of the sown values. Values sown into other types are dropped.
     """
     marked = []
-    for path, submodule in nnx.iter_modules(module):
-        name = ".".join(map(str, path))
-        if path and select(name):
-            setattr(submodule, _MARK, name)
-            marked.append(type(submodule))
+    types: list[type[nnx.Variable[Any]]] = list(dict.fromkeys(sown.values()))
+    if select is not None:
+        types = list(dict.fromkeys([nnx.Intermediate, *types]))
+        for path, submodule in nnx.iter_modules(module):
+            name = ".".join(map(str, path))
+            if path and select(name):
+                setattr(submodule, _MARK, name)
+                marked.append(type(submodule))
+    capture: Any = nnx.capture
     with _recording(dict.fromkeys(marked)):
-        result, state = nnx.capture(call, nnx.Intermediate)(module)
-    return result, _by_path(nnx.to_pure_dict(state), _NAME, select)
+        answer = capture(call, *types)(module)
+    result, *states = answer if types else (answer,)
+    values = {kind: nnx.to_pure_dict(state) for kind, state in zip(types, states, strict=True)}
+    captured = _by_path(values[nnx.Intermediate], _NAME, select) if select else {}
+    return result, captured, {name: values[kind] for name, kind in sown.items()}
 
 
 @contextlib.contextmanager

@@ -52,6 +52,8 @@ class Model:
         capturing: ``select -> apply``, where ``apply`` returns ``(outputs, {path: output})`` as
             outputs; the dict holds the outputs of the submodules whose path ``select`` accepts.
             ``None`` for a function, which has no submodules.
+        variable_types: Class of the variable that holds a parameter, by its path with dots, for
+            NNX modules.
     """
 
     apply: Apply
@@ -62,6 +64,7 @@ class Model:
     takes: frozenset[str] | None = None
     partitioning: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
     capturing: Callable[[Select], Apply] | None = None
+    variable_types: Mapping[str, type] = dataclasses.field(default_factory=dict)
 
     @property
     def variables(self) -> dict[str, PyTree]:

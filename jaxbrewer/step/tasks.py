@@ -16,6 +16,7 @@ import optax
 from ..configs import IntermediateMatch
 from ..data.batch_parts import student_part
 from ..forward.adaptors import Adaptor
+from ..forward.dependence import depends_on
 from ..forward.forward_pass import make_forward
 from ..forward.model import Batch, Model, PyTree
 from ..forward.precision import AS_GIVEN, Policy
@@ -26,7 +27,6 @@ from .gradients import Forwards, Weights
 from .state import TrainState
 from .teachers import Adaptors, Teacher, make_teacher_forward
 from .train_step import GradientMetrics, TrainStep, make_step
-from .unused_parameters import depends_on
 
 _BATCHES = "micro_batches"
 

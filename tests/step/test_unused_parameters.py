@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxbrewer.step.unused_parameters import depends_on, skip_absent
+from jaxbrewer.forward.dependence import depends_on
+from jaxbrewer.step.unused_parameters import skip_absent
 
 TASKS = ("a", "b")
 
