@@ -7,7 +7,7 @@ import flax.linen as nn
 from flax import nnx
 
 from ..errors import UsageError
-from .foreign_models import lines_for
+from .foreign_models import code_for
 from .function_model import from_function
 from .linen_model import from_linen
 from .model import Model
@@ -47,9 +47,9 @@ def as_model(model: Any) -> Model:
     if isinstance(model, tuple) and len(model) == 2 and not hasattr(model, "_fields"):
         return _from_pair(*model)
     _refuse_class(model)
-    lines = lines_for(model)
-    if lines is not None:
-        raise UsageError(f"{lines}\n(see docs/models.md).")
+    code = code_for(model)
+    if code is not None:
+        raise UsageError(code)
     raise UsageError(
         "A model must be an NNX module, (linen_module, variables), (function, params) or a Model, "
         f"got {type(model).__name__}."
@@ -67,7 +67,7 @@ def _from_pair(code: Any, weights: Any) -> Model:
             f"The NNX module {type(code).__name__} holds its weights: give it alone, not in a pair."
         )
     _refuse_class(code)
-    if not callable(code) or lines_for(code) is not None:
+    if not callable(code) or code_for(code) is not None:
         raise UsageError(
             "A pair must be (linen_module, variables) or (function, params), got "
             f"({type(code).__name__}, {type(weights).__name__})."

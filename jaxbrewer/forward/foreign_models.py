@@ -1,4 +1,4 @@
-"""The lines that make a model of an object of another library, for messages."""
+"""The code that makes a model of an object of another library, for messages."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -9,14 +9,14 @@ class _Kind(NamedTuple):
 
     name: str
     is_kind: Callable[[Any], bool]
-    lines: str
+    code: str
 
 
-def lines_for(model: Any) -> str | None:
-    """What ``model`` is and the code that makes a model of it, ``None`` if it is unknown."""
+def code_for(model: Any) -> str | None:
+    """Says how ``model`` is converted; ``None`` if its library is unknown."""
     for kind in _KINDS:
         if kind.is_kind(model):
-            return f"{kind.name} is passed as\n{kind.lines}"
+            return f"{kind.name} is given as: {kind.code} (docs/models.md)."
     return None
 
 
@@ -29,42 +29,39 @@ _KINDS = (
     _Kind(
         "A Hugging Face Flax model",
         lambda model: "transformers" in _library(model) and hasattr(model, "module"),
-        "    def run(params, train, rng, input_ids, attention_mask):\n"
-        "        return model(input_ids, attention_mask, params=params, train=train, "
-        "dropout_rng=rng)\n"
-        "    jaxbrewer.from_function(run, model.params)",
+        "jaxbrewer.from_function(lambda params, train, rng, input_ids, attention_mask: "
+        "model(input_ids, attention_mask, params=params, train=train, dropout_rng=rng), "
+        "model.params)",
     ),
     _Kind(
         "A Keras model (with KERAS_BACKEND=jax)",
         lambda model: "keras" in _library(model),
-        "    def run(params, state, x, train):\n"
-        "        return model.stateless_call(params, state, x, training=train)\n"
-        "    jaxbrewer.from_function(run, [v.value for v in model.trainable_variables], "
+        "jaxbrewer.from_function(lambda params, state, x, train: "
+        "model.stateless_call(params, state, x, training=train), "
+        "[v.value for v in model.trainable_variables], "
         "[v.value for v in model.non_trainable_variables])",
     ),
     _Kind(
         "An Equinox module",
         lambda model: "equinox" in _library(model),
-        "    params, static = equinox.partition(model, equinox.is_inexact_array)\n"
-        "    def run(params, x): return jax.vmap(equinox.combine(params, static))(x)\n"
-        "    jaxbrewer.from_function(run, params)",
+        "params, static = equinox.partition(model, equinox.is_inexact_array); "
+        "jaxbrewer.from_function(lambda params, x: "
+        "jax.vmap(equinox.combine(params, static))(x), params)",
     ),
     _Kind(
         "A Haiku transformation",
         lambda model: getattr(type(model), "_fields", None) == ("init", "apply"),
-        "    params = model.init(key, x)\n"
-        "    def run(params, x, rng): return model.apply(params, rng, x)\n"
-        "    jaxbrewer.from_function(run, params)",
+        "jaxbrewer.from_function(lambda params, x, rng: model.apply(params, rng, x), "
+        "model.init(key, x))",
     ),
     _Kind(
         "A Flax TrainState",
         lambda model: hasattr(model, "apply_fn") and isinstance(model.params, Mapping),
-        '    jaxbrewer.as_model((module, {"params": model.params}))',
+        'jaxbrewer.as_model((module, {"params": model.params}))',
     ),
     _Kind(
-        "A PyTorch module runs outside of JAX; its logits come with the batch, so a teacher",
+        "A PyTorch teacher, which cannot run inside a JAX step,",
         lambda model: "torch" in _library(model),
-        '    batch["teacher_cache"] = {"logits": model(inputs).logits}\n'
-        "    jaxbrewer.GeneralDistiller(..., model_T=None, ...)",
+        'batch["teacher_cache"] = model(inputs).logits',
     ),
 )

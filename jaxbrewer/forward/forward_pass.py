@@ -1,7 +1,8 @@
 """A model and its adaptor as one function."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 from ..configs.module_paths import split_module_path
 from ..errors import UsageError
 from .adaptors import Adaptor, Outputs, collect
+from .call_arguments import arguments_of
 from .capture import element
 from .model import Batch, Model, PyTree
 from .precision import Policy
@@ -37,7 +39,8 @@ def make_forward(
         adaptor: Turns the model's outputs into the dict that the objective reads.
         who: ``"student"`` or ``"teacher"``, for messages.
         precision: The dtypes.
-        args: Further keyword arguments of every call.
+        args: Further keyword arguments of every call, as
+            :func:`~jaxbrewer.forward.call_arguments.arguments_of` divides them.
         modules: Paths of the submodules whose outputs ``Outputs.modules`` holds, with the steps to
             one array of them.
 
@@ -48,6 +51,7 @@ def make_forward(
     if modules:
         paths = frozenset(split_module_path(address)[0] for address in modules)
         apply = _capturing(model, who)(paths.__contains__)
+    args = arguments_of(model, who, args)
 
     def forward(
         variables: PyTree, batch: Batch, outputs: Any, key: jax.Array | None
@@ -71,7 +75,7 @@ def make_forward(
 
             def run(params: PyTree, state: PyTree, inputs: Batch, key: Any) -> tuple[Any, PyTree]:
                 is_training = key is not None
-                with tracing_errors_name(f"The {who}"):
+                with tracing_errors_name(f"The {who}"), _usage_errors_name(who):
                     return apply(params, state, inputs, train=is_training, rng=key, args=args)
 
             outputs, new_state = precision.run(
@@ -102,16 +106,40 @@ def _examples(batch: Batch) -> int | None:
     return sizes.pop() if len(sizes) == 1 else None
 
 
+@contextlib.contextmanager
+def _usage_errors_name(who: str) -> Iterator[None]:
+    """Puts the model's role before the message of a :class:`UsageError`."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{who.capitalize()}: {error}") from error.__cause__
+
+
 def module_shapes(
-    model: Model, variables: PyTree, batch: Batch, who: str, args: Mapping[str, Any]
+    model: Model,
+    variables: PyTree,
+    batch: Batch,
+    who: str,
+    args: Mapping[str, Any],
+    key: jax.Array | None = None,
 ) -> dict[str, Any]:
-    """Shapes of all that every submodule returns on ``batch``, by path; only traces the model."""
+    """Shapes of all that every submodule returns on ``batch``, by path; only traces the model.
+
+    A ``key`` puts the model into training mode, as in :func:`make_forward`.
+    """
     apply = _capturing(model, who)(lambda path: True)
+    args = arguments_of(model, who, args)
 
     def run(variables: PyTree, batch: Batch) -> Any:
-        (_, captured), _ = apply(
-            variables["params"], variables["state"], batch, train=False, args=args
-        )
+        with _usage_errors_name(who):
+            (_, captured), _ = apply(
+                variables["params"],
+                variables["state"],
+                batch,
+                train=key is not None,
+                rng=key,
+                args=args,
+            )
         return captured
 
     return jax.eval_shape(run, variables, batch)

@@ -13,7 +13,7 @@ from ..forward.forward_pass import make_forward, module_shapes
 from ..forward.model import Batch, Model
 from ..forward.precision import AS_GIVEN
 from ..objective import layer_maps
-from .teachers import Adaptors, Teacher, make_teacher_step, parts_of_teachers
+from .teachers import Adaptors, Teacher, make_teacher_step, models_of, parts_of_teachers
 
 
 def resolve_matches(
@@ -47,11 +47,12 @@ def resolve_matches(
     student_forward = make_forward(student, adaptor_S, "student", AS_GIVEN, args)
     teacher_step = make_teacher_step(teacher, adaptor_T, args=args)
     is_one = isinstance(teacher, Model)
-    several = (teacher,) if isinstance(teacher, Model) else tuple(teacher)
+    several = models_of(teacher)
     variables = tuple(model.variables for model in several)
+    key = jax.random.key(0)  # the student runs as it does in a step, in training mode
 
     def run(variables_S: Any, variables: Any, batch: Batch) -> Any:
-        student_outputs, _ = student_forward(variables_S, student_part(batch), None, None)
+        student_outputs, _ = student_forward(variables_S, student_part(batch), None, key)
         teacher_outputs = teacher_step(variables[0] if is_one else variables, batch)
         return student_outputs, (teacher_outputs,) if is_one else teacher_outputs
 
@@ -61,7 +62,7 @@ def resolve_matches(
         batches = [teacher_part(batch)] if is_one else parts_of_teachers(batch, len(several))[0]
         modules = {
             "modules_S": module_shapes(
-                student, student.variables, student_part(batch), "student", args
+                student, student.variables, student_part(batch), "student", args, key
             ),
             "modules_T": [
                 module_shapes(model, own, part, f"teacher {index}", args)

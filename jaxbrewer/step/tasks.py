@@ -6,6 +6,7 @@ per task and batch shape.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ import optax
 from ..configs import IntermediateMatch
 from ..data.batch_parts import student_part
 from ..forward.adaptors import Adaptor
+from ..forward.call_arguments import check_arguments
 from ..forward.dependence import depends_on
 from ..forward.forward_pass import make_forward
 from ..forward.model import Batch, Model, PyTree
@@ -25,7 +27,7 @@ from ..objective.ensemble import Targets
 from ..objective.objective import Metrics, Objective, ObjectiveState, Terms, TermWeight
 from .gradients import Forwards, Weights
 from .state import TrainState
-from .teachers import Adaptors, Teacher, make_teacher_forward
+from .teachers import Adaptors, Teacher, make_teacher_forward, models_of
 from .train_step import GradientMetrics, TrainStep, make_step
 
 _BATCHES = "micro_batches"
@@ -197,6 +199,7 @@ def _task_forwards(
     args: Mapping[str, Any],
 ) -> Forwards:
     """The forward passes of all tasks; a batch's task chooses among them."""
+    check_arguments(args, (student, *itertools.chain(*map(models_of, teachers.values()))))
     student_forward = {
         task: make_forward(
             student,

@@ -31,6 +31,13 @@ Adaptors = Adaptor | Sequence[Adaptor] | None
 """The adaptor of one teacher or of all, or one for each."""
 
 
+def models_of(teacher: Teacher) -> tuple[Model, ...]:
+    """The teachers, however many."""
+    if teacher is None:
+        return ()
+    return (teacher,) if isinstance(teacher, Model) else tuple(teacher)
+
+
 def make_teacher_forward(
     teacher: Teacher,
     adaptor: Adaptors,

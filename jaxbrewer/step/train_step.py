@@ -10,6 +10,7 @@ import optax
 
 from ..data.batch_parts import student_part
 from ..forward.adaptors import Adaptor
+from ..forward.call_arguments import check_arguments
 from ..forward.forward_pass import make_forward
 from ..forward.model import Batch, Model, PyTree
 from ..forward.precision import AS_GIVEN, Policy
@@ -18,7 +19,7 @@ from ..objective.objective import Metrics, Objective, Terms
 from .gradients import CombinesTerms, Forwards, Weights, make_gradient
 from .optimizer import global_norm
 from .state import TrainState
-from .teachers import Adaptors, Teacher, make_teacher_forward
+from .teachers import Adaptors, Teacher, make_teacher_forward, models_of
 
 TrainStep = Callable[[TrainState, PyTree, Batch], tuple[TrainState, Metrics]]
 EvalStep = Callable[[TrainState, PyTree, Batch], Terms]
@@ -61,6 +62,7 @@ def make_train_step(
         objective's and ``grad_norm``, before clipping; with loss scaling, ``loss_scale`` and
         ``skipped_steps``.
     """
+    check_arguments(args, (student, *models_of(teacher)))
     student_forward = make_forward(
         student, adaptor_S, "student", precision, args, objective.student_modules
     )
@@ -180,6 +182,7 @@ def make_eval_step(
     Terms are sums and counts: add those of all batches with :func:`add_terms`, then
     ``objective.combine(terms)`` gives the exact loss and metrics of the whole data set.
     """
+    check_arguments(args, (student, *models_of(teacher)))
     student_forward = make_forward(
         student, adaptor_S, "student", precision, args, objective.student_modules
     )

@@ -158,37 +158,6 @@ def test_more_than_ten_layers_keep_their_order():
     )
 
 
-def test_a_batch_gives_each_model_what_its_signature_takes():
-    def one(params, x):
-        return x
-
-    def many(params, **entries):
-        return sorted(entries)
-
-    def flagged(params, x, train):
-        return train
-
-    batch = {"x": 1, "labels": 2}
-    assert jb.as_model((one, {})).apply({}, {}, batch, train=False)[0] == 1
-    assert jb.as_model((many, {})).apply({}, {}, batch, train=False)[0] == ["labels", "x"]
-    assert jb.as_model((one, {})).apply({}, {}, (1, 2), train=False)[0] == 1
-    assert jb.as_model((flagged, {})).apply({}, {}, (1, 2), train=True)[0] is True
-    assert jb.as_model((many, {})).takes is None
-
-
-@pytest.mark.parametrize(
-    ("model", "says"),
-    [
-        (LinenMLP(3), "the pair \\(module, variables\\)"),
-        ("bert", "got str"),
-        ((LinenMLP(3), {"weights": 1}), "'params' collection"),
-    ],
-)
-def test_objects_that_are_not_models_are_refused(model, says):
-    with pytest.raises(jb.UsageError, match=says):
-        jb.as_model(model)
-
-
 def test_linen_metadata_is_unboxed():
     class Boxed(nn.Module):
         @nn.compact
