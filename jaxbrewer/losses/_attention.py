@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
-from ._logits import cross_entropy
+from ._logits import cross_entropy_of_distributions
 from ._reduction import Mean, as_loss, masked_mean, valid
 from ._shapes import require_mask, require_same_shape
 
@@ -217,6 +217,6 @@ def _cross_entropy(scores_S: Array, scores_T: Array, mask: Array | None) -> Mean
     log_q, p = jax.nn.log_softmax(scores_S), jax.nn.softmax(scores_T)
     if mask is None:
         p = jnp.where(scores_T <= LARGEST_PADDING_SCORE, 0, p)
-        return masked_mean(cross_entropy(p, log_q))
+        return masked_mean(cross_entropy_of_distributions(p, log_q))
     p = p * mask[:, None, None, :].astype(p.dtype)
-    return masked_mean(cross_entropy(p, log_q), mask[:, None, :])
+    return masked_mean(cross_entropy_of_distributions(p, log_q), mask[:, None, :])

@@ -4,15 +4,24 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Integer, Shaped
+from jaxtyping import Array, Integer
 
 from ..errors import UsageError
-from ._divergences import kl_divergence
-from ._logits import Temperature, check_logits, per_position, selected, soften
+from ._divergences import kl_of_distributions
+from ._logits import (
+    Logits,
+    Mask,
+    PerPosition,
+    Temperature,
+    check_logits,
+    per_position,
+    selected,
+    soften,
+    softened,
+)
 from ._reduction import Mean, as_loss, masked_mean, valid
 
-Logits = Float[Array, "*batch classes"]
-Mask = Shaped[Array, "*batch"]
+Labels = Integer[Array, "*batch"]
 
 
 @as_loss
@@ -50,12 +59,7 @@ def bce_loss(
         Hinton et al., 2015, section 2 (softening, for one of several classes),
         https://arxiv.org/abs/1503.02531; with a sigmoid per class in place of the softmax
     """
-    check_logits("bce_loss", logits_S, logits_T, mask)
-    z_S, z_T = (soften("bce_loss", z, temperature, mask) for z in (logits_S, logits_T))
-    p, not_p = jax.nn.sigmoid(z_T), jax.nn.sigmoid(-z_T)
-    log_q, log_not_q = jax.nn.log_sigmoid(z_S), jax.nn.log_sigmoid(-z_S)
-    values = p * jnp.where(p > 0, log_q, 0) + not_p * jnp.where(not_p > 0, log_not_q, 0)
-    return masked_mean(-values * per_position(temperature, values) ** 2, selected(mask))
+    return masked_mean(_binary_terms(logits_S, logits_T, temperature, mask), selected(mask))
 
 
 @as_loss
@@ -65,7 +69,7 @@ def dkd_loss(
     temperature: Temperature = 1,
     mask: Mask | None = None,
     *,
-    labels: Integer[Array, "*batch"],
+    labels: Labels,
     alpha: float = 1.0,
     beta: float = 8.0,
 ) -> Mean:
@@ -117,21 +121,10 @@ def dkd_loss(
     counted = (labels >= 0) & (labels < classes)
     if mask is not None:
         counted &= mask != 0
-    target = jax.nn.one_hot(labels, classes, dtype=bool)
-    parts = []
-    for logits in (logits_T, logits_S):
-        z = soften("dkd_loss", logits, temperature, counted)
-        others, has_others = _without(target, z)
-        log_t = jnp.sum(jnp.where(target, jax.nn.log_softmax(z), 0), axis=-1)
-        log_rest = jax.nn.logsumexp(others, axis=-1) - jax.nn.logsumexp(z, axis=-1)
-        log_rest = jnp.where(has_others, log_rest, -jnp.inf)
-        parts.append(
-            (jnp.stack([log_t, log_rest], axis=-1), jax.nn.log_softmax(others), has_others)
-        )
-    (b_T, p_hat, some_T), (b_S, q_hat, some_S) = parts
-    among_others = jnp.where(some_T & some_S, kl_divergence(p_hat, q_hat), 0)
-    values = alpha * kl_divergence(b_T, b_S) + beta * among_others
-    return masked_mean(values * per_position(temperature, values) ** 2, counted)
+    values = decoupled_kl_divergence(
+        logits_S, logits_T, temperature, labels=labels, alpha=alpha, beta=beta, where=counted
+    )
+    return masked_mean(values, counted)
 
 
 @as_loss
@@ -170,14 +163,131 @@ def standardized_kl_loss(
         Sun et al., Logit standardization in knowledge distillation, CVPR 2024, algorithm 1,
         https://arxiv.org/abs/2403.01427
     """
-    name = "standardized_kl_loss"
-    check_logits(name, logits_S, logits_T, mask)
+    values = standardized_kl_divergence(logits_S, logits_T, temperature, where=mask)
+    return masked_mean(values, selected(mask))
+
+
+def binary_cross_entropy(
+    logits_S: Logits, logits_T: Logits, temperature: Temperature = 1, *, where: Mask | None = None
+) -> PerPosition:
+    r"""Mean binary cross entropy of the classes at each position; see :func:`bce_loss`.
+
+    .. math:: -\frac{\tau^2}{C} \sum_c \left[p_c \log q_c + (1 - p_c) \log (1 - q_c)\right]
+
+    Args:
+        logits_S: Student's logits, ``(*batch, classes)``.
+        logits_T: Teacher's logits, of the same shape.
+        temperature: As in :func:`kl_divergence`.
+        where: As in :func:`kl_divergence`.
+
+    Returns:
+        ``(*batch)``, in float32 (float64 if an input is).
+
+    Raises:
+        UsageError: The shapes of logits, temperature and ``where`` do not fit.
+
+    Examples:
+        >>> print(binary_cross_entropy(jnp.zeros((1, 2)), jnp.array([[9.0, -9.0]])).round(4))
+        [0.6931]
+    """
+    return jnp.mean(_binary_terms(logits_S, logits_T, temperature, where), axis=-1)
+
+
+def decoupled_kl_divergence(
+    logits_S: Logits,
+    logits_T: Logits,
+    temperature: Temperature = 1,
+    *,
+    labels: Labels,
+    alpha: float = 1.0,
+    beta: float = 8.0,
+    where: Mask | None = None,
+) -> PerPosition:
+    r"""Decoupled distillation at each position; see :func:`dkd_loss`.
+
+    .. math:: \tau^2 \left[\alpha \, KL(b^T \| b^S) + \beta \, KL(\hat p \| \hat q)\right]
+
+    Args:
+        logits_S: Student's logits, ``(*batch, classes)``.
+        logits_T: Teacher's logits, of the same shape.
+        temperature: As in :func:`kl_divergence`.
+        labels: The class of each position, ``(*batch)``. A position whose label is no class has no
+            target to set apart; :func:`dkd_loss` does not count it.
+        alpha: :math:`\alpha`, weight of the target class.
+        beta: :math:`\beta`, weight of the other classes.
+        where: As in :func:`kl_divergence`.
+
+    Returns:
+        ``(*batch)``, in float32 (float64 if an input is).
+
+    Raises:
+        UsageError: The shapes of logits, labels, temperature and ``where`` do not fit.
+
+    Examples:
+        >>> teacher, labels = jnp.array([[3.0, 1.0, 0.0]]), jnp.array([0])
+        >>> print(decoupled_kl_divergence(jnp.zeros((1, 3)), teacher, labels=labels).round(4))
+        [1.4446]
+    """
+    check_logits("decoupled_kl_divergence", logits_S, logits_T, where)
+    target = jax.nn.one_hot(labels, logits_S.shape[-1], dtype=bool)
+    parts = []
+    for logits in (logits_T, logits_S):
+        z = soften("decoupled_kl_divergence", logits, temperature, where)
+        others, has_others = _without(target, z)
+        log_t = jnp.sum(jnp.where(target, jax.nn.log_softmax(z), 0), axis=-1)
+        log_rest = jax.nn.logsumexp(others, axis=-1) - jax.nn.logsumexp(z, axis=-1)
+        log_rest = jnp.where(has_others, log_rest, -jnp.inf)
+        parts.append(
+            (jnp.stack([log_t, log_rest], axis=-1), jax.nn.log_softmax(others), has_others)
+        )
+    (b_T, p_hat, some_T), (b_S, q_hat, some_S) = parts
+    among_others = jnp.where(some_T & some_S, kl_of_distributions(p_hat, q_hat), 0)
+    values = alpha * kl_of_distributions(b_T, b_S) + beta * among_others
+    return values * per_position(temperature, values) ** 2
+
+
+def standardized_kl_divergence(
+    logits_S: Logits, logits_T: Logits, temperature: Temperature = 1, *, where: Mask | None = None
+) -> PerPosition:
+    r"""Forward KL divergence of z-scores at each position; see :func:`standardized_kl_loss`.
+
+    .. math:: \tau^2 \, KL\left(\sigma(\mathcal Z(z_T) / \tau) \,\|\,
+        \sigma(\mathcal Z(z_S) / \tau)\right)
+
+    Args:
+        logits_S: Student's logits, ``(*batch, classes)``.
+        logits_T: Teacher's logits, of the same shape.
+        temperature: As in :func:`kl_divergence`.
+        where: As in :func:`kl_divergence`.
+
+    Returns:
+        ``(*batch)``, in float32 (float64 if an input is).
+
+    Raises:
+        UsageError: The shapes of logits, temperature and ``where`` do not fit.
+
+    Examples:
+        >>> student, teacher = jnp.array([[0.0, 1.0, 0.0]]), jnp.array([[5.0, 7.0, 9.0]])
+        >>> print(standardized_kl_divergence(student, teacher).round(4))
+        [1.1484]
+    """
+    name = "standardized_kl_divergence"
+    check_logits(name, logits_S, logits_T, where)
     log_q, log_p = (
-        jax.nn.log_softmax(soften(name, _standardize(valid(z, mask)), temperature, mask))
+        jax.nn.log_softmax(soften(name, _standardize(valid(z, where)), temperature, where))
         for z in (logits_S, logits_T)
     )
-    values = kl_divergence(log_p, log_q)
-    return masked_mean(values * per_position(temperature, values) ** 2, selected(mask))
+    values = kl_of_distributions(log_p, log_q)
+    return values * per_position(temperature, values) ** 2
+
+
+def _binary_terms(logits_S: Array, logits_T: Array, temperature: Any, where: Any) -> Array:
+    """The binary cross entropy of each class, ``(*batch, classes)``."""
+    z_S, z_T = softened("binary_cross_entropy", logits_S, logits_T, temperature, where)
+    p, not_p = jax.nn.sigmoid(z_T), jax.nn.sigmoid(-z_T)
+    log_q, log_not_q = jax.nn.log_sigmoid(z_S), jax.nn.log_sigmoid(-z_S)
+    values = p * jnp.where(p > 0, log_q, 0) + not_p * jnp.where(not_p > 0, log_not_q, 0)
+    return -values * per_position(temperature, values) ** 2
 
 
 def _without(target: Array, z: Array) -> tuple[Array, Array]:

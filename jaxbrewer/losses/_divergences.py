@@ -12,14 +12,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array
 
 from ..errors import UsageError
-from ._logits import Temperature, check_logits, per_position, selected, soften
+from ._logits import Logits, Mask, PerPosition, Temperature, per_position, selected, softened
 from ._reduction import Mean, as_loss, masked_mean
-
-Logits = Float[Array, "*batch classes"]
-Mask = Shaped[Array, "*batch"]
 
 
 @as_loss
@@ -55,8 +52,8 @@ def kl_loss(
         Hinton et al., Distilling the knowledge in a neural network, 2015, section 2 (the factor
         :math:`\tau^2`), https://arxiv.org/abs/1503.02531
     """
-    log_p, log_q = _log_probabilities("kl_loss", logits_S, logits_T, temperature, mask)
-    return _scaled_mean(kl_divergence(log_p, log_q), temperature, mask)
+    values = kl_divergence(logits_S, logits_T, temperature, where=mask)
+    return masked_mean(values, selected(mask))
 
 
 @as_loss
@@ -89,8 +86,8 @@ def reverse_kl_loss(
         Gu et al., MiniLLM, 2023, section 2 (there estimated on the student's own samples),
         https://arxiv.org/abs/2306.08543
     """
-    log_p, log_q = _log_probabilities("reverse_kl_loss", logits_S, logits_T, temperature, mask)
-    return _scaled_mean(kl_divergence(log_q, log_p), temperature, mask)
+    values = reverse_kl_divergence(logits_S, logits_T, temperature, where=mask)
+    return masked_mean(values, selected(mask))
 
 
 @as_loss
@@ -136,12 +133,8 @@ def jsd_loss(
         Agarwal et al., On-policy distillation of language models (GKD), 2023, equation 1,
         https://arxiv.org/abs/2306.13649
     """
-    ends = "at 0 and 1 the loss is 0 for all logits; use 'kl' or 'reverse_kl'"
-    _require_between("jsd_loss", "beta", beta, ends)
-    log_p, log_q = _log_probabilities("jsd_loss", logits_S, logits_T, temperature, mask)
-    log_m = _log_mixture(log_p, log_q, beta)
-    values = beta * kl_divergence(log_p, log_m) + (1 - beta) * kl_divergence(log_q, log_m)
-    return _scaled_mean(values, temperature, mask)
+    values = jensen_shannon_divergence(logits_S, logits_T, temperature, beta=beta, where=mask)
+    return masked_mean(values, selected(mask))
 
 
 @as_loss
@@ -182,10 +175,8 @@ def skew_kl_loss(
     References:
         Ko et al., DistiLLM, 2024, section 3.1, https://arxiv.org/abs/2402.03898
     """
-    _require_between("skew_kl_loss", "alpha", alpha, "at 0 it is 'kl', at 1 it is always 0")
-    log_p, log_q = _log_probabilities("skew_kl_loss", logits_S, logits_T, temperature, mask)
-    log_m = _log_mixture(log_p, log_q, alpha)
-    return _scaled_mean(kl_divergence(log_p, log_m), temperature, mask)
+    values = skew_kl_divergence(logits_S, logits_T, temperature, alpha=alpha, where=mask)
+    return masked_mean(values, selected(mask))
 
 
 @as_loss
@@ -225,11 +216,8 @@ def skew_reverse_kl_loss(
     References:
         Ko et al., DistiLLM, 2024, section 3.1, https://arxiv.org/abs/2402.03898
     """
-    name = "skew_reverse_kl_loss"
-    _require_between(name, "alpha", alpha, "at 0 it is 'reverse_kl', at 1 it is always 0")
-    log_p, log_q = _log_probabilities(name, logits_S, logits_T, temperature, mask)
-    log_m = _log_mixture(log_q, log_p, alpha)
-    return _scaled_mean(kl_divergence(log_q, log_m), temperature, mask)
+    values = skew_reverse_kl_divergence(logits_S, logits_T, temperature, alpha=alpha, where=mask)
+    return masked_mean(values, selected(mask))
 
 
 @as_loss
@@ -263,12 +251,222 @@ def tvd_loss(
         Wen et al., f-divergence minimization for sequence-level knowledge distillation, 2023, its
         "TVD" (at temperature 1), https://arxiv.org/abs/2307.15190
     """
-    log_p, log_q = _log_probabilities("tvd_loss", logits_S, logits_T, temperature, mask)
-    values = jnp.sum(jnp.abs(jnp.exp(log_p) - jnp.exp(log_q)), axis=-1) / 2
-    return _scaled_mean(values, temperature, mask, power=1)
+    values = total_variation(logits_S, logits_T, temperature, where=mask)
+    return masked_mean(values, selected(mask))
 
 
-def kl_divergence(log_p: Logits, log_q: Logits) -> Float[Array, "*batch"]:
+def kl_divergence(
+    logits_S: Logits, logits_T: Logits, temperature: Temperature = 1, *, where: Mask | None = None
+) -> PerPosition:
+    r"""Forward KL divergence at each position; see :func:`kl_loss`.
+
+    .. math:: \tau^2 \sum_c p_c (\log p_c - \log q_c)
+
+    Args:
+        logits_S: Student's logits, ``(*batch, classes)``.
+        logits_T: Teacher's logits, of the same shape.
+        temperature: :math:`\tau > 0`: a scalar, one per example, or one per position.
+        where: Positions to read, ``(*batch)``; ``None`` reads all. What the others hold reaches
+            neither value nor gradient; their values are finite and mean nothing.
+
+    Returns:
+        Nats, ``(*batch)``, in float32 (float64 if an input is); :func:`masked_mean` averages them.
+
+    Raises:
+        UsageError: The shapes of logits, temperature and ``where`` do not fit.
+
+    Examples:
+        Tokens of which the teacher is certain count twice:
+
+        >>> student, teacher = jnp.zeros((2, 3)), jnp.array([[4.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+        >>> weights = 1 + (jax.nn.softmax(teacher).max(-1) > 0.9)
+        >>> print(f"{masked_mean(kl_divergence(student, teacher), weights).value():.4f}")
+        0.6553
+    """
+    log_p, log_q = _log_probabilities("kl_divergence", logits_S, logits_T, temperature, where)
+    return _scaled(kl_of_distributions(log_p, log_q), temperature)
+
+
+def reverse_kl_divergence(
+    logits_S: Logits,
+    logits_T: Logits,
+    temperature: Temperature = 1,
+    *,
+    where: Mask | None = None,
+) -> PerPosition:
+    r"""Reverse KL divergence at each position; see :func:`reverse_kl_loss`.
+
+    .. math:: \tau^2 \sum_c q_c (\log q_c - \log p_c)
+
+    Args:
+        logits_S: Student's logits, ``(*batch, classes)``.
+        logits_T: Teacher's logits, of the same shape.
+        temperature: As in :func:`kl_divergence`.
+        where: As in :func:`kl_divergence`.
+
+    Returns:
+        ``(*batch)``, in float32 (float64 if an input is).
+
+    Raises:
+        UsageError: The shapes of logits, temperature and ``where`` do not fit.
+
+    Examples:
+        >>> student, teacher = jnp.zeros((2, 2)), jnp.array([[2.0, 0.0], [0.0, 0.0]])
+        >>> print(reverse_kl_divergence(student, teacher).round(4))
+        [0.43379998 0.        ]
+    """
+    log_p, log_q = _log_probabilities(
+        "reverse_kl_divergence", logits_S, logits_T, temperature, where
+    )
+    return _scaled(kl_of_distributions(log_q, log_p), temperature)
+
+
+def jensen_shannon_divergence(
+    logits_S: Logits,
+    logits_T: Logits,
+    temperature: Temperature = 1,
+    *,
+    beta: float = 0.5,
+    where: Mask | None = None,
+) -> PerPosition:
+    r"""Generalized Jensen-Shannon divergence at each position; see :func:`jsd_loss`.
+
+    .. math:: \tau^2 [\beta \, KL(p \| m) + (1 - \beta) \, KL(q \| m)], \;
+        m = \beta p + (1 - \beta) q
+
+    Args:
+        logits_S: Student's logits, ``(*batch, classes)``.
+        logits_T: Teacher's logits, of the same shape.
+        temperature: As in :func:`kl_divergence`.
+        beta: :math:`0 < \beta < 1`, the teacher's share in the mixture.
+        where: As in :func:`kl_divergence`.
+
+    Returns:
+        ``(*batch)``, in float32 (float64 if an input is).
+
+    Raises:
+        UsageError: ``beta`` is out of its range, or shapes do not fit.
+
+    Examples:
+        >>> student, teacher = jnp.zeros((2, 2)), jnp.array([[2.0, 0.0], [0.0, 0.0]])
+        >>> print(jensen_shannon_divergence(student, teacher).round(4))
+        [0.0895 0.    ]
+    """
+    ends = "at 0 and 1 the loss is 0 for all logits; use 'kl' or 'reverse_kl'"
+    name = "jensen_shannon_divergence"
+    _require_between(name, "beta", beta, ends)
+    log_p, log_q = _log_probabilities(name, logits_S, logits_T, temperature, where)
+    log_m = _log_mixture(log_p, log_q, beta)
+    to_m = kl_of_distributions(log_p, log_m), kl_of_distributions(log_q, log_m)
+    return _scaled(beta * to_m[0] + (1 - beta) * to_m[1], temperature)
+
+
+def skew_kl_divergence(
+    logits_S: Logits,
+    logits_T: Logits,
+    temperature: Temperature = 1,
+    *,
+    alpha: float = 0.1,
+    where: Mask | None = None,
+) -> PerPosition:
+    r"""Skew KL divergence at each position; see :func:`skew_kl_loss`.
+
+    .. math:: \tau^2 \, KL(p \| \alpha p + (1 - \alpha) q)
+
+    Args:
+        logits_S: Student's logits, ``(*batch, classes)``.
+        logits_T: Teacher's logits, of the same shape.
+        temperature: As in :func:`kl_divergence`.
+        alpha: :math:`0 < \alpha < 1`, the teacher's share in the mixture.
+        where: As in :func:`kl_divergence`.
+
+    Returns:
+        ``(*batch)``, in float32 (float64 if an input is).
+
+    Raises:
+        UsageError: ``alpha`` is out of its range, or shapes do not fit.
+
+    Examples:
+        >>> student, teacher = jnp.zeros((2, 2)), jnp.array([[2.0, 0.0], [0.0, 0.0]])
+        >>> print(skew_kl_divergence(student, teacher).round(4))
+        [0.2726 0.    ]
+    """
+    name = "skew_kl_divergence"
+    _require_between(name, "alpha", alpha, "at 0 it is 'kl', at 1 it is always 0")
+    log_p, log_q = _log_probabilities(name, logits_S, logits_T, temperature, where)
+    return _scaled(kl_of_distributions(log_p, _log_mixture(log_p, log_q, alpha)), temperature)
+
+
+def skew_reverse_kl_divergence(
+    logits_S: Logits,
+    logits_T: Logits,
+    temperature: Temperature = 1,
+    *,
+    alpha: float = 0.1,
+    where: Mask | None = None,
+) -> PerPosition:
+    r"""Skew reverse KL divergence at each position; see :func:`skew_reverse_kl_loss`.
+
+    .. math:: \tau^2 \, KL(q \| (1 - \alpha) p + \alpha q)
+
+    Args:
+        logits_S: Student's logits, ``(*batch, classes)``.
+        logits_T: Teacher's logits, of the same shape.
+        temperature: As in :func:`kl_divergence`.
+        alpha: :math:`0 < \alpha < 1`, the student's share in the mixture.
+        where: As in :func:`kl_divergence`.
+
+    Returns:
+        ``(*batch)``, in float32 (float64 if an input is).
+
+    Raises:
+        UsageError: ``alpha`` is out of its range, or shapes do not fit.
+
+    Examples:
+        >>> student, teacher = jnp.zeros((2, 2)), jnp.array([[2.0, 0.0], [0.0, 0.0]])
+        >>> print(skew_reverse_kl_divergence(student, teacher).round(4))
+        [0.3173 0.    ]
+    """
+    name = "skew_reverse_kl_divergence"
+    _require_between(name, "alpha", alpha, "at 0 it is 'reverse_kl', at 1 it is always 0")
+    log_p, log_q = _log_probabilities(name, logits_S, logits_T, temperature, where)
+    return _scaled(kl_of_distributions(log_q, _log_mixture(log_q, log_p, alpha)), temperature)
+
+
+def total_variation(
+    logits_S: Logits,
+    logits_T: Logits,
+    temperature: Temperature = 1,
+    *,
+    where: Mask | None = None,
+) -> PerPosition:
+    r"""Total variation distance at each position; see :func:`tvd_loss`.
+
+    .. math:: \tau \, \tfrac{1}{2} \sum_c |p_c - q_c|
+
+    Args:
+        logits_S: Student's logits, ``(*batch, classes)``.
+        logits_T: Teacher's logits, of the same shape.
+        temperature: As in :func:`kl_divergence`.
+        where: As in :func:`kl_divergence`.
+
+    Returns:
+        ``(*batch)``, in float32 (float64 if an input is).
+
+    Raises:
+        UsageError: The shapes of logits, temperature and ``where`` do not fit.
+
+    Examples:
+        >>> student, teacher = jnp.zeros((2, 2)), jnp.array([[2.0, 0.0], [0.0, 0.0]])
+        >>> print(total_variation(student, teacher).round(4))
+        [0.38079998 0.        ]
+    """
+    log_p, log_q = _log_probabilities("total_variation", logits_S, logits_T, temperature, where)
+    distance = jnp.sum(jnp.abs(jnp.exp(log_p) - jnp.exp(log_q)), axis=-1) / 2
+    return _scaled(distance, temperature, power=1)
+
+
+def kl_of_distributions(log_p: Logits, log_q: Logits) -> PerPosition:
     """``sum(p (log p - log q))`` over the last axis with ``0 log 0 = 0``, also in the gradients."""
     p = jnp.exp(log_p)
     return jnp.sum(p * jnp.where(p > 0, log_p - log_q, 0), axis=-1)
@@ -278,11 +476,8 @@ def _log_probabilities(
     loss: str, logits_S: Array, logits_T: Array, temperature: Any, mask: Array | None
 ) -> tuple[Array, Array]:
     """``log p`` of the teacher and ``log q`` of the student."""
-    check_logits(loss, logits_S, logits_T, mask)
-    log_q, log_p = (
-        jax.nn.log_softmax(soften(loss, logits, temperature, mask))
-        for logits in (logits_S, logits_T)
-    )
+    z_S, z_T = softened(loss, logits_S, logits_T, temperature, mask)
+    log_q, log_p = jax.nn.log_softmax(z_S), jax.nn.log_softmax(z_T)
     return log_p, log_q
 
 
@@ -293,8 +488,8 @@ def _log_mixture(log_p: Array, log_q: Array, share: float) -> Array:
     return jnp.logaddexp(log_p + jnp.log(share), log_q + jnp.log1p(-share))
 
 
-def _scaled_mean(values: Array, temperature: Any, mask: Array | None, power: int = 2) -> Mean:
-    return masked_mean(values * per_position(temperature, values) ** power, selected(mask))
+def _scaled(values: Array, temperature: Any, power: int = 2) -> Array:
+    return values * per_position(temperature, values) ** power
 
 
 def _require_between(loss: str, name: str, value: object, ends: str) -> None:

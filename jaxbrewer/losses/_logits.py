@@ -10,15 +10,15 @@ from ..errors import UsageError
 from ._reduction import Mean, as_loss, loss_dtype, masked_mean, valid
 from ._shapes import require_mask, require_same_shape
 
+Logits = Float[Array, "*batch classes"]
+Mask = Shaped[Array, "*batch"]
+PerPosition = Float[Array, "*batch"]
 Temperature = float | Shaped[Array, "*#batch"]
 
 
 @as_loss
 def kd_ce_loss(
-    logits_S: Float[Array, "*batch classes"],
-    logits_T: Float[Array, "*batch classes"],
-    temperature: Temperature = 1,
-    mask: Shaped[Array, "*batch"] | None = None,
+    logits_S: Logits, logits_T: Logits, temperature: Temperature = 1, mask: Mask | None = None
 ) -> Mean:
     r"""Cross entropy of the student under the teacher's softened class distribution.
 
@@ -52,18 +52,13 @@ def kd_ce_loss(
         Hinton et al., Distilling the knowledge in a neural network, 2015, section 2,
         https://arxiv.org/abs/1503.02531
     """
-    check_logits("kd_ce_loss", logits_S, logits_T, mask)
-    log_q = jax.nn.log_softmax(soften("kd_ce_loss", logits_S, temperature, mask))
-    p = jax.nn.softmax(soften("kd_ce_loss", logits_T, temperature, mask))
-    return masked_mean(cross_entropy(p, log_q), selected(mask))
+    values = cross_entropy(logits_S, logits_T, temperature, where=mask)
+    return masked_mean(values, selected(mask))
 
 
 @as_loss
 def kd_mse_loss(
-    logits_S: Float[Array, "*batch classes"],
-    logits_T: Float[Array, "*batch classes"],
-    temperature: Temperature = 1,
-    mask: Shaped[Array, "*batch"] | None = None,
+    logits_S: Logits, logits_T: Logits, temperature: Temperature = 1, mask: Mask | None = None
 ) -> Mean:
     r"""Mean squared difference of the logits, both divided by the temperature.
 
@@ -91,16 +86,73 @@ def kd_mse_loss(
         Ba and Caruana, Do deep nets really need to be deep?, 2014,
         https://arxiv.org/abs/1312.6184
     """
-    check_logits("kd_mse_loss", logits_S, logits_T, mask)
-    ruled_out = jnp.isneginf(logits_S) & jnp.isneginf(logits_T)
-    logits_S, logits_T = (jnp.where(ruled_out, 0, logits) for logits in (logits_S, logits_T))
-    gap = soften("kd_mse_loss", logits_S, temperature, mask) - soften(
-        "kd_mse_loss", logits_T, temperature, mask
-    )
-    return masked_mean(gap**2, selected(mask))
+    return masked_mean(_squared_gaps(logits_S, logits_T, temperature, mask), selected(mask))
 
 
 def cross_entropy(
+    logits_S: Logits, logits_T: Logits, temperature: Temperature = 1, *, where: Mask | None = None
+) -> PerPosition:
+    r"""Cross entropy of the student under the teacher at each position; see :func:`kd_ce_loss`.
+
+    .. math:: -\sum_c p_c \log q_c, \; p = \sigma(z_T / \tau), \; q = \sigma(z_S / \tau)
+
+    Args:
+        logits_S: Student's :math:`z_S`, ``(*batch, classes)``.
+        logits_T: Teacher's :math:`z_T`, of the same shape.
+        temperature: :math:`\tau > 0`: a scalar, one per example, or one per position.
+        where: Positions to read, ``(*batch)``; ``None`` reads all. What the others hold reaches
+            neither value nor gradient; their values are finite and mean nothing.
+
+    Returns:
+        Nats, ``(*batch)``, in float32 (float64 if an input is); :func:`masked_mean` averages them.
+
+    Raises:
+        UsageError: The shapes of logits, temperature and ``where`` do not fit.
+
+    Examples:
+        >>> student, teacher = jnp.zeros((2, 2)), jnp.array([[2.0, 0.0], [0.0, 0.0]])
+        >>> print(cross_entropy(student, teacher).round(4))
+        [0.6931 0.6931]
+    """
+    z_S, z_T = softened("cross_entropy", logits_S, logits_T, temperature, where)
+    return cross_entropy_of_distributions(jax.nn.softmax(z_T), jax.nn.log_softmax(z_S))
+
+
+def squared_error(
+    logits_S: Logits, logits_T: Logits, temperature: Temperature = 1, *, where: Mask | None = None
+) -> PerPosition:
+    r"""Mean squared difference of the logits at each position; see :func:`kd_mse_loss`.
+
+    .. math:: \frac{1}{C} \sum_c \left(\frac{z_{S,c} - z_{T,c}}{\tau}\right)^2
+
+    Args:
+        logits_S: As in :func:`cross_entropy`.
+        logits_T: As in :func:`cross_entropy`.
+        temperature: As in :func:`cross_entropy`.
+        where: As in :func:`cross_entropy`.
+
+    Returns:
+        ``(*batch)``, in float32 (float64 if an input is).
+
+    Raises:
+        UsageError: The shapes of logits, temperature and ``where`` do not fit.
+
+    Examples:
+        >>> print(squared_error(jnp.zeros((2, 2)), jnp.array([[2.0, 0.0], [0.0, 0.0]])))
+        [2. 0.]
+    """
+    return jnp.mean(_squared_gaps(logits_S, logits_T, temperature, where), axis=-1)
+
+
+def _squared_gaps(logits_S: Array, logits_T: Array, temperature: Any, where: Any) -> Array:
+    check_logits("squared_error", logits_S, logits_T, where)
+    ruled_out = jnp.isneginf(logits_S) & jnp.isneginf(logits_T)
+    logits_S, logits_T = (jnp.where(ruled_out, 0, logits) for logits in (logits_S, logits_T))
+    z_S, z_T = (soften("squared_error", z, temperature, where) for z in (logits_S, logits_T))
+    return (z_S - z_T) ** 2
+
+
+def cross_entropy_of_distributions(
     p: Float[Array, "*batch classes"], log_q: Float[Array, "*batch classes"]
 ) -> Float[Array, "*batch"]:
     """``-sum(p log q)`` over the last axis with ``0 log 0 = 0``, also in the gradients."""
@@ -116,6 +168,15 @@ def check_logits(loss: str, logits_S: Any, logits_T: Any, mask: Any) -> None:
 def selected(mask: Array | None) -> Array | None:
     """Logits are selected by masks, not weighted: every value but 0 means 1."""
     return None if mask is None else mask != 0
+
+
+def softened(
+    loss: str, logits_S: Any, logits_T: Any, temperature: Any, mask: Any
+) -> tuple[Array, Array]:
+    """Both models' logits divided by the temperature, once it is clear that they fit."""
+    check_logits(loss, logits_S, logits_T, mask)
+    z_S, z_T = (soften(loss, logits, temperature, mask) for logits in (logits_S, logits_T))
+    return z_S, z_T
 
 
 def soften(loss: str, logits: Array, temperature: Any, mask: Array | None) -> Array:

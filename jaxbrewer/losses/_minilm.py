@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Shaped
 
 from ..errors import UsageError
 from ._attention import EXCLUDED, Scores, check_scores, rowwise
-from ._divergences import kl_divergence
+from ._divergences import kl_of_distributions
 from ._reduction import Mean, as_loss, masked_mean, valid
 from ._shapes import require_mask
 
@@ -125,5 +125,5 @@ def _divergence(scores_S: Array, scores_T: Array, mask: Array | None) -> Mean:
         key = mask[:, None, None, :] != 0
         scores_S, scores_T = (jnp.where(key, x, EXCLUDED) for x in (scores_S, scores_T))
     log_q, log_p = jax.nn.log_softmax(scores_S), jax.nn.log_softmax(scores_T)
-    values = kl_divergence(log_p, log_q)
+    values = kl_of_distributions(log_p, log_q)
     return masked_mean(values, None if mask is None else (mask != 0)[:, None, :])
