@@ -23,6 +23,7 @@ from .errors import UsageError as UsageError
 from .forward.adaptors import Outputs as Outputs
 from .forward.as_model import as_model as as_model
 from .forward.freezing import freeze as freeze
+from .forward.freezing import train_only as train_only
 from .forward.function_model import from_function as from_function
 from .forward.linen_model import from_linen as from_linen
 from .forward.model import Model as Model

@@ -187,29 +187,3 @@ def test_a_custom_model_carries_state():
     trainer = jb.BasicTrainer(quiet(), student, adaptor)
     (_, state), _ = trainer.train(optax.sgd(0.1), BATCHES, num_steps=4)
     assert state["calls"] == 4
-
-
-def test_frozen_weights_stay_and_the_rest_trains():
-    params = mlp_params(3)
-    module = nnx_with(params)
-    student = jb.freeze(module, "first")
-    result = train(student)
-    assert result.student is module
-    np.testing.assert_array_equal(module.first.kernel[...], params["first"]["kernel"])
-    assert not np.array_equal(module.second.kernel[...], params["second"]["kernel"])
-    assert jb.freeze(module).params.keys() == {"first", "second"}
-    bias = jb.freeze(module, "first.bias")
-    assert bias.params["first"].keys() == {"kernel"}
-    outputs, _ = bias.apply(bias.params, bias.state, {"x": X}, train=False)
-    np.testing.assert_allclose(outputs, module(X), rtol=1e-6)
-    with pytest.raises(jb.UsageError, match="'frist': did you mean 'first'"):
-        jb.freeze(module, "frist")
-
-
-def test_frozen_weights_cost_no_gradient_and_count_in_no_norm():
-    params = mlp_params(3)
-    free, frozen = (
-        train(model).history["grad_norm"][0]
-        for model in ((mlp, params), jb.freeze((mlp, params), "first"))
-    )
-    assert frozen < free
