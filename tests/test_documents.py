@@ -115,7 +115,7 @@ def test_the_readmes_code_runs_twice_in_one_session(tmp_path):
 def test_the_page_of_losses_runs_and_names_every_loss(tmp_path):
     page = (ROOT / "docs" / "losses.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    (tmp_path / "losses.py").write_text("\n".join(blocks[::-1]))
+    (tmp_path / "losses.py").write_text("\n".join(blocks))
     assert run("losses.py", cwd=tmp_path).startswith("lp_loss keeps 15 properties: ")
     rows = re.findall(r"^\| (`.*?) \| .*$", page, re.MULTILINE)
     names = re.findall(r"`(\w+)`", " ".join(rows))
