@@ -111,6 +111,23 @@ def test_the_readmes_code_runs_twice_in_one_session(tmp_path):
     assert os.listdir(tmp_path) == ["readme.py"]
 
 
+NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+
+
+@pytest.mark.slow
+def test_programs_of_the_page_on_extending_print_what_it_shows(tmp_path):
+    page = (ROOT / "docs" / "extending.md").read_text()
+    programs = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", page, re.DOTALL)
+    assert len(programs) == page.count("```python") == 5
+    for index, (program, shown) in enumerate(programs):
+        assert sum(bool(line.strip()) for line in program.splitlines()) <= 40
+        (tmp_path / f"program_{index}.py").write_text(program)
+        output = run(f"program_{index}.py", cwd=tmp_path)
+        assert NUMBER.sub("", output) == NUMBER.sub("", shown)
+        numbers, expected = (list(map(float, NUMBER.findall(text))) for text in (output, shown))
+        assert numbers == pytest.approx(expected, rel=0.05, abs=0.02)
+
+
 @pytest.mark.slow
 def test_the_page_of_losses_runs_and_names_every_loss(tmp_path):
     page = (ROOT / "docs" / "losses.md").read_text()
