@@ -216,6 +216,7 @@ def named_arrays(outputs: Outputs) -> dict[str, Any]:
     """The arrays that a layout has entries for, by name."""
     arrays: dict[str, Any] = {f"logits/{i}": x for i, x in enumerate(outputs.logits)}
     arrays |= {f"labels/{i}": x for i, x in enumerate(outputs.labels)}
+    arrays |= {f"logits_weights/{i}": x for i, x in enumerate(outputs.logits_weights)}
     for feature, layers in outputs.features.items():
         arrays |= {f"{feature}/{i}": x for i, x in enumerate(layers) if x is not None}
     if outputs.inputs_mask is not None and outputs.inputs_mask.ndim != 2:
@@ -236,7 +237,7 @@ def named_masks(outputs: Outputs) -> dict[str, np.ndarray]:
 def _mask_of(name: str, array: Any, outputs: Outputs) -> str | None:
     """The mask outside of which no loss reads an array."""
     kind, _, number = name.partition("/")
-    if kind in ("logits", "labels"):
+    if kind in ("logits", "labels", "logits_weights"):
         masks = outputs.logits_mask
         index = 0 if len(masks) == 1 else int(number)
         positions = 3 if kind == "logits" else 2

@@ -20,6 +20,7 @@ from . import top_k_codec as codec
 from .record_layout import RecordLayout, StoredArray, named_arrays, named_masks
 
 _HEAD, _MASK, _CRC = struct.Struct("<Q"), struct.Struct("<IIIB"), struct.Struct("<I")
+_OF_LOGITS = ("logits", "labels", "logits_weights")
 _RAW, _LEFT = 1, 2  # a mask with other values than 0 and 1; an example padded at its left
 
 
@@ -229,7 +230,7 @@ def _own_shape(records: Sequence[bytes], cursors: list[int], entry: StoredArray)
         cursors[row] += 1 + 4 * ndim
     if len(shapes) > 1:
         kind = entry.name.partition("/")[0]
-        mask = "logits_mask" if kind in ("logits", "labels") else "inputs_mask"
+        mask = "logits_mask" if kind in _OF_LOGITS else "inputs_mask"
         remedy = f"let the teacher's adaptor return {mask!r}, or " if kind != "attention" else ""
         raise UsageError(
             f"The cached {entry.name} of this batch's examples have the shapes {sorted(shapes)}, "
@@ -291,6 +292,7 @@ def _outputs(
     return Outputs(
         logits=ordered.pop("logits", ()),
         labels=ordered.pop("labels", ()),
+        logits_weights=ordered.pop("logits_weights", ()),
         logits_mask=ordered.pop("logits_mask", ()),
         inputs_mask=inputs_mask,
         features={feature: ordered.get(feature, (None,) * layers[feature]) for feature in layers},

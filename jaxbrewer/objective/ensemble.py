@@ -220,8 +220,10 @@ def add_outputs(
         )
     own = ensemble.temperature(teacher, temperature)
     total, masks, checks = [], [], dict(running.checks)
-    masks_first = per_head("teacher 0", first.logits_mask, len(first.logits))
-    masks_own = per_head(f"teacher {teacher}", outputs.logits_mask, len(first.logits))
+    masks_first = per_head("teacher 0", "logits_mask", first.logits_mask, len(first.logits))
+    masks_own = per_head(
+        f"teacher {teacher}", "logits_mask", outputs.logits_mask, len(first.logits)
+    )
     for head, logits in enumerate(outputs.logits):
         mask = masks_first[head] if masks_first[head] is not None else masks_own[head]
         if teacher:

@@ -71,18 +71,35 @@ def sum_and_count_of(loss: Callable[..., Any]) -> Callable[..., Any]:
     return getattr(loss, "sum_and_count", loss)
 
 
-def weighted(loss: LossCall, weight: Weight | None, row: KDLossRow) -> LossCall:
-    """The loss with a weight for all, or one per example in place of the mask's ones.
+def weighted(
+    loss: LossCall,
+    weight: Weight | None,
+    row: KDLossRow,
+    *,
+    positions: jax.Array | None = None,
+) -> LossCall:
+    """The loss with a weight for all, per example or per position, in place of the mask's ones.
+
+    The mean is ``sum(weight * loss) / sum(weight)`` over what the mask selects.
+
+    Args:
+        loss: The loss.
+        weight: The teacher's: a scalar, ``[batch]``, or ``None`` for 1.
+        row: What is known of the loss.
+        positions: Of the positions, the shape of the logits without their classes.
 
     Raises:
         UsageError: The loss compares examples with each other, so that none has a loss of its own.
     """
+    if positions is not None:
+        weight = positions if weight is None else positions * per_position(weight, positions)
     if weight is None:
         return loss
     if jnp.ndim(weight) and not row.splits:
         raise UsageError(
-            "Weights per example ('teacher_id', 'teacher_weights') need a loss per example, but "
-            "this kd_loss_type compares examples with each other (splits=False)."
+            "Weights per example or position ('teacher_id', 'teacher_weights', 'logits_weights') "
+            "need a loss for each of them, but this kd_loss_type compares examples with each other "
+            "(splits=False)."
         )
 
     def call(*args: Any, mask: jax.Array | None, labels: jax.Array | None) -> Mean:
@@ -99,12 +116,22 @@ def weighted(loss: LossCall, weight: Weight | None, row: KDLossRow) -> LossCall:
             )
             return loss(*rest, mask=mask, labels=labels)
 
-        arrays = (*args, mask, labels)
+        arrays = tuple(_end_to_end(x, jnp.shape(weight)) for x in (*args, mask, labels))
+        weights = jnp.reshape(weight, -1)
         axes = tuple(None if x is None or jnp.ndim(x) == 0 else 0 for x in arrays)
         each = jax.vmap(of_one, in_axes=axes)(*arrays)
-        return Mean(*(jnp.sum(jnp.where(weight != 0, weight * part, 0)) for part in each))
+        return Mean(*(jnp.sum(jnp.where(weights != 0, weights * part, 0)) for part in each))
 
     return call
+
+
+def _end_to_end(x: Any, positions: tuple[int, ...]) -> Any:
+    """An array with all positions in one axis; one per example is repeated for its positions."""
+    if x is None or jnp.ndim(x) == 0 or len(positions) == 1:
+        return x
+    if x.ndim < len(positions):
+        x = jnp.broadcast_to(x.reshape(x.shape + (1,) * (len(positions) - x.ndim)), positions)
+    return x.reshape(-1, *x.shape[len(positions) :])
 
 
 def require_classes(what: str, name: str, row: KDLossRow, logits: Any) -> None:

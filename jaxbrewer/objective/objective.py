@@ -20,7 +20,15 @@ from ..forward.adaptors import Outputs
 from ..losses import Mean, add_means
 from ..registry import KD_LOSS_MAP, MATCH_LOSS_MAP, KDLossRow, loss_and_parameters
 from .ensemble import Ensemble, Targets, Weight, as_targets, make_ensemble
-from .logit_masks import pair_selected, pairs_by_rank, per_head, probability_shift
+from .logit_masks import (
+    classes_as_positions,
+    masks_of_heads,
+    pair_selected,
+    pairs_by_rank,
+    probability_shift,
+    select_classes,
+    weights_of_head,
+)
 from .loss_calls import LossCall, as_sum_and_count, require_classes, weighted
 from .match_terms import Projection, match_terms
 from .optimal_transport import LAYER_WEIGHTS, cost_attention, equal_weights, shared_weights
@@ -262,21 +270,16 @@ class Objective:
     def _checks_of_masks(self, student: Outputs, targets: Targets) -> Checks:
         """What is checked of the values of both models' ``logits_mask``."""
         checks = dict(targets.checks)
-        heads = len(student.logits)
         for mask in student.logits_mask:
             checks |= fractional_mask("The student's", mask)
-        masks_S = per_head("student", student.logits_mask, heads)
         for index, teacher in enumerate(targets.compared):
             whose = f" of teacher {index}" if len(targets.compared) > 1 else ""
             for mask in teacher.logits_mask:
                 checks |= fractional_mask("The teacher's", mask)
-            masks_T = per_head("teacher", teacher.logits_mask, heads)
-            for head, (mask_S, mask_T) in enumerate(zip(masks_S, masks_T, strict=True)):
-                if student.logits[head].ndim > 2 and pairs_by_rank(
-                    mask_S, mask_T, self.config.mask_pairing
-                ):
-                    assert mask_S is not None
-                    assert mask_T is not None
+            for head, (mask_S, mask_T) in enumerate(masks_of_heads(student, teacher)):
+                if mask_S is None or mask_T is None or student.logits[head].ndim == 2:
+                    continue
+                if pairs_by_rank(mask_S, mask_T, self.config.mask_pairing):
                     checks |= unequal_counts(f"logits[{head}]{whose}", mask_S, mask_T)
         return checks
 
@@ -311,45 +314,60 @@ class Objective:
                 f"probability_shift needs 'labels' from the student's adaptor for each of its "
                 f"{heads} heads, got {len(labels)}."
             )
-        masks_S = per_head("student", student.logits_mask, heads)
-        masks_T = per_head("teacher", teacher.logits_mask, heads)
-        loss = weighted(self._kd_loss, weight, self._kd_row)
-        name, _ = loss_and_parameters(self.config.kd_loss_type)
+        masks, pairing = masks_of_heads(student, teacher), self.config.mask_pairing
         means = []
-        for head, (logits_S, logits_T) in enumerate(
-            zip(student.logits, teacher.logits, strict=True)
-        ):
-            what, mask = f"logits[{head}]", None
-            for who, logits in (("student", logits_S), ("teacher", logits_T)):
-                require_classes(f"{what} of the {who}", name, self._kd_row, logits)
-            if logits_S.ndim > 2:
-                mask = masks_S[head] if masks_S[head] is not None else masks_T[head]
-            if isinstance(logits_T, TopK):
-                require_kept_logits_suffice(self.config)
-            if mask is not None:
-                pair: Any = pair_top_k if isinstance(logits_T, TopK) else pair_selected
-                logits_T, mask = pair(
-                    logits_T, mask, masks_T[head], pairing=self.config.mask_pairing
-                )
-            if logits_S.shape[:-1] == logits_T.shape[:-1] and not isinstance(logits_T, TopK):
-                logits_S, logits_T = fit_vocabularies(
-                    logits_S,
-                    logits_T,
-                    self.config.vocabulary,
-                    what=what,
-                    rules_out=self._kd_row.teacher_rules_out,
-                )
-            _same_shape(what, logits_S, logits_T)
-            if self.config.probability_shift:
-                logits_T = probability_shift(logits_T, labels[head])
-            tau = temperature
-            if self._rule is not None:
-                tau = self._rule(logits_S, logits_T, temperature, mask)
-            if isinstance(logits_T, TopK):
-                logits_S, logits_T = to_buckets(logits_S, logits_T, tau, mask)
+        for head in range(heads):
+            weights = weights_of_head(student, teacher, head, masks[head], pairing)
+            loss = weighted(self._kd_loss, weight, self._kd_row, positions=weights)
             label = labels[head] if len(labels) == heads else None
-            means.append(loss(logits_S, logits_T, tau, mask=mask, labels=label))
+            pair = student.logits[head], teacher.logits[head]
+            means.append(
+                self._kd_term(f"logits[{head}]", loss, *pair, temperature, masks[head], label)
+            )
         return tuple(means)
+
+    def _kd_term(
+        self,
+        what: str,
+        loss: LossCall,
+        logits_S: jax.Array,
+        logits_T: Any,
+        temperature: Any,
+        masks: tuple[jax.Array | None, jax.Array | None],
+        label: jax.Array | None,
+    ) -> Mean:
+        """The loss of one head."""
+        name, _ = loss_and_parameters(self.config.kd_loss_type)
+        for who, logits in (("student", logits_S), ("teacher", logits_T)):
+            require_classes(f"{what} of the {who}", name, self._kd_row, logits)
+        mask, has_positions, is_top_k = None, logits_S.ndim > 2, isinstance(logits_T, TopK)
+        if is_top_k:
+            require_kept_logits_suffice(self.config)
+        if has_positions:
+            pair: Any = pair_top_k if is_top_k else pair_selected
+            logits_T, mask = pair(logits_T, *masks, pairing=self.config.mask_pairing)
+        if logits_S.shape[:-1] == logits_T.shape[:-1] and not is_top_k:
+            logits_S, logits_T = fit_vocabularies(
+                logits_S,
+                logits_T,
+                self.config.vocabulary,
+                what=what,
+                rules_out=self._kd_row.teacher_rules_out,
+            )
+        _same_shape(what, logits_S, logits_T)
+        if not has_positions:
+            logits_S, logits_T, mask = select_classes(what, logits_S, logits_T, masks)
+        if self.config.probability_shift:
+            assert label is not None
+            logits_T = probability_shift(logits_T, label)
+        tau = temperature
+        if self._rule is not None:
+            tau = self._rule(logits_S, logits_T, temperature, mask)
+        if is_top_k:
+            logits_S, logits_T = to_buckets(logits_S, logits_T, tau, mask)
+        if not has_positions and self._kd_row.elementwise:
+            logits_S, logits_T, mask = classes_as_positions(logits_S, logits_T, masks, mask)
+        return loss(logits_S, logits_T, tau, mask=mask, labels=label)
 
 
 def make_objective(config: DistillationConfig, *, total_steps: int | None = None) -> Objective:

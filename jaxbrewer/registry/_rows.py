@@ -111,6 +111,8 @@ class KDLossRow(Row):
             distributions, 1 for a loss on each number.
         between_distributions: Whether it compares distributions over the classes, so that the
             classes that a :class:`~jaxbrewer.TopK` does not keep may be taken as one.
+        elementwise: Whether it is the mean over classes of a loss of each class by itself, so that
+            a class that a mask leaves out does not count.
         teacher_rules_out: Whether the student is to learn to give nothing to a class that only the
             teacher rules out with ``-inf``; otherwise such a class is cut off both.
         temperature_power: Its gradient at the temperature T is ``1 / T**temperature_power`` of that
@@ -121,6 +123,7 @@ class KDLossRow(Row):
 
     least_classes: int = 1
     between_distributions: bool = False
+    elementwise: bool = False
     teacher_rules_out: bool = False
     temperature_power: float = 0
     labels: bool = False

@@ -23,7 +23,7 @@ KD_LOSS_MAP = Table(
         "ce": _divergence(
             "jaxbrewer.losses:kd_ce_loss", teacher_rules_out=True, temperature_power=2
         ),
-        "mse": KDLossRow("jaxbrewer.losses:kd_mse_loss", temperature_power=2),
+        "mse": KDLossRow("jaxbrewer.losses:kd_mse_loss", temperature_power=2, elementwise=True),
         "kl": _divergence("jaxbrewer.losses:kl_loss", teacher_rules_out=True),
         "reverse_kl": _divergence("jaxbrewer.losses:reverse_kl_loss"),
         "jsd": _divergence("jaxbrewer.losses:jsd_loss", parameters=("beta",)),
@@ -32,7 +32,7 @@ KD_LOSS_MAP = Table(
             "jaxbrewer.losses:skew_reverse_kl_loss", parameters=("alpha",)
         ),
         "tvd": _divergence("jaxbrewer.losses:tvd_loss"),
-        "bce": KDLossRow("jaxbrewer.losses:bce_loss"),
+        "bce": KDLossRow("jaxbrewer.losses:bce_loss", elementwise=True),
         "dkd": KDLossRow(
             "jaxbrewer.losses:dkd_loss",
             parameters=("alpha", "beta"),

@@ -35,6 +35,7 @@ def outputs(width, *, left=False, dtype=np.float32):
     return jb.Outputs(
         logits=(values(1, 11), np.random.default_rng(2).normal(size=(4, 3)).astype(np.float32)),
         logits_mask=(some.astype(np.int32), mask),
+        logits_weights=(values(5), np.ones(4, np.float32)),
         labels=(np.where(some, places * 0 + 7, -100),),
         inputs_mask=np.where(mask, np.float32(1), 0).astype(np.float32),
         features={"hidden": (None, values(3, 6), None, values(4, 6))},
@@ -53,6 +54,9 @@ def same(actual, expected):
     assert not np.any(np.asarray(actual.logits[0], np.float32)[~chosen])
     np.testing.assert_array_equal(actual.logits[1], expected.logits[1])
     np.testing.assert_array_equal(actual.labels[0], expected.labels[0])
+    weights = expected.logits_weights
+    np.testing.assert_array_equal(actual.logits_weights[0][chosen], weights[0][chosen])
+    np.testing.assert_array_equal(actual.logits_weights[1], weights[1])
     tokens = np.asarray(expected.inputs_mask) != 0
     for ours, theirs in zip(actual.features["hidden"], expected.features["hidden"], strict=True):
         assert (ours is None) == (theirs is None)

@@ -46,6 +46,12 @@ def test_the_first_of_several_largest_is_swapped():
     np.testing.assert_array_equal(shifted, [[1, 2, 3, 3]])
 
 
+def test_a_label_that_the_teacher_rules_out_leaves_its_row_alone():
+    logits = jnp.array([[1.0, 3.0, -jnp.inf], [1.0, 3.0, 2.0]])
+    shifted = shift(logits, jnp.array([2, 2]))
+    np.testing.assert_array_equal(shifted, [[1, 3, -np.inf], [1, 2, 3]])
+
+
 def test_shift_twice_is_shift_once():
     once = shift(LOGITS, LABELS)
     np.testing.assert_array_equal(shift(once, LABELS), once)
