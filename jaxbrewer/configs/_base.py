@@ -4,41 +4,69 @@ import dataclasses
 import json
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from ..errors import UsageError, suggest
+from ..json_files import read_json
+
+LARGEST_COUNT = 2**31 - 1
+"""Counts of steps and examples are 32-bit integers on the devices."""
+LARGEST_SEED = 2**32 - 1
+"""A seed beyond that would be cut off to 32 bits, and be the seed 0 for 2**32."""
 
 
 class Config:
     """Reading, writing and checking that all configs share."""
+
+    def __new__(cls, *args: Any, **values: Any) -> Self:
+        """Refuses names that are no fields, and required fields that are missing."""
+        if args or values:  # a copy is made without any
+            cls._require_fields(args, values)
+        return super().__new__(cls)
+
+    @classmethod
+    def _require_fields(cls, args: tuple[Any, ...], values: Mapping[str, Any]) -> None:
+        fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+        names = [field.name for field in fields]
+        for key in values:
+            if key not in names:
+                raise UsageError(f"{cls.__name__} has no field {key!r}: {suggest(key, names)}")
+        positional = [field.name for field in fields if not field.kw_only]
+        if len(args) > len(positional):
+            raise UsageError(
+                f"{cls.__name__} takes {len(positional)} values by position, got {len(args)}: "
+                "give the others by name."
+            )
+        given = {*positional[: len(args)], *values}
+        missing = [
+            field.name
+            for field in fields
+            if field.default is dataclasses.MISSING
+            and field.default_factory is dataclasses.MISSING
+            and field.name not in given
+        ]
+        if missing:
+            raise UsageError(f"{cls.__name__} needs {' and '.join(map(repr, missing))}.")
 
     @classmethod
     def from_dict(cls, dict_object: Mapping[str, Any]) -> Self:
         """Builds the config from a dict; unknown keys raise :class:`UsageError`."""
         if not isinstance(dict_object, Mapping):
             raise UsageError(f"{cls.__name__} must be a mapping, got {dict_object!r}.")
-        names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
-        for key in dict_object:
-            if key not in names:
-                raise UsageError(f"{cls.__name__} has no field {key!r}: {suggest(key, names)}")
-        try:
-            return cls(**dict_object)
-        except TypeError as error:  # a required field is missing
-            message = str(error).removeprefix(f"{cls.__name__}.__init__() ")
-            raise UsageError(f"{cls.__name__} is {message}.") from None
+        cls._require_fields((), dict_object)
+        return cls(**dict_object)
 
     @classmethod
     def from_json_file(cls, json_filename: str | Path) -> Self:
-        """Builds the config from a JSON file; TextBrewer's own files load as they are."""
-        try:
-            values = json.loads(Path(json_filename).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UsageError(f"{json_filename}: {error.strerror or error}.") from None
-        except ValueError as error:  # no JSON, or no UTF-8
-            raise UsageError(f"{json_filename} is not valid JSON: {error}.") from None
-        return cls.from_dict(values)
+        """Builds the config from a JSON file; TextBrewer's own files load as they are.
+
+        Raises:
+            UsageError: The file cannot be read, is not JSON, repeats a key, or holds a value that
+                cannot be used.
+        """
+        return cls.from_dict(read_json(json_filename, Any))  # type: ignore[arg-type]
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values; ``from_dict`` gives the same config back.
@@ -73,17 +101,56 @@ class Config:
 
     def require(self, field: str, holds: bool, allowed: str) -> None:
         if not holds:
-            given = getattr(self, field)
-            raise UsageError(f"{type(self).__name__}.{field} must be {allowed}, got {given!r}.")
+            given = shown(getattr(self, field))
+            raise UsageError(f"{type(self).__name__}.{field} must be {allowed}, got {given}.")
 
     def require_number(
-        self, field: str, *, minimum: float | None = None, whole: bool = False
+        self,
+        field: str,
+        *,
+        minimum: float | None = None,
+        maximum: float | None = None,
+        whole: bool = False,
     ) -> None:
+        """Raises :class:`UsageError` unless a field is a number in a range.
+
+        Args:
+            field: Its name.
+            minimum: The least value.
+            maximum: The largest; of a whole number :data:`LARGEST_COUNT` if it is not given.
+            whole: Whether it must be an int.
+        """
         value = getattr(self, field)
+        if whole and maximum is None:
+            maximum = LARGEST_COUNT
         holds = is_int(value) if whole else is_number(value)
+        holds = holds and (minimum is None or value >= minimum)
+        holds = holds and (maximum is None or value <= maximum)
         kind = "an int" if whole else "a finite number"
-        bound = "" if minimum is None else f" >= {minimum}"
-        self.require(field, holds and (minimum is None or value >= minimum), kind + bound)
+        if is_int(value) and maximum is not None and value > maximum:
+            self.require(field, False, f"{kind} <= {maximum}")
+        self.require(field, holds, kind + ("" if minimum is None else f" >= {minimum}"))
+
+    def require_positive(self, field: str) -> None:
+        """Raises :class:`UsageError` unless a field is a finite number above 0."""
+        value = getattr(self, field)
+        self.require(field, is_number(value) and value > 0, "a positive number")
+
+    def require_flag(self, field: str) -> None:
+        """Makes a field a ``bool``; raises :class:`UsageError` unless it is one, or 0 or 1."""
+        value = getattr(self, field)
+        if getattr(value, "shape", None) == () and hasattr(value, "item"):  # NumPy's scalars
+            value = value.item()
+        holds = isinstance(value, int) and value in (0, 1)
+        self.require(field, holds, "true or false")
+        object.__setattr__(self, field, bool(value))
+
+    def require_choice(self, field: str, choices: Sequence[str]) -> None:
+        """Raises :class:`UsageError` unless a field is one of some strings."""
+        value = getattr(self, field)
+        self.require(
+            field, isinstance(value, str) and value in choices, " or ".join(map(repr, choices))
+        )
 
     def nest(self, field: str, cls: "type[Config]") -> None:
         """Builds a section from a mapping; ``None`` is the section's default."""
@@ -96,6 +163,15 @@ class Config:
 
     def freeze(self, field: str) -> None:
         object.__setattr__(self, field, frozen(getattr(self, field)))
+
+
+def shown(value: Any) -> str:
+    """A value in an error message: on one line, and not longer than one."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # an int of more digits than Python prints, an object that cannot be shown
+        return f"a value of type {type(value).__name__}"
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def plain(value: Any) -> Any:
@@ -126,5 +202,5 @@ def is_number(value: Any) -> bool:
         return False
     try:
         return math.isfinite(value)
-    except OverflowError:  # an int beyond all floats
+    except (OverflowError, TypeError):  # an int beyond all floats
         return False

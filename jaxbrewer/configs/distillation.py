@@ -29,44 +29,6 @@ class DistillationConfig(Config):
 
     .. math:: L = w_{KD} L_{KD} + w_{hl} L_{hl} + \sum_i w_i L_{match,i}
 
-    Args:
-        temperature: Divides the logits of both models in :math:`L_{KD}`; a positive number, or a
-            schedule of the optimizer update (``{"schedule": ...}`` or a function).
-        temperature_scheduler: A rule that sets the temperature per position from the logits:
-            ``"none"``, ``"constant"``, ``["flsw", beta, gamma]`` or ``["cwsm", beta]``.
-        hard_label_weight: Weight of the sum of the student adaptor's ``losses``.
-        hard_label_weight_scheduler: Replaces that weight by a schedule: ``"none"``,
-            ``"linear_decay"``, ``"linear_growth"``, any schedule of optax as
-            ``{"schedule": "cosine_decay_schedule", "init_value": 1.0, "decay_steps": 100}``, or a
-            function of the optimizer update.
-        kd_loss_type: A name of ``KD_LOSS_MAP``, or with parameters
-            ``{"loss": "jsd", "beta": 0.1}``.
-        kd_loss_weight: Weight of the loss between logits.
-        kd_loss_weight_scheduler: As for hard labels.
-        probability_shift: Swaps the teacher's largest logit with that of the label.
-        intermediate_matches: Dicts or :class:`IntermediateMatch`; also, by name or as dicts,
-            layer maps that find the pairs by themselves (:class:`LayerMap`: ``"uniform"``,
-            ``"last"``, ``"skip"``, ``"emd"``, ``"L3_hidden_mse"``) and :class:`EMDMatch`. A name
-            alone stands for a list of one.
-        custom_matches: Dicts or :class:`CustomMatch`: outputs of submodules by their paths.
-        vocabulary: Where the logits of two models differ in width: ``"auto"`` takes a surplus of
-            under 1 % of more than 1,000 columns, up to a multiple of 64, for padding of the
-            vocabulary, compares the columns that both have and says so; ``"common"`` always
-            compares those; ``"equal"`` refuses.
-        mask_pairing: Which positions are compared where both adaptors return a ``logits_mask``.
-            ``"auto"``: the same positions, where both masks select them; masks of different lengths
-            pair by rank, the k-th selected position of an example with the k-th, and must select
-            equally many. ``"rank"``: by rank always, as in TextBrewer.
-        is_caching_logits: Runs the teacher once per batch and keeps its logits in memory.
-        teacher_weights: Of several teachers: a weight each, a number >= 0 or a schedule as above;
-            ``None`` weighs all alike. Only their ratios matter. A batch may set them per example,
-            with ``"teacher_id"`` (``[batch]``) or ``"teacher_weights"`` (``[batch, teachers]``).
-        teacher_average: Of several teachers: the average of their ``"logits"`` is the one target,
-            as in TextBrewer; or that of their ``"probabilities"`` at the temperature; or each is a
-            target and the ``"losses"`` are averaged.
-        teacher_temperatures: Of several teachers: a temperature each, for their logits alone;
-            with averaged losses, for the student's logits beside them too.
-
     Raises:
         UsageError: A field cannot be used; the message names it.
 
@@ -81,26 +43,74 @@ class DistillationConfig(Config):
     """
 
     temperature: float | Mapping[str, Any] | Callable[..., Any] = 4
+    """Divides the logits of both models in :math:`L_{KD}`: a positive number, or a schedule
+    (``{"schedule": ...}``, or a function of the optimizer step)."""
+
     temperature_scheduler: TemperatureSpec = "none"
+    """A rule that sets the temperature per position from the logits: ``"none"``, ``"constant"``,
+    ``["flsw", beta, gamma]`` or ``["cwsm", beta]``."""
+
     hard_label_weight: float = 0
+    """Weight of the sum of the student adaptor's ``losses``."""
+
     hard_label_weight_scheduler: ScheduleSpec = "none"
+    """Replaces that weight by a schedule: ``"none"``, ``"linear_decay"``, ``"linear_growth"``, any
+    schedule of optax as ``{"schedule": "cosine_decay_schedule", "init_value": 1.0,
+    "decay_steps": 100}``, or a function of the optimizer step."""
+
     kd_loss_type: LossSpec = "ce"
+    """A name of ``KD_LOSS_MAP``, or with parameters ``{"loss": "jsd", "beta": 0.1}``."""
+
     kd_loss_weight: float = 1
+    """Weight of the loss between logits."""
+
     kd_loss_weight_scheduler: ScheduleSpec = "none"
+    """Replaces that weight by a schedule."""
+
     probability_shift: bool = False
+    """Swaps the teacher's largest logit with that of the label."""
+
     intermediate_matches: Any = ()
+    """Dicts or :class:`IntermediateMatch`. Layer maps find the pairs themselves, by name or as
+    dicts (:class:`LayerMap`: ``"uniform"``, ``"last"``, ``"skip"``, ``"emd"``,
+    ``"L3_hidden_mse"``); :class:`EMDMatch` compares all layers with all. A name alone is a list
+    of one."""
+
     is_caching_logits: bool = False
+    """Runs the teacher once per batch and keeps its logits in memory."""
+
     teacher_weights: Sequence[float | ScheduleSpec] | None = None
+    """Several teachers: one weight each, a number >= 0 or a schedule; ``None`` for equal weights.
+    Only their ratios matter. A batch may set them per example, with ``"teacher_id"`` (``[batch]``)
+    or ``"teacher_weights"`` (``[batch, teachers]``)."""
+
     teacher_average: str = "logits"
+    """Several teachers: the average of their ``"logits"`` is the target, as in TextBrewer; or
+    that of their ``"probabilities"`` at the temperature; or each is a target and ``"losses"``
+    are averaged."""
+
     teacher_temperatures: Sequence[float] | None = None
+    """Several teachers: one temperature each, for their logits; with averaged losses, for the
+    student's logits compared with theirs too."""
+
     custom_matches: Sequence[Any] = ()
+    """Dicts or :class:`CustomMatch`: outputs of submodules by their paths."""
+
     vocabulary: str = "auto"
+    """How logits of different widths are compared. ``"auto"`` takes a surplus of under 1 % of more
+    than 1,000 columns, up to a multiple of 64, for padding of the vocabulary, compares the columns
+    that both models have, and warns; ``"common"`` always compares those; ``"equal"`` refuses."""
+
     mask_pairing: str = "auto"
+    """Which positions are compared where both adaptors return a ``logits_mask``. ``"auto"``: the
+    same positions, where both masks select them; masks of different lengths pair by rank, the k-th
+    selected position of an example with the k-th, and must select equally many. ``"rank"``: by rank
+    always, as in TextBrewer."""
 
     def __post_init__(self) -> None:
         """Checks each field and turns lists into tuples, dicts into matches."""
         if is_number(self.temperature):
-            self.require("temperature", self.temperature > 0, "a positive number")  # type: ignore[operator]
+            self.require_positive("temperature")
         else:
             require_schedule("DistillationConfig.temperature", self.temperature, named=False)
             self.freeze("temperature")
@@ -116,8 +126,7 @@ class DistillationConfig(Config):
         self.freeze("kd_loss_type")
         require_loss("DistillationConfig.kd_loss_type", self.kd_loss_type, KD_LOSS_MAP)
         for field in ("probability_shift", "is_caching_logits"):
-            self.require(field, getattr(self, field) in (False, True), "true or false")
-            object.__setattr__(self, field, bool(getattr(self, field)))
+            self.require_flag(field)
         self._check_teachers()
         require_row("DistillationConfig.vocabulary", self.vocabulary, VOCABULARIES)
         require_row("DistillationConfig.mask_pairing", self.mask_pairing, MASK_PAIRINGS)

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import UsageError, suggest
 from ..registry import FEATURES, MATCH_LOSS_MAP, PROJ_MAP, loss_and_parameters
-from ._base import Config, is_int, is_number, plain
+from ._base import Config, is_int, plain
 from ._checks import (
     LossSpec,
     ScheduleSpec,
@@ -244,7 +244,7 @@ class EMDMatch(Config):
             self.require(field, holds, "a list of ints or None")
         require_projection(self)
         self.require_number("weight")
-        self.require("epsilon", is_number(self.epsilon) and self.epsilon > 0, "a positive number")
+        self.require_positive("epsilon")
         self.require_number("iterations", minimum=1, whole=True)
         require_schedule("EMDMatch.weight_scheduler", self.weight_scheduler)
         self.require_number("teacher", minimum=0, whole=True)

@@ -7,25 +7,28 @@ from ._base import Config
 
 @dataclasses.dataclass(frozen=True)
 class OptimizationConfig(Config):
-    """AdamW with a linear warm-up and a linear decay to 0.
-
-    Args:
-        num_epochs: Passes over the training data.
-        num_steps: Optimizer updates, instead of ``num_epochs``.
-        batch_size: Texts in a batch.
-        learning_rate: The peak.
-        warmup: Share of the updates in which the rate grows from 0 to the peak.
-        weight_decay: AdamW's, on matrices only.
-        max_grad_norm: Norm to which gradients are clipped; -1 does not clip.
-    """
+    """AdamW with a linear warm-up and a linear decay to 0."""
 
     num_epochs: int = 3
+    """Passes over the training data."""
+
     num_steps: int | None = None
+    """Optimizer steps, instead of ``num_epochs``."""
+
     batch_size: int = 32
+    """Texts in a batch."""
+
     learning_rate: float = 1e-4
+    """The peak."""
+
     warmup: float = 0.1
+    """Fraction of the steps in which the rate grows from 0 to the peak."""
+
     weight_decay: float = 0.01
+    """AdamW's, on matrices only."""
+
     max_grad_norm: float = 1.0
+    """Norm to which gradients are clipped; -1 does not clip."""
 
     def __post_init__(self) -> None:
         """Checks each field."""
@@ -35,5 +38,5 @@ class OptimizationConfig(Config):
             self.require_number("num_steps", minimum=1, whole=True)
         for field in ("learning_rate", "warmup", "weight_decay"):
             self.require_number(field, minimum=0)
-        self.require("warmup", self.warmup <= 1, "a share of 1")
+        self.require("warmup", self.warmup <= 1, "a fraction")
         self.require_number("max_grad_norm")

@@ -2,10 +2,11 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import field
 from pathlib import Path
 
 from ..errors import UsageError
-from ._base import Config, is_int
+from ._base import LARGEST_SEED, Config, is_int
 from .mesh import Rules, check_mesh, check_rules
 
 
@@ -13,55 +14,7 @@ from .mesh import Rules, check_mesh, check_rules
 class TrainingConfig(Config):
     """How a training runs; see TextBrewer's class of the same name.
 
-    Args:
-        gradient_accumulation_steps: Batches of the loader that make one optimizer update.
-        ckpt_frequency: Checkpoints in an epoch.
-        ckpt_epoch_frequency: Checkpoints are made in every so many-th epoch, and in the last.
-        ckpt_steps: With ``train(num_steps=...)``: updates between checkpoints, the two settings
-            above then having no effect; ``None`` makes one checkpoint at the end.
-        log_dir: Directory of the TensorBoard events; ``None`` writes none.
-        output_dir: Directory of the run (checkpoints, configs, ``metrics.jsonl``); ``None``
-            writes nothing to disk.
-        device: ``"cpu"``, or an accelerator (``"cuda"``, ``"gpu"``, ``"tpu"``), which means the
-            default device of JAX: the accelerator where there is one, else the CPU.
-        fp16: Computes in half precision, as ``fp16_opt_level`` says.
-        fp16_opt_level: ``"O0"`` to ``"O3"``, Apex's names; see :mod:`jaxbrewer.forward.precision`.
-        data_parallel: Splits each batch over all devices; the mesh ``{"data": -1}``.
-        local_rank: TextBrewer's rank under PyTorch's launcher. JAX finds the processes by itself
-            (``jax.distributed.initialize``), so any value is accepted and none changes anything.
-        seed: Seed of dropout, of new projections and of the shuffling of cached batches.
-        half_dtype: The half precision of ``fp16``: ``"float16"`` or ``"bfloat16"``.
-        overwrite: Whether a run may replace the one that ``output_dir`` holds.
-        progress: Whether to show the progress of a training.
-        mesh: Sizes of the axes ``"data"``, ``"fsdp"`` and ``"tensor"`` of the devices' mesh, -1
-            for what is left: ``{"data": 2, "fsdp": -1}``. Batches are split over the first two;
-            over ``"fsdp"`` weights and optimizer state are split as well, along the largest axis
-            that divides. Empty: one device. Several processes always use a mesh of all devices.
-        student_rules: ``[[pattern, axes], ...]``: which axis of a student's array is split over
-            which axis of the mesh, such as ``["output/dense/kernel", ["tensor", null]]``. The
-            pattern is a regular expression that is searched for in the weight's path, its names
-            joined by ``/``; the first rule that matches holds. See
-            :mod:`jaxbrewer.devices.sharding`.
-        teacher_rules: The same for the teacher.
-        local_batches: With several processes, each loader yields only its own process's rows of
-            each batch, equally many in all. Otherwise all loaders yield the same whole batches, of
-            which each process places its own rows.
-        resume: Whether to go on with the run that ``output_dir`` holds, where it was left; without
-            one, a run begins there.
-        force_resume: Goes on even if config, models or data are not those of the interrupted run.
-        keep_last: So many of the latest checkpoints are kept; ``None``, with the next two also
-            ``None``, keeps all.
-        keep_every: Every so many-th checkpoint is kept.
-        keep_best: So many of the best checkpoints are kept, by ``best_metric``.
-        best_metric: A name in what the callback returns, or of a metric of the update.
-        best_mode: Whether the largest is the best (``"max"``) or the smallest (``"min"``).
-        on_nonfinite: What follows when the loss or the gradient is not finite: ``"stop"`` ends the
-            training with an error that tells where; ``"skip"`` leaves the update out. With a loss
-            scale, such updates are left out in any case.
-        cache_dir: Directory of a teacher cache, which stands in for the teacher; for several
-            teachers a list, ``None`` for one that shall run.
-        profile_steps: The first and the last update that ``jax.profiler`` traces, counted from 1;
-            the trace goes to ``log_dir``, or else to ``output_dir``.
+    TextBrewer's fields may be given by position, in its order; the others only by name.
 
     Raises:
         UsageError: A value is out of range; the message names the field.
@@ -69,90 +22,172 @@ class TrainingConfig(Config):
     Examples:
         >>> TrainingConfig(ckpt_frequency=2).ckpt_epoch_frequency
         1
-        >>> TrainingConfig.from_dict({"ckpt_freqency": 2})
+        >>> TrainingConfig(ckpt_freqency=2)
         Traceback (most recent call last):
         ...
         jaxbrewer.errors.UsageError: TrainingConfig has no field 'ckpt_freqency': did you mean...
     """
 
+    # Optimization
+
     gradient_accumulation_steps: int = 1
+    """Batches of the loader in one optimizer step."""
+
+    seed: int = field(default=0, kw_only=True)
+    """Seed of dropout, of new projections and of the shuffling of cached batches; 32 bits."""
+
+    on_nonfinite: str = field(default="stop", kw_only=True)
+    """What happens when the loss or the gradient is not finite: ``"stop"`` ends the training with
+    an error that names the array; ``"skip"`` skips the step. Loss scaling always skips."""
+
+    # Checkpoints
+
     ckpt_frequency: int = 1
+    """Checkpoints in an epoch."""
+
     ckpt_epoch_frequency: int = 1
+    """Epochs between those that have checkpoints; the last epoch always has."""
+
     ckpt_steps: int | None = None
+    """With ``train(num_steps=...)``: steps between checkpoints, instead of the two fields above;
+    ``None`` saves once, at the end."""
+
+    keep_last: int | None = field(default=None, kw_only=True)
+    """Latest checkpoints to keep; ``None``, with the next two also ``None``, keeps all."""
+
+    keep_every: int | None = field(default=None, kw_only=True)
+    """Also keeps every n-th checkpoint."""
+
+    keep_best: int | None = field(default=None, kw_only=True)
+    """Also keeps the n best checkpoints by ``best_metric``."""
+
+    best_metric: str | None = field(default=None, kw_only=True)
+    """A name in what the callback returns, or of a metric of the step."""
+
+    best_mode: str = field(default="max", kw_only=True)
+    """Whether the largest (``"max"``) or the smallest (``"min"``) metric is the best."""
+
+    # The run: its directories, how it resumes, what it logs
+
     log_dir: str | Path | None = None
+    """Directory of the TensorBoard events; ``None`` writes none."""
+
     output_dir: str | Path | None = "./saved_models"
+    """Directory of the run (checkpoints, configs, ``metrics.jsonl``); ``None`` writes nothing."""
+
+    overwrite: bool = field(default=False, kw_only=True)
+    """Whether a new run may replace the one in ``output_dir``."""
+
+    resume: bool = field(default=False, kw_only=True)
+    """Resumes the run in ``output_dir`` at its latest checkpoint, or starts one there."""
+
+    force_resume: bool = field(default=False, kw_only=True)
+    """Resumes even if config, models or data differ from those of the interrupted run."""
+
+    progress: bool = field(default=True, kw_only=True)
+    """Whether to show progress on the terminal."""
+
+    profile_steps: Sequence[int] | None = field(default=None, kw_only=True)
+    """First and last step, counted from 1, that ``jax.profiler`` traces into ``log_dir``, else
+    ``output_dir``."""
+
+    cache_dir: str | Path | Sequence[str | Path | None] | None = field(default=None, kw_only=True)
+    """Directory of a teacher cache that replaces the teacher. Several teachers need a list, with
+    ``None`` for each teacher that runs."""
+
+    # Device and precision
+
     device: str = "cuda"
+    """``"cpu"``, or an accelerator (``"cuda"``, ``"gpu"``, ``"tpu"``), which means JAX's default
+    device: the accelerator where there is one, else the CPU."""
+
     fp16: bool = False
+    """Computes in half precision, as ``fp16_opt_level`` says."""
+
     fp16_opt_level: str = "O1"
+    """``"O0"`` to ``"O3"``, Apex's names; see :mod:`jaxbrewer.forward.precision`."""
+
+    half_dtype: str = field(default="float16", kw_only=True)
+    """The half precision of ``fp16``: ``"float16"`` or ``"bfloat16"``."""
+
+    # Several devices and processes
+
     data_parallel: bool = False
+    """Splits each batch over all devices; the mesh ``{"data": -1}``."""
+
     local_rank: int = -1
-    seed: int = 0
-    half_dtype: str = "float16"
-    overwrite: bool = False
-    progress: bool = True
-    mesh: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    student_rules: Rules = ()
-    teacher_rules: Rules = ()
-    local_batches: bool = False
-    resume: bool = False
-    force_resume: bool = False
-    keep_last: int | None = None
-    keep_every: int | None = None
-    keep_best: int | None = None
-    best_metric: str | None = None
-    best_mode: str = "max"
-    on_nonfinite: str = "stop"
-    cache_dir: str | Path | Sequence[str | Path | None] | None = None
-    profile_steps: Sequence[int] | None = None
+    """TextBrewer's rank under PyTorch's launcher. Any value is accepted and none has an effect: JAX
+    finds its processes itself (``jax.distributed.initialize``)."""
+
+    mesh: Mapping[str, int] = field(default_factory=dict, kw_only=True)
+    """Sizes of the axes ``"data"``, ``"fsdp"`` and ``"tensor"`` of the device mesh, -1 for the
+    rest: ``{"data": 2, "fsdp": -1}``. Batches are split over the first two. Over ``"fsdp"``,
+    weights and optimizer state are split as well, along the largest axis that divides. Empty:
+    one device. Several processes always use a mesh of all devices."""
+
+    student_rules: Rules = field(default=(), kw_only=True)
+    """Sharding rules of the student, ``[[pattern, axes], ...]``: which axis of an array is split
+    over which axis of the mesh, such as ``["output/dense/kernel", ["tensor", null]]``. The pattern
+    is a regular expression, searched for in the path of the weight (names joined by ``/``); the
+    first rule that matches applies. See :mod:`jaxbrewer.devices.sharding`."""
+
+    teacher_rules: Rules = field(default=(), kw_only=True)
+    """Sharding rules of the teacher."""
+
+    local_batches: bool = field(default=False, kw_only=True)
+    """With several processes: each loader yields only the rows of its own process, equally many
+    everywhere. Otherwise all loaders yield the same whole batches, and each process places its own
+    rows on its devices."""
 
     def __post_init__(self) -> None:
-        """Checks each field and makes paths plain text."""
-        for field, minimum in (
+        """Checks each field and converts paths to strings."""
+        for name, minimum in (
             ("gradient_accumulation_steps", 1),
             ("ckpt_frequency", 0),
             ("ckpt_epoch_frequency", 1),
-            ("seed", 0),
             ("local_rank", -1),
         ):
-            self.require_number(field, minimum=minimum, whole=True)
-        for field in ("ckpt_steps", "keep_last", "keep_every", "keep_best"):
-            if getattr(self, field) is not None:
-                self.require_number(field, minimum=1, whole=True)
+            self.require_number(name, minimum=minimum, whole=True)
+        self.require_number("seed", minimum=0, maximum=LARGEST_SEED, whole=True)
+        for name in ("ckpt_steps", "keep_last", "keep_every", "keep_best"):
+            if getattr(self, name) is not None:
+                self.require_number(name, minimum=1, whole=True)
+        named = self.best_metric is None or isinstance(self.best_metric, str)
+        self.require("best_metric", named, "the name of a metric or None")
         if self.keep_best is not None:
-            named = isinstance(self.best_metric, str)
+            named = self.best_metric is not None
             self.require("best_metric", named, "the name of a metric, as keep_best is set")
-        self.require("best_mode", self.best_mode in ("min", "max"), "'min' or 'max'")
-        stops = self.on_nonfinite in ("stop", "skip")
-        self.require("on_nonfinite", stops, "'stop' or 'skip'")
-        for field in ("log_dir", "output_dir"):
-            path = getattr(self, field)
-            self.require(field, path is None or isinstance(path, (str, Path)), "a path or None")
-            object.__setattr__(self, field, None if path is None else str(path))
-        several = isinstance(self.cache_dir, (list, tuple))
-        paths = tuple(self.cache_dir) if several else (self.cache_dir,)  # type: ignore[arg-type]
-        holds = all(path is None or isinstance(path, (str, Path)) for path in paths)
-        self.require("cache_dir", holds, "a path, a list of paths, or None")
-        paths = tuple(None if path is None else str(path) for path in paths)
-        object.__setattr__(self, "cache_dir", paths if several else paths[0])
-        kind = str(self.device).split(":")[0]
-        self.require("device", kind in ("cpu", "cuda", "gpu", "tpu"), "'cpu', 'cuda' or 'tpu'")
-        levels = ("O0", "O1", "O2", "O3")
-        self.require("fp16_opt_level", self.fp16_opt_level in levels, f"one of {levels}")
-        halves = ("float16", "bfloat16")
-        self.require("half_dtype", self.half_dtype in halves, f"one of {halves}")
-        for field in (
+        self.require_choice("best_mode", ("min", "max"))
+        self.require_choice("on_nonfinite", ("stop", "skip"))
+        self._check_paths()
+        is_known = isinstance(self.device, str) and self.device.split(":")[0] in DEVICES
+        self.require("device", is_known, "'cpu', 'cuda', 'gpu' or 'tpu'")
+        self.require_choice("fp16_opt_level", ("O0", "O1", "O2", "O3"))
+        self.require_choice("half_dtype", ("float16", "bfloat16"))
+        for name in (
             "fp16", "data_parallel", "overwrite", "progress", "local_batches",
             "resume", "force_resume",
         ):  # fmt: skip
-            self.require(field, getattr(self, field) in (False, True), "true or false")
-            object.__setattr__(self, field, bool(getattr(self, field)))
+            self.require_flag(name)
         check_mesh("TrainingConfig.mesh", self.mesh)
         self.freeze("mesh")
         axes = tuple(self.mesh) or (("data",) if self.data_parallel else ())
-        for field in ("student_rules", "teacher_rules"):
-            check_rules(f"TrainingConfig.{field}", getattr(self, field), axes)
-            self.freeze(field)
+        for name in ("student_rules", "teacher_rules"):
+            check_rules(f"TrainingConfig.{name}", getattr(self, name), axes)
+            self.freeze(name)
         self._check_profile()
+
+    def _check_paths(self) -> None:
+        for name in ("log_dir", "output_dir"):
+            path = getattr(self, name)
+            self.require(name, path is None or is_path(path), "a path or None")
+            object.__setattr__(self, name, None if path is None else str(path))
+        several = isinstance(self.cache_dir, (list, tuple))
+        paths = tuple(self.cache_dir) if several else (self.cache_dir,)  # type: ignore[arg-type]
+        holds = all(path is None or is_path(path) for path in paths)
+        self.require("cache_dir", holds, "a path, a list of paths, or None")
+        paths = tuple(None if path is None else str(path) for path in paths)
+        object.__setattr__(self, "cache_dir", paths if several else paths[0])
 
     def _check_profile(self) -> None:
         self.freeze("profile_steps")
@@ -161,6 +196,14 @@ class TrainingConfig(Config):
             return
         holds = isinstance(steps, tuple) and len(steps) == 2 and all(map(is_int, steps))
         holds = holds and 1 <= steps[0] <= steps[1]
-        self.require("profile_steps", holds, "two updates, [first, last], counted from 1")
+        self.require("profile_steps", holds, "two steps, [first, last], counted from 1")
         if self.log_dir is None and self.output_dir is None:
             raise UsageError("TrainingConfig.profile_steps needs a log_dir or an output_dir.")
+
+
+DEVICES = ("cpu", "cuda", "gpu", "tpu")
+
+
+def is_path(value: object) -> bool:
+    """Whether a value can be the path of a file: text or a ``Path`` without NUL."""
+    return isinstance(value, (str, Path)) and "\0" not in str(value)

@@ -42,6 +42,11 @@ class Plan:
         epoch = (step - 1) // self.steps_per_epoch + 1
         if epoch % config.ckpt_epoch_frequency and epoch != self.num_epochs:
             return False
-        frequency = config.ckpt_frequency
-        points = {int(self.steps_per_epoch * i / frequency) for i in range(frequency)}
-        return step % self.steps_per_epoch in points
+        return _is_point(step % self.steps_per_epoch, self.steps_per_epoch, config.ckpt_frequency)
+
+
+def _is_point(step: int, steps: int, frequency: int) -> bool:
+    """Whether ``step`` is ``int(steps * i / frequency)`` for an i below ``frequency``."""
+    nearest = step * frequency // steps
+    some = range(max(nearest - 1, 0), min(nearest + 3, frequency))
+    return any(int(steps * i / frequency) == step for i in some)
