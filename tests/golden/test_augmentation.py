@@ -17,8 +17,8 @@ NAMES = [f"data_utils/{key}[{index}]" for key in TABLE for index in range(len(TA
 CLAIMS = claims(
     NAMES,
     {
-        name: "random numbers are the caller's generator's; the output is one that TextBrewer "
-        "can give"
+        name: "random numbers come from the caller's generator; TextBrewer can produce the same "
+        "output"
         for name in NAMES
         if "seeded" in name
     },

@@ -15,7 +15,7 @@ BATCHES_OF_STEPS = 3  # with num_steps, the length of the data is of no importan
 
 DIFFERENCES = {
     "epochs": "fewer batches in an epoch than gradient_accumulation_steps: an error, where "
-    "TextBrewer trains nothing without a word",
+    "TextBrewer silently trains nothing",
     "steps_multitask": "num_steps < ckpt_steps: one checkpoint at the end, as for the other "
     "distillers, where TextBrewer's multi-task distiller raises IndexError",
 }

@@ -15,14 +15,13 @@ ACCEPTED, REFUSED = document("config")["ok"], document("config")["errors"]
 STAGES = ("config", "distiller", "train")
 
 DIFFERENCES = {
-    "schedulers": "stay the names and arguments that were given, where TextBrewer holds functions; "
-    "'none' is 'none', not None",
-    "proj": "no {} is added to a proj without settings, and nobody's list is changed",
+    "schedulers": "stay the given names and arguments, where TextBrewer holds functions; 'none' stays 'none'",
+    "proj": "no {} is added to a proj without settings, and your list is not changed",
     "weight_scheduler": "a match has a schedule of its own",
     "teacher": "a match names its teacher where there are several",
-    "['constant']": "is the rule 'constant' with no arguments, where TextBrewer raises TypeError",
+    "['constant']": "means the rule 'constant' without arguments, where TextBrewer raises TypeError",
     "fp16": "trains: half precision needs no Apex",
-    "str": "a config prints as the dataclass that it is",
+    "str": "a config prints as a dataclass",
 }
 """The attributes, inputs and forms that differ on purpose."""
 

@@ -43,9 +43,9 @@ CLIP = "clips by optax's factor, max_norm / norm, not max_norm / (norm + 1e-6)"
 DIFFERENCES = {
     "basic_trainer_transformer_adam_gas2_clip_warmup": CLIP,
     "basic_mlp_clip_lambda_lr_gas3": CLIP,
-    "basic_mlp_weight_schedulers_gas2": "scheduled weights apply from the first update on",
+    "basic_mlp_weight_schedulers_gas2": "scheduled weights apply from the first step on",
     "general_transformer_proj_own_lr_adamw_clip": "clips the student and projections together",
-    "general_num_steps_gas3": "a masked loss is the mean over all positions of an update, not the "
+    "general_num_steps_gas3": "a masked loss is the mean over all positions of a step, not the "
     f"mean of the batches' means; {CLIP}",
 }
 """Runs that are recomputed by hand, and why."""
