@@ -15,11 +15,13 @@ ACCEPTED, REFUSED = document("config")["ok"], document("config")["errors"]
 STAGES = ("config", "distiller", "train")
 
 DIFFERENCES = {
-    "schedulers": "stay the given names and arguments, where TextBrewer holds functions; 'none' stays 'none'",
+    "schedulers": "stay the given names and arguments, where TextBrewer holds functions; "
+    "'none' stays 'none'",
     "proj": "no {} is added to a proj without settings, and your list is not changed",
     "weight_scheduler": "a match has a schedule of its own",
     "teacher": "a match names its teacher where there are several",
-    "['constant']": "means the rule 'constant' without arguments, where TextBrewer raises TypeError",
+    "['constant']": "means the rule 'constant' without arguments, where TextBrewer raises "
+    "TypeError",
     "fp16": "trains: half precision needs no Apex",
     "str": "a config prints as a dataclass",
 }
