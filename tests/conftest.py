@@ -1,4 +1,4 @@
-"""Settings of all tests: the CPU, a compile cache that lasts between runs, no time limits."""
+"""Settings of all tests: CPU, a lasting compile cache, no rank promotion, no time limits."""
 
 import os
 from pathlib import Path
@@ -10,6 +10,7 @@ _CACHE = Path(__file__).parent.parent / ".cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 
 settings.register_profile("quiet", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
