@@ -116,7 +116,8 @@ def test_b55_more_padding_does_not_change_the_attention_loss(loss):
 
     values = [
         jax.jit(loss)(
-            *(padded(x, length) for x in scores), jnp.arange(length)[None] < jnp.full((BATCH, 1), LENGTH)
+            *(padded(x, length) for x in scores),
+            jnp.arange(length)[None] < jnp.full((BATCH, 1), LENGTH),
         )
         for length in (LENGTH, 16)
     ]
