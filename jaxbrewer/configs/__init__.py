@@ -7,10 +7,10 @@ under a running training.
 
 from ._base import Config as Config
 from .distillation import DistillationConfig as DistillationConfig
+from .layer_map import LayerMap as LayerMap
 from .matches import CustomMatch as CustomMatch
 from .matches import EMDMatch as EMDMatch
 from .matches import IntermediateMatch as IntermediateMatch
-from .matches import LayerMap as LayerMap
 from .matches import as_match as as_match
 from .optimization import OptimizationConfig as OptimizationConfig
 from .training import TrainingConfig as TrainingConfig

@@ -1,11 +1,10 @@
-"""Matches of inner states: pairs of layers, maps that find the pairs, transport, modules."""
+"""Matches of inner states: pairs of layers, transport between all layers, outputs of modules."""
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..errors import UsageError, suggest
+from ..errors import UsageError
 from ..registry import FEATURES, MATCH_LOSS_MAP, PROJ_MAP, loss_and_parameters
 from ._base import Config, is_int, plain
 from ._checks import (
@@ -17,45 +16,43 @@ from ._checks import (
     require_row,
     require_schedule,
 )
+from .layer_map import LayerMap
 from .module_paths import split_module_path
-
-LAYER_MAPS = ("uniform", "last", "skip", "emd")
-_PRESET = re.compile(
-    r"(?:L(?P<layers>[1-9]\d*)[nlt]?|small)_(?P<feature>attention|hidden)_"
-    r"(?P<loss>mse_sum|mse|ce_mean|ce|smmd|sgram)"
-)
-_DEFAULT_LOSS = {"hidden": "hidden_mse", "attention": "attention_mse"}
 
 
 @dataclasses.dataclass(frozen=True)
 class IntermediateMatch(Config):
     """One entry of ``intermediate_matches``: a student layer imitates a teacher layer.
 
-    Args:
-        layer_T: Index into the teacher adaptor's ``feature`` list; negative counts from the end.
-            A list of two for ``fsp`` (``gram``) and ``mmd`` (``nst``).
-        layer_S: The same for the student.
-        weight: Weight of the loss in the total.
-        loss: A name of ``MATCH_LOSS_MAP``, or with parameters
-            ``{"loss": "rkd", "angle": 0}``.
-        feature: ``"hidden"`` or ``"attention"``, or a registered feature.
-        proj: ``[activation, student width, teacher width]``, and optionally a dict of optimizer
-            settings (``{"lr": 1e-3}``) for this projection.
-        weight_scheduler: Replaces ``weight`` by a schedule; see :class:`DistillationConfig`.
-        teacher: Which teacher, counted from 0, where there are several.
-
     Raises:
         UsageError: A field cannot be used; the message names it.
     """
 
     layer_T: int | Sequence[int]
+    """Index into the teacher adaptor's ``feature`` list; negative counts from the end. A list of
+    two for ``fsp`` (``gram``) and ``mmd`` (``nst``)."""
+
     layer_S: int | Sequence[int]
+    """The same for the student."""
+
     weight: float
+    """Weight of the loss in the total."""
+
     loss: LossSpec
+    """A name of ``MATCH_LOSS_MAP``, or with parameters ``{"loss": "rkd", "angle": 0}``."""
+
     feature: str
+    """``"hidden"`` or ``"attention"``, or a registered feature."""
+
     proj: Sequence[Any] | None = None
+    """``[activation, student width, teacher width]``, and optionally a dict of optimizer settings
+    (``{"lr": 1e-3}``) for this projection."""
+
     weight_scheduler: ScheduleSpec = "none"
+    """Replaces ``weight`` by a schedule; see :class:`DistillationConfig`."""
+
     teacher: int = 0
+    """Which teacher, counted from 0, where there are several."""
 
     def __post_init__(self) -> None:
         """Checks each field and turns lists into tuples."""
@@ -111,101 +108,11 @@ class IntermediateMatch(Config):
 
 
 @dataclasses.dataclass(frozen=True)
-class LayerMap(Config):
-    """An entry of ``intermediate_matches`` that finds the pairs of layers by itself.
-
-    It is resolved when the models' layers are known: see :mod:`jaxbrewer.objective.layer_maps`.
-
-    Args:
-        map: Which layers: ``"uniform"`` (spread evenly, first and last together), ``"last"`` (the
-            teacher's last ones), ``"skip"`` (every so many-th), ``"emd"`` (each from each, see
-            :class:`EMDMatch`), or a name of TextBrewer's examples, for any depth: ``L<layers of
-            the student>_<feature>_<loss>``, such as ``L3_hidden_mse``, ``L4t_hidden_sgram``,
-            ``small_hidden_smmd``.
-        weight: Of each match.
-        feature: ``"hidden"`` or ``"attention"``; ``None`` for that of the name, or hidden states.
-        loss: A name of ``MATCH_LOSS_MAP``; ``None`` for that of the name, or the squared error.
-        proj: Activation of the projections that are added where widths differ.
-        proj_group: Optimizer settings of these projections, such as ``{"lr": 1e-3}``.
-        teacher: Which teacher, where there are several.
-
-    Raises:
-        UsageError: A field cannot be used; the message names it.
-
-    Examples:
-        >>> LayerMap("L3n_hidden_mse").named_loss
-        ('hidden', 'hidden_mse')
-    """
-
-    map: str
-    weight: float = 1
-    feature: str | None = None
-    loss: Any = None
-    proj: str = "linear"
-    proj_group: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    teacher: int = 0
-
-    def __post_init__(self) -> None:
-        """Checks each field."""
-        if not isinstance(self.map, str) or not (
-            self.map in LAYER_MAPS or _PRESET.fullmatch(self.map)
-        ):
-            raise UsageError(
-                f"LayerMap.map {self.map!r} is unknown: "
-                f"{suggest(self.map, [*LAYER_MAPS, 'L3_hidden_mse', 'L4_attention_mse'])}"
-            )
-        if self.map not in LAYER_MAPS and (self.feature or self.loss):
-            raise UsageError(f"LayerMap.map {self.map!r} names its feature and its loss already.")
-        if self.feature is not None:
-            require_row("LayerMap.feature", self.feature, FEATURES)
-            if self.loss is None and self.feature not in _DEFAULT_LOSS:
-                raise UsageError(f"LayerMap.loss is needed for the feature {self.feature!r}.")
-        require_loss("LayerMap.loss", self.named_loss[1], MATCH_LOSS_MAP)
-        require_row("LayerMap.proj", self.proj, PROJ_MAP)
-        self.freeze("proj_group")
-        self.freeze("loss")
-        self.require_number("weight")
-        self.require_number("teacher", minimum=0, whole=True)
-
-    @property
-    def named_loss(self) -> tuple[str, Any]:
-        """The feature and the loss that the map stands for."""
-        preset = _PRESET.fullmatch(self.map)
-        if preset is None:
-            feature = self.feature or "hidden"
-            return feature, self.loss or _DEFAULT_LOSS[feature]
-        feature, loss = preset["feature"], preset["loss"]
-        return feature, {"smmd": "mmd", "sgram": "gram"}.get(loss, f"{feature}_{loss}")
-
-    @property
-    def student_layers(self) -> int | None:
-        """The depth of the student that a preset is for; ``None`` for any."""
-        preset = _PRESET.fullmatch(self.map)
-        return int(preset["layers"]) if preset and preset["layers"] else None
-
-
-@dataclasses.dataclass(frozen=True)
 class EMDMatch(Config):
     """Every student layer learns from every teacher layer, by an optimal-transport plan.
 
     In ``intermediate_matches`` its dict has ``"kind": "emd"``. See
     :mod:`jaxbrewer.objective.optimal_transport`.
-
-    Args:
-        feature: ``"hidden"`` or ``"attention"``, or a registered feature.
-        loss: The cost between two layers, a name of ``MATCH_LOSS_MAP`` for one layer.
-        weight: Of the transport cost in the total.
-        layer_T: The teacher's layers; ``None`` takes all, found when the models are known.
-        layer_S: The student's.
-        proj: As in :class:`IntermediateMatch`; each student layer has a projection of its own.
-        epsilon: Entropy of the plan, relative to the mean cost; towards 0 it becomes exact.
-        iterations: Of Sinkhorn's algorithm.
-        adapt: Whether the layers' weights follow the costs (cost attention), or stay equal.
-        group: Matches with the same group share the mean of their weights, as hidden states and
-            attention do in the paper.
-        weight_scheduler: Replaces ``weight`` by a schedule.
-        teacher: Which teacher, where there are several.
-        kind: ``"emd"``.
 
     Raises:
         UsageError: A field cannot be used; the message names it.
@@ -216,18 +123,44 @@ class EMDMatch(Config):
     """
 
     feature: str = "hidden"
+    """``"hidden"`` or ``"attention"``, or a registered feature."""
+
     loss: Any = "hidden_mse"
+    """The cost between two layers, a name of ``MATCH_LOSS_MAP`` for one layer."""
+
     weight: float = 1
+    """Of the transport cost in the total."""
+
     layer_T: Sequence[int] | None = None
+    """The teacher's layers; ``None`` takes all, found when the models are known."""
+
     layer_S: Sequence[int] | None = None
+    """The student's."""
+
     proj: Sequence[Any] | None = None
+    """As in :class:`IntermediateMatch`; each student layer has a projection of its own."""
+
     epsilon: float = 0.01
+    """Entropy of the plan, relative to the mean cost; towards 0 it becomes exact."""
+
     iterations: int = 200
+    """Of Sinkhorn's algorithm."""
+
     adapt: bool = True
+    """Whether the layers' weights follow the costs (cost attention), or stay equal."""
+
     group: str | None = None
+    """Matches with the same group share the mean of their weights, as hidden states and attention
+    do in the paper."""
+
     weight_scheduler: ScheduleSpec = "none"
+    """Replaces ``weight`` by a schedule."""
+
     teacher: int = 0
+    """Which teacher, where there are several."""
+
     kind: str = "emd"
+    """``"emd"``."""
 
     def __post_init__(self) -> None:
         """Checks each field and turns lists into tuples."""
@@ -261,33 +194,37 @@ class EMDMatch(Config):
 class CustomMatch(Config):
     """An entry of ``custom_matches``: the output of any submodule of the student and the teacher.
 
-    Args:
-        module_T: Path of the teacher's module, names joined by dots: ``"encoder.layers.3"``. With
-            ``*`` (``"encoder.layers.*.attention"``) it stands for several, in order. Of a module
-            that returns several arrays, ``"layer:hidden"`` chooses an entry of a dict or
-            dataclass, ``"layer:1"`` one of a tuple; ``"layers[3]"`` is a layer of a scanned stack.
-        module_S: Path of the student's, likewise; both stand for equally many.
-        weight: Weight of the loss in the total.
-        loss: A name of ``MATCH_LOSS_MAP`` for one layer, or a function
-            ``f(state_S, state_T, mask)``.
-        proj: ``[activation, student width, teacher width]``, an activation alone (the widths are
-            found when the models are known), or a function of the student's output.
-        proj_group: Optimizer settings of the projection, such as ``{"lr": 1e-3}``.
-        weight_scheduler: Replaces ``weight`` by a schedule.
-        teacher: Which teacher, where there are several.
-
     Raises:
         UsageError: A field cannot be used; the message names it.
     """
 
     module_T: str
+    """Path of the teacher's module, names joined by dots: ``"encoder.layers.3"``. With ``*``
+    (``"encoder.layers.*.attention"``) it stands for several, in order. Of a module that returns
+    several arrays, ``"layer:hidden"`` chooses an entry of a dict or dataclass, ``"layer:1"`` one
+    of a tuple; ``"layers[3]"`` is a layer of a scanned stack."""
+
     module_S: str
+    """Path of the student's, likewise; both stand for equally many."""
+
     weight: float = 1
+    """Weight of the loss in the total."""
+
     loss: str | Mapping[str, Any] | Callable[..., Any] = "hidden_mse"
+    """A name of ``MATCH_LOSS_MAP`` for one layer, or a function ``f(state_S, state_T, mask)``."""
+
     proj: str | Sequence[Any] | Callable[..., Any] | None = None
+    """``[activation, student width, teacher width]``, an activation alone (the widths are found
+    when the models are known), or a function of the student's output."""
+
     proj_group: Mapping[str, Any] | None = None
+    """Optimizer settings of the projection, such as ``{"lr": 1e-3}``."""
+
     weight_scheduler: ScheduleSpec = "none"
+    """Replaces ``weight`` by a schedule."""
+
     teacher: int = 0
+    """Which teacher, where there are several."""
 
     def __post_init__(self) -> None:
         """Checks each field and turns lists into tuples."""
