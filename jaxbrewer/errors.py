@@ -1,8 +1,10 @@
 """The error of bad input, suggestions for its message, and two ways a training may end."""
 
+import contextlib
+import contextvars
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 
 class UsageError(ValueError):
@@ -84,3 +86,48 @@ def suggest(name: object, allowed: Iterable[object]) -> str:
     listed = "Allowed: " + ", ".join(repr(option) for option in names) + "."
     nearest = difflib.get_close_matches(str(name), names, n=1)
     return f"did you mean {nearest[0]!r}? {listed}" if nearest else listed
+
+
+_spelling: contextvars.ContextVar[Callable[[str, object], str]] = contextvars.ContextVar(
+    "spelling", default=lambda name, value: f"{name}={value!r}"
+)
+
+
+def setting(name: str, value: object) -> str:
+    """A setting of :class:`TrainingConfig` as the user writes it, for a message that proposes it.
+
+    Examples:
+        >>> setting("resume", True)
+        'resume=True'
+    """
+    return _spelling.get()(name, value)
+
+
+@contextlib.contextmanager
+def spelling(spell: Callable[[str, object], str]) -> Iterator[None]:
+    """Makes :func:`setting` use ``spell``, so that the command line proposes its own flags.
+
+    Examples:
+        >>> with spelling(lambda name, value: f"--{name} {value}"):
+        ...     setting("seed", 3)
+        '--seed 3'
+    """
+    token = _spelling.set(spell)
+    try:
+        yield
+    finally:
+        _spelling.reset(token)
+
+
+def missing_extra(extra: str, library: str) -> UsageError:
+    """The error that ``library``, which belongs to an extra of the package, is not installed.
+
+    Examples:
+        >>> print(missing_extra("text", "tokenizers"))
+        The library tokenizers is not installed: pip install "jaxbrewer[text]", or in a clone
+        pip install -e ".[text]".
+    """
+    return UsageError(
+        f'The library {library} is not installed: pip install "jaxbrewer[{extra}]", or in a clone '
+        f'pip install -e ".[{extra}]".'
+    )

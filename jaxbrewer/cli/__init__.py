@@ -9,8 +9,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ..errors import UsageError
-from .messages import BAD_INPUT, plain_messages, print_error
+from ..errors import UsageError, spelling
+from .messages import BAD_INPUT, plain_messages, print_error, spell_flag
 
 INTERRUPTED, BROKEN_PIPE = 130, 141
 
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Preempted: SIGTERM ended a training, after a checkpoint; the exit status is 143.
     """
     try:
-        with plain_messages():
+        with plain_messages(), spelling(spell_flag):
             try:
                 _run(sys.argv[1:] if argv is None else argv)
             finally:

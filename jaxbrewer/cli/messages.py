@@ -1,6 +1,7 @@
 """What the command line writes to standard error: errors, warnings and the package's log."""
 
 import contextlib
+import json
 import logging
 import sys
 import warnings
@@ -16,6 +17,16 @@ BAD_INPUT = 2
 def print_error(error: Exception) -> None:
     """Prints a :class:`UsageError` as one line."""
     print(f"jaxbrewer: error: {error}", file=sys.stderr)
+
+
+def spell_flag(name: str, value: object) -> str:
+    """A setting of the training as a flag, for messages that propose it.
+
+    Examples:
+        >>> spell_flag("resume", True), spell_flag("overwrite", True)
+        ('--resume', '--training.overwrite true')
+    """
+    return "--resume" if name == "resume" else f"--training.{name} {json.dumps(value)}"
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UsageError
+from ..errors import missing_extra
 
 
 def svm_accuracy(
@@ -39,8 +39,8 @@ def svm_accuracy(
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.pipeline import make_pipeline
         from sklearn.svm import LinearSVC
-    except ImportError as error:
-        raise UsageError("The baseline needs scikit-learn: pip install jaxbrewer[demo]") from error
+    except ImportError:
+        raise missing_extra("demo", "scikit-learn") from None
     words = TfidfVectorizer(token_pattern=r"\w+", ngram_range=(1, 2), sublinear_tf=True)
     classifier = make_pipeline(words, LinearSVC(random_state=0)).fit(train_texts, train_labels)
     return float(np.mean(classifier.predict(test_texts) == np.asarray(test_labels)))

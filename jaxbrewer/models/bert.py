@@ -48,9 +48,10 @@ class BertConfig(EncoderConfig):
         classifier_dropout: Dropout before the head; ``None`` means ``hidden_dropout_prob``.
         type_vocab_size: Rows of the token-type embeddings.
         layer_norm_eps: Added to the variance in layer norms.
-        classifier_pooling: What a sequence classifier looks at: ``"cls"``, the pooler's view of the
-            first token, as ``transformers`` has it; or ``"mean"``, the mean over the tokens, which
-            suits encoders of sentences (MiniLM) and which ``transformers`` does not have.
+        classifier_pooling: The input of a sequence classifier: ``"cls"``, the pooler's output for
+            the first token, as in ``transformers``; or ``"mean"``, the mean over the tokens, which
+            suits encoders of sentences (MiniLM). ``transformers`` does not have the latter, so
+            such a classifier has the ``model_type`` ``"mean_pooled_bert"``, which it refuses.
 
     Raises:
         UsageError: A value has the wrong type, is out of range, or does not fit another.
@@ -71,7 +72,7 @@ class BertConfig(EncoderConfig):
     layer_norm_eps: float = 1e-12
     classifier_pooling: str = "cls"
 
-    MODEL_TYPES: ClassVar[tuple[str, ...]] = ("bert",)
+    MODEL_TYPES: ClassVar[tuple[str, ...]] = ("bert", "mean_pooled_bert")
     SUPPORTED: ClassVar[dict[str, Any]] = {
         "position_embedding_type": "absolute",
         "is_decoder": False,
@@ -82,6 +83,8 @@ class BertConfig(EncoderConfig):
         super().__post_init__()
         if self.classifier_pooling not in ("cls", "mean"):
             self.refuse("classifier_pooling", "must be 'cls' or 'mean'")
+        means = self.classifier_pooling == "mean"
+        object.__setattr__(self, "model_type", "mean_pooled_bert" if means else "bert")
 
     def to_dict(self) -> dict[str, Any]:
         """As :meth:`EncoderConfig.to_dict`; ``transformers`` has no ``classifier_pooling``."""
@@ -242,6 +245,8 @@ class BertHead(EncoderModel):
     config: BertConfig
 
     def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
+        if not self.pooled:  # the other heads are those of transformers
+            config = dataclasses.replace(config, classifier_pooling="cls")
         self.config = config
         pooler = self.pooled and config.classifier_pooling == "cls"
         self.bert = BertModel(config, pooler=pooler, rngs=rngs)
@@ -369,7 +374,7 @@ FAMILY = Family(
     heads=(BertForSequenceClassification, BertForTokenClassification, BertForQuestionAnswering),
     encoder="bert",
     encoder_parts=("embeddings", "encoder", "pooler"),
-    architectures={"bert": "Bert"},
+    architectures={"bert": "Bert", "mean_pooled_bert": "MeanPooledBert"},
     fresh=("classifier", "qa_outputs", "bert.pooler"),
     other_heads=("cls",),
 )

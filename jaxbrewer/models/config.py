@@ -51,6 +51,8 @@ class EncoderConfig:
     """Keys of ``config.json`` that differ from our field names, by field name."""
     ZERO_ALLOWED: ClassVar[frozenset[str]] = frozenset({"num_hidden_layers"})
     """Integer fields that may be 0."""
+    LARGEST: ClassVar[Mapping[str, int]] = {"num_hidden_layers": 1000}
+    """The largest values of integer fields; ``2**24`` for all others."""
     MODEL_TYPES: ClassVar[tuple[str, ...]] = ()
     """The values of ``model_type`` that this config describes; the first is the default."""
 
@@ -59,9 +61,9 @@ class EncoderConfig:
             object.__setattr__(self, "model_type", self.MODEL_TYPES[0])
         for field in dataclasses.fields(self):
             self._check_type(field)
-        if self.hidden_act not in ACTIVATION_NAMES:
+        if not isinstance(self.hidden_act, str) or self.hidden_act not in ACTIVATION_NAMES:
             name, hint = type(self).__name__, suggest(self.hidden_act, ACTIVATION_NAMES)
-            raise UsageError(f"{name} hidden_act {self.hidden_act!r} is not known: {hint}")
+            raise UsageError(f"{name} hidden_act {self.hidden_act!r} is unknown: {hint}")
         if self.hidden_size % self.num_attention_heads:
             raise UsageError(
                 f"{type(self).__name__} hidden_size {self.hidden_size} is not a multiple of "
@@ -80,9 +82,11 @@ class EncoderConfig:
     def _check_type(self, field: dataclasses.Field[Any]) -> None:
         name, value = field.name, getattr(self, field.name)
         if field.type is int:
-            smallest = 0 if name in self.ZERO_ALLOWED else 1
+            smallest, largest = int(name not in self.ZERO_ALLOWED), self.LARGEST.get(name, 2**24)
             if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
                 self.refuse(name, f"must be an integer of at least {smallest}")
+            if value > largest:
+                self.refuse(name, f"must be at most {largest:,}")
         elif name.endswith(_RATES):
             is_default = value is None and field.type == float | None
             if not is_default and not (_is_number(value) and value < 1):
@@ -91,6 +95,8 @@ class EncoderConfig:
             self.refuse(name, "must be a number of at least 0")
         elif field.type is bool and not isinstance(value, bool):
             self.refuse(name, "must be true or false")
+        elif field.type == int | None and value is not None and not isinstance(value, int):
+            self.refuse(name, "must be an integer or null")
 
     def refuse(self, name: str, rule: str) -> None:
         """Raises :class:`UsageError` for a field."""
@@ -133,6 +139,8 @@ class EncoderConfig:
                 raise UsageError(f"config {key} {fields[key]!r} is not supported, only {only!r}.")
         if fields.get("pruned_heads"):
             raise UsageError("config pruned_heads is not supported: load the unpruned model.")
+        if fields.get("quantization_config"):
+            raise UsageError("config quantization_config is not supported: load the full weights.")
         names = {field.name for field in dataclasses.fields(cls)} - {"labels"}
         keys = {name: cls.FILE_KEYS.get(name, name) for name in names}
         own = {name: fields[key] for name, key in keys.items() if key in fields}
@@ -141,7 +149,7 @@ class EncoderConfig:
         return cls(**own)
 
     def to_dict(self) -> dict[str, Any]:
-        """The entries of a ``config.json``, ``model_type`` and label names included.
+        """The entries of a ``config.json``, including ``model_type`` and label names.
 
         Examples:
             >>> from jaxbrewer.models import BertConfig
@@ -160,7 +168,7 @@ class EncoderConfig:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e30
 
 
 def _labels(id2label: Mapping[Any, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ A family is one module with a ``FAMILY`` and one row of ``FAMILIES``.
 
 import dataclasses
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from ..errors import UsageError, suggest
@@ -14,6 +14,7 @@ from .heads import TASKS, EncoderModel
 
 FAMILIES = {
     "bert": "bert",
+    "mean_pooled_bert": "bert",
 }
 """The ``model_type`` of ``config.json``, and the module of its family."""
 
@@ -52,9 +53,10 @@ class Family:
         """The name of a model's class in Hugging Face's library."""
         return self.architectures[model.config.model_type] + TASKS[model.task]
 
-    def head_for(self, model_type: str, architectures: Sequence[Any]) -> type[EncoderModel] | None:
+    def head_for(self, model_type: str, architectures: Any) -> type[EncoderModel] | None:
         """The model that a config's ``architectures`` names, if it is one of the family's."""
         start = self.architectures[model_type]
+        architectures = architectures if isinstance(architectures, list) else []
         for head in self.heads:
             if start + TASKS[head.task] in architectures:
                 return head

@@ -162,7 +162,7 @@ def _layer_numbers(layers: Sequence[int], count: int) -> list[int]:
     ]
     if wrong or not len(layers):
         raise UsageError(
-            f"layers {list(layers)!r} must name layers of a model of {count}, "
+            f"layers {list(layers)!r} must be layers of a model with {count} layers, "
             f"from {-count} to {count - 1}."
         )
     chosen = [layer % count for layer in layers]

@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 
 from ..errors import UsageError, suggest
-from .bert import BertHead
+from .bert import BertConfig, BertHead
 from .config import EncoderConfig
 from .families import FAMILIES, Family, family_of
 from .heads import EncoderModel, cut_layers
@@ -91,6 +91,8 @@ def load(
         settings["num_labels"] = num_labels
     config = _changed(family.config.from_dict(fields), settings)
     head = _head_for(task, family, config, fields, folder)
+    if head.task == "sequence-classification" and not new_head:
+        _require_single_label(fields, folder)
     with open_weights(folder, fields) as files:
         model = _build(head, family, config, files, new_head=new_head, seed=seed, dtype=dtype)
     return model if layers is None else cut_layers(model, layers)
@@ -98,6 +100,9 @@ def load(
 
 def save(model: EncoderModel, directory: str | os.PathLike[str]) -> None:
     """Writes ``config.json`` and ``model.safetensors``, which ``transformers`` loads.
+
+    A model that ``transformers`` cannot compute (``classifier_pooling="mean"``) has a
+    ``model_type`` that it refuses.
 
     Each file is written beside its place and then moved there, so that no reader sees a part.
 
@@ -132,7 +137,7 @@ def load_bert(
         UsageError: As :func:`load`; or the model is of another family, which :func:`load` reads.
     """
     model_type = read_config(Path(directory)).get("model_type", "bert")
-    if model_type != "bert":
+    if model_type not in BertConfig.MODEL_TYPES:
         hint = "use jaxbrewer.models.load." if model_type in FAMILIES else suggest("", FAMILIES)
         raise UsageError(f"{directory} is a model of type {model_type!r}, not 'bert': {hint}")
     model = load(directory, task, **options)
@@ -307,13 +312,23 @@ def _head_for(
             raise UsageError(f"task {task!r} is unknown: {suggest(task, family.by_task)}")
         return family.by_task[task]
     architectures = fields.get("architectures") or []
-    head = family.head_for(config.model_type, architectures)
+    head = family.head_for(fields.get("model_type", config.model_type), architectures)
     if head is None:
         raise UsageError(
             f"{folder / CONFIG} names no head (architectures {architectures}): give a task. "
             + suggest("", family.by_task)
         )
     return head
+
+
+def _require_single_label(fields: Mapping[str, Any], folder: Path) -> None:
+    """Refuses heads whose logits are not those of a softmax over classes."""
+    problem = fields.get("problem_type")
+    if problem not in (None, "single_label_classification"):
+        raise UsageError(
+            f"{folder / CONFIG}: problem_type {problem!r} is not supported, only "
+            "'single_label_classification': the logits of this head are not those of a softmax."
+        )
 
 
 def _changed(config: EncoderConfig, settings: Mapping[str, Any]) -> EncoderConfig:

@@ -12,7 +12,7 @@ import jax
 
 from ..data.position import Position, without_entries
 from ..devices.processes import gather_json
-from ..errors import UsageError
+from ..errors import UsageError, setting
 from ..forward.model import PyTree
 from ..step.state import TrainState, copy_arrays
 from .checkpoint_record import (
@@ -133,7 +133,7 @@ class CheckpointStore:
         if reasons:
             raise UsageError(
                 f"No checkpoint of {self._run} can be read ({'; '.join(reasons)}). To start again, "
-                "choose another output_dir or set overwrite=True."
+                f"choose another output_dir or give {setting('overwrite', True)}."
             )
         return None
 

@@ -10,7 +10,7 @@ import jax
 
 from ..configs import TrainingConfig
 from ..data.position import Position, without_entries
-from ..errors import Preempted, UsageError
+from ..errors import Preempted, UsageError, setting
 from ..step.state import TrainState
 from .checkpoint_store import CheckpointStore, LoadedCheckpoint
 from .directory import COMPLETED, RunDirectory
@@ -122,8 +122,8 @@ class Checkpointer:
             raise SystemExit(1)  # a warning gives the reason
         if jax.process_index() == 0:
             print(
-                f"SIGTERM: step {step} is saved in {self._run.directory}; resume=True continues "
-                "from there.",
+                f"SIGTERM: step {step} is saved in {self._run.directory}; "
+                f"{setting('resume', True)} continues from there.",
                 file=sys.stderr,
                 flush=True,
             )

@@ -20,7 +20,7 @@ import jax
 from .._version import __version__
 from ..configs import DistillationConfig, TrainingConfig
 from ..devices.processes import broadcast_json
-from ..errors import UsageError
+from ..errors import UsageError, setting
 from .checkpoint_store import CHECKPOINTS, DAMAGED
 from .tracking import METRICS
 
@@ -77,7 +77,7 @@ def open_run(
     """
     if config.output_dir is None:
         if config.resume:
-            raise UsageError("resume=True needs the output_dir of the run.")
+            raise UsageError(f"{setting('resume', True)} needs the output_dir of the run.")
         return None
     if jax.process_count() == 1:
         return _open(config, distill_config, facts)
@@ -110,8 +110,9 @@ def _open(
                 return _resume(directory, config, configs, facts)
             if not config.overwrite:
                 raise UsageError(
-                    f"output_dir {str(directory)!r} holds a run already: choose another, resume "
-                    "it with resume=True, or replace it with overwrite=True in the TrainingConfig."
+                    f"output_dir {str(directory)!r} already holds a run: choose another, resume it "
+                    f"with {setting('resume', True)}, or replace it with "
+                    f"{setting('overwrite', True)}."
                 )
             _remove_run(directory, config.log_dir)
         directory.mkdir(parents=True, exist_ok=True)
@@ -140,7 +141,7 @@ def _resume(
         more = f", and {len(differences) - 5} more" if len(differences) > 5 else ""
         raise UsageError(
             f"output_dir {str(directory)!r} holds a different run: {'; '.join(differences[:5])}"
-            f"{more}. Resume with the original settings, or set force_resume=True."
+            f"{more}. Resume with the original settings, or with {setting('force_resume', True)}."
         )
     here = _environment()
     other = [
@@ -201,7 +202,8 @@ def _read_json(path: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, FileNotFoundError):
         raise UsageError(
-            f"{path} is damaged: start again in another output_dir, or set overwrite=True."
+            f"{path} is damaged: start again in another output_dir, or with "
+            f"{setting('overwrite', True)}."
         ) from None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from ..errors import UsageError
+from ..errors import UsageError, missing_extra
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -155,10 +155,8 @@ class Tokenizer:
 def _load(directory: Path) -> Any:
     try:
         import tokenizers
-    except ImportError as error:
-        raise UsageError(
-            "Text needs the library tokenizers: pip install jaxbrewer[text]"
-        ) from error
+    except ImportError:
+        raise missing_extra("text", "tokenizers") from None
     if (directory / "tokenizer.json").is_file():
         path = directory / "tokenizer.json"
     elif (directory / "vocab.txt").is_file():

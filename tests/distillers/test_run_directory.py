@@ -152,7 +152,7 @@ def test_a_run_is_overwritten_only_on_request(tmp_path):
     config = quiet(output_dir=tmp_path / "run")
     distiller(config).train(SGD, BATCHES, num_epochs=1)
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
-    with pytest.raises(jb.UsageError, match="holds a run already"):
+    with pytest.raises(jb.UsageError, match="already holds a run"):
         distiller(config).train(SGD, BATCHES, num_epochs=2)
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
     (tmp_path / "run" / "notes.txt").write_text("mine")

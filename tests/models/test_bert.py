@@ -216,10 +216,10 @@ class TestCutLayers:
     @pytest.mark.parametrize(
         ("layers", "message"),
         [
-            ([0, 4], r"layers \[0, 4\] must name layers of a model of 4, from -4 to 3"),
-            ([-5], "must name layers"),
-            ([0.5], "must name layers"),
-            ([], "must name layers"),
+            ([0, 4], r"layers \[0, 4\] must be layers of a model with 4 layers, from -4 to 3"),
+            ([-5], "must be layers"),
+            ([0.5], "must be layers"),
+            ([], "must be layers"),
             ([1, 2, -3], r"layers \[1, 2, -3\] name a layer twice"),
         ],
     )

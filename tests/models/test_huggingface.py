@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -242,12 +243,54 @@ def drop(prefix):
         (dict, {"vocab_size": 61}, r"word_embeddings.weight has shape \[60, 32\]"),
         (dict, {"task": "classification"}, "task 'classification' is unknown: .*'token-class"),
         (dict, {"labels": ["a", "b", "a"]}, "labels must all be different"),
-        (dict, {"layers": [5]}, r"layers \[5\] must name layers of a model of 2"),
+        (dict, {"layers": [5]}, r"layers \[5\] must be layers of a model with 2 layers"),
     ],
 )
 def test_files_that_do_not_fit_are_refused_by_name(rewrite, change, settings, message):
     with pytest.raises(UsageError, match=message):
         load_bert(rewrite(change), **settings)
+
+
+@pytest.mark.parametrize("problem", ["multi_label_classification", "regression", ["x"]])
+def test_heads_of_other_problems_are_refused_unless_replaced(rewrite, problem):
+    directory = rewrite(config={"problem_type": problem})
+    with pytest.raises(UsageError, match=f"problem_type {re.escape(repr(problem))} is not supp"):
+        load_bert(directory)
+    load_bert(directory, new_head=True)
+    load_bert(rewrite(config={"problem_type": "single_label_classification"}))
+
+
+class TestMeanPooling:
+    """``transformers`` cannot compute such a classifier, so it must not recognize the model."""
+
+    def test_a_classifier_has_a_model_type_of_its_own(self, tmp_path):
+        model = load_bert(CASE, classifier_pooling="mean")
+        save_bert(model, tmp_path)
+        fields = json.loads((tmp_path / "config.json").read_text())
+        assert fields["model_type"] == "mean_pooled_bert"
+        assert fields["architectures"] == ["MeanPooledBertForSequenceClassification"]
+        again = load_bert(tmp_path)
+        assert again.config == model.config
+        assert_same_weights(again, model)
+
+    def test_other_heads_and_pooling_are_those_of_transformers(self, tmp_path):
+        model = load_bert(CASE, "token-classification", classifier_pooling="mean")
+        save_bert(model, tmp_path)
+        fields = json.loads((tmp_path / "config.json").read_text())
+        assert fields["model_type"] == "bert"
+        assert "classifier_pooling" not in fields
+
+    def test_transformers_refuses_it(self, tmp_path):
+        python = os.environ.get("JAXBREWER_ORACLE_PYTHON")
+        if not python:
+            pytest.skip("JAXBREWER_ORACLE_PYTHON names no Python with torch and transformers")
+        save_bert(load_bert(CASE, classifier_pooling="mean"), tmp_path)
+        code = "import sys, transformers as t; t.{}.from_pretrained(sys.argv[1])"
+        for name in ("AutoConfig", "AutoModel", "AutoModelForSequenceClassification"):
+            command = [python, "-c", code.format(name), str(tmp_path)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode, name
+            assert "mean_pooled_bert" in done.stderr
 
 
 class TestDirectories:
@@ -257,7 +300,15 @@ class TestDirectories:
         ):
             load_bert(tmp_path)
 
-    @pytest.mark.parametrize(("text", "message"), [("{", "is not JSON"), ("[]", "JSON object")])
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("{", "is not valid JSON"),
+            ("[]", "must be an object"),
+            ('{"hidden_size": 8, "hidden_size": 9}', "the key 'hidden_size' occurs twice"),
+            ("[" * 5000 + "]" * 5000, "nested deeper"),
+        ],
+    )
     def test_a_config_that_is_none(self, tmp_path, text, message):
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(UsageError, match=message):
@@ -266,6 +317,32 @@ class TestDirectories:
     def test_no_task_in_the_config(self, rewrite):
         with pytest.raises(UsageError, match="names no head .*'BertModel'.* give a task"):
             load_bert(rewrite(config={"architectures": ["BertModel"]}))
+
+    @pytest.mark.parametrize("architectures", [5, "BertModel", [None], [["x"]]])
+    def test_architectures_of_another_type_name_no_head(self, rewrite, architectures):
+        with pytest.raises(UsageError, match="names no head"):
+            load_bert(rewrite(config={"architectures": architectures}))
+
+    def test_the_remedy_for_bin_files_keeps_the_head(self, rewrite, tmp_path):
+        rewrite()
+        (tmp_path / "model.safetensors").unlink()
+        (tmp_path / "pytorch_model.bin").touch()
+        with pytest.raises(
+            UsageError, match=r"transformers\.BertForSequenceClassification\.from_p"
+        ):
+            load_bert(tmp_path)
+        fields = json.loads((tmp_path / "config.json").read_text())
+        del fields["architectures"]
+        (tmp_path / "config.json").write_text(json.dumps(fields))
+        with pytest.raises(UsageError, match="AutoModelForSequenceClassification.*would drop the"):
+            load_bert(tmp_path, "sequence-classification")
+
+    def test_weights_of_unknown_types_are_refused(self, rewrite):
+        def whole(tensors):
+            return tensors | {"classifier.bias": np.zeros(3, np.int32)}
+
+        with pytest.raises(UsageError, match=r"'classifier.bias' has the type I32; weights must"):
+            load_bert(rewrite(whole))
 
     def test_no_weights(self, tmp_path):
         shutil.copy(CASE / "config.json", tmp_path)
