@@ -1,32 +1,29 @@
-"""The one file that describes a whole job on text, and its overrides from the command line."""
+"""The config of a job on text, read from one file and overridden on the command line."""
 
 import dataclasses
 import functools
-import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from ..configs import Config, DistillationConfig, OptimizationConfig, TrainingConfig
 from ..errors import UsageError, suggest
+from .job_files import parse_yaml, read_job_file
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig(Config):
-    """Where the texts are.
+    """The files with the texts.
 
     Args:
         train: Labelled texts: JSONL, CSV or TSV.
-        unlabelled: Further texts for distillation; their labels, if any, are not used.
-        test: Labelled texts to evaluate on.
-        text: Name of the column with the text.
-        text_pair: Name of the column with the second text, if texts come in pairs.
-        label: Name of the column with the label.
-        labels: The names of all classes; by default those that ``train`` has.
-        max_length: Tokens after which a text is cut off.
+        unlabelled: More texts for distillation; their labels, if any, are not used.
+        test: Labelled texts that score the result.
+        text: Column of the text.
+        text_pair: Column of the second text, if texts come in pairs.
+        label: Column of the label.
+        labels: The names of all classes; by default those of ``train``.
+        max_length: Maximum number of tokens; longer texts are cut.
     """
 
     train: str | None = None
@@ -46,25 +43,29 @@ class DataConfig(Config):
         for field in ("text", "label"):
             self.require(field, isinstance(getattr(self, field), str), "a name")
         if self.labels is not None:
-            holds = isinstance(self.labels, Sequence) and not isinstance(self.labels, str)
-            holds = holds and not any(isinstance(name, bool) for name in self.labels)
+            is_list = isinstance(self.labels, (list, tuple))
+            holds = is_list and not any(isinstance(name, bool) for name in self.labels)
             self.require("labels", holds, "a list of names (yes and no need quotes in YAML)")
+            holds = all(isinstance(name, (str, int)) for name in self.labels)
+            self.require("labels", holds, "a list of names or integers")
             object.__setattr__(self, "labels", tuple(map(str, self.labels)))
+            holds = len(set(self.labels)) == len(self.labels) > 1
+            self.require("labels", holds, "at least two different names")
         self.require_number("max_length", minimum=4, whole=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class TeacherConfig(Config):
-    """The big model.
+    """The large model.
 
     Args:
-        path: A Hugging Face directory: what ``train`` begins from, and what ``distill`` learns
-            from unless ``train`` has made a teacher in the same ``output_dir``.
-        settings: Fields of its BERT config that ``train`` changes, such as
+        path: A Hugging Face directory: where ``train`` starts, and the teacher of ``distill``
+            unless ``train`` has saved one in the same ``output_dir``.
+        settings: Fields of its ``config.json`` that ``train`` changes, such as
             ``{"classifier_pooling": "mean"}`` for a sentence encoder.
-        frozen: Parts that ``train`` leaves as they are, by the beginning of their path, such as
+        frozen: Parts that ``train`` does not change, as prefixes of their paths, such as
             ``"bert.embeddings"``.
-        optimization: How ``train`` trains it.
+        optimization: The optimizer of ``train``.
     """
 
     path: str | None = None
@@ -78,7 +79,8 @@ class TeacherConfig(Config):
         """Checks each field."""
         self.require("path", self.path is None or isinstance(self.path, str), "a directory")
         self.require("settings", isinstance(self.settings, Mapping), "a mapping")
-        holds = isinstance(self.frozen, Sequence) and not isinstance(self.frozen, str)
+        is_list = isinstance(self.frozen, (list, tuple))
+        holds = is_list and all(isinstance(path, str) for path in self.frozen)
         self.require("frozen", holds, "a list of paths")
         object.__setattr__(self, "frozen", tuple(self.frozen))
         _fill(self, "optimization", learning_rate=5e-5)
@@ -87,14 +89,15 @@ class TeacherConfig(Config):
 
 @dataclasses.dataclass(frozen=True)
 class StudentConfig(Config):
-    """The small model: one of a directory, layers of the teacher, or a size.
+    """The small model: a directory, layers of the teacher, or a size.
 
     Args:
-        path: A Hugging Face directory to begin from.
-        layers: Layers of the teacher to begin from, such as ``[0, 2, 4]``.
-        size: Fields of a BERT config that differ from the teacher's, such as
-            ``{"num_hidden_layers": 2, "hidden_size": 128}``; the student begins at random.
-        optimization: How ``distill`` trains it.
+        path: A Hugging Face directory to start from.
+        layers: Layers of the teacher to start from, such as ``[0, 2, 4]``.
+        size: Fields of ``config.json`` that differ from the teacher's, such as
+            ``{"num_hidden_layers": 2, "hidden_size": 128}``; the student starts from random
+            weights.
+        optimization: The optimizer of ``distill``.
     """
 
     path: str | None = None
@@ -109,7 +112,9 @@ class StudentConfig(Config):
             raise UsageError(f"StudentConfig takes one of path, layers and size, got {given}.")
         self.require("path", self.path is None or isinstance(self.path, str), "a directory")
         if self.layers is not None:
-            holds = isinstance(self.layers, (list, tuple))
+            holds = isinstance(self.layers, (list, tuple)) and all(
+                isinstance(layer, int) and not isinstance(layer, bool) for layer in self.layers
+            )
             self.require("layers", holds, "a list of layer numbers")
             object.__setattr__(self, "layers", tuple(self.layers))
         if self.size is not None:
@@ -119,9 +124,9 @@ class StudentConfig(Config):
 
 @dataclasses.dataclass(frozen=True)
 class JobConfig(Config):
-    """Everything of a job: the sections of the file.
+    """A job: the sections of the file.
 
-    ``training`` serves both models: the teacher's run lies in ``output_dir/teacher``, the
+    ``training`` applies to both models: the teacher's run is in ``output_dir/teacher``, the
     student's in ``output_dir/student``.
     """
 
@@ -151,20 +156,20 @@ SECTIONS: dict[str, type[Config]] = {
 
 
 def _fill(config: Config, field: str, **defaults: Any) -> None:
-    """Gives a section that is a mapping the defaults that it has in this place."""
+    """Adds the defaults that a section has in this place, if it is a mapping."""
     section = getattr(config, field)
     if section is None or isinstance(section, Mapping):
         object.__setattr__(config, field, {**defaults, **(section or {})})
 
 
 class Job(NamedTuple):
-    """A job as it was read.
+    """A job and its origin.
 
     Attributes:
         path: The file.
         config: The job.
-        sources: For each dotted name that was given, ``"file"`` or ``"command line"``; all others
-            have their defaults.
+        sources: For each dotted name that was given, ``"file"`` or ``"command line"``; other
+            fields have their defaults.
     """
 
     path: Path
@@ -172,7 +177,7 @@ class Job(NamedTuple):
     sources: dict[str, str]
 
     def need(self, name: str, what: str) -> Any:
-        """The value of a dotted name that has no default.
+        """The value of a field that has no default.
 
         Raises:
             UsageError: It was not given.
@@ -184,7 +189,7 @@ class Job(NamedTuple):
 
 
 def read_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
-    """The job in a YAML or JSON file, with ``--section.field value`` pairs on top.
+    """Reads a job from a YAML or JSON file, overridden by ``--section.field value`` pairs.
 
     Values of overrides are read as YAML, so ``8`` is a number and ``[0, 2]`` a list; an item of a
     list is named by its number (``--distillation.intermediate_matches.0.weight 2``). Without an
@@ -194,21 +199,7 @@ def read_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
         UsageError: The file cannot be read, or a key or a value cannot be used.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror or error}.") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{path} is not text in UTF-8.") from None
-    try:
-        content = json.loads(text) if path.suffix == ".json" else _read_yaml(text)
-    except yaml.MarkedYAMLError as error:
-        line = 0 if error.problem_mark is None else error.problem_mark.line + 1
-        raise UsageError(f"{path}:{line} cannot be parsed: {error.problem}.") from None
-    except (yaml.YAMLError, ValueError) as error:  # also of JSON
-        raise UsageError(f"{path} cannot be parsed: {error}") from None
-    if not isinstance(content, dict):
-        raise UsageError(f"{path} must hold a mapping with the sections of a job.")
+    content = read_job_file(path)
     sources = dict.fromkeys(flatten(content), "file")
     for name, value in _pairs(overrides):
         _override(content, name, value)
@@ -223,7 +214,7 @@ def read_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings, and lists of them, as one with dotted names.
+    """Flattens nested mappings, and lists of mappings, to one mapping with dotted names.
 
     Examples:
         >>> flatten({"a": {"b": 1}, "c": [{"d": 2}], "e": [3, 4]})
@@ -240,7 +231,7 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """A command line without its overrides, and these.
+    """Splits a command line into the words that are not overrides, and the overrides.
 
     Examples:
         >>> split_overrides(["train", "--data.max_length", "64", "job.yaml", "--dry-run"])
@@ -262,7 +253,7 @@ def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _pairs(overrides: Sequence[str]) -> list[tuple[str, Any]]:
-    """``--a.b value`` or ``--a.b=value``, in either form."""
+    """Parses ``--a.b value`` and ``--a.b=value``."""
     pairs, words = [], list(overrides)
     while words:
         word = words.pop(0)
@@ -272,33 +263,11 @@ def _pairs(overrides: Sequence[str]) -> list[tuple[str, Any]]:
                 raise UsageError(f"The override {word} needs a value.")
             value = words.pop(0)
         try:
-            pairs.append((name, _read_yaml(value)))
-        except (yaml.YAMLError, ValueError):
-            raise UsageError(f"The value of {word} cannot be read: {value!r}.") from None
+            pairs.append((name, parse_yaml(value, "the value")))
+        except UsageError:
+            shown = value if len(value) <= 60 else f"{value[:57]}..."
+            raise UsageError(f"The value of {word[:60]} cannot be read: {shown!r}.") from None
     return pairs
-
-
-class _Yaml(yaml.SafeLoader):
-    """YAML in which ``1e-4`` is a number, as everywhere but in version 1.1."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        """The mapping; a key that is given twice is an error."""
-        seen = []
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"the key {key.value!r} is given twice", problem_mark=key.start_mark
-                )
-            seen.append(key.value)
-        return super().construct_mapping(node, deep)
-
-
-_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
-_Yaml.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
-
-
-def _read_yaml(text: str) -> Any:
-    return yaml.load(text, _Yaml)
 
 
 def _override(content: dict[str, Any], name: str, value: Any) -> None:

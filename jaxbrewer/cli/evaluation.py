@@ -1,6 +1,7 @@
 """``jaxbrewer evaluate``: scores a model, or the models of a job, on a file."""
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def evaluate(
     """
     if batch_size < 1:
         raise UsageError(f"--batch-size must be at least 1, got {batch_size}.")
-    if path.is_file():
+    if os.path.isfile(path):
         job = read_job(path, overrides)
         data = dataclasses.replace(job.config.data, **given)
         job = job._replace(config=dataclasses.replace(job.config, data=data))
@@ -38,8 +39,8 @@ def evaluate(
         raise UsageError(f"{overrides[0]}: {path} is a model; only a job takes overrides.")
     if "test" not in given:
         raise UsageError(f"Give a file with labelled texts to evaluate {path} on.")
-    longest = source.fields.get("max_position_embeddings", DataConfig.max_length)
-    data = DataConfig(**{"max_length": min(DataConfig.max_length, longest), **given})
+    longest = min(DataConfig.max_length, source.longest or DataConfig.max_length)
+    data = DataConfig(**{"max_length": longest, **given})
     return _evaluate({"model": source}, data, TrainingConfig(), batch_size)
 
 
@@ -69,7 +70,7 @@ def _evaluate(
         if not source.has_head:
             raise UsageError(f"{source.directory} has no classification head.")
         names = data.labels or (None if source.labels_are_numbers else source.labels)
-        examples = read_labelled(path, data, names)
+        examples = read_labelled(path, data, names, origin=str(source.directory))
         classes = classes_of(source, examples, data)
         tokenizer = Tokenizer(source.directory)
         texts = tokenize(tokenizer, in_order(examples, classes.names), data)

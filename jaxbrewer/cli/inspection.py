@@ -1,13 +1,15 @@
 """``jaxbrewer inspect``: shows what a model directory, a run directory or a job holds."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
+from ..models.weight_files import Tensor, is_model_directory
 from .config import Job, flatten, read_job
-from .model_directory import ModelDirectory, Tensor, is_model_directory, read_model_directory
+from .model_directory import ModelDirectory, read_model_directory
 from .output import abbreviate, format_bytes, print_line, print_table
 from .run_paths import RunPaths
 
@@ -28,13 +30,13 @@ def inspect(path: Path, overrides: Sequence[str] = ()) -> None:
     Raises:
         UsageError: It is none of these, or cannot be read.
     """
-    if path.is_file():
+    if os.path.isfile(path):
         return _show_job(read_job(path, overrides))
     if overrides:
         raise UsageError(f"{overrides[0]}: {path} is not a job, and only a job takes overrides.")
     candidates = (path, path / "teacher", path / "student")
     runs = [run for run in map(RunPaths, candidates) if run.exists]
-    if not runs and path.is_dir() and not is_model_directory(path):
+    if not runs and os.path.isdir(path) and not is_model_directory(path):
         raise UsageError(f"{path} is not a model directory, a run directory or a job.")
     for run in runs:
         _show_run(run)

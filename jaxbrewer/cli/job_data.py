@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,7 @@ import numpy as np
 
 from ..errors import UsageError
 from ..text import Encoded, Examples, Tokenizer, read_examples
+from ..text.read import UnknownLabelError
 from ..text.tokenize import TOKENIZER_FILES
 from .config import DataConfig, Job
 from .model_directory import ModelDirectory
@@ -78,11 +80,28 @@ def read_distillation_texts(job: Job, source: ModelDirectory) -> DistillationTex
     )
 
 
-def read_labelled(path: str, data: DataConfig, names: Sequence[str] | None = None) -> Examples:
-    """Reads texts and labels; without ``names`` the classes are those that the file has."""
-    return read_examples(
-        path, text=data.text, text_pair=data.text_pair, label=data.label, labels=names
-    )
+def read_labelled(
+    path: str, data: DataConfig, names: Sequence[str] | None = None, *, origin: str = "data.train"
+) -> Examples:
+    """Reads texts and labels.
+
+    Args:
+        path: The file.
+        data: The names of the columns.
+        names: The classes; by default those that the file has.
+        origin: Where ``names`` come from if not from ``data.labels``, for messages.
+
+    Raises:
+        UsageError: The file cannot be read, or has a label that is not in ``names``.
+    """
+    try:
+        return read_examples(
+            path, text=data.text, text_pair=data.text_pair, label=data.label, labels=names
+        )
+    except UnknownLabelError as error:
+        source = "data.labels" if data.labels else origin
+        remedy = "add it there" if data.labels else "to have more, list all of them in data.labels"
+        raise UsageError(f"{error} The classes are those of {source}: {remedy}.") from None
 
 
 def read_unlabelled(path: str, data: DataConfig) -> Examples:
@@ -160,7 +179,7 @@ def require_same_tokenizer(tokenizer: Tokenizer, source: ModelDirectory, *texts:
 
     A model without a tokenizer is assumed to use this one.
     """
-    if not any((source.directory / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
+    if not any(os.path.isfile(source.directory / name) for name in ("tokenizer.json", "vocab.txt")):
         return
     other = Tokenizer(source.directory)
     for examples in texts:
@@ -181,7 +200,7 @@ def fingerprints(model: Path, encoded: Encoded) -> dict[str, str]:
     """Digests of the tokenizer of a model directory and of tokenized texts."""
     tokenizer, data = hashlib.sha256(), hashlib.sha256()
     for name in TOKENIZER_FILES:
-        if (model / name).is_file():
+        if os.path.isfile(model / name):
             tokenizer.update(name.encode() + (model / name).read_bytes())
     for array in (encoded.input_ids, encoded.token_type_ids, encoded.offsets):
         data.update(array.tobytes())
@@ -191,7 +210,7 @@ def fingerprints(model: Path, encoded: Encoded) -> dict[str, str]:
 def require_matching_cache(job: Job, model: Path, encoded: Encoded) -> None:
     """Raises :class:`UsageError` if the job's cache is of another tokenizer or of other texts."""
     directory = job.config.training.cache_dir
-    if isinstance(directory, str) and (Path(directory) / "manifest.json").exists():
+    if isinstance(directory, str) and os.path.exists(Path(directory) / "manifest.json"):
         from ..cache import TeacherCache
 
         TeacherCache(directory, fingerprints=fingerprints(model, encoded))

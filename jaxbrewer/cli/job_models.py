@@ -180,7 +180,7 @@ def print_scores(models: Mapping[str, ModelToScore], *, title: str, batch_size: 
                 f"{scores.accuracy:.4f}",
                 f"{scores.loss:.4f}",
                 f"{count_parameters(model):,}",
-                format_bytes((directory / "model.safetensors").stat().st_size),
+                format_bytes(read_bert_directory(directory).size),
                 f"{scores.examples_per_second:,.0f}",
             ]
         )

@@ -29,12 +29,12 @@ class RunPaths:
     @property
     def exists(self) -> bool:
         """Whether a training has started here."""
-        return (self.directory / "manifest.json").exists()
+        return os.path.exists(self.directory / "manifest.json")
 
     @property
     def has_model(self) -> bool:
         """Whether a training has finished here; ``config.json`` is written last."""
-        return (self.model / "config.json").is_file()
+        return os.path.isfile(self.model / "config.json")
 
     def with_directories(self, config: TrainingConfig) -> TrainingConfig:
         """The settings of a job with the directories of this run."""
@@ -53,21 +53,30 @@ class RunPaths:
                 f"{self.directory} already holds a run: choose another --training.output_dir, "
                 "resume it with --resume, or replace it with --training.overwrite true."
             )
-        if used is not None and used.resolve().is_relative_to(self.directory.resolve()):
+        if used is not None and _real(used).is_relative_to(_real(self.directory)):
             raise UsageError(
                 f"{used} is in {self.directory}, which would be overwritten: choose another "
                 "--training.output_dir."
             )
         above = self.directory.absolute()
-        while not above.exists():
+        while not os.path.lexists(above):
             above = above.parent
-        if not above.is_dir() or not os.access(above, os.W_OK):
-            raise UsageError(f"{self.directory} cannot be written: {above} does not allow it.")
+        if not os.path.isdir(above):  # a file, or a link that leads nowhere
+            raise UsageError(f"{self.directory} cannot be written: {above} is not a directory.")
+        if not os.access(above, os.W_OK):
+            raise UsageError(f"{self.directory} cannot be written: no permission in {above}.")
+        if any(len(os.fsencode(part)) > 255 for part in self.directory.parts):
+            raise UsageError(f"{self.directory} cannot be written: a name in it is too long.")
 
     def remove_model(self, config: TrainingConfig) -> None:
         """Removes the model of a run that is about to be overwritten."""
-        if self.exists and not config.resume and self.model.is_dir():
+        if self.exists and not config.resume and os.path.isdir(self.model):
             shutil.rmtree(self.model)
+
+
+def _real(path: Path) -> Path:
+    """The path without links; unlike ``Path.resolve``, also for links that form a circle."""
+    return Path(os.path.realpath(path))
 
 
 def teacher_run(config: TrainingConfig) -> RunPaths:

@@ -5,9 +5,12 @@ import csv
 import dataclasses
 import gzip
 import io
-import json
 import lzma
 import math
+import os
+import re
+import unicodedata
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,7 +19,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from ..errors import UsageError, suggest
+from ..errors import UsageError, reason_of, suggest
+from ..json_files import parse_json
 
 UNLABELLED = -100
 """The class number of a text without a label."""
@@ -26,9 +30,13 @@ _COMPRESSION: dict[str, Callable[[Path], Any]] = {
     ".bz2": bz2.open,
     ".xz": lzma.open,
 }
-_UNREADABLE = (OSError, EOFError, lzma.LZMAError, zlib.error)
+_UNREADABLE = (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error)
 
 Row = dict[str, Any]
+
+
+class UnknownLabelError(UsageError):
+    """A label of a file is not one of the given classes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +110,7 @@ def read_examples(
 
     CSV and TSV files start with a line of column names. CSV fields may be quoted; in TSV files a
     quote is an ordinary character. In both, a field ``nan`` or ``NaN`` is a missing value. Other
-    columns and blank lines are skipped.
+    columns, columns without a name and blank lines are skipped.
 
     Args:
         path: The file; its suffix is its format.
@@ -116,6 +124,7 @@ def read_examples(
         At least one example.
 
     Raises:
+        UnknownLabelError: A label is not one of ``labels``.
         UsageError: The file is missing, empty, damaged or of another kind; a column is unknown or
             a line has too many or too few; a text is not a string, is empty or NaN; a label is
             missing, NaN, or not among ``labels``.
@@ -149,6 +158,7 @@ def read_examples(
     if label is not None:
         names = names or _sorted_names(set(found["label"]))
         numbers = _numbers(found["label"], names, path, lines)
+        _warn_of_similar(names, path)
     return Examples(found["text"], found.get("text_pair"), numbers, names)
 
 
@@ -160,14 +170,29 @@ def _numbers(
         raise UsageError(f"labels has a name twice: {list(names)}.")
     for name, line in zip(found, lines, strict=True):
         if name not in number:
-            raise UsageError(
-                f"{path}:{line}: the label {name!r} is not in the set: {suggest(name, names)}"
+            raise UnknownLabelError(
+                f"{path}:{line}: the label {_shown(name)} is not one of the classes: "
+                f"{suggest(name, names)}"
             )
     return np.array([number[name] for name in found], np.int32)
 
 
+def _warn_of_similar(names: Sequence[str], path: Path) -> None:
+    """Warns of classes that differ only by case, spaces or the form of their characters."""
+    alike: dict[str, str] = {}
+    for name in names:
+        key = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+        if key in alike:
+            warnings.warn(
+                f"{path}: the labels {alike[key]!r} and {name!r} are two classes, although they "
+                "differ only by case or spaces.",
+                stacklevel=3,
+            )
+        alike.setdefault(key, name)
+
+
 def _sorted_names(names: set[str]) -> tuple[str, ...]:
-    numeric = all(name.removeprefix("-").isdecimal() for name in names)
+    numeric = all(re.fullmatch(r"-?[0-9]{1,18}", name) for name in names)
     return tuple(sorted(names, key=int if numeric else None))
 
 
@@ -175,21 +200,31 @@ def _text(value: Any, where: str) -> str:
     if isinstance(value, float) and math.isnan(value):
         raise UsageError(f"{where} is NaN, a missing value: fill it or remove the line.")
     if not isinstance(value, str):
-        raise UsageError(f"{where} must be a string, got {type(value).__name__}: {value!r}.")
+        kind = type(value).__name__
+        raise UsageError(f"{where} must be a string, got {kind}: {_shown(value)}.")
     if not value.strip():
         raise UsageError(f"{where} is empty.")
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-        raise UsageError(f"{where} contains half a surrogate pair, which is not text: {value!r}.")
+        raise UsageError(
+            f"{where} contains half a surrogate pair, which is not text: {_shown(value)}."
+        )
     return value
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _label(value: Any, where: str) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
+        if abs(value) >= 2**63:
+            raise UsageError(f"{where} is an integer with more than 64 bits.")
         return str(value)
     if value is None:
         raise UsageError(f"{where} is missing.")
     if not isinstance(value, (str, float)):
-        raise UsageError(f"{where} must be a string or an integer, got {value!r}.")
+        raise UsageError(f"{where} must be a string or an integer, got {_shown(value)}.")
     return _text(value, where)
 
 
@@ -203,7 +238,7 @@ def _rows(path: Path) -> Iterator[tuple[int, Row]]:
             f"{path} has a format that cannot be read: "
             + suggest(kind, [*_READERS, *(f".csv{end}" for end in _COMPRESSION)])
         )
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UsageError(f"{path} does not exist, or is not a file.")
     try:
         with _COMPRESSION[suffix](path) if compressed else path.open("rb") as raw:
@@ -211,41 +246,48 @@ def _rows(path: Path) -> Iterator[tuple[int, Row]]:
             lines = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
             yield from _READERS[kind](lines, path)
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 text: {error.reason}.") from error
+        raise UsageError(
+            f"{path} is not UTF-8 text: {error.reason}. Convert it, for example with "
+            "`iconv -f latin1 -t utf-8`."
+        ) from None
+    except UsageError:
+        raise
     except _UNREADABLE as error:
-        raise UsageError(f"{path} cannot be read: {error}") from error
+        raise UsageError(f"{path} cannot be read: {reason_of(error)}.") from None
 
 
 def _json_lines(lines: Iterator[str], path: Path) -> Iterator[tuple[int, Row]]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UsageError(f"{path}:{number}: malformed JSON: {error.msg}.") from error
+        row = parse_json(line, f"{path}:{number}")
         if not isinstance(row, dict):
-            raise UsageError(f"{path}:{number}: expected a JSON object, got {line.strip()[:40]}")
+            raise UsageError(f"{path}:{number}: expected a JSON object, got {line.strip()[:40]!r}.")
         yield number, row
 
 
 def _table(lines: Iterator[str], path: Path, **dialect: Any) -> Iterator[tuple[int, Row]]:
+    largest = csv.field_size_limit(2**31 - 1)  # the default, 131,072, is less than a long text
     rows = csv.reader(lines, strict=True, **dialect)
     try:
         header = next(filter(None, rows), [])
-        if len(set(header)) < len(header):
-            raise UsageError(f"{path}:{rows.line_num}: two columns have the same name: {header}.")
+        named = [name for name in header if name]
+        if len(set(named)) < len(named):
+            raise UsageError(f"{path}:{rows.line_num}: two columns have the same name: {named}.")
         for row in filter(None, rows):
             if len(row) != len(header):
                 raise UsageError(
-                    f"{path}:{rows.line_num}: {len(row)} columns, but the first line names "
-                    f"{len(header)}: {', '.join(header)}."
+                    f"{path}:{rows.line_num}: {len(row)} columns, but the first line has "
+                    f"{len(header)}: {', '.join(header)[:200]}."
                 )
             # a table has only text, so a missing value is the word
             cells = (math.nan if cell in ("nan", "NaN") else cell for cell in row)
-            yield rows.line_num, dict(zip(header, cells, strict=True))
+            columns = zip(header, cells, strict=True)
+            yield rows.line_num, {name: cell for name, cell in columns if name}
     except csv.Error as error:
         raise UsageError(f"{path}:{rows.line_num}: malformed line: {error}.") from error
+    finally:
+        csv.field_size_limit(largest)
 
 
 def _csv(lines: Iterator[str], path: Path) -> Iterator[tuple[int, Row]]:

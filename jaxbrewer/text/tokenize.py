@@ -1,8 +1,9 @@
 """Tokenizes texts with the tokenizer of a Hugging Face directory."""
 
+import contextlib
 import dataclasses
-import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from ..errors import UsageError, missing_extra
+from ..json_files import read_json
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -100,9 +102,9 @@ class Tokenizer:
         self._directory = Path(directory)
         self._tokenizer = _load(self._directory)
         self._tokenizer.no_padding()
-        self.vocab_size: int = self._tokenizer.get_vocab_size()
+        self.vocab_size: int = _vocabulary_size(self._tokenizer)
         token = _settings(self._directory).get("pad_token", "[PAD]")
-        token = token["content"] if isinstance(token, dict) else token
+        token = token.get("content") if isinstance(token, dict) else token
         self.pad_id: int = self._tokenizer.token_to_id(str(token)) or 0
 
     def encode(
@@ -119,6 +121,12 @@ class Tokenizer:
         Raises:
             UsageError: ``max_length`` leaves no room for text, or ``pairs`` has another length.
         """
+        with _library_errors(f"The tokenizer of {self._directory} cannot read the texts"):
+            return self._encode(texts, pairs, max_length)
+
+    def _encode(
+        self, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int
+    ) -> Encoded:
         special = self._tokenizer.num_special_tokens_to_add(is_pair=pairs is not None)
         if max_length <= special:
             raise UsageError(
@@ -136,6 +144,11 @@ class Tokenizer:
                 ids.append(np.array(encoding.ids, np.int32))
                 types.append(np.array(encoding.type_ids, np.int32))
         offsets = np.cumsum([len(row) for row in ids])
+        if not all(map(len, ids[1:])):
+            empty = next(number for number, row in enumerate(ids[1:]) if not len(row))
+            raise UsageError(
+                f"The tokenizer of {self._directory} makes no tokens of {inputs[empty]!r:.60}."
+            )
         return Encoded(np.concatenate(ids), np.concatenate(types), offsets, self.pad_id)
 
     def save(self, directory: str | Path) -> None:
@@ -146,7 +159,7 @@ class Tokenizer:
         target = Path(directory)
         target.mkdir(parents=True, exist_ok=True)
         for name in TOKENIZER_FILES:
-            if (self._directory / name).is_file():
+            if os.path.isfile(self._directory / name):
                 (target / name).write_bytes((self._directory / name).read_bytes())
             else:
                 (target / name).unlink(missing_ok=True)
@@ -157,13 +170,13 @@ def _load(directory: Path) -> Any:
         import tokenizers
     except ImportError:
         raise missing_extra("text", "tokenizers") from None
-    if (directory / "tokenizer.json").is_file():
+    if os.path.isfile(directory / "tokenizer.json"):
         path = directory / "tokenizer.json"
-    elif (directory / "vocab.txt").is_file():
+    elif os.path.isfile(directory / "vocab.txt"):
         path = directory / "vocab.txt"
     else:
         raise UsageError(f"{directory} has no tokenizer: neither tokenizer.json nor vocab.txt.")
-    try:
+    with _library_errors(f"{path} cannot be read as a tokenizer"):
         if path.suffix == ".json":
             return tokenizers.Tokenizer.from_file(str(path))
         settings = _settings(directory)
@@ -173,13 +186,28 @@ def _load(directory: Path) -> Any:
             handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
             strip_accents=settings.get("strip_accents"),
         )
+
+
+@contextlib.contextmanager
+def _library_errors(what: str) -> Iterator[None]:
+    """Turns whatever the library ``tokenizers`` raises, panics included, into a usage error."""
+    try:
+        yield
+    except (UsageError, MemoryError):
+        raise
     except Exception as error:  # the library raises nothing narrower
-        raise UsageError(f"{path} cannot be read as a tokenizer: {error}") from error
+        raise UsageError(f"{what}: {error}") from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of a Rust library, not an Exception
+            raise
+        raise UsageError(f"{what}: {error}") from None
+
+
+def _vocabulary_size(tokenizer: Any) -> int:
+    """One more than the largest token id, which may exceed the number of tokens."""
+    return 1 + max(tokenizer.get_vocab().values(), default=-1)
 
 
 def _settings(directory: Path) -> dict[str, Any]:
     path = directory / "tokenizer_config.json"
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
-    except ValueError as error:
-        raise UsageError(f"{path} cannot be read: {error}") from error
+    return read_json(path, dict[str, Any]) if os.path.isfile(path) else {}

@@ -30,7 +30,7 @@ def refused(capsys, *words):
         ("nan.csv", "label,text\ncat,it purrs\ndog,nan\n", "nan.csv:3: the text 'text' is NaN"),
         ("nan.jsonl", '{"text": NaN, "label": "cat"}', "nan.jsonl:1: the text 'text' is NaN"),
         ("no.jsonl", '{"text": "it purrs"}', "no.jsonl:1: no column 'label' for label"),
-        ("bad.jsonl", '{"text": "it', "bad.jsonl:1: malformed JSON"),
+        ("bad.jsonl", '{"text": "it', "bad.jsonl:1 is not valid JSON"),
         ("data.txt", "it purrs", "'.jsonl', '.csv', '.tsv'"),
     ],
 )
@@ -45,10 +45,12 @@ def test_bad_data_files_are_refused_in_one_line(job, tmp_path, capsys, part, nam
 def test_labels_outside_the_set_are_refused(job, data, tmp_path, capsys):
     (tmp_path / "test.csv").write_text("label,text\ncat,it purrs\nwolf,it hides\n")
     line = refused(capsys, "train", job, "--data.test", tmp_path / "test.csv")
-    assert "test.csv:3: the label 'wolf' is not in the set" in line
+    assert "test.csv:3: the label 'wolf' is not one of the classes: Allowed: 'cat', 'dog'" in line
+    assert "The classes are those of data.train: to have more, list all of them in data.l" in line
     line = refused(capsys, "train", job, "--data.labels", "[cat, dog]")
     assert "train.tsv:" in line
-    assert "the label 'fox' is not in the set" in line
+    assert "the label 'fox' is not one of the classes: " in line
+    assert "The classes are those of data.labels: add it there." in line
     line = refused(capsys, "evaluate", data / "other", data / "test.jsonl")
     assert "other has other classes (2: LABEL_0, LABEL_1) than the data (3: cat, dog, fox)" in line
 
@@ -164,9 +166,9 @@ def test_bad_model_directories_are_refused_in_one_line(data, tmp_path, capsys):
     (model / "model.safetensors").write_bytes(b"no tensors")
     assert "model.safetensors is damaged" in refused(capsys, "inspect", model)
     (model / "model.safetensors").unlink()
-    assert "model.safetensors does not exist" in refused(capsys, "inspect", model)
+    assert "has no model.safetensors." in refused(capsys, "inspect", model)
     (model / "config.json").write_text("{")
-    assert "config.json is not JSON" in refused(capsys, "inspect", model)
+    assert "config.json is not valid JSON" in refused(capsys, "inspect", model)
     (model / "config.json").unlink()
     line = refused(capsys, "inspect", model)
     assert "is not a model directory, a run directory or a job" in line
@@ -184,7 +186,7 @@ def test_bad_model_directories_are_refused_in_one_line(data, tmp_path, capsys):
 @pytest.mark.slow
 def test_a_process_exits_with_status_2_and_one_line(job, data, tmp_path):
     for words, says in (
-        (["train", job, "--data.labels", "[cat]", "--dry-run"], "is not in the set"),
+        (["train", job, "--data.labels", "[cat]", "--dry-run"], "is not one of the classes"),
         (["train", job, "--data.max_length", "99"], "more than the teacher can read"),
         (["inspect", tmp_path], "is not a model directory"),
     ):

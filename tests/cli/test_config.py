@@ -140,7 +140,7 @@ def test_wrong_overrides_are_named(path, words, says):
         ("a.yaml", "- data", "must hold a mapping"),
         ("a.yaml", "", "must hold a mapping"),
         ("a.yaml", "data: train.tsv", "a.yaml: data: DataConfig must be a mapping"),
-        ("a.json", "{", "a.json cannot be parsed"),
+        ("a.json", "{", "a.json is not valid JSON"),
         ("a.yaml", b"\xff\xfe\x00", "is not text in UTF-8"),
     ],
 )

@@ -1,7 +1,9 @@
 """Text files become examples; bad ones are refused in one line with file and line number."""
 
 import bz2
+import csv
 import gzip
+import json
 import lzma
 
 import numpy as np
@@ -71,14 +73,14 @@ REFUSED = {
     "kind.txt": ("text\n", r"format that cannot be read: .*'\.jsonl'"),
     "column.csv": ("Text,label\na,b\n", ":2: no column 'text' .*did you mean 'Text'.*'label'"),
     "twice.csv": ("text,text\na,b\n", ":1: two columns have the same name"),
-    "short.csv": ("text,label\na,b\nc\n", ":3: 1 columns, but the first line names 2"),
-    "long.tsv": ("text\tlabel\na\tb\nc\td\te\n", ":3: 3 columns, but the first line names 2"),
+    "short.csv": ("text,label\na,b\nc\n", ":3: 1 columns, but the first line has 2"),
+    "long.tsv": ("text\tlabel\na\tb\nc\td\te\n", ":3: 3 columns, but the first line has 2"),
     "open.csv": ('text,label\n"a,b\n', ":2: malformed line"),
     "nan_label.csv": ("text,label\na,b\nc,nan\n", ":3: the label 'label' is NaN"),
     "nan_text.tsv": ("text\tlabel\nNaN\tb\n", ":2: the text 'text' is NaN"),
     "no_text.csv": ("text,label\n  ,b\n", ":2: the text 'text' is empty"),
     "no_label.csv": ("text,label\na,\n", ":2: the label 'label' is empty"),
-    "bad.jsonl": ('{"text": "a", "label": 1}\n{"text": \n', ":2: malformed JSON"),
+    "bad.jsonl": ('{"text": "a", "label": 1}\n{"text": \n', ":2 is not valid JSON"),
     "list.jsonl": ('["a", 1]\n', ":1: expected a JSON object"),
     "number.jsonl": ('{"text": 5, "label": 1}\n', ":1: the text 'text' must be a string, got int"),
     "null.jsonl": ('{"text": "a", "label": null}\n', ":1: the label 'label' is missing"),
@@ -86,6 +88,11 @@ REFUSED = {
     "float.jsonl": ('{"text": "a", "label": 0.5}\n', "must be a string, got float"),
     "nan.jsonl": ('{"text": NaN, "label": 1}\n', ":1: the text 'text' is NaN"),
     "nan_l.jsonl": ('{"text": "a", "label": NaN}\n', ":1: the label 'label' is NaN"),
+    "twice.jsonl": ('{"text": "a", "text": "b"}\n', ":1 is not valid JSON: the key 'text' occurs"),
+    "deep.jsonl": ('{"text": ' + "[" * 9000 + "]" * 9000 + "}\n", ":1 is nested deeper than"),
+    "digits.jsonl": ('{"text": "a", "label": ' + "9" * 5000 + "}\n", ":1 is not valid JSON"),
+    "wide.jsonl": ('{"text": "a", "label": ' + "9" * 50 + "}\n", "integer with more than 64 bits"),
+    "long_label.jsonl": ('{"text": "a", "label": ' + str([1] * 999) + "}\n", r"got .{57}\.\.\.\.$"),
     "key.jsonl": ('{"text": "a", "label": 1}\n{"text": "a"}\n', ":2: no column 'label' for label"),
     "half.jsonl": ('{"text": "\\ud800", "label": 1}\n', ":1: .* half a surrogate pair"),
 }
@@ -114,10 +121,35 @@ def test_files_that_cannot_be_opened_or_decoded(tmp_path):
             read_examples(tmp_path / name)
 
 
+def test_long_fields_and_columns_without_a_name_are_read(tmp_path):
+    """As in the SMS spam corpus, whose header ends with three commas."""
+    long = "word " * 30_000
+    (tmp_path / "spam.csv").write_text(f'v1,v2,,,\nham,"{long}",,,\nspam,Free entry,x,,\n')
+    limit = csv.field_size_limit()
+    examples = read_examples(tmp_path / "spam.csv", text="v2", label="v1")
+    assert examples.texts == [long, "Free entry"]
+    assert csv.field_size_limit() == limit
+    with pytest.raises(UsageError, match="no column '' for text"):
+        read_examples(tmp_path / "spam.csv", text="", label="v1")
+    (tmp_path / "long.tsv").write_text(f"text\tlabel\n{long}\tx\n")
+    assert read_examples(tmp_path / "long.tsv").texts == [long]
+
+
+@pytest.mark.parametrize("other", ["pos ", "Pos", "\uff50os"])
+def test_labels_that_look_alike_are_warned_of(tmp_path, other):
+    path = tmp_path / "x.jsonl"
+    rows = [{"text": "a", "label": "pos"}, {"text": "b", "label": other}]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.warns(UserWarning, match="are two classes, although they differ only by case or"):
+        assert len(read_examples(path).label_names) == 2
+
+
 def test_a_label_outside_the_set_is_named_with_its_line(tmp_path):
     path = tmp_path / "x.csv"
     path.write_text("text,label\na,cat\nb,dgo\n")
-    with pytest.raises(UsageError, match=r"x\.csv:3: the label 'dgo' .* did you mean 'dog'"):
+    with pytest.raises(
+        UsageError, match=r"x\.csv:3: the label 'dgo' is not one of the classes: did you mean 'dog'"
+    ):
         read_examples(path, labels=["cat", "dog"])
     with pytest.raises(UsageError, match="name twice"):
         read_examples(path, labels=["cat", "cat"])

@@ -102,7 +102,7 @@ def test_unusable_input_is_refused(json_directory, tmp_path, monkeypatch):
     with pytest.raises(UsageError, match=r"vocab\.txt cannot be read .*not found"):
         Tokenizer(bad)
     (bad / "tokenizer_config.json").write_text("{")
-    with pytest.raises(UsageError, match=r"tokenizer_config\.json cannot be read"):
+    with pytest.raises(UsageError, match=r"tokenizer_config\.json is not valid JSON"):
         Tokenizer(bad)
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(UsageError, match=r"tokenizers is not installed: .*jaxbrewer\[text\]"):
