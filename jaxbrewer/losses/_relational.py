@@ -29,7 +29,8 @@ def fsp_loss(
     Args:
         state_S: Student's two layers :math:`x^{(0)}, x^{(1)}`, each ``(batch, length, width)``
             (the two widths may differ).
-        state_T: Teacher's two layers, of the same shapes.
+        state_T: Teacher's two layers, of the same widths; without a mask their length may be
+            another, as the matrices are ``(width, width)``.
         mask: ``(batch, length)``.
 
     Returns:
@@ -48,9 +49,9 @@ def fsp_loss(
         Yim et al., A gift from knowledge distillation, CVPR 2017, equation 1; over positions
         instead of pixels, as in TextBrewer
     """
-    _check("fsp_loss", state_S, state_T, mask)
+    _check("fsp_loss", state_S, state_T, mask, same_length=mask is not None)
     for x_S, x_T in zip(state_S, state_T, strict=True):
-        require_same_shape("fsp_loss", x_S, x_T, "batch", "length", "width")
+        require_same_shape("fsp_loss", x_S[:, 0], x_T[:, 0], "batch", "width")
 
     def flow(state: LayerPair) -> Array:
         x_0, x_1 = (valid(x, mask) for x in state)
@@ -118,12 +119,15 @@ def _gram(equation: str, x_0: Array, x_1: Array) -> Array:
     return jnp.einsum(equation, x_0, x_1, precision=Precision.HIGHEST)
 
 
-def _check(loss: str, state_S: Any, state_T: Any, mask: Any) -> None:
+def _check(loss: str, state_S: Any, state_T: Any, mask: Any, *, same_length: bool = True) -> None:
     if len(state_S) != 2 or len(state_T) != 2:
         given = f"got {len(state_S)} and {len(state_T)}"
         raise UsageError(f"{loss} compares two layers of student and teacher, {given}.")
-    for x in (*state_S, *state_T):
-        if x.ndim != 3 or x.shape[:2] != state_S[0].shape[:2]:
-            shapes = ", ".join(str(state.shape) for state in (*state_S, *state_T))
-            raise UsageError(f"{loss}: four arrays (batch, length, width) expected, got {shapes}.")
+    for state in (state_S, state_T):
+        first = (state_S if same_length else state)[0].shape[:2]
+        for x in state:
+            if x.ndim != 3 or x.shape[:2] != first:
+                shapes = ", ".join(str(state.shape) for state in (*state_S, *state_T))
+                expected = "four arrays (batch, length, width) expected"
+                raise UsageError(f"{loss}: {expected}, got {shapes}.")
     require_mask(loss, mask, state_S[0].shape[:2])

@@ -12,9 +12,10 @@ from ..configs.module_paths import split_module_path
 from ..errors import UsageError
 from ..forward.adaptors import Outputs
 from ..losses import Mean
-from ..registry import PROJ_MAP
+from ..registry import MATCH_LOSS_MAP, PROJ_MAP
 from .optimal_transport import LAYER_WEIGHTS, Transport, equal_weights, transport_loss
 from .projections import apply_projection
+from .value_checks import Checks, probabilities
 
 Projection = dict[str, jax.Array]
 
@@ -49,13 +50,36 @@ def match_terms(
             f"{match.name}: there is no teacher {match.teacher} among {len(teachers)}."
         )
     teacher = teachers[match.teacher]
+    checks = _checks_of_scores(match, student, teacher)
     if isinstance(match, EMDMatch):
         moved = _transported(match, loss, student, teacher, projection, weights)
         costs = zip(LAYER_WEIGHTS, (moved.cost_S, moved.cost_T), strict=True)
-        return {name: (moved.loss,), **{f"{name}/{who}": (cost,) for who, cost in costs}}
+        return {name: (moved.loss,), **{f"{name}/{who}": (cost,) for who, cost in costs}, **checks}
     if isinstance(match, CustomMatch):
-        return {name: (_of_modules(match, loss, student, teacher, projection),)}
-    return {name: (_of_layers(key, match, loss, student, teacher, projection),)}
+        return {name: (_of_modules(match, loss, student, teacher, projection),), **checks}
+    return {name: (_of_layers(key, match, loss, student, teacher, projection),), **checks}
+
+
+def _checks_of_scores(
+    match: IntermediateMatch | EMDMatch | CustomMatch, student: Outputs, teacher: Outputs
+) -> Checks:
+    """For a loss between attention scores: whether it gets probabilities instead."""
+    checks: Checks = {}
+    if not MATCH_LOSS_MAP.row(match.loss).scores:
+        return checks
+    if isinstance(match, CustomMatch):
+        checks |= probabilities(f"{match.module_S} of the student", student.modules[match.module_S])
+        return checks | probabilities(
+            f"{match.module_T} of the teacher", teacher.modules[match.module_T]
+        )
+    for who, outputs, layers in (
+        ("student", student, match.layer_S),
+        ("teacher", teacher, match.layer_T),
+    ):
+        for layer in layers if isinstance(layers, tuple) else (layers,):
+            (state,) = _layers(match.name, who, outputs, match.feature, layer)
+            checks |= probabilities(f"{match.feature}[{layer}] of the {who}", state)
+    return checks
 
 
 def _of_layers(

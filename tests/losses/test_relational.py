@@ -44,6 +44,22 @@ def test_an_empty_example_keeps_fsp_finite():
     assert fsp_loss(STUDENT, TEACHER, mask) == pytest.approx(float(expected))
 
 
+def test_fsp_without_a_mask_compares_models_of_different_lengths():
+    """Its matrices are (width, width); TextBrewer takes them too."""
+    rng = np.random.default_rng(3)
+    student, teacher = (
+        [np.float32(rng.normal(size=(2, length, width))) for width in (3, 4)] for length in (5, 9)
+    )
+    flows = [np.einsum("bli,blj->bij", *state) / state[0].shape[1] for state in (student, teacher)]
+    expected = np.mean((flows[0] - flows[1]) ** 2)
+    np.testing.assert_allclose(fsp_loss(student, teacher), expected, rtol=1e-5)
+    for mask in (np.ones((2, 5)), np.ones((2, 9))):  # a mask fits one of the two alone
+        with pytest.raises(UsageError, match=r"four arrays \(batch, length, width\) expected"):
+            fsp_loss(student, teacher, mask)
+    with pytest.raises(UsageError, match="four arrays"):
+        fsp_loss([student[0], teacher[1]], teacher)
+
+
 @pytest.mark.parametrize("loss", [fsp_loss, mmd_loss])
 def test_one_layer_where_two_are_needed_is_refused(loss):
     with pytest.raises(UsageError, match=f"^{loss.__name__} compares two layers .* got 1 and 2"):
@@ -51,7 +67,7 @@ def test_one_layer_where_two_are_needed_is_refused(loss):
     with pytest.raises(UsageError, match=r"four arrays .* got \(4, 3\)"):
         loss(STUDENT[:, 0], TEACHER[:, 0])
     with pytest.raises(UsageError, match=r"four arrays .* \(2, 3, 3\)"):
-        loss(STUDENT, TEACHER[:, :, :3])
+        loss(STUDENT, TEACHER[:, :, :3], WEIGHTS)
     with pytest.raises(UsageError, match=r"mask must have the shape \(2, 4\), got \(2, 3\)"):
         loss(STUDENT, TEACHER, jnp.ones((2, 3)))
 

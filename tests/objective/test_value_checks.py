@@ -110,3 +110,45 @@ def test_the_intersection_is_the_loss_over_positions_that_both_masks_select():
 def test_a_pairing_is_one_of_two():
     with pytest.raises(jb.UsageError, match="mask_pairing 'ranks' is unknown: did you mean 'rank'"):
         jb.DistillationConfig(mask_pairing="ranks")
+
+
+SCORES = np.float32(RNG.normal(size=(2, 2, 3, 5, 5)))
+ATTENTION_LOSSES = [name for name in jb.MATCH_LOSS_MAP if jb.MATCH_LOSS_MAP.row(name).scores]
+
+
+def attention_loss(loss, attention_S, attention_T, mask=None, kind="layers"):
+    if kind == "modules":
+        match = {"custom_matches": [{"module_S": "m", "module_T": "m", "loss": loss}]}
+        entries = [{"modules": {"m": jnp.asarray(x)}} for x in (attention_S, attention_T)]
+    else:
+        match = {"layer_T": [0], "layer_S": [0], "feature": "attention", "loss": loss}
+        match |= {"kind": "emd"} if kind == "emd" else {"layer_T": 0, "layer_S": 0, "weight": 1}
+        match = {"intermediate_matches": [match]}
+        entries = [
+            {"features": {"attention": (jnp.asarray(x),)}} for x in (attention_S, attention_T)
+        ]
+    objective = jb.make_objective(jb.DistillationConfig(**match))
+    state = objective.init_state() or None
+    student, teacher = (Outputs(inputs_mask=mask, **entry) for entry in entries)
+    return objective(student, teacher, {}, 0, state)
+
+
+@pytest.mark.parametrize("loss", ATTENTION_LOSSES)
+def test_probabilities_in_place_of_attention_scores_warn(loss):
+    probabilities = jax.nn.softmax(SCORES.astype(jnp.bfloat16))
+    for who, pair in (
+        ("teacher", (SCORES[0], probabilities[1])),
+        ("student", (probabilities[0], SCORES[1])),
+    ):
+        says = rf"attention\[0\] of the {who} looks like probabilities: .* before the softmax"
+        with pytest.warns(UserWarning, match=says):
+            attention_loss(loss, *pair)
+    attention_loss(loss, *SCORES)
+    attention_loss(loss, *np.abs(SCORES))
+
+
+@pytest.mark.parametrize("kind", ["emd", "modules"])
+def test_probabilities_are_noticed_in_every_kind_of_match(kind):
+    with pytest.warns(UserWarning, match="of the teacher looks like probabilities"):
+        attention_loss("attention_mse", SCORES[0], jax.nn.softmax(SCORES[1]), kind=kind)
+    attention_loss("attention_mse", *SCORES, kind=kind)
