@@ -10,7 +10,7 @@ import numpy as np
 
 from ..checksums import fingerprint
 from ..configs import DistillationConfig
-from ..data.batches import as_arrays
+from ..data.batches import as_batch
 from ..data.groups import set_epoch
 from ..errors import UsageError
 from ..forward.adaptors import Adaptor, Outputs
@@ -84,7 +84,7 @@ def build_cache(
         for index, batch in enumerate(dataloader):
             if index % part[1] != part[0]:
                 continue
-            batch = as_arrays(batch_postprocessor(batch) if batch_postprocessor else batch)
+            batch = as_batch(batch_postprocessor(batch) if batch_postprocessor else batch)
             inputs_T = teacher_inputs(batch, number)
             ids, content = example_ids(batch), content_digests(inputs_T, inputs)
             missing = writer.missing(ids, content)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from ..data.batch_parts import is_split
-from ..data.batches import as_arrays
+from ..data.batches import as_batch
 from ..data.groups import count_batches, set_epoch
 from ..errors import UsageError
 from ..forward.adaptors import Outputs
@@ -44,7 +44,7 @@ class CachedLoader:
         self._batches: list[dict[str, Any]] = []
         for batch in dataloader:
             batch = batch_postprocessor(batch) if batch_postprocessor else batch
-            batch = as_arrays(batch)
+            batch = as_batch(batch)
             outputs = teach(batch)
             parts = batch if is_split(batch) else {"teacher": batch, "student": batch}
             self._batches.append({**parts, "teacher_cache": jax.device_get(outputs)})
@@ -143,14 +143,14 @@ def cache_by_example(
             cache.add(batch, one)
 
     def with_cached(batch: Any) -> dict[str, Any]:
-        batch = as_arrays(batch_postprocessor(batch) if batch_postprocessor else batch)
+        batch = as_batch(batch_postprocessor(batch) if batch_postprocessor else batch)
         if any(cache.lacks(batch) for cache in caches):
             fill(batch)
         return with_outputs(batch, caches if several else caches[0])
 
     set_epoch(dataloader, 0)
     for batch in dataloader:
-        batch = as_arrays(batch_postprocessor(batch) if batch_postprocessor else batch)
+        batch = as_batch(batch_postprocessor(batch) if batch_postprocessor else batch)
         if not caches or any(cache.lacks(batch) for cache in caches):
             fill(batch)
     return with_cached

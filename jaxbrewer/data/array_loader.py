@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import UsageError
 from .batch_parts import Batch
-from .batches import as_arrays
+from .conversion import as_arrays
 from .process_rows import ProcessRows
 
 

@@ -1,4 +1,4 @@
-"""A batch of any library as arrays; its size and its signature."""
+"""A batch of any library, checked and as arrays; its size and its signature."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,43 @@ import jax
 import numpy as np
 
 from ..errors import UsageError
-from .batch_parts import Batch, is_split
+from .batch_parts import OBJECTIVE_ENTRIES, Batch, is_split, student_part
+from .conversion import as_arrays
+
+_LABELS = ("label", "labels", "target", "targets", "y", "example_id")
+
+
+def as_batch(batch: Any) -> Batch:
+    """The arrays of a batch, after a look at whether it is one.
+
+    Args:
+        batch: What a dataloader yields, after ``batch_postprocessor``; see
+            :func:`~jaxbrewer.data.conversion.as_arrays`.
+
+    Raises:
+        UsageError: It holds no arrays or no examples, is a single example, or an entry does not
+            convert to an array.
+
+    Examples:
+        >>> as_batch({"x": [[1.0, 2.0]], "labels": [1]})
+        {'x': array([[1., 2.]]), 'labels': array([1])}
+        >>> as_batch({"x": [1.0, 2.0], "labels": 1})
+        Traceback (most recent call last):
+        ...
+        jaxbrewer.errors.UsageError: The dataloader yields single examples, not batches...
+    """
+    arrays = as_arrays(batch)
+    if isinstance(batch, Mapping):
+        for name in batch:
+            if not isinstance(name, str):
+                raise UsageError(f"The entries of a batch must have names, got the key {name!r}.")
+    parts = [student_part(arrays)]
+    if is_split(arrays):
+        given = arrays["teacher"]
+        parts += given if isinstance(given, tuple) else [given]
+    for part in parts:
+        _check_part(part)
+    return arrays
 
 
 def batch_size(batch: Batch) -> int:
@@ -17,53 +53,71 @@ def batch_size(batch: Batch) -> int:
     return len(leaves[0]) if leaves else 1
 
 
-def as_arrays(batch: Batch) -> Batch:
-    """Turns the tensors, numbers and lists of numbers of a batch into NumPy or JAX arrays.
-
-    Raises:
-        UsageError: An entry holds something else, such as text; the message names it.
-
-    Examples:
-        >>> as_arrays({"ids": [[1, 2]], "pair": (1.5, np.zeros(2))})
-        {'ids': array([[1, 2]]), 'pair': (array(1.5), array([0., 0.]))}
-        >>> as_arrays({"text": ["a", "b"]})
-        Traceback (most recent call last):
-        ...
-        jaxbrewer.errors.UsageError: The batch entry 'text' holds str, not numbers: leave it out...
-    """
-    return _as_arrays(batch, "")
-
-
-def _as_arrays(value: Any, path: str) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _as_arrays(item, f"{path}.{key}".strip(".")) for key, item in value.items()}
-    if isinstance(value, (np.ndarray, jax.Array)) and value.dtype.kind not in "OUS":
-        return value
-    if not jax.tree_util.all_leaves([value]) and not isinstance(value, (list, tuple)):
-        return jax.tree.map(as_arrays, value)  # None, or a dataclass of arrays
-    if isinstance(value, (list, tuple)) and not _is_numbers(value):
-        if path and isinstance(value, list) and value and isinstance(value[0], str):
-            value = value[0]
-        else:
-            return tuple(_as_arrays(item, f"{path}[{i}]") for i, item in enumerate(value))
-    if hasattr(value, "detach"):  # a PyTorch tensor
-        value = value.detach().cpu()
-    array = np.asarray(value)
-    if array.dtype.kind in "OUS":
-        raise UsageError(
-            f"The batch entry {path!r} holds {type(value).__name__}, not numbers: leave it out, or "
-            "turn it into arrays in batch_postprocessor."
-        )
-    return array
-
-
-def _is_numbers(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return bool(value) and all(map(_is_numbers, value))
-    return isinstance(value, (int, float))
-
-
 def signature(batch: Batch) -> Any:
     """Structure, shapes and dtypes of a batch; a step compiles once for each signature."""
     leaves, treedef = jax.tree.flatten(batch)
     return treedef, tuple((np.shape(leaf), np.asarray(leaf).dtype.name) for leaf in leaves)
+
+
+def _check_part(part: Batch) -> None:
+    """Checks the part of a batch that one model sees."""
+    if isinstance(part, Mapping):
+        part = {name: value for name, value in part.items() if name not in OBJECTIVE_ENTRIES}
+    leaves = {
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(part)
+    }
+    if not leaves:
+        raise UsageError(
+            "The dataloader yields a batch without arrays"
+            + (f", {part!r}." if part is None or not part else ".")
+        )
+    arrays = {name: leaf for name, leaf in leaves.items() if np.ndim(leaf)}
+    if arrays and not any(len(leaf) for leaf in arrays.values()):
+        name, leaf = next(iter(arrays.items()))
+        raise UsageError(
+            f"The dataloader yields a batch without examples: {_entry(name)} is of shape "
+            f"{np.shape(leaf)}."
+        )
+    numbers = [name for name in leaves if name not in arrays]
+    if numbers and _is_example(arrays, numbers):
+        raise UsageError(
+            f"The dataloader yields single examples, not batches: {_entry(numbers[0])} is one "
+            "number. Batch them, with ArrayLoader, dataset.batch(n) or a DataLoader; a value for a "
+            "whole batch is an argument, train(..., name=value)."
+        )
+    _check_lists(part, arrays)
+
+
+def _is_example(arrays: Mapping[str, Any], numbers: list[str]) -> bool:
+    """Whether a batch that holds single numbers is one example.
+
+    The arrays of a batch share their first axis and one of them has a second; an example has a
+    single array, or token sequences, or its label is a number.
+    """
+    is_named = any(name.rpartition(".")[2].lower() in _LABELS for name in numbers)
+    return is_named or len(arrays) < 2 or all(np.ndim(leaf) == 1 for leaf in arrays.values())
+
+
+def _check_lists(part: Batch, arrays: Mapping[str, Any]) -> None:
+    """Refuses a list of one array per example; lists of layers hold whole batches."""
+    if not isinstance(part, Mapping):
+        return
+    sizes = {value.shape[0] for value in part.values() if getattr(value, "shape", ())}
+    for name, value in part.items():
+        if not _is_list(value) or sizes != {len(value)}:
+            continue
+        shapes = {np.shape(item) for item in value if hasattr(item, "shape")}
+        if len(shapes) == 1 and all(shape and shape[0] != len(value) for shape in shapes):
+            raise UsageError(
+                f"The batch entry {name!r} is a list of {len(value)} arrays of shape "
+                f"{shapes.pop()}, one per example: give one array, np.stack(list)."
+            )
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, tuple) and not hasattr(value, "_fields")
+
+
+def _entry(name: str) -> str:
+    return f"its entry {name!r}" if name else "it"

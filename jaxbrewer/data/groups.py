@@ -3,12 +3,14 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
 from ..errors import UsageError
 from .batch_parts import Batch
 from .batches import batch_size
+from .conversion import as_pytree
+from .loader_checks import check_first_batch, check_loader, length_of
 from .position import Position, batches_of_pass, position_of
 
 
@@ -30,6 +32,11 @@ class Group:
         return self.make_position()
 
 
+ENDLESS = 10**9
+"""A loader that claims this many batches repeats its data without end."""
+MOST_COUNTED = 10**7
+"""A loader without a length that yields more batches than this is taken to be endless."""
+
 GroupSource: TypeAlias = Callable[..., Iterator[Group]]
 """``source(start=position)`` yields the groups after that position, or all of them for ``None``."""
 
@@ -38,28 +45,31 @@ def count_batches(dataloader: Any) -> int:
     """Number of batches in one pass; a loader without a length is iterated over once.
 
     Raises:
-        UsageError: The loader is empty, or an iterator, which can be read only once.
+        UsageError: The loader is empty or endless, or an iterator, which can be read only once.
     """
-    if isinstance(dataloader, Sized):
-        count = len(dataloader)
-    elif not isinstance(dataloader, Iterable):
+    check_loader(dataloader)
+    count = length_of(dataloader)
+    if count is None:
+        if isinstance(dataloader, Iterator):
+            raise UsageError(
+                "The dataloader is an iterator without a length, so the steps of an epoch are "
+                "unknown: pass num_steps instead of num_epochs, or list(dataloader)."
+            )
+        count = sum(1 for _ in itertools.islice(dataloader, MOST_COUNTED + 1))
+        if count > MOST_COUNTED:
+            count = ENDLESS
+    if count >= ENDLESS:
         raise UsageError(
-            f"The dataloader must be an iterable of batches, got {type(dataloader).__name__}."
+            "The dataloader is endless, so the steps of an epoch are unknown: pass num_steps "
+            "instead of num_epochs, or a data set without repeat()."
         )
-    elif isinstance(dataloader, Iterator):
-        raise UsageError(
-            "The dataloader is an iterator without a length, so the steps of an epoch are unknown: "
-            "pass num_steps instead of num_epochs, or list(dataloader)."
-        )
-    else:
-        count = sum(1 for _ in dataloader)
     if count == 0:
         raise UsageError("The dataloader is empty: it has no batches.")
     return count
 
 
 def count_examples(dataloader: Any) -> int | None:
-    """Number of examples in one pass, or ``None`` for an iterator, which can be read only once.
+    """Number of examples in one pass, or ``None`` if a pass ends never or can be read only once.
 
     Loaders of this package and of PyTorch report it; any other loader is iterated over once.
 
@@ -68,15 +78,16 @@ def count_examples(dataloader: Any) -> int | None:
         >>> count_examples([{"x": np.zeros((4, 2))}, {"x": np.zeros((3, 2))}])
         7
     """
-    for owner, name in ((dataloader, "num_examples"), (dataloader, "dataset")):
-        value = getattr(owner, name, None)
-        if isinstance(value, int):
-            return value
-        if name == "dataset" and isinstance(value, Sized):
-            return len(value)
+    if isinstance(getattr(dataloader, "num_examples", None), int):
+        return dataloader.num_examples
+    examples = length_of(getattr(dataloader, "dataset", None))
+    if examples is not None:
+        return examples
     if not isinstance(dataloader, Iterable) or isinstance(dataloader, Iterator):
         return None
-    return sum(map(batch_size, dataloader))
+    if (length_of(dataloader) or 0) >= ENDLESS:
+        return None
+    return sum(batch_size(as_pytree(batch)) for batch in dataloader)
 
 
 def groups(
@@ -98,12 +109,15 @@ def groups(
         UsageError: A pass yields no batches (an exhausted iterator), or the data do not match
             ``start``.
     """
+    check_loader(dataloader)
     held: list[Batch] = []
     first = 0 if start is None else start["epoch"]
     for epoch in itertools.count(first) if num_epochs is None else range(first, num_epochs):
         set_epoch(dataloader, epoch)
         seen = 0 if start is None else start["batch"]
         for state, batch in batches_of_pass(dataloader, start):
+            if seen == 0:
+                check_first_batch(dataloader, batch)
             seen += 1
             held.append(batch)
             if len(held) == size:

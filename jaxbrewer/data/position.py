@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from ..errors import UsageError
+from .conversion import as_pytree, to_numpy
 
 Position: TypeAlias = dict[str, Any]
 """``{"epoch": int, "batch": int, "checksum": int}`` and, for iterators that have one, ``"state"``.
@@ -117,10 +118,9 @@ def checksum(batch: Any) -> int:
     crc = 0
     if isinstance(batch, Mapping):
         batch = {name: part for name, part in batch.items() if name != "teacher_cache"}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
-        leaf = leaf.detach().cpu() if hasattr(leaf, "detach") else leaf  # a PyTorch tensor
+    for path, leaf in jax.tree_util.tree_leaves_with_path(as_pytree(batch)):
         is_data = hasattr(leaf, "__array__") or isinstance(leaf, (int, float, str, bytes))
-        array = np.asarray(leaf if is_data else type(leaf).__name__)
+        array = to_numpy(leaf) if is_data else np.asarray(type(leaf).__name__)
         if array.dtype.kind == "O":
             array = np.asarray(repr(array.tolist()))
         flat = array.reshape(-1)[:: max(1, array.size // _SAMPLED)]

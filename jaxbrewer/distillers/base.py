@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self, TypeVar
 
 from ..configs import DistillationConfig, TrainingConfig
+from ..data.loader_checks import check_loader
 from ..errors import UsageError
 from ..forward.as_model import as_model
 from ..forward.model import PyTree
@@ -95,6 +96,7 @@ def without_open_matches(config: DistillationConfig) -> DistillationConfig:
 
 def peek(dataloader: Any) -> tuple[Any, Any]:
     """The first batch, and a loader that still yields it."""
+    check_loader(dataloader)
     first = next(iter(dataloader), None)
     if first is None:
         raise UsageError("The dataloader is empty: it has no batches.")

@@ -19,7 +19,7 @@ from ..cache import (
 )
 from ..checksums import fingerprint
 from ..configs import DistillationConfig, TrainingConfig
-from ..data.batches import as_arrays
+from ..data.batches import as_batch
 from ..data.groups import set_epoch
 from ..errors import UsageError
 from ..forward.adaptors import Outputs
@@ -199,7 +199,7 @@ class CachePolicy:
 
         def with_cached(batch: Any) -> dict[str, Any]:
             batch = batch_postprocessor(batch) if batch_postprocessor else batch
-            return with_outputs(as_arrays(batch), found)
+            return with_outputs(as_batch(batch), found)
 
         by_id = any(cache.manifest.keys == "example_id" for cache in caches.values())
         return (named if by_id else dataloader), with_cached

@@ -11,7 +11,7 @@ import optax
 
 from ..checksums import fingerprint
 from ..configs import DistillationConfig, TrainingConfig
-from ..data.batches import as_arrays
+from ..data.batches import as_batch
 from ..data.groups import count_examples
 from ..devices.estimate import Estimate
 from ..devices.sharding import make_layout, models_for_use
@@ -299,7 +299,7 @@ class MultiTaskDistiller(Distiller):
 
         def postprocess(batch: TaskBatch) -> TaskBatch:
             own = postprocessors.get(batch.task, lambda batch: batch)
-            return TaskBatch(batch.task, as_arrays(own(batch.batch)))
+            return TaskBatch(batch.task, as_batch(own(batch.batch)))
 
         return Prepared(
             config=config,
@@ -340,7 +340,7 @@ class MultiTaskDistiller(Distiller):
         for task in self._tasks:
             batch, loaders[task] = peek(dataloaders[task])
             batch = postprocessors[task](batch) if task in postprocessors else batch
-            firsts[task] = as_arrays(batch)
+            firsts[task] = as_batch(batch)
         return firsts, loaders
 
     def _forward_settings(self, args: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import optax
 
 from ..checksums import fingerprint
 from ..configs import DistillationConfig, TrainingConfig
-from ..data.batches import as_arrays
+from ..data.batches import as_batch
 from ..data.groups import groups
 from ..devices.estimate import Estimate
 from ..devices.sharding import make_layout, models_for_use
@@ -337,7 +337,7 @@ class OneTaskDistiller(Distiller):
             self._objective_config,
             self._student,
             self._teacher,
-            as_arrays(batch if postprocessor is None else postprocessor(batch)),
+            as_batch(batch if postprocessor is None else postprocessor(batch)),
             adaptor_S=self.adaptor_S,
             adaptor_T=self.adaptor_T,
             args=args,

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from ..configs import TrainingConfig
-from ..data.batches import as_arrays
+from ..data.batches import as_batch
 from ..data.groups import GroupSource
 from ..devices.estimate import Estimate, estimate_step
 from ..devices.sharding import (
@@ -131,7 +131,7 @@ class Prepared:
     def first_batches(self) -> tuple[Any, ...]:
         """The batches of the first step; an iterator loses them."""
         batches = next(self.source(start=None)).batches
-        return tuple(as_arrays(self.postprocess(batch)) for batch in batches)
+        return tuple(as_batch(self.postprocess(batch)) for batch in batches)
 
 
 class Fitted(NamedTuple):

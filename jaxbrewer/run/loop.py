@@ -10,7 +10,7 @@ import numpy as np
 
 from ..checksums import leaves_by_path
 from ..configs import TrainingConfig
-from ..data.batches import as_arrays, batch_size, signature
+from ..data.batches import as_batch, batch_size, signature
 from ..data.groups import GroupSource, count_batches
 from ..devices.processes import exit_all_on_error
 from ..devices.sharding import DeviceLayout, jit_step, on_device, place_batch
@@ -139,7 +139,7 @@ def fit(
         jitted = jit_step(step, state, layout)
         groups = itertools.islice(source(start=position), plan.total_steps - begun)
         for number, group in enumerate(groups, start=begun + 1):
-            batches = tuple(as_arrays(postprocess(batch)) for batch in group.batches)
+            batches = tuple(as_batch(postprocess(batch)) for batch in group.batches)
             is_new = _watch_shapes(shapes, batches)
             profiler.before(number, state)
             state, (metrics, finite) = jitted(state, teacher_variables, prepare(batches))

@@ -1,51 +1,78 @@
-"""Whatever a loader yields becomes a batch of arrays, or is refused by name."""
+"""A batch is looked at before it is used: examples, emptiness, names, lists."""
 
-from collections import OrderedDict, namedtuple
+from collections import namedtuple
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxbrewer as jb
-from jaxbrewer.data.batches import as_arrays
+from jaxbrewer.data.batches import as_batch, batch_size
+
+Graph = namedtuple("Graph", "nodes edges n_node")
 
 
-class Tensor:
-    """What a PyTorch tensor looks like from here."""
-
-    def __init__(self, values):
-        self.values = np.asarray(values)
-
-    def detach(self):
-        return self
-
-    def cpu(self):
-        return self
-
-    def __array__(self, dtype=None, copy=None):
-        return self.values
-
-
-def test_batches_of_all_kinds_become_arrays():
-    Pair = namedtuple("Pair", "x y")
-    batch = as_arrays(
-        OrderedDict(
-            t=Tensor([1, 2]),
-            numbers=[[1], [2]],
-            layers=[np.zeros(1), jnp.ones(2)],
-            none=None,
-            pair=Pair(1, 2.5),
-        )
-    )
-    assert type(batch) is dict
-    np.testing.assert_array_equal(batch["t"], [1, 2])
-    np.testing.assert_array_equal(batch["numbers"], [[1], [2]])
-    assert [layer.shape for layer in batch["layers"]] == [(1,), (2,)]
-    assert batch["none"] is None
-    assert [float(value) for value in as_arrays((Tensor(1), 2))] == [1, 2]
+@pytest.mark.parametrize(
+    "batch",
+    [
+        {"x": np.ones((4, 2)), "labels": np.ones(4)},
+        {"x": np.ones((4, 2)), "labels": np.ones(4), "scale": 0.5},
+        {"x": [1.0, 2.0], "y": [1, 2]},
+        (np.ones((4, 2)), np.ones(4)),
+        np.ones((4, 2)),
+        {"graph": Graph(np.ones((3, 2)), np.ones((0, 2)), np.array([3]))},
+        {"layers": [np.ones((4, 2)), np.ones((4, 3))], "labels": np.ones(4)},
+        {"layers": [np.ones((2, 3)), np.ones((2, 3))], "labels": np.ones(2)},
+        {"teacher": {"x": np.ones((4, 2))}, "student": {"x": np.ones((4, 3))}},
+        {"teacher": [{"x": np.ones((4, 2))}] * 2, "student": {"x": np.ones((4, 3))}},
+        {"x": np.ones((4, 2)), "teacher_cache": {"logits": np.ones((4, 3)), "scale": 1.0}},
+    ],
+)
+def test_batches_are_accepted(batch):
+    as_batch(batch)
 
 
-@pytest.mark.parametrize("value", [["a", "b"], np.array(["a"]), "a", np.array([None])])
-def test_text_in_a_batch_is_named(value):
-    with pytest.raises(jb.UsageError, match=r"'inputs.text' holds"):
-        as_arrays({"inputs": {"text": value}})
+@pytest.mark.parametrize(
+    ("row", "entry"),
+    [
+        ({"x": np.ones(8), "labels": 3}, "'labels'"),
+        ({"image": np.ones((8, 8, 3)), "class": 3}, "'class'"),
+        ({"input_ids": [1, 2, 3], "attention_mask": [1, 1, 1], "length": 3}, "'length'"),
+        ({"ids": [1, 2], "boxes": np.ones((2, 4)), "label": np.int64(1)}, "'label'"),
+        ((np.ones(8), 3), "'1'"),
+        ({"a": 1.0, "b": 2}, "'a'"),
+        ({"teacher": {"x": np.ones(3), "y": 1}, "student": {"x": np.ones((4, 2))}}, "'y'"),
+        (3.0, "it"),
+    ],
+)
+def test_single_examples_are_refused(row, entry):
+    with pytest.raises(jb.UsageError, match=f"single examples, not batches: .*{entry} is one num"):
+        as_batch(row)
+
+
+@pytest.mark.parametrize(
+    ("batch", "says"),
+    [
+        (None, r"without arrays, None\."),
+        ({}, r"without arrays, {}\."),
+        ((), "without arrays"),
+        ({"x": None}, r"without arrays\."),
+        ({"x": np.ones((0, 3)), "y": np.ones(0)}, r"without examples: its entry 'x' .* \(0, 3\)"),
+        (
+            {"teacher": {"x": np.ones((0, 3))}, "student": {"x": np.ones((4, 3))}},
+            "without examples",
+        ),
+        ({0: np.ones((2, 3))}, "must have names, got the key 0"),
+        (
+            {"x": list(np.ones((4, 2))), "labels": np.ones(4)},
+            r"'x' is a list of 4 arrays of shape \(2,\), one per example",
+        ),
+    ],
+)
+def test_batches_without_examples_or_structure_are_refused(batch, says):
+    with pytest.raises(jb.UsageError, match=says):
+        as_batch(batch)
+
+
+def test_the_size_of_a_batch_is_that_of_its_first_array():
+    assert batch_size({"a": 1.0, "x": np.ones((4, 2))}) == 4
+    assert batch_size({"teacher": {"x": np.ones(3)}, "student": {"x": np.ones(4)}}) == 4
