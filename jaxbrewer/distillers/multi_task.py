@@ -282,7 +282,9 @@ class MultiTaskDistiller(Distiller):
         )
         draw = make_draw(self._probabilities(dataloaders, tau), config.seed)
         grouped = skip_absent(
-            make_optimizer(optimizer, objective, max_grad_norm=max_grad_norm),
+            make_optimizer(
+                optimizer, objective, max_grad_norm=max_grad_norm, student=self._student
+            ),
             self._present(firsts, objective, args),
         )
         models = models_for_use(self._student, self._teachers, make_layout(config))

@@ -305,7 +305,9 @@ class OneTaskDistiller(Distiller):
 
         def build() -> _Built:
             objective = make_objective(distill_config, total_steps=plan.total_steps)
-            grouped = make_optimizer(optimizer, objective, max_grad_norm=max_grad_norm)
+            grouped = make_optimizer(
+                optimizer, objective, max_grad_norm=max_grad_norm, student=self._student
+            )
 
             def make_step(micro_batches: int) -> FlaggedStep:
                 step = make_train_step(

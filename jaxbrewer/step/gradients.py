@@ -23,6 +23,9 @@ Counts = Any
 GradientOf = Callable[[TrainState, PyTree, Batch], tuple[PyTree, Terms, PyTree]]
 """``(state, teacher_variables, batch) -> (gradient, terms, model_state)``."""
 
+ValueOf = Callable[[TrainState, PyTree, Batch, PyTree], jax.Array]
+"""``(state, teacher_variables, batch, trainable) -> loss``."""
+
 
 class Forwards(NamedTuple):
     """Both models' forward passes, as a step runs them.
@@ -142,6 +145,31 @@ def make_gradient(
         return gradient, terms, model_state
 
     return gradient_of
+
+
+def make_value(forwards: Forwards, objective: CombinesTerms, *, micro_batches: int = 1) -> ValueOf:
+    """Builds ``value_of(state, teacher_variables, batch, trainable)``, the loss at any weights.
+
+    It has the dropout of the step, so that a line search compares like with like.
+    """
+
+    def value_of(
+        state: TrainState, teacher_variables: PyTree, batch: Batch, trainable: PyTree
+    ) -> jax.Array:
+        key = jax.random.fold_in(state.key, state.step)
+        pairs: Any = [(batch, key)]
+        if micro_batches > 1:
+            pairs = zip(batch, jax.random.split(key, micro_batches), strict=True)
+        weights = (trainable, state.model_state)
+        terms = [
+            forwards.terms_of(
+                state, weights, part, own, forwards.targets_of(state, teacher_variables, part)
+            )[0]
+            for part, own in pairs
+        ]
+        return objective.combine(add_terms(*terms), state.step)[0]
+
+    return value_of
 
 
 def add_terms(*terms: Terms) -> Terms:

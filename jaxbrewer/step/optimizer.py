@@ -1,20 +1,29 @@
 """One optax transformation for the student and its projections."""
 
+import contextlib
 import inspect
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax import nnx
 
 from ..configs import IntermediateMatch
 from ..errors import UsageError
-from ..forward.model import PyTree
+from ..forward.model import Model, PyTree
 from ..objective.schedules import weight_schedule
+from .optimizer_trees import convert_extra_args, for_projection, for_student
 from .state import HasProjections
 
 OptimizerFactory = Callable[..., optax.GradientTransformation]
+
+_WRAPPERS = (
+    "chain", "named_chain", "partition", "multi_transform", "masked", "inject_hyperparams",
+    "inject_stateful_hyperparams", "with_extra_args_support", "stateless", "flatten",
+)  # fmt: skip
 
 
 def make_optimizer(
@@ -22,39 +31,66 @@ def make_optimizer(
     objective: HasProjections,
     *,
     max_grad_norm: float = -1.0,
+    student: Model | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """One transformation of student and projections, each group with its own settings.
 
-    The student is moved by ``optimizer``, seen with the student's own parameter tree, so that
-    masks and labels that fit the student fit here. Each projection has an
-    equal optimizer of its own, or one with the settings of its ``proj[3]`` (``{"lr": 1e-3}``).
+    ``optimizer`` moves the student and sees the student's own parameter tree, so that masks and
+    labels that fit the student fit here: as a nested dict or, with ``student``, as an
+    ``nnx.State``. Each projection has an equal optimizer of its own, or one with the settings of
+    its ``proj[3]`` (``{"lr": 1e-3}``). Where a mask or a label function needs the student's names,
+    a projection's kernel is treated as the first matrix of the student that the optimizer moves,
+    its bias as the first such vector.
 
     Args:
         optimizer: An optax transformation, or a function that makes one (``optax.adamw`` with its
             arguments in a ``functools.partial``), whose arguments ``proj[3]`` then replaces.
-        objective: Its matches say which projections have settings.
+        objective: Its matches have the projections and their settings.
         max_grad_norm: Global norm to which the gradients of student and projections together are
             clipped; -1 does not clip.
+        student: The student; needed where the optimizer holds a tree of its parameters that is an
+            ``nnx.State``, or that a projection has to fit.
 
     Raises:
-        UsageError: ``proj[3]`` sets what cannot be set.
+        UsageError: ``optimizer`` is not an optimizer, ``max_grad_norm`` is neither positive nor
+            -1, or ``proj[3]`` sets what cannot be set.
     """
-    student = optimizer if _is_transformation(optimizer) else _make(optimizer, "optimizer", {})
+    _require_optimizer(optimizer)
+    if isinstance(max_grad_norm, bool) or not isinstance(max_grad_norm, (int, float)):
+        raise UsageError(f"max_grad_norm must be a number, got {type(max_grad_norm).__name__}.")
+    if max_grad_norm != -1 and not 0 < max_grad_norm < float("inf"):
+        raise UsageError(
+            f"max_grad_norm must be positive and finite, or -1 to not clip, got {max_grad_norm}."
+        )
+    own = optimizer if _is_transformation(optimizer) else _make(optimizer, "optimizer", {})
+    own = of_student = with_accepted_args(own)
+    form = None
+    if student is not None:
+        of_student, form = for_student(own, student)
+    shapes = jax.eval_shape(objective.init_projections, jax.random.key(0))
 
-    def of_projections(matches: Mapping[str, Any]) -> optax.GradientTransformation:
+    def of_projections(matches: Mapping[str, Any], shapes: PyTree) -> Any:
         return _in_groups(
             {
-                name: of_projections(match)
+                name: of_projections(match, shapes[name])
                 if isinstance(match, Mapping)
-                else _projection_optimizer(name, match, optimizer, student)
+                else of_projection(name, match, shapes[name])
                 for name, match in matches.items()
             }
         )
 
-    grouped = _in_groups({"student": student, "projections": of_projections(objective.projected)})
+    def of_projection(name: str, match: IntermediateMatch, shapes: PyTree) -> Any:
+        separate = _projection_optimizer(name, match, optimizer)
+        if separate is not None:
+            return with_accepted_args(separate)
+        return own if form is None else for_projection(own, form, shapes)
+
+    grouped: Any = _in_groups(
+        {"student": of_student, "projections": of_projections(objective.projected, shapes)}
+    )
     if max_grad_norm > 0:
         grouped = optax.chain(_clip(max_grad_norm), grouped)
-    return optax.with_extra_args_support(grouped)
+    return reporting_failures(optax.with_extra_args_support(grouped))
 
 
 def global_norm(tree: PyTree) -> jax.Array:
@@ -75,14 +111,12 @@ def _clip(max_norm: float) -> optax.GradientTransformation:
 
 
 def _projection_optimizer(
-    index: str,
-    match: IntermediateMatch,
-    optimizer: optax.GradientTransformation | OptimizerFactory,
-    student: optax.GradientTransformation,
-) -> optax.GradientTransformation:
+    index: str, match: IntermediateMatch, optimizer: optax.GradientTransformation | OptimizerFactory
+) -> optax.GradientTransformation | None:
+    """The optimizer that ``proj[3]`` describes; ``None`` without settings."""
     settings = dict(match.proj[3]) if match.proj and len(match.proj) == 4 else {}
     if not settings:
-        return student
+        return None
     where = f"intermediate_matches[{index}].proj[3]"
     name = settings.pop("optimizer", None)
     if name is not None:
@@ -113,33 +147,58 @@ def _make(
     factory: OptimizerFactory, where: str, arguments: dict[str, Any]
 ) -> optax.GradientTransformation:
     try:
-        return factory(**arguments)
+        made = factory(**arguments)
     except TypeError as error:
         allowed = ", ".join(inspect.signature(factory).parameters)
         raise UsageError(f"{where}: {error}. The optimizer takes: {allowed}.") from None
+    if not _is_transformation(made):
+        raise UsageError(
+            f"{where} must make an optax transformation, but returned {type(made).__name__}."
+        )
+    return made
 
 
 def _is_transformation(optimizer: Any) -> bool:
     return hasattr(optimizer, "init") and hasattr(optimizer, "update")
 
 
+def _require_optimizer(optimizer: Any) -> None:
+    if isinstance(optimizer, nnx.Optimizer):
+        raise UsageError(
+            "optimizer must be an optax transformation, got an nnx.Optimizer: give its "
+            "transformation, optimizer.tx."
+        )
+    if not _is_transformation(optimizer) and not callable(optimizer):
+        raise UsageError(
+            "optimizer must be an optax transformation such as optax.adam(1e-3), or a function "
+            f"that makes one, got {type(optimizer).__name__}."
+        )
+
+
 def _in_groups(
-    groups: dict[str, optax.GradientTransformation],
+    groups: Mapping[str, optax.GradientTransformationExtraArgs],
 ) -> optax.GradientTransformationExtraArgs:
     """Each transformation on the entry of its name; ``optax.partition`` without masked leaves."""
-    optimizers = {name: optax.with_extra_args_support(own) for name, own in groups.items()}
 
     def init(params: PyTree) -> PyTree:
-        return {name: own.init(params[name]) for name, own in optimizers.items()}
+        return {name: own.init(params[name]) for name, own in groups.items()}
 
     def update(
         updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, PyTree]:
+        def args_of(name: str) -> dict[str, Any]:
+            return convert_extra_args(
+                extra, lambda tree: tree[name], lambda own: {**(params or {}), name: own}
+            )
+
         moved = {
             name: own.update(
-                updates[name], state[name], None if params is None else params[name], **extra
+                updates[name],
+                state[name],
+                None if params is None else params[name],
+                **args_of(name),
             )
-            for name, own in optimizers.items()
+            for name, own in groups.items()
         }
         return (
             {name: result[0] for name, result in moved.items()},
@@ -147,3 +206,70 @@ def _in_groups(
         )
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def with_accepted_args(
+    optimizer: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """``optimizer`` with an ``update`` that ignores the keyword arguments it does not take."""
+    optimizer = optax.with_extra_args_support(optimizer)
+    parameters = inspect.signature(optimizer.update).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return optimizer
+    accepted = {parameter.name for parameter in parameters}
+
+    def update(
+        updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
+    ) -> tuple[PyTree, PyTree]:
+        own = {name: value for name, value in extra.items() if name in accepted}
+        result: tuple[PyTree, PyTree] = optimizer.update(updates, state, params, **own)
+        return result
+
+    return optax.GradientTransformationExtraArgs(optimizer.init, update)
+
+
+def reporting_failures(
+    optimizer: optax.GradientTransformationExtraArgs,
+) -> optax.GradientTransformationExtraArgs:
+    """``optimizer``, whose errors name the transformation that raised them, in one line."""
+
+    def init(params: PyTree) -> PyTree:
+        with _failures_reported():
+            return optimizer.init(params)
+
+    def update(
+        updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
+    ) -> tuple[PyTree, PyTree]:
+        with _failures_reported():
+            moved, state = optimizer.update(updates, state, params, **extra)
+        structures: list[Any] = [jax.tree.structure(tree) for tree in (moved, updates)]
+        if structures[0] != structures[1]:
+            raise UsageError(
+                "The optimizer cannot be used in a training step: its updates have another "
+                "structure than the parameters, as those of a measurement have."
+            )
+        return moved, state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+@contextlib.contextmanager
+def _failures_reported() -> Iterator[None]:
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:
+        names = [
+            frame.f_code.co_qualname.split(".")[0]
+            for frame, _ in traceback.walk_tb(error.__traceback__)
+            if str(frame.f_globals.get("__name__")).startswith("optax.")
+        ]
+        # Wrappers such as chain and partition only pass an error on.
+        inner = [name for name in names if name not in _WRAPPERS]
+        who = (inner or names or ["optimizer"])[0 if inner else -1]
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise UsageError(
+            f"The optimizer cannot be used in a training step: {who}: "
+            f"{type(error).__name__}: {reason}"
+        ) from error

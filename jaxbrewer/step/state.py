@@ -1,6 +1,7 @@
 """The state that a training carries from step to step, and the first one."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -93,15 +94,77 @@ def init_train_state(
     trainable = precision.cast_to_param(
         copy_arrays({"student": student.params, "projections": projections})
     )
+    opt_state = _without_shared_buffers(optimizer.init(trainable), trainable)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         trainable=trainable,
         model_state=copy_arrays(student.state),
-        opt_state=optimizer.init(trainable),
+        opt_state=opt_state,
         loss_scale=LossScale.start() if precision.loss_scaling else None,
         key=key,
         objective_state=objective.init_state(),
     )
+
+
+def _without_shared_buffers(tree: PyTree, others: PyTree) -> PyTree:
+    """``tree`` with copies of the arrays that occur in ``others`` or more than once in ``tree``.
+
+    Some optimizers keep the first weights in their state; a buffer can be donated only once.
+    """
+    seen = set(map(_buffer, jax.tree.leaves(others)))
+
+    def separate(leaf: Any) -> Any:
+        if _buffer(leaf) in seen:
+            return jnp.array(leaf, copy=True)
+        seen.add(_buffer(leaf))
+        return leaf
+
+    return jax.tree.map(separate, tree)
+
+
+def _buffer(leaf: Any) -> Any:
+    """What identifies the memory of an array."""
+    is_local = isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
+    if is_local and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) and leaf.size:
+        return leaf.addressable_shards[0].data.unsafe_buffer_pointer()
+    return id(leaf)
+
+
+def evaluation_params(state: TrainState) -> PyTree:
+    """The student's weights for evaluation.
+
+    They differ from those that are trained under ``optax.contrib.schedule_free``, which averages,
+    and under ``optax.contrib.sam``, which steps away from the weights and back.
+
+    Args:
+        state: The state of a training.
+
+    Returns:
+        The weights in the structure of ``state.params``.
+    """
+    params = state.params
+    for node in jax.tree.leaves(
+        _of_student(state.opt_state), is_leaf=lambda node: isinstance(node, _AVERAGING)
+    ):
+        if isinstance(node, optax.contrib.ScheduleFreeState):
+            params = optax.contrib.schedule_free_eval_params(node, params)
+        elif isinstance(node, optax.contrib.SAMState) and node.cache is not None:
+            choose = functools.partial(jnp.where, node.steps_since_sync == 0)
+            params = jax.tree.map(choose, params, node.cache)
+    return params
+
+
+_AVERAGING = (optax.contrib.ScheduleFreeState, optax.contrib.SAMState)
+
+
+def _of_student(opt_state: PyTree) -> PyTree:
+    """The student's part of the state of an optimizer from :func:`make_optimizer`."""
+
+    def is_grouped(node: Any) -> bool:
+        return isinstance(node, dict) and node.keys() == {"student", "projections"}
+
+    groups = filter(is_grouped, jax.tree.leaves(opt_state, is_leaf=is_grouped))
+    return next((group["student"] for group in groups), opt_state)
 
 
 def copy_arrays(tree: PyTree) -> PyTree:

@@ -1,6 +1,7 @@
 """One optimizer step as a pure function, and evaluation; the caller jits."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,8 +17,8 @@ from ..forward.model import Batch, Model, PyTree
 from ..forward.precision import AS_GIVEN, Policy
 from ..objective.ensemble import Targets
 from ..objective.objective import Metrics, Objective, Terms
-from .gradients import CombinesTerms, Forwards, Weights, make_gradient
-from .optimizer import global_norm
+from .gradients import CombinesTerms, Forwards, Weights, make_gradient, make_value
+from .optimizer import global_norm, with_accepted_args
 from .state import TrainState
 from .teachers import Adaptors, Teacher, make_teacher_forward, models_of
 
@@ -112,7 +113,8 @@ def make_step(
         extra_metrics: As for :func:`make_train_step`.
     """
     gradient_of = make_gradient(forwards, objective, micro_batches=micro_batches)
-    optimizer = optax.with_extra_args_support(optimizer)
+    value_of = make_value(forwards, objective, micro_batches=micro_batches)
+    optimizer = with_accepted_args(optimizer)
 
     def train_step(
         state: TrainState, teacher_variables: PyTree, batch: Batch
@@ -122,7 +124,15 @@ def make_step(
         metrics |= {"grad_norm": global_norm(gradient), **extra_metrics(gradient)}
         batches = (batch,) if micro_batches == 1 else batch
         moved = dataclasses.replace(
-            apply_gradient(state, gradient, optimizer, value=loss, **extra_args(batches)),
+            apply_gradient(
+                state,
+                gradient,
+                optimizer,
+                value=loss,
+                grad=gradient,
+                value_fn=functools.partial(value_of, state, teacher_variables, batch),
+                **extra_args(batches),
+            ),
             model_state=model_state,
             objective_state=objective.next_state(state.objective_state, terms),
         )
