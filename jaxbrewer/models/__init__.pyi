@@ -1,4 +1,5 @@
 from .bert import BertConfig as BertConfig
+from .bert import BertForMaskedLM as BertForMaskedLM
 from .bert import BertForQuestionAnswering as BertForQuestionAnswering
 from .bert import BertForSequenceClassification as BertForSequenceClassification
 from .bert import BertForTokenClassification as BertForTokenClassification

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from .config import EncoderConfig
 from .families import Family
-from .heads import EncoderModel, head_dropout, mean_of_tokens, per_token, span_logits
+from .heads import EncoderModel, MaskedLM, SpanFinder, TokenClassifier, mean_of_tokens
 from .layers import (
     ACTIVATIONS,
     Embedding,
@@ -247,7 +247,7 @@ class BertHead(EncoderModel):
     def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
         if not self.pooled:  # the other heads are those of transformers
             config = dataclasses.replace(config, classifier_pooling="cls")
-        self.config = config
+        super().__init__(config, rngs=rngs)
         pooler = self.pooled and config.classifier_pooling == "cls"
         self.bert = BertModel(config, pooler=pooler, rngs=rngs)
 
@@ -275,10 +275,9 @@ class BertHead(EncoderModel):
         Raises:
             UsageError: The inputs do not fit each other or the model.
         """
-        longest = self.config.max_position_embeddings
         ids = self.checked(
             input_ids,
-            longest=longest if position_ids is None else None,
+            longest=self.config.longest_input if position_ids is None else None,
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
             position_ids=position_ids,
@@ -309,7 +308,7 @@ class BertForSequenceClassification(BertHead):
 
     def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
         super().__init__(config, rngs=rngs)
-        self.dropout = head_dropout(config, config.hidden_dropout_prob, rngs)
+        self.dropout = nnx.Dropout(config.head_dropout(self.task), rngs=rngs)
         self.classifier = dense(config.hidden_size, config.num_labels, config, rngs)
 
     def head(self, hidden: Hidden, mask: Mask | None) -> Outputs:
@@ -321,7 +320,7 @@ class BertForSequenceClassification(BertHead):
         return {"logits": self.classifier(self.dropout(pooled))}
 
 
-class BertForTokenClassification(BertHead):
+class BertForTokenClassification(TokenClassifier, BertHead):
     """A BERT that gives each token logits, ``[batch, length, labels]``.
 
     Examples:
@@ -332,23 +331,9 @@ class BertForTokenClassification(BertHead):
         (4, 7, 3)
     """
 
-    task = "token-classification"
 
-    def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
-        super().__init__(config, rngs=rngs)
-        self.dropout = head_dropout(config, config.hidden_dropout_prob, rngs)
-        self.classifier = dense(config.hidden_size, config.num_labels, config, rngs)
-
-    def head(self, hidden: Hidden, mask: Mask | None) -> Outputs:
-        """``logits`` of each token."""
-        return {"logits": per_token(self.classifier, self.dropout(hidden))}
-
-
-class BertForQuestionAnswering(BertHead):
+class BertForQuestionAnswering(SpanFinder, BertHead):
     """A BERT that finds a span: logits of its first and of its last token.
-
-    ``start_logits`` and ``end_logits`` are ``[batch, length]``; positions of padding or of the
-    question are not ruled out. ``num_labels`` of the config is always 2.
 
     Examples:
         >>> config = BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=2,
@@ -358,23 +343,35 @@ class BertForQuestionAnswering(BertHead):
         (4, 7)
     """
 
-    task = "question-answering"
 
-    def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
-        super().__init__(dataclasses.replace(config, num_labels=2, labels=None), rngs=rngs)
-        self.qa_outputs = dense(config.hidden_size, 2, config, rngs)
+class BertForMaskedLM(MaskedLM, BertHead):
+    """A BERT that predicts tokens, with a decoder tied to its word embeddings.
 
-    def head(self, hidden: Hidden, mask: Mask | None) -> Outputs:
-        """``start_logits`` and ``end_logits``."""
-        return span_logits(per_token(self.qa_outputs, hidden))
+    Examples:
+        >>> config = BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=2,
+        ...     num_attention_heads=2, intermediate_size=16)
+        >>> model = BertForMaskedLM(config, rngs=nnx.Rngs(0))
+        >>> model(jnp.ones((4, 7), jnp.int32))["logits"].shape
+        (4, 7, 50)
+    """
 
 
 FAMILY = Family(
     config=BertConfig,
-    heads=(BertForSequenceClassification, BertForTokenClassification, BertForQuestionAnswering),
+    heads=(
+        BertForSequenceClassification,
+        BertForTokenClassification,
+        BertForQuestionAnswering,
+        BertForMaskedLM,
+    ),
     encoder="bert",
     encoder_parts=("embeddings", "encoder", "pooler"),
     architectures={"bert": "Bert", "mean_pooled_bert": "MeanPooledBert"},
-    fresh=("classifier", "qa_outputs", "bert.pooler"),
+    fresh=("classifier", "qa_outputs", "bert.pooler", "cls.predictions"),
     other_heads=("cls",),
+    names={
+        "lm.dense": "cls.predictions.transform.dense",
+        "lm.norm": "cls.predictions.transform.LayerNorm",
+        "lm.bias": "cls.predictions.bias",
+    },
 )

@@ -27,6 +27,8 @@ class EncoderConfig:
         pad_token_id: The id that pads short inputs.
         num_labels: Outputs of a classification head.
         labels: Their names, in order; ``None`` for ``LABEL_0, LABEL_1, ...``.
+        tie_word_embeddings: Whether the decoder of a masked language model is the table of word
+            embeddings. Models that are not so tied cannot be used for that task.
 
     Raises:
         UsageError: A value has the wrong type, is out of range, or does not fit another.
@@ -44,6 +46,7 @@ class EncoderConfig:
     pad_token_id: int | None = 0
     num_labels: int = 2
     labels: tuple[str, ...] | None = None
+    tie_word_embeddings: bool = True
 
     SUPPORTED: ClassVar[Mapping[str, Any]] = {}
     """What a file may say of keys that change the model's meaning, and all this package does."""
@@ -101,6 +104,27 @@ class EncoderConfig:
     def refuse(self, name: str, rule: str) -> None:
         """Raises :class:`UsageError` for a field."""
         raise UsageError(f"{type(self).__name__} {name} {rule}, got {getattr(self, name)!r}.")
+
+    @property
+    def longest_input(self) -> int:
+        """The largest number of tokens of an input."""
+        return self.max_position_embeddings
+
+    @property
+    def embedding_width(self) -> int:
+        """The width of the word embeddings."""
+        return self.hidden_size
+
+    @property
+    def lm_activation(self) -> str:
+        """The activation in the head of a masked language model."""
+        return self.hidden_act
+
+    def head_dropout(self, task: str) -> float:
+        """The dropout rate before the head of a task."""
+        fields: Any = self
+        rate: float | None = getattr(self, "classifier_dropout", None)
+        return fields.hidden_dropout_prob if rate is None else rate
 
     def fields_of_layers(self, layers: Sequence[int]) -> dict[str, Any]:
         """Fields that change when a model keeps only these of its layers."""

@@ -15,6 +15,14 @@ from .heads import TASKS, EncoderModel
 FAMILIES = {
     "bert": "bert",
     "mean_pooled_bert": "bert",
+    "camembert": "roberta",
+    "deberta-v2": "deberta",
+    "distilbert": "distilbert",
+    "electra": "electra",
+    "modernbert": "modernbert",
+    "mpnet": "mpnet",
+    "roberta": "roberta",
+    "xlm-roberta": "roberta",
 }
 """The ``model_type`` of ``config.json``, and the module of its family."""
 

@@ -1,7 +1,7 @@
 """What all models share: an encoder, a head for a task, and checks of their inputs."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import jax
@@ -11,14 +11,13 @@ from jaxtyping import Array, Float
 
 from ..errors import UsageError
 from .config import EncoderConfig
-from .layers import Hidden, Ids, Mask, Outputs
+from .layers import ACTIVATIONS, Hidden, Ids, LayerNorm, Mask, Outputs, dense
 
 TASKS = {
     "sequence-classification": "ForSequenceClassification",
     "token-classification": "ForTokenClassification",
     "question-answering": "ForQuestionAnswering",
     "masked-language-modeling": "ForMaskedLM",
-    "feature-extraction": "Model",
 }
 """What a head does, and how Hugging Face ends the names of models with such a head."""
 
@@ -39,6 +38,9 @@ class EncoderModel(nnx.Module):
     stack: ClassVar[str]
     config: EncoderConfig
 
+    def __init__(self, config: Any, *, rngs: nnx.Rngs):
+        self.config = config
+
     def head(self, hidden: Hidden, mask: Mask | None) -> Outputs:
         """What the head computes from the last hidden states."""
         raise NotImplementedError
@@ -47,9 +49,12 @@ class EncoderModel(nnx.Module):
         """The word embeddings, to which the decoder of a masked language model is tied."""
         raise NotImplementedError
 
-    def with_head(self, outputs: Outputs, mask: Mask | None) -> Outputs:
-        """The encoder's outputs and the head's."""
-        return {**self.head(outputs["hidden_states"][-1], mask), **outputs}
+    def with_head(
+        self, outputs: Outputs, mask: Mask | None, last_hidden: Hidden | None = None
+    ) -> Outputs:
+        """The encoder's outputs and the head's; ``last_hidden`` where a norm follows the layers."""
+        hidden = outputs["hidden_states"][-1] if last_hidden is None else last_hidden
+        return {**self.head(hidden, mask), **outputs}
 
     def checked(self, input_ids: Any, *, longest: int | None, **others: Any) -> Ids:
         """``input_ids`` as an array, after all inputs were checked.
@@ -84,12 +89,6 @@ class EncoderModel(nnx.Module):
         return ids
 
 
-def head_dropout(config: Any, default: float, rngs: nnx.Rngs) -> nnx.Dropout:
-    """The dropout before a head: ``classifier_dropout``, or ``default`` where it is ``None``."""
-    rate = config.classifier_dropout
-    return nnx.Dropout(default if rate is None else rate, rngs=rngs)
-
-
 def mean_of_tokens(hidden: Hidden, mask: Mask | None) -> Float[Array, "batch width"]:
     """The mean over the positions where ``mask`` is not 0."""
     if mask is None:
@@ -106,9 +105,104 @@ def per_token(head: Any, hidden: Hidden) -> Float[Array, "batch length outputs"]
     return outputs.reshape(batch, length, outputs.shape[-1])
 
 
-def span_logits(logits: Float[Array, "batch length 2"]) -> Outputs:
-    """``start_logits`` and ``end_logits``, ``[batch, length]`` each."""
-    return {"start_logits": logits[..., 0], "end_logits": logits[..., 1]}
+class ClassificationHead(nnx.Module):
+    """The first position through a dense map, an activation and the output map."""
+
+    def __init__(
+        self, config: EncoderConfig, activation: Callable[[Array], Array], *, rngs: nnx.Rngs
+    ):
+        self.dense = dense(config.hidden_size, config.hidden_size, config, rngs)
+        self.dropout = nnx.Dropout(config.head_dropout("sequence-classification"), rngs=rngs)
+        self.out_proj = dense(config.hidden_size, config.num_labels, config, rngs)
+        self.activation = activation
+
+    def __call__(self, hidden: Hidden) -> Float[Array, "batch labels"]:
+        """The logits of each sequence."""
+        x = self.activation(self.dense(self.dropout(hidden[:, 0])))
+        return self.out_proj(self.dropout(x))
+
+
+class SequenceClassifier(EncoderModel):
+    """A model that gives each sequence ``logits``, ``[batch, labels]``, by a head of its family."""
+
+    task = "sequence-classification"
+    classifier: Any
+
+    def head(self, hidden: Hidden, mask: Mask | None) -> Outputs:
+        """``logits`` of each sequence."""
+        return {"logits": self.classifier(hidden)}
+
+
+class TokenClassifier(EncoderModel):
+    """A model that gives each token ``logits``, ``[batch, length, labels]``."""
+
+    task = "token-classification"
+
+    def __init__(self, config: Any, *, rngs: nnx.Rngs):
+        super().__init__(config, rngs=rngs)
+        self.dropout = nnx.Dropout(config.head_dropout(self.task), rngs=rngs)
+        self.classifier = dense(config.hidden_size, config.num_labels, config, rngs)
+
+    def head(self, hidden: Hidden, mask: Mask | None) -> Outputs:
+        """``logits`` of each token."""
+        return {"logits": per_token(self.classifier, self.dropout(hidden))}
+
+
+class SpanFinder(EncoderModel):
+    """A model that finds a span: logits of its first and of its last token.
+
+    ``start_logits`` and ``end_logits`` are ``[batch, length]``; positions of padding or of the
+    question are not ruled out. ``num_labels`` of the config is always 2.
+    """
+
+    task = "question-answering"
+
+    def __init__(self, config: Any, *, rngs: nnx.Rngs):
+        super().__init__(dataclasses.replace(config, num_labels=2, labels=None), rngs=rngs)
+        self.qa_outputs = dense(config.hidden_size, 2, config, rngs)
+
+    def head(self, hidden: Hidden, mask: Mask | None) -> Outputs:
+        """``start_logits`` and ``end_logits``."""
+        logits = per_token(self.qa_outputs, hidden)
+        return {"start_logits": logits[..., 0], "end_logits": logits[..., 1]}
+
+
+class MaskedLM(EncoderModel):
+    """A model that gives each token ``logits``, ``[batch, length, vocabulary]``.
+
+    The decoder is tied to the word embeddings.
+    """
+
+    task = "masked-language-modeling"
+
+    def __init__(self, config: Any, *, rngs: nnx.Rngs):
+        if not config.tie_word_embeddings:
+            config.refuse("tie_word_embeddings", "must be true for a masked language model")
+        super().__init__(config, rngs=rngs)
+        self.lm = MaskedLMHead(config, rngs=rngs)
+
+    def head(self, hidden: Hidden, mask: Mask | None) -> Outputs:
+        """``logits`` of each token."""
+        table = self.embedding_table()
+        return {"logits": per_token(lambda x: self.lm(x, table), hidden)}
+
+
+class MaskedLMHead(nnx.Module):
+    """A dense map, an activation and a norm before the tied decoder."""
+
+    def __init__(self, config: Any, *, rngs: nnx.Rngs):
+        width = config.embedding_width
+        self.dense = dense(config.hidden_size, width, config, rngs)
+        self.norm = LayerNorm(width, config.layer_norm_eps, rngs)
+        self.bias = nnx.Param(jnp.zeros(config.vocab_size))
+        self.activation = ACTIVATIONS[config.lm_activation]
+
+    def __call__(
+        self, x: Float[Array, "tokens width"], table: Float[Array, "vocabulary embedding"]
+    ) -> Float[Array, "tokens vocabulary"]:
+        """The logits of each token."""
+        x = self.norm(self.activation(self.dense(x)))
+        return x @ table.astype(x.dtype).T + self.bias[...].astype(x.dtype)[None]
 
 
 Model = TypeVar("Model", bound=EncoderModel)

@@ -220,7 +220,7 @@ def _name(path: WeightPath, family: Family) -> str:
     *modules, leaf = path
     name = ".".join([*map(str, modules), _NAME_OF_LEAF.get(str(leaf), str(leaf))])
     for ours, theirs in family.names.items():
-        if name.startswith(ours):
+        if f"{name}.".startswith(f"{ours}."):
             return theirs + name.removeprefix(ours)
     return name
 
