@@ -83,8 +83,9 @@ class BertConfig(EncoderConfig):
         super().__post_init__()
         if self.classifier_pooling not in ("cls", "mean"):
             self.refuse("classifier_pooling", "must be 'cls' or 'mean'")
-        means = self.classifier_pooling == "mean"
-        object.__setattr__(self, "model_type", "mean_pooled_bert" if means else "bert")
+        if self.model_type in BertConfig.MODEL_TYPES:  # families that extend this one have theirs
+            means = self.classifier_pooling == "mean"
+            object.__setattr__(self, "model_type", "mean_pooled_bert" if means else "bert")
 
     def to_dict(self) -> dict[str, Any]:
         """As :meth:`EncoderConfig.to_dict`; ``transformers`` has no ``classifier_pooling``."""
