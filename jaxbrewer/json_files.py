@@ -128,10 +128,18 @@ def write_json(path: Path, value: Any) -> None:
     Raises:
         UsageError: It cannot be written.
     """
-    content = json.dumps(value, indent=2, default=str) + "\n"
+    replace_file(path, (json.dumps(value, indent=2, default=str) + "\n").encode())
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Replaces a file atomically.
+
+    Raises:
+        UsageError: It cannot be written.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
-        with partial.open("w", encoding="utf-8", errors="surrogatepass") as file:
+        with partial.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -1,6 +1,7 @@
 """The manifest of a cache, a JSON file: its contents and what it was built from."""
 
 import dataclasses
+import hashlib
 import json
 import zlib
 from collections.abc import Mapping, Sequence
@@ -138,6 +139,12 @@ class Manifest:
         """
         return RecordLayout.from_dict(self.layout, str(Path(directory) / FILE))
 
+    @property
+    def identity(self) -> str:
+        """A digest of what the cache was built from, and of how it stores numbers."""
+        origin = [self.fingerprints, self.settings, self.storage]
+        return hashlib.sha256(json.dumps(_plain(origin), sort_keys=True).encode()).hexdigest()[:16]
+
     def require_built_from(
         self,
         directory: str | Path,
@@ -186,3 +193,22 @@ def _checked(plain: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 def _crc(plain: Mapping[str, Any]) -> int:
     return zlib.crc32(json.dumps(_plain(plain), sort_keys=True).encode())
+
+
+def identities(
+    directories: str | Path | Sequence[str | Path | None] | None,
+) -> list[str | None] | None:
+    """What tells caches apart wherever they lie: a digest of what each was built from.
+
+    Args:
+        directories: ``TrainingConfig.cache_dir``.
+
+    Returns:
+        Sixteen hexadecimal digits for each cache, ``None`` for a teacher without one.
+    """
+    if directories is None:
+        return None
+    if isinstance(directories, (str, Path)):
+        directories = [directories]
+    found = [None if path is None else Manifest.find(path) for path in directories]
+    return [None if manifest is None else manifest.identity for manifest in found]

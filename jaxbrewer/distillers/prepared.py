@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import optax
 
+from ..cache.manifest import identities
 from ..configs import TrainingConfig
 from ..data.batches import as_batch
 from ..data.groups import GroupSource
@@ -245,6 +246,7 @@ def _facts(prepared: Prepared) -> dict[str, Any]:
         "steps_per_epoch": prepared.plan.steps_per_epoch,
         "optimizer": closure_settings(prepared.optimizer.update),
         "teacher": prepared.record.teacher_fingerprint(),
+        "caches": identities(prepared.config.cache_dir),
         "parameters": {
             name: sum(leaf.size for leaf in jax.tree.leaves(model.params))
             for name, model in prepared.record.models.items()

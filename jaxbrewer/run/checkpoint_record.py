@@ -4,18 +4,39 @@ import dataclasses
 import json
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict, cast
 
 from ..checksums import checksums, leaves_by_path
 from ..data.position import Position
 from ..errors import UsageError
 from ..forward.model import PyTree
+from ..json_files import conform
 from ..step.state import TrainState
 from .retention import CheckpointInfo
 
 
 class DamagedError(Exception):
     """A checkpoint that cannot be read, or not as it was written."""
+
+
+class CheckpointRecord(TypedDict):
+    """The metadata of a checkpoint, as JSON.
+
+    Attributes:
+        step: See :class:`~jaxbrewer.run.retention.CheckpointInfo`, like the next two.
+        number: See there.
+        scheduled: See there.
+        positions: Where each process resumes reading its data.
+        arrays: Dtype, shape and checksum of each array, by path.
+        crc: A CRC-32 of all of these.
+    """
+
+    step: int
+    number: int
+    scheduled: bool
+    positions: list[dict[str, Any]]
+    arrays: dict[str, list[Any]]
+    crc: int
 
 
 def parts_of(state: TrainState) -> dict[str, PyTree]:
@@ -33,17 +54,13 @@ def state_from(parts: Mapping[str, PyTree], like: TrainState) -> TrainState:
     return dataclasses.replace(like, trainable=trainable, model_state=student["state"], **training)
 
 
-def make_record(info: CheckpointInfo, parts: PyTree, positions: list[Position]) -> dict[str, Any]:
-    """The metadata of a checkpoint, as JSON.
+def make_record(info: CheckpointInfo, parts: PyTree, positions: list[Position]) -> CheckpointRecord:
+    """The metadata of a checkpoint.
 
     Args:
         info: Its step and number.
         parts: From :func:`parts_of`.
         positions: Where each process resumes reading its data.
-
-    Returns:
-        The fields of ``info``, ``positions``, ``arrays`` (by path: dtype, shape, checksum) and
-        ``crc``, a CRC-32 of all of these.
     """
     sums = checksums(parts)
     record: dict[str, Any] = {
@@ -51,16 +68,27 @@ def make_record(info: CheckpointInfo, parts: PyTree, positions: list[Position]) 
         "positions": positions,
         "arrays": {name: [*array, sums[name]] for name, array in _described(parts).items()},
     }
-    return {**record, "crc": _crc(record)}
+    return cast(CheckpointRecord, {**record, "crc": _crc(record)})
 
 
-def refuse_changed_record(record: Mapping[str, Any]) -> None:
-    """Raises :class:`DamagedError` if a record is not what :func:`make_record` returned."""
-    if record.get("crc") != _crc(record):
+def checked_record(record: Any, step: int) -> CheckpointRecord:
+    """The record of the checkpoint of a step, as :func:`make_record` returned it.
+
+    Raises:
+        DamagedError: It was changed, or belongs to another step.
+    """
+    try:
+        checked = conform(record, CheckpointRecord, "its metadata")
+    except UsageError as error:
+        raise DamagedError(str(error).rstrip(".")) from None
+    if checked["crc"] != _crc(checked):
         raise DamagedError("the checksum of its metadata does not match")
+    if checked["step"] != step:
+        raise DamagedError(f"it was saved after step {checked['step']}")
+    return checked
 
 
-def refuse_changed_arrays(record: Mapping[str, Any], loaded: PyTree) -> None:
+def refuse_changed_arrays(record: CheckpointRecord, loaded: PyTree) -> None:
     """Raises :class:`DamagedError` if arrays are not those that ``record`` describes."""
     saved = record["arrays"]
     changed = [name for name, value in checksums(loaded).items() if saved[name][2] != value]
@@ -68,7 +96,7 @@ def refuse_changed_arrays(record: Mapping[str, Any], loaded: PyTree) -> None:
         raise DamagedError(f"the checksum of {', '.join(changed[:3])} does not match")
 
 
-def refuse_other_structure(step: int, record: Mapping[str, Any], wanted: PyTree) -> None:
+def refuse_other_structure(record: CheckpointRecord, wanted: PyTree) -> None:
     """Raises :class:`UsageError` if a checkpoint holds other arrays than ``wanted`` has."""
     saved, expected = record["arrays"], _described(wanted)
 
@@ -83,7 +111,7 @@ def refuse_other_structure(step: int, record: Mapping[str, Any], wanted: PyTree)
     if other:
         more = f", and {len(other) - 3} more" if len(other) > 3 else ""
         raise UsageError(
-            f"The checkpoint of step {step} belongs to another model or optimizer: "
+            f"The checkpoint of step {record['step']} belongs to another model or optimizer: "
             f"{'; '.join(other[:3])}{more}."
         )
 

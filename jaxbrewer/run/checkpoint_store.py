@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ import jax
 
 from ..data.position import Position, without_entries
 from ..devices.processes import gather_json
-from ..errors import UsageError, setting
+from ..errors import UsageError, escaped, reason_of, setting
 from ..forward.model import PyTree
 from ..step.state import TrainState, copy_arrays
 from .checkpoint_record import (
@@ -104,7 +105,7 @@ class CheckpointStore:
         """
         path, parts = self._directory / str(step), parts_of(like)
         record = read_record(path)
-        refuse_other_structure(step, record, parts)
+        refuse_other_structure(record, parts)
         loaded = read_parts(path, parts)
         refuse_changed_arrays(record, loaded)
         position = _position_of_this_process(record["positions"])
@@ -124,10 +125,9 @@ class CheckpointStore:
                 return self.load(step, like)
             except DamagedError as error:
                 reasons.append(f"step {step}: {error}")
-                aside = self._move_aside(step)
                 warnings.warn(
-                    f"The checkpoint of step {step} is damaged ({error}). It is skipped, and was "
-                    f"moved to {aside}.",
+                    f"The checkpoint of step {step} is damaged ({escaped(str(error))}). It is "
+                    f"skipped, and was moved to {self._move_aside_or_refuse(step)}.",
                     stacklevel=3,
                 )
         if reasons:
@@ -179,7 +179,7 @@ class CheckpointStore:
             if path.exists():
                 self._move_aside(info.step)
         except OSError as error:
-            return error.strerror or str(error)
+            return reason_of(error)
         return write_checkpoint(path, parts, record)
 
     def _remove_unfinished(self) -> None:
@@ -207,6 +207,15 @@ class CheckpointStore:
         self._saved.pop(step, None)
         return aside
 
+    def _move_aside_or_refuse(self, step: int) -> Path:
+        try:
+            return self._move_aside(step)
+        except OSError as error:
+            raise UsageError(
+                f"The checkpoint of step {step} in {self._run} is damaged, and cannot be moved to "
+                f"{DAMAGED}: {reason_of(error)}."
+            ) from None
+
     def _on_disk(self) -> list[int]:
         return steps_in(self._directory)
 
@@ -221,7 +230,10 @@ class CheckpointStore:
 def steps_in(directory: Path) -> list[int]:
     """The steps of the checkpoints in a directory, ascending."""
     names = (path.name for path in directory.iterdir() if path.is_dir())
-    return sorted(int(name) for name in names if name.isdecimal())
+    return sorted(int(name) for name in names if _STEP.fullmatch(name))
+
+
+_STEP = re.compile("0|[1-9][0-9]{0,17}")
 
 
 def _position_of_this_process(positions: list[Position]) -> Position:

@@ -10,7 +10,7 @@ import jax
 
 from ..configs import TrainingConfig
 from ..data.position import Position, without_entries
-from ..errors import Preempted, UsageError, setting
+from ..errors import Preempted, UsageError, reason_of, setting
 from ..step.state import TrainState
 from .checkpoint_store import CheckpointStore, LoadedCheckpoint
 from .directory import COMPLETED, RunDirectory
@@ -35,7 +35,7 @@ class Checkpointer:
             self._store = CheckpointStore(run.directory)
         except OSError as error:
             raise UsageError(
-                f"{run.directory} cannot hold checkpoints: {error.strerror or error}."
+                f"{run.directory} cannot hold checkpoints: {reason_of(error)}."
             ) from None
         self._completed: JsonLines | None = None
         self._scores: dict[int, float] = {}

@@ -3,8 +3,9 @@
 import warnings
 from pathlib import Path
 
-from ..errors import UsageError
+from ..errors import UsageError, escaped
 from ..forward.model import PyTree
+from ..json_files import is_there
 from .checkpoint_record import DamagedError, refuse_changed_arrays
 from .checkpoint_store import CHECKPOINTS, steps_in
 from .orbax_files import read_record, read_unknown_part
@@ -25,7 +26,7 @@ def load_student(directory: str | Path, step: int | None = None) -> dict[str, Py
         UsageError: There is no such checkpoint, or it is damaged.
     """
     root = Path(directory).absolute() / CHECKPOINTS
-    if not root.is_dir():
+    if not is_there(root) or not root.is_dir():
         raise UsageError(f"{directory} holds no checkpoints of a run.")
     saved = steps_in(root)
     if not saved or (step is not None and step not in saved):
@@ -41,5 +42,5 @@ def load_student(directory: str | Path, step: int | None = None) -> dict[str, Py
             message = f"The checkpoint of step {chosen} in {directory} is damaged: {error}."
             if step is not None:
                 raise UsageError(message) from None
-            warnings.warn(message, stacklevel=2)
+            warnings.warn(escaped(message), stacklevel=2)
     raise UsageError(f"{directory} has no checkpoint that can be read.")

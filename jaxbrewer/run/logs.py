@@ -13,7 +13,8 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import masked_crc32c
 
-from ..errors import UsageError
+from ..errors import UsageError, reason_of
+from ..json_files import conform, is_there, parse_json, replace_file
 
 
 class AppendOnly:
@@ -34,8 +35,8 @@ class AppendOnly:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        except OSError as error:
-            raise UsageError(f"{path} cannot be written: {error.strerror}.") from None
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{path} cannot be written: {reason_of(error)}.") from None
 
     def write(self, data: bytes) -> None:
         """Appends ``data``, at once."""
@@ -66,7 +67,8 @@ class JsonLines:
 
     Args:
         path: The file.
-        last_step: Rows of later steps and incomplete rows are cut off; ``None`` reads nothing.
+        last_step: Rows of later steps, and rows that are incomplete or damaged, are removed;
+            ``None`` reads nothing.
 
     Attributes:
         rows: The rows that were in the file.
@@ -74,16 +76,28 @@ class JsonLines:
 
     def __init__(self, path: Path, last_step: int | None = None):
         self.rows: list[dict[str, Any]] = []
-        if last_step is not None and path.exists():
-            data, kept = path.read_bytes(), 0
-            for line in data.splitlines(keepends=True):
-                row = _parsed(line)
-                if row is None or row["step"] > last_step:
-                    break
-                self.rows.append(row)
-                kept += len(line)
-            os.truncate(path, kept)
+        if last_step is not None and is_there(path):
+            try:
+                self._cut(path, last_step)
+            except OSError as error:
+                raise UsageError(f"{path} cannot be read: {reason_of(error)}.") from None
         self._file = AppendOnly(path)
+
+    def _cut(self, path: Path, last_step: int) -> None:
+        """Keeps the rows up to ``last_step``, without those that are damaged or repeat a step."""
+        kept, step = [], 0
+        data = path.read_bytes()
+        for line in data.splitlines(keepends=True):
+            row = _parsed(line)
+            if row is not None and step < row["step"] <= last_step:
+                step = row["step"]
+                self.rows.append(row)
+                kept.append(line)
+        good = b"".join(kept)
+        if data.startswith(good):
+            os.truncate(path, len(good))
+        else:
+            replace_file(path, good)
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Appends ``rows``, at once."""
@@ -95,11 +109,12 @@ class JsonLines:
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
+    """The row of a line; ``None`` if it is incomplete or damaged."""
     try:
-        row = json.loads(line)
-    except ValueError:
+        row = conform(parse_json(line, "the row"), dict[str, float], "the row")
+    except UsageError:
         return None
-    return row if line.endswith(b"\n") and isinstance(row, dict) and "step" in row else None
+    return row if line.endswith(b"\n") and type(row.get("step")) is int else None
 
 
 class Events:
@@ -113,7 +128,7 @@ class Events:
 
     def __init__(self, log_dir: str | Path, run: str, last_step: int | None = None):
         if last_step is not None:
-            for path in Path(log_dir).glob(f"events.out.tfevents.*.{run}"):
+            for path in event_files(log_dir, run):
                 _cut_events(path, last_step)
         seconds, fraction = divmod(time.time_ns(), 10**9)
         name = f"events.out.tfevents.{seconds}.{fraction:09}.{socket.gethostname()}.{run}"
@@ -144,6 +159,26 @@ class Events:
         self._file.close()
 
 
+def event_files(log_dir: str | Path, run: str) -> list[Path]:
+    """The files with TensorBoard's events of one run.
+
+    Raises:
+        UsageError: The directory cannot be read.
+    """
+    if not is_there(log_dir):
+        return []
+    try:
+        return [
+            path
+            for path in sorted(Path(log_dir).iterdir())
+            if path.name.startswith("events.out.tfevents.")
+            and path.name.endswith(f".{run}")
+            and path.is_file()
+        ]
+    except OSError as error:
+        raise UsageError(f"log_dir {str(log_dir)!r} cannot be read: {reason_of(error)}.") from None
+
+
 def read_events(path: Path) -> Iterator[tuple[int, Event]]:
     """The complete events in a file, each with the offset where it ends."""
     data, start = path.read_bytes(), 0
@@ -168,8 +203,11 @@ def _record(event: Event) -> bytes:
 
 def _cut_events(path: Path, last_step: int) -> None:
     kept = 0
-    for end, event in read_events(path):
-        if event.step > last_step:
-            break
-        kept = end
-    os.truncate(path, kept)
+    try:
+        for end, event in read_events(path):
+            if event.step > last_step:
+                break
+            kept = end
+        os.truncate(path, kept)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {reason_of(error)}.") from None

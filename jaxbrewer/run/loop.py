@@ -112,7 +112,7 @@ def fit(
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(on_device(config))
-        run = run_directory
+        run = run_directory and stack.enter_context(run_directory)
         checkpointer = None if run is None else stack.enter_context(Checkpointer(run, config))
         saved = checkpointer and checkpointer.restore(state)
         begun, position = (saved.step, saved.position) if saved else (0, None)

@@ -17,7 +17,7 @@ from orbax.checkpoint import v1 as ocp
 from ..checksums import leaves_by_path
 from ..errors import reason_of
 from ..forward.model import PyTree
-from .checkpoint_record import DamagedError, refuse_changed_record
+from .checkpoint_record import CheckpointRecord, DamagedError, checked_record
 
 UNFINISHED = ".orbax-checkpoint-tmp"
 """In the names of directories that Orbax is still writing."""
@@ -25,20 +25,20 @@ UNFINISHED = ".orbax-checkpoint-tmp"
 _KEY = "jaxbrewer"
 
 
-def write_checkpoint(path: Path, parts: PyTree, record: Mapping[str, Any]) -> str | None:
+def write_checkpoint(path: Path, parts: PyTree, record: CheckpointRecord) -> str | None:
     """Writes a checkpoint atomically: the directory has its name only once it is complete.
 
     Args:
         path: The directory, which must not exist.
         parts: Nested dicts of arrays.
-        record: Its metadata, as JSON.
+        record: Its metadata.
 
     Returns:
         ``None``, or what the operating system reports if it refuses.
     """
     with _without_noise():
         try:
-            ocp.save_checkpointables(path, parts, custom_metadata={_KEY: record})
+            ocp.save_checkpointables(path, parts, custom_metadata={_KEY: dict(record)})
         except (OSError, ValueError) as error:
             reason = _reason_on_disk(error)
             if reason is None:
@@ -48,15 +48,14 @@ def write_checkpoint(path: Path, parts: PyTree, record: Mapping[str, Any]) -> st
     return None
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """The metadata of a checkpoint.
+def read_record(path: Path) -> CheckpointRecord:
+    """The metadata of the checkpoint of the step that its directory is named after.
 
     Raises:
-        DamagedError: It cannot be read, or its checksum does not match.
+        DamagedError: It cannot be read, was changed, or belongs to another step.
     """
-    record = _or_damaged(lambda: dict(ocp.checkpointables_metadata(path).custom_metadata[_KEY]))
-    refuse_changed_record(record)
-    return record
+    record = _or_damaged(lambda: ocp.checkpointables_metadata(path).custom_metadata[_KEY])
+    return checked_record(record, int(path.name))
 
 
 def read_parts(path: Path, template: Mapping[str, PyTree]) -> dict[str, PyTree]:

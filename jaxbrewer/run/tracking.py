@@ -187,6 +187,6 @@ def _warn_of_gaps(rows: list[dict[str, Any]], steps: int, path: Path) -> None:
     if missing:
         warnings.warn(
             f"{path} lacks {len(missing)} of the {steps} steps before the checkpoint, the first of "
-            f"them step {min(missing)}: they were lost when the machine stopped.",
+            f"them step {min(missing)}: they were damaged, or lost when the machine stopped.",
             stacklevel=4,
         )

@@ -134,6 +134,19 @@ def test_several_damaged_checkpoints_are_skipped_and_no_good_one_is_an_error(cop
         jb.load_student(copy / "run")
 
 
+def test_a_checkpoint_under_the_name_of_another_step_is_skipped(copy, finished):
+    checkpoints = copy / "run" / "checkpoints"
+    shutil.rmtree(checkpoints / "12")
+    (checkpoints / "9").rename(checkpoints / "10")
+    (checkpoints / "007").mkdir()
+    with pytest.warns(UserWarning, match="step 10 .* damaged: it was saved after step 9"):
+        alone = jb.load_student(copy / "run")
+    assert bits(alone) == bits(jb.load_student(finished[0] / "run", 6))
+    with pytest.warns(UserWarning, match="step 10 is damaged .it was saved after step 9"):
+        actual = plain(copy, resume=True)()
+    assert bits(actual.history) == bits(finished[1].history)
+
+
 def test_an_incomplete_checkpoint_is_ignored(copy, finished):
     """A process that is killed while saving leaves one."""
     checkpoints = copy / "run" / "checkpoints"
@@ -266,10 +279,10 @@ def test_a_directory_that_cannot_hold_checkpoints_is_named(tmp_path):
     (tmp_path / "run" / "checkpoints").write_text("")
     with pytest.raises(jb.UsageError, match="cannot hold checkpoints"):
         plain(tmp_path)()
-    (tmp_path / "logs").write_text("")
-    with pytest.raises(jb.UsageError, match="logs.* cannot be written"):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(jb.UsageError, match="file/events.* cannot be written: File exists"):
         jb.BasicTrainer(
-            jb.TrainingConfig(output_dir=None, log_dir=tmp_path / "logs", progress=False),
+            jb.TrainingConfig(output_dir=None, log_dir=tmp_path / "file", progress=False),
             (lambda params, x: x * params, jnp.ones(4)),
             lambda batch, outputs: {"losses": outputs.sum()},
         ).train(optax.sgd(0.1), [{"x": np.ones(4)}], num_epochs=1)

@@ -63,11 +63,11 @@ OTHER = {
     ),
     "data": (
         {"loader": jb.ArrayLoader({**DATA, "x": DATA["x"] + 1}, 8, seed=3)},
-        "does not give batch 3 of epoch 1 as it did before the interruption: these are other data",
+        "does not yield batch 3 of epoch 1 as it did before the interruption: the data differ",
     ),
     "order": (
         {"loader": jb.ArrayLoader(DATA, 8, seed=4)},
-        "does not give batch 3 of epoch 1 as it did before the interruption",
+        "does not yield batch 3 of epoch 1 as it did before the interruption",
     ),
 }
 
@@ -105,7 +105,7 @@ def test_resume_needs_a_directory_and_starts_a_run_in_an_empty_one(tmp_path):
     again = resume(tmp_path, epochs=1)  # a run that has ended
     assert len(again.history["step"]) == 3
     (tmp_path / "run" / "manifest.json").write_text("{")
-    with pytest.raises(jb.UsageError, match="manifest.json is damaged.*overwrite=True"):
+    with pytest.raises(jb.UsageError, match="manifest.json is not valid JSON.*overwrite=True"):
         resume(tmp_path, epochs=1)
     resume(tmp_path, epochs=1, resume=False, overwrite=True)
 

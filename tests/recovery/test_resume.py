@@ -161,7 +161,8 @@ def test_a_resumed_training_equals_an_unbroken_one(make, crashes, tmp_path):
     if isinstance(expected.student, dict):
         assert bits(actual.student) == bits(expected.student)
     starts = json.loads((broken / "run" / "manifest.json").read_text())["resumed"]
-    assert len(starts) == len(crashes)
+    kept_nothing = crashes[0] < 3 * (2 if make is with_everything else 1)
+    assert len(starts) == len(crashes) - kept_nothing
 
 
 def test_sigterm_saves_between_checkpoints_and_the_resumed_run_equals_an_unbroken_one(
