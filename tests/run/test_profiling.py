@@ -32,8 +32,8 @@ def test_the_named_steps_are_traced(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"profile_steps": [4, 3]}, r"profile_steps must be two updates, \[first, last\]"),
-        ({"profile_steps": 3}, "must be two updates"),
+        ({"profile_steps": [4, 3]}, r"profile_steps must be two steps, \[first, last\]"),
+        ({"profile_steps": 3}, "must be two steps"),
         ({"profile_steps": [1, 2], "output_dir": None}, "needs a log_dir or an output_dir"),
     ],
 )
