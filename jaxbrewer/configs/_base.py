@@ -83,14 +83,14 @@ class Config:
 
         Raises:
             UsageError: A field holds a function, which JSON cannot; name it with
-                :func:`register_new` and use the name.
+                :func:`register_new`, under which it means the same, and use the name.
         """
         name = type(self).__name__
 
         def refuse(value: object) -> None:
             raise UsageError(
-                f"{name} holds the function {value!r}, which JSON cannot: give it a name with "
-                "register_new and use the name."
+                f"{name} holds {shown(value)}, which JSON cannot: give the function a name with "
+                "register_new, under which it means the same, and use the name."
             )
 
         return json.dumps(self.to_dict(), indent=indent, default=refuse)

@@ -13,11 +13,11 @@ from ..registry import (
     Table,
     loss_and_parameters,
 )
-from ._base import Config, is_int, plain
+from ._base import Config, is_int, plain, shown
 
 ScheduleSpec = str | Mapping[str, Any] | Callable[..., Any]
-"""``"none"``, a name of ``WEIGHT_SCHEDULER``, ``{"schedule": <optax name>, ...}`` or a function
-of the optimizer step."""
+"""``"none"``, a name of ``WEIGHT_SCHEDULER``, ``{"schedule": name, **parameters}`` with a name of
+that table or of optax, or a function whose argument is called ``step`` or ``fraction``."""
 
 LossSpec = str | Mapping[str, Any]
 """A name, or ``{"loss": name, **parameters}``."""
@@ -59,17 +59,31 @@ def require_match_loss(match: Config, layers: int) -> None:
 
 
 def require_schedule(field: str, spec: object, *, named: bool = True) -> None:
-    """Raises :class:`UsageError` unless ``spec`` is a :data:`ScheduleSpec`."""
+    """Raises :class:`UsageError` unless ``spec`` is a :data:`ScheduleSpec`.
+
+    Args:
+        field: The name to blame.
+        spec: The schedule.
+        named: Whether a name alone, or ``"none"``, stands for one.
+    """
     if callable(spec):
-        return
-    if isinstance(spec, Mapping):
-        if not isinstance(spec.get("schedule"), str):
-            raise UsageError(f"{field} {dict(spec)!r} needs the key 'schedule', a name of optax.")
-        return
-    if named:
+        row, name = WEIGHT_SCHEDULER.row(spec), getattr(spec, "__name__", repr(spec))
+        _require_parameters(f"{field} {name!r}", row, {})
+    elif isinstance(spec, Mapping):
+        parameters = dict(spec)
+        name = parameters.pop("schedule", None)
+        if not isinstance(name, str):
+            raise UsageError(
+                f"{field} {shown(dict(spec))} needs the key 'schedule', a name of optax."
+            )
+        if name in WEIGHT_SCHEDULER:
+            _require_parameters(f"{field} {name!r}", WEIGHT_SCHEDULER.row(name), parameters)
+    elif named:
         require_row(field, spec, ["none", *WEIGHT_SCHEDULER])
+        if spec in WEIGHT_SCHEDULER:
+            _require_parameters(f"{field} {spec!r}", WEIGHT_SCHEDULER.row(spec), {})
     else:
-        raise UsageError(f"{field} must be a positive number or a schedule, got {spec!r}.")
+        raise UsageError(f"{field} must be a positive number or a schedule, got {shown(spec)}.")
 
 
 def require_temperature_rule(field: str, spec: object) -> None:

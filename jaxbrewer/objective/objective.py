@@ -33,7 +33,7 @@ from .loss_calls import LossCall, as_sum_and_count, require_classes, weighted
 from .match_terms import Projection, match_terms
 from .optimal_transport import LAYER_WEIGHTS, cost_attention, equal_weights, shared_weights
 from .projections import init_projection
-from .schedules import weight_schedule
+from .schedules import temperature_schedule, weight_schedule
 from .temperature_rules import temperature_rule
 from .top_k import TopK, pair_top_k, require_kept_logits_suffice, to_buckets
 from .value_checks import Checks, fractional_mask, is_check, report, unequal_counts
@@ -403,9 +403,7 @@ def make_objective(config: DistillationConfig, *, total_steps: int | None = None
             config.hard_label_weight_scheduler, config.hard_label_weight, total_steps
         ),
     }
-    temperature: Any = config.temperature
-    if not isinstance(temperature, (int, float)):
-        temperature = weight_schedule(temperature, 0.0, total_steps)
+    temperature = temperature_schedule(config.temperature, total_steps)
     rule = None
     if config.temperature_scheduler != "none":
         rule = temperature_rule(config.temperature_scheduler)

@@ -78,6 +78,11 @@ class Row:
             "required": tuple(p.name for p in further if p.default is p.empty),
         }
 
+    @classmethod
+    def of_registered(cls, function: Function) -> dict[str, Any]:
+        """Facts of a function that is registered without them."""
+        return {}
+
     def unsigned_facts(self) -> dict[str, Any]:
         """The facts that no signature states."""
         return {
@@ -171,16 +176,43 @@ class MatchLossRow(Row):
 
 @dataclasses.dataclass(frozen=True)
 class WeightScheduleRow(Row):
-    """A weight as a function of the training's progress.
+    """A weight or temperature as a function of the training's progress.
 
     Attributes:
-        argument: What the function gets: ``"fraction"``, the finished part of the training from 0
-            to 1, or ``"step"``, the number of optimizer steps so far.
+        argument: What the function gets: ``"fraction"``, the finished fraction of the training from
+            0 to 1, or ``"step"``, the number of optimizer steps so far. The name of the function's
+            argument says which: ``fraction``, or ``step`` (``count`` in optax).
     """
 
-    argument: str = "fraction"
+    argument: str | None = None
 
-    caller_gives: ClassVar[tuple[str, ...]] = ("fraction",)
+    caller_gives: ClassVar[tuple[str, ...]] = ("step or fraction",)
+    _meanings: ClassVar[Mapping[str, str]] = {
+        "step": "step", "count": "step", "fraction": "fraction",
+    }  # fmt: skip
+
+    def __post_init__(self) -> None:
+        """Refuses a function of which nobody knows what it takes."""
+        if self.argument not in ("step", "fraction"):
+            name = getattr(self.function, "__name__", repr(self.function))
+            raise UsageError(
+                f"The schedule {name!r} must say what it takes: name its argument 'step' "
+                "(optimizer steps so far) or 'fraction' (finished fraction of the training, 0 to "
+                "1), or state argument='step' or 'fraction' in register_new."
+            )
+
+    @classmethod
+    def read_signature(cls, function: Function, subject: str) -> dict[str, Any]:
+        """The facts that a signature states, among them what the function takes."""
+        facts = super().read_signature(function, subject)
+        first = next(iter(_parameters(function)), "")
+        return {**facts, "argument": cls._meanings.get(first)}
+
+    @classmethod
+    def of_registered(cls, function: Function) -> dict[str, Any]:
+        """TextBrewer registers functions of ``x``, the finished fraction."""
+        is_textbrewers = next(iter(_parameters(function)), "") == "x"
+        return {"argument": "fraction"} if is_textbrewers else {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +250,7 @@ class Table(MutableMapping[str, Any], Generic[R]):
     def register(self, name: str, function: Function, **facts: Any) -> None:
         """Adds a row; the facts of a function that has a row already are those of that row."""
         known = self._known(function)
-        inherited = {} if known is None else known.unsigned_facts()
+        inherited = self._kind.of_registered(function) if known is None else known.unsigned_facts()
         self._rows[name] = self._kind.of(
             function, f"{self._field} {name!r}", **{**inherited, **facts}
         )

@@ -105,11 +105,15 @@ WEIGHT_SCHEDULER = Table(
     "weight scheduler",
     WeightScheduleRow,
     {
-        "linear_decay": WeightScheduleRow("jaxbrewer.objective.schedules:linear_decay"),
-        "linear_growth": WeightScheduleRow("jaxbrewer.objective.schedules:linear_growth"),
+        "linear_decay": WeightScheduleRow(
+            "jaxbrewer.objective.schedules:linear_decay", argument="fraction"
+        ),
+        "linear_growth": WeightScheduleRow(
+            "jaxbrewer.objective.schedules:linear_growth", argument="fraction"
+        ),
     },
 )
-"""Weight schedulers: the weight as a function of the finished fraction of training."""
+"""Schedules of weights and temperatures, functions of the step or of the finished fraction."""
 
 TEMPERATURE_SCHEDULER = Table(
     "temperature_scheduler",
