@@ -51,16 +51,12 @@ class CachePolicy:
         """Checks the directories and the config, before any data are read.
 
         Raises:
-            UsageError: There is neither teacher nor cache, or the cache is of another teacher or
+            UsageError: A cache cannot be built without a teacher, or is of another teacher or
                 lacks layers that the config needs.
         """
         directories = self._directories()
         if self.distill_config.is_caching_logits and self.teacher is None and not directories:
             raise UsageError("is_caching_logits needs a teacher.")
-        if self.teacher is None and not directories:
-            raise UsageError(
-                "model_T may be None only with TrainingConfig.cache_dir, a cache of the teacher."
-            )
         if self.is_on and self.distill_config.custom_matches:
             raise UsageError(
                 "custom_matches need the teacher itself: a cache keeps logits and the layers of "

@@ -10,6 +10,7 @@ import optax
 
 from ..checksums import fingerprint
 from ..configs import DistillationConfig, TrainingConfig
+from ..data.batch_parts import objective_entry
 from ..data.batches import as_batch
 from ..data.groups import groups
 from ..devices.estimate import Estimate
@@ -57,7 +58,8 @@ class OneTaskDistiller(Distiller):
     Args:
         train_config: How the training runs.
         distill_config: What the student is taught; ``None`` trains it on its own losses.
-        model_T: The teacher, several, or ``None``.
+        model_T: The teacher, several, or ``None`` if every batch brings ``"teacher_cache"`` or the
+            config names a ``cache_dir``.
         model_S: The student.
         adaptor_T: The teacher's adaptor; for several teachers one for all, or a list.
         adaptor_S: The student's adaptor.
@@ -266,6 +268,8 @@ class OneTaskDistiller(Distiller):
         if cache is not None and cache.is_on:
             batches_of = cache.apply if trains else cache.for_check
             dataloader, postprocessor = batches_of(dataloader, postprocessor, args)
+        elif self.distill_config is not None and self._teacher is None:
+            postprocessor = functools.partial(_require_teacher_cache, postprocessor)
         weights = built.objective.weights_at(0)
         if self.distill_config is None:
             weights = {"hard_label_loss": weights["hard_label_loss"]}
@@ -350,6 +354,17 @@ class OneTaskDistiller(Distiller):
         if self.distill_config is not None and self._teacher is None:
             return self._cache_policy(self.distill_config).teacher_fingerprint()
         return fingerprint(variables_of(self._teacher))
+
+
+def _require_teacher_cache(postprocessor: Postprocessor, batch: Any) -> Any:
+    """The batch, which must bring the outputs of the teacher that is not there."""
+    batch = batch if postprocessor is None else postprocessor(batch)
+    if objective_entry(batch, "teacher_cache") is None:
+        raise UsageError(
+            "model_T is None, and a batch has no 'teacher_cache', the teacher's logits or "
+            "Outputs: give a teacher, TrainingConfig.cache_dir, or the entry."
+        )
+    return batch
 
 
 def _warn_of_replaced_weights(config: DistillationConfig) -> None:

@@ -10,7 +10,7 @@ import jax
 from ..configs import CustomMatch, DistillationConfig
 from ..data.batch_parts import is_split, objective_entry, teacher_part
 from ..errors import UsageError
-from ..forward.adaptors import Adaptor, Outputs
+from ..forward.adaptors import Adaptor, Outputs, collect
 from ..forward.forward_pass import Forward, make_forward
 from ..forward.model import Batch, Model, PyTree
 from ..forward.precision import AS_GIVEN, Policy
@@ -53,7 +53,8 @@ def make_teacher_forward(
 
     Args:
         teacher: The teacher or teachers; ``None`` if there is none, or if batches bring
-            ``"teacher_cache"``.
+            ``"teacher_cache"``: :class:`~jaxbrewer.Outputs`, what the adaptor reads, or without
+            an adaptor logits or an adaptor's dict; a tuple of these for several teachers.
         adaptor: Its adaptor; for several teachers one each, or one for all.
         objective: Averages the teachers.
         precision: The dtypes.
@@ -63,7 +64,7 @@ def make_teacher_forward(
         UsageError: The settings per teacher do not match the number of teachers.
     """
     if teacher is None:
-        return functools.partial(_targets_from_cache, objective)
+        return functools.partial(_targets_from_cache, objective, adaptor)
     forwards = _forwards(teacher, adaptor, precision, args, objective.config.custom_matches)
     if isinstance(teacher, Model):
 
@@ -104,17 +105,33 @@ def make_teacher_forward(
 
 
 def _targets_from_cache(
-    objective: Objective, variables: PyTree, batch: Batch, step: jax.Array | int
+    objective: Objective,
+    adaptor: Adaptors,
+    variables: PyTree,
+    batch: Batch,
+    step: jax.Array | int,
 ) -> Targets | None:
     """The cached outputs of teachers that are not in memory; ``None`` if the batch has none."""
     cached = objective_entry(batch, "teacher_cache")
     if cached is None:
         return None
-    several = cached if isinstance(cached, (tuple, list)) else (cached,)
-    if not all(isinstance(outputs, Outputs) for outputs in several):
-        raise UsageError("Without a teacher, 'teacher_cache' must hold Outputs, as a cache gives.")
+    if isinstance(cached, (tuple, list)) and not hasattr(cached, "_fields"):
+        adaptors = _one_each(adaptor, len(cached))
+        parts, _ = parts_of_teachers(batch, len(cached))
+        outputs: Any = tuple(map(_read_cached, cached, adaptors, parts))
+    else:
+        outputs = _read_cached(cached, _one_each(adaptor, 1)[0], teacher_part(batch))
     temperature = objective.base_temperature(step)
-    return as_targets(objective.ensemble, cached, step=step, temperature=temperature)
+    return as_targets(objective.ensemble, outputs, step=step, temperature=temperature)
+
+
+def _read_cached(cached: Any, adaptor: Adaptor | None, batch: Batch) -> Outputs:
+    """The outputs in an entry ``"teacher_cache"`` of a teacher that is not in memory."""
+    if isinstance(cached, Outputs):
+        return cached
+    if adaptor is not None:
+        return collect(adaptor(batch, cached), "teacher")
+    return collect(cached if isinstance(cached, Mapping) else {"logits": cached}, "teacher")
 
 
 def make_teacher_step(
@@ -174,16 +191,22 @@ def _forwards(
     if isinstance(teacher, Model):
         one: Any = adaptor
         return (make_forward(teacher, one, "teacher", precision, args, modules(0)),)
-    adaptors = adaptor if isinstance(adaptor, Sequence) else [adaptor] * len(teacher)
-    if len(adaptors) != len(teacher):
-        raise UsageError(
-            f"There are {len(adaptors)} teacher adaptors for {len(teacher)} teachers: give one "
-            "each, or one for all."
-        )
+    adaptors = _one_each(adaptor, len(teacher))
     return tuple(
         make_forward(model, own, f"teacher {index}", precision, args, modules(index))
         for index, (model, own) in enumerate(zip(teacher, adaptors, strict=True))
     )
+
+
+def _one_each(adaptor: Adaptors, teachers: int) -> Sequence[Adaptor | None]:
+    """The adaptor of each teacher."""
+    adaptors = adaptor if isinstance(adaptor, Sequence) else [adaptor] * teachers
+    if len(adaptors) != teachers:
+        raise UsageError(
+            f"There are {len(adaptors)} teacher adaptors for {teachers} teachers: give one "
+            "each, or one for all."
+        )
+    return adaptors
 
 
 def _of_one(batch: Batch) -> tuple[Batch, Any]:

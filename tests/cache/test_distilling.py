@@ -270,8 +270,6 @@ def test_the_cache_of_another_teacher_is_refused_at_construction(cache):
         jb.UsageError, match=r"precision \('as given' in the cache, '.*bfloat16.*' now"
     ):
         make(half, model_T=TEACHER)
-    with pytest.raises(jb.UsageError, match="model_T may be None only with .*cache_dir"):
-        make(quiet(), model_T=None)
     with pytest.raises(jb.UsageError, match="cache_dir lists 2 directories for 1 teacher"):
         make(quiet(cache_dir=[cache, cache]), model_T=TEACHER)
 
