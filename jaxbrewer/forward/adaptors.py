@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ..errors import UsageError, suggest
-from ..losses import Mean
+from ..losses import Mean, loss_dtype
 from ..registry import ADAPTOR_KEYS
 
 Adaptor = Callable[[Any, Any], Mapping[str, Any]]
@@ -191,5 +191,5 @@ def _as_mean(loss: Any) -> Mean:
     if isinstance(loss, Mean):
         return loss
     loss = jnp.asarray(loss)
-    loss = loss.astype(jnp.result_type(jnp.float32, loss))
+    loss = loss.astype(loss_dtype(loss))
     return Mean(jnp.sum(loss), jnp.asarray(max(loss.size, 1), loss.dtype))

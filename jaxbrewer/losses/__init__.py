@@ -47,6 +47,7 @@ from ._reduction import add_means as add_means
 from ._reduction import as_loss as as_loss
 from ._reduction import loss_dtype as loss_dtype
 from ._reduction import masked_mean as masked_mean
+from ._reduction import selected as selected
 from ._reduction import valid as valid
 from ._relational import fsp_loss as fsp_loss
 from ._relational import mmd_loss as mmd_loss

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from ._logits import cross_entropy_of_distributions
-from ._reduction import Mean, as_loss, masked_mean, valid
+from ._reduction import Mean, as_loss, masked_mean, selected, valid
 from ._shapes import require_mask, require_same_shape
 
 Scores = Float[Array, "batch *heads queries keys"]
@@ -210,7 +210,7 @@ def rowwise(scores: Array, mask: Array | None) -> Array:
     if mask is None:
         return valid(scores, None)
     scores = valid(scores, mask[:, None, :])
-    return jnp.where((mask[:, None, None, :] != 0) | jnp.isfinite(scores), scores, EXCLUDED)
+    return jnp.where(selected(mask)[:, None, None, :] | jnp.isfinite(scores), scores, EXCLUDED)
 
 
 def _cross_entropy(scores_S: Array, scores_T: Array, mask: Array | None) -> Mean:

@@ -15,11 +15,10 @@ from ._logits import (
     Temperature,
     check_logits,
     per_position,
-    selected,
     soften,
     softened,
 )
-from ._reduction import Mean, as_loss, masked_mean, valid
+from ._reduction import Mean, as_loss, masked_mean, selected, valid
 
 Labels = Integer[Array, "*batch"]
 
@@ -120,7 +119,7 @@ def dkd_loss(
         raise UsageError("dkd_loss: there must be two classes at least.")
     counted = (labels >= 0) & (labels < classes)
     if mask is not None:
-        counted &= mask != 0
+        counted &= selected(mask)
     values = decoupled_kl_divergence(
         logits_S, logits_T, temperature, labels=labels, alpha=alpha, beta=beta, where=counted
     )
@@ -303,7 +302,7 @@ def _without(target: Array, z: Array) -> tuple[Array, Array]:
 def _standardize(z: Any) -> Array:
     """The z-scores of each row over the classes that are not ``-inf``."""
     kept = ~jnp.isneginf(z)
-    number = jnp.maximum(jnp.sum(kept, axis=-1, keepdims=True), 1)
+    number = jnp.maximum(jnp.sum(kept, axis=-1, keepdims=True, dtype=z.dtype), 1)
     largest = jax.lax.stop_gradient(jnp.max(z, axis=-1, keepdims=True))
     z = jnp.where(kept, z - largest, 0)  # so that equal numbers have the variance 0 exactly
     centred = jnp.where(kept, z - jnp.sum(z, axis=-1, keepdims=True) / number, 0)

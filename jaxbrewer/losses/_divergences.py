@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ..errors import UsageError
-from ._logits import Logits, Mask, PerPosition, Temperature, per_position, selected, softened
-from ._reduction import Mean, as_loss, masked_mean
+from ._logits import Logits, Mask, PerPosition, Temperature, per_position, softened
+from ._reduction import Mean, as_loss, masked_mean, selected
 
 
 @as_loss

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from ..errors import UsageError
-from ._reduction import Mean, as_loss, masked_mean, valid
+from ._reduction import Mean, as_loss, masked_mean, selected, valid
 from ._shapes import require_mask, require_same_shape
 
 States = Float[Array, "batch *length width"]
@@ -83,7 +83,7 @@ def cos_loss(state_S: States, state_T: States, mask: Mask | None = None) -> Mean
         for x, square in ((state_S, square_S), (state_T, square_T))
     )
     cosine = jnp.sum(unit_S * unit_T, axis=-1)
-    return masked_mean(1 - cosine, None if mask is None else mask != 0)
+    return masked_mean(1 - cosine, selected(mask))
 
 
 @as_loss
@@ -135,7 +135,11 @@ def first_positions(
             batch = state_S.shape[0]
             raise UsageError(f"{loss}: the mask must be ({batch}, length), got {mask.shape}.")
         positions = max(state_S.ndim, state_T.ndim) == 3 and mask.ndim == 2
-        mask = mask[:, 0] != 0 if positions else jnp.any(mask.reshape(len(mask), -1) != 0, axis=1)
+        mask = (
+            selected(mask)[:, 0]
+            if positions
+            else jnp.any(selected(mask.reshape(len(mask), -1)), axis=1)
+        )
     first_S, first_T = (x[:, 0] if x.ndim == 3 else x for x in (state_S, state_T))
     return first_S, first_T, mask
 

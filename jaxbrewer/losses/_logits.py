@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from ..errors import UsageError
-from ._reduction import Mean, as_loss, loss_dtype, masked_mean, valid
+from ._reduction import Mean, as_loss, loss_dtype, masked_mean, selected, valid
 from ._shapes import require_mask, require_same_shape
 
 Logits = Float[Array, "*batch classes"]
@@ -163,11 +163,6 @@ def check_logits(loss: str, logits_S: Any, logits_T: Any, mask: Any) -> None:
     """Raises :class:`UsageError` unless logits and mask fit."""
     require_same_shape(loss, logits_S, logits_T, "batch", "length", "classes")
     require_mask(loss, mask, logits_S.shape[:-1])
-
-
-def selected(mask: Array | None) -> Array | None:
-    """Logits are selected by masks, not weighted: every value but 0 means 1."""
-    return None if mask is None else mask != 0
 
 
 def softened(

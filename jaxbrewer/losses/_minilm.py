@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Shaped
 from ..errors import UsageError
 from ._attention import EXCLUDED, Scores, check_scores, rowwise
 from ._divergences import kl_of_distributions
-from ._reduction import Mean, as_loss, masked_mean, valid
+from ._reduction import Mean, as_loss, masked_mean, selected, valid
 from ._shapes import require_mask
 
 Mask = Shaped[Array, "batch length"]
@@ -122,8 +122,8 @@ def _relations(x: Array, heads: int) -> Array:
 
 def _divergence(scores_S: Array, scores_T: Array, mask: Array | None) -> Mean:
     if mask is not None:
-        key = mask[:, None, None, :] != 0
+        key = selected(mask)[:, None, None, :]
         scores_S, scores_T = (jnp.where(key, x, EXCLUDED) for x in (scores_S, scores_T))
     log_q, log_p = jax.nn.log_softmax(scores_S), jax.nn.log_softmax(scores_T)
     values = kl_of_distributions(log_p, log_q)
-    return masked_mean(values, None if mask is None else (mask != 0)[:, None, :])
+    return masked_mean(values, None if mask is None else selected(mask)[:, None, :])

@@ -6,10 +6,11 @@ processes and divided once, which gives the number of the whole batch whatever t
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, ParamSpec, Protocol, cast
+from typing import Any, NamedTuple, ParamSpec, Protocol, cast, overload
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Bool, Float, Shaped
 
 P = ParamSpec("P")
 
@@ -71,7 +72,22 @@ def as_loss(sum_and_count: Callable[P, Mean]) -> Loss[P]:
 
 def loss_dtype(*arrays: Any) -> Any:
     """float64 if any input is float64, float32 otherwise: losses never see half precision."""
-    return jnp.result_type(jnp.float32, *arrays)
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.result_type(jnp.float32, *arrays)
+
+
+@overload
+def selected(mask: None) -> None: ...
+@overload
+def selected(mask: Shaped[Array, "..."]) -> Bool[Array, "..."]: ...
+def selected(mask: Shaped[Array, "..."] | None) -> Bool[Array, "..."] | None:
+    """What a mask of any dtype selects: every value but 0; ``None`` selects everything.
+
+    Examples:
+        >>> print(selected(jnp.array([0.5, 0.0])))
+        [ True False]
+    """
+    return None if mask is None else mask.astype(bool)
 
 
 def valid(x: Shaped[Array, "..."], mask: Shaped[Array, "..."] | None) -> Float[Array, "..."]:
@@ -88,7 +104,7 @@ def valid(x: Shaped[Array, "..."], mask: Shaped[Array, "..."] | None) -> Float[A
     if mask is None:
         return x
     mask = jnp.reshape(mask, mask.shape + (1,) * (x.ndim - mask.ndim))
-    return jnp.where(mask != 0, x, jnp.zeros((), x.dtype))
+    return jnp.where(selected(mask), x, jnp.zeros((), x.dtype))
 
 
 def masked_mean(values: Shaped[Array, "..."], mask: Shaped[Array, "..."] | None = None) -> Mean:

@@ -8,7 +8,7 @@ from jax.lax import Precision
 from jaxtyping import Array, Float, Shaped
 
 from ..errors import UsageError
-from ._reduction import Mean, as_loss, masked_mean, valid
+from ._reduction import Mean, as_loss, masked_mean, selected, valid
 from ._shapes import require_mask, require_same_shape
 
 LayerPair = Sequence[Float[Array, "batch length _"]]
@@ -62,7 +62,7 @@ def fsp_loss(
         weighted = x_0 * weights[:, :, None] ** 2
         return _gram("bli,blj->bij", weighted, x_1) / jnp.where(length > 0, length, 1)
 
-    nonempty = None if mask is None else jnp.any(mask != 0, axis=1)
+    nonempty = None if mask is None else jnp.any(selected(mask), axis=1)
     return masked_mean((flow(state_S) - flow(state_T)) ** 2, nonempty)
 
 

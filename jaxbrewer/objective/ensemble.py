@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Integer
 from ..configs import DistillationConfig
 from ..errors import UsageError
 from ..forward.adaptors import Outputs
-from ..losses import loss_dtype, per_position
+from ..losses import loss_dtype, per_position, selected
 from .logit_masks import pair_selected, pairs_by_rank, per_head
 from .schedules import weight_schedule
 from .top_k import TopK
@@ -274,7 +274,7 @@ def add_outputs(
 def _both(before: Array | None, mask: Array | None) -> Array | None:
     if before is None or mask is None:
         return mask if before is None else before
-    return (before != 0) & (mask != 0)
+    return selected(before) & selected(mask)
 
 
 def finish_targets(

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Integer, Shaped
 
 from ..errors import UsageError
 from ..forward.adaptors import Outputs
-from ..losses import loss_dtype
+from ..losses import loss_dtype, selected
 
 
 def probability_shift(
@@ -53,7 +53,7 @@ def probability_shift(
     largest = jnp.argmax(logits_T, axis=-1)
     shifts = (labels >= 0) & (labels < classes)
     if mask is not None:
-        shifts = shifts & (mask != 0)
+        shifts = shifts & selected(mask)
     label = jnp.where(shifts, labels, largest)[..., None]
     row = jax.lax.broadcasted_iota(label.dtype, logits_T.shape, logits_T.ndim - 1)
     at_largest = jnp.take_along_axis(logits_T, largest[..., None], axis=-1)
@@ -119,7 +119,7 @@ def pair_selected(
         return teacher, mask_S
     if pairs_by_rank(mask_S, mask_T, pairing):
         return _pair_by_rank(teacher, mask_S, mask_T)
-    return teacher, (mask_S != 0) & (mask_T != 0)
+    return teacher, selected(mask_S) & selected(mask_T)
 
 
 def pairs_by_rank(
@@ -291,7 +291,7 @@ def classes_as_positions(
 
 def _of_rank(masks: tuple[Array | None, Array | None], ndim: int) -> Array | None:
     """What both masks of ``ndim`` axes select."""
-    own = [mask != 0 for mask in masks if mask is not None and mask.ndim == ndim]
+    own = [selected(mask) for mask in masks if mask is not None and mask.ndim == ndim]
     return functools.reduce(operator.and_, own) if own else None
 
 
@@ -338,7 +338,7 @@ def _pair_by_rank(teacher: Array, mask_S: Array, mask_T: Array) -> tuple[Array, 
             "in the number of examples."
         )
     batch, classes = teacher.shape[0], teacher.shape[-1]
-    to_S, from_T = (mask.reshape(batch, -1) != 0 for mask in (mask_S, mask_T))
+    to_S, from_T = (selected(mask).reshape(batch, -1) for mask in (mask_S, mask_T))
     selected_T = jnp.argsort(~from_T, axis=1, stable=True)  # the k-th position that it selects
     k = jnp.cumsum(to_S, axis=1) - 1
     partner = jnp.take_along_axis(selected_T, jnp.clip(k, 0, from_T.shape[1] - 1), axis=1)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from ..errors import UsageError
-from ..losses import masked_mean, valid
+from ..losses import masked_mean, selected, valid
 from ..registry import TEMPERATURE_SCHEDULER
 from .schedules import Scalar, require_call
 
@@ -170,7 +170,7 @@ def temperature_rule(spec: Any) -> TemperatureRule:
 
 def _around(base: Any, weights: Array, beta: float, minimum: float, mask: Any) -> Array:
     """``base``, lowered where the weight is above the mean of the valid positions."""
-    mean = masked_mean(weights, None if mask is None else mask != 0).value()
+    mean = masked_mean(weights, selected(mask)).value()
     return jnp.maximum(base + (mean - weights) * beta, minimum)
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from ..errors import UsageError
-from ..losses import Mean
+from ..losses import Mean, selected
 
 PREFIX = "check/"
 _COUNTS, _FRACTIONS, _PROBABILITIES = "unequal_counts", "fractional_mask", "probabilities"
@@ -40,7 +40,7 @@ def unequal_counts(
         mask_T: Teacher's mask.
     """
     counts = [
-        jnp.sum(mask.reshape(mask.shape[0], -1) != 0, axis=1, dtype=jnp.int32)
+        jnp.sum(selected(mask).reshape(mask.shape[0], -1), axis=1, dtype=jnp.int32)
         for mask in (mask_S, mask_T)
     ]
     differs = counts[0] != counts[1]
