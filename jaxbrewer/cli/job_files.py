@@ -53,6 +53,7 @@ def parse_yaml(text: str, source: str) -> Any:
         {'rate': 0.0001, 'day': '2026-01-01'}
     """
     try:
+        _require_shallow(text, source)
         return require_plain(yaml.load(text, _Loader), source)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
@@ -63,8 +64,16 @@ def parse_yaml(text: str, source: str) -> Any:
         raise UsageError(
             f"{source} cannot be parsed: the character {character} is not allowed."
         ) from None
-    except RecursionError:
-        raise UsageError(f"{source} is nested deeper than {DEEPEST} levels.") from None
+
+
+def _require_shallow(text: str, source: str) -> None:
+    """Refuses deep nesting before the loader, which is recursive and quadratic in it."""
+    depth = 0
+    for event in yaml.parse(text, _Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise UsageError(f"{source} is nested deeper than {DEEPEST} levels.")
 
 
 class _Loader(yaml.SafeLoader):

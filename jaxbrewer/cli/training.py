@@ -1,10 +1,11 @@
 """``jaxbrewer train`` and ``jaxbrewer distill``, with their ``--dry-run``."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..configs import DistillationConfig, OptimizationConfig
+from ..configs import DistillationConfig, OptimizationConfig, TrainingConfig
 from ..errors import UsageError
 from ..registry import loss_and_parameters
 from ..text import Examples, Tokenizer
@@ -280,7 +281,6 @@ def _training_facts(
         if config.fp16 and config.fp16_opt_level != "O0"
         else "float32"
     )
-    saved = [step for step in range(1, steps + 1) if plan.saves_at(step, config)]
     return [
         (
             "batches",
@@ -297,5 +297,13 @@ def _training_facts(
             f"warm-up, then falling to 0; weight decay {optimization.weight_decay}; "
             + (f"gradients clipped at {clipped}" if clipped > 0 else "no clipping"),
         ),
-        ("checkpoints", f"after steps {abbreviate(saved)}" if saved else "none"),
+        ("checkpoints", _describe_checkpoints(plan, config)),
     ]
+
+
+def _describe_checkpoints(plan: "Plan", config: TrainingConfig) -> str:
+    """The steps of the checkpoints; the last step is one of them, if there are any."""
+    first = list(itertools.islice(plan.saved_steps(config), 7)) if config.ckpt_frequency else []
+    if len(first) <= 6:
+        return f"after steps {abbreviate(first)}" if first else "none"
+    return f"after steps {abbreviate([*first[:5], '...', plan.total_steps], 7)}"

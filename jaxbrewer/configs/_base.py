@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import numbers
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,10 @@ LARGEST_COUNT = 2**31 - 1
 """Counts of steps and examples are 32-bit integers on the devices."""
 LARGEST_SEED = 2**32 - 1
 """A seed beyond that would be cut off to 32 bits, and be the seed 0 for 2**32."""
+
+
+LARGEST = 3.4e38
+"""Numbers beyond it are infinite in float32."""
 
 
 class Config:
@@ -201,6 +204,6 @@ def is_number(value: Any) -> bool:
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         return False
     try:
-        return math.isfinite(value)
+        return abs(float(value)) <= LARGEST  # false for NaN
     except (OverflowError, TypeError):  # an int beyond all floats
         return False

@@ -252,8 +252,10 @@ class CustomMatch(Config):
     @classmethod
     def from_dict(cls, dict_object: Mapping[str, Any]) -> "CustomMatch":
         """Builds it from a dict; TextBrewer's ``proj_func`` is ``proj`` here."""
+        if not isinstance(dict_object, Mapping):
+            return super().from_dict(dict_object)
         renamed = {
-            "proj" if key == "proj_func" else key: value for key, value in dict(dict_object).items()
+            "proj" if key == "proj_func" else key: value for key, value in dict_object.items()
         }
         return super().from_dict(renamed)
 

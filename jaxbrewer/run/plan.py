@@ -1,6 +1,8 @@
 """The length of a training, and the steps after which it saves a checkpoint."""
 
 import dataclasses
+import itertools
+from collections.abc import Iterator
 
 from ..configs import TrainingConfig
 
@@ -21,6 +23,28 @@ class Plan:
     def num_epochs(self) -> int | None:
         """Epochs in all; ``None`` if the training counts steps, not epochs."""
         return None if self.steps_per_epoch is None else self.total_steps // self.steps_per_epoch
+
+    def saved_steps(self, config: TrainingConfig) -> Iterator[int]:
+        """The steps at which :meth:`saves_at` holds, in order.
+
+        Examples:
+            >>> list(Plan(10, steps_per_epoch=5).saved_steps(TrainingConfig(ckpt_frequency=2)))
+            [2, 5, 7, 10]
+            >>> list(Plan(total_steps=10).saved_steps(TrainingConfig(ckpt_steps=4)))
+            [4, 8, 10]
+        """
+        if self.steps_per_epoch is None:
+            every = config.ckpt_steps or self.total_steps
+            yield from range(every, self.total_steps, every)
+            yield self.total_steps
+            return
+        assert self.num_epochs is not None
+        every = config.ckpt_epoch_frequency
+        for epoch in itertools.chain(range(every, self.num_epochs, every), [self.num_epochs]):
+            first = (epoch - 1) * self.steps_per_epoch
+            for step in range(first + 1, first + self.steps_per_epoch + 1):
+                if self.saves_at(step, config):
+                    yield step
 
     def saves_at(self, step: int, config: TrainingConfig) -> bool:
         """Whether a checkpoint follows step number ``step``, counted from 1.

@@ -186,7 +186,7 @@ def test_bad_model_directories_are_refused_in_one_line(data, tmp_path, capsys):
 @pytest.mark.slow
 def test_a_process_exits_with_status_2_and_one_line(job, data, tmp_path):
     for words, says in (
-        (["train", job, "--data.labels", "[cat]", "--dry-run"], "is not one of the classes"),
+        (["train", job, "--data.labels", "[cat, dog]", "--dry-run"], "is not one of the classes"),
         (["train", job, "--data.max_length", "99"], "more than the teacher can read"),
         (["inspect", tmp_path], "is not a model directory"),
     ):

@@ -1,0 +1,170 @@
+"""Whatever a file or a flag holds: exit status 0 or 2, and for 2 one line that says why.
+
+Seeded. ``JAXBREWER_FUZZ=100`` tries a hundred times as many inputs (about an hour).
+"""
+
+import contextlib
+import copy
+import io
+import json
+import os
+import random
+import shutil
+import traceback
+import types
+
+import pytest
+import yaml
+
+from jaxbrewer.cli import main
+from jaxbrewer.cli.config import JobConfig
+from tests.cli.conftest import KINDS, write_model
+
+ROUNDS = int(os.environ.get("JAXBREWER_FUZZ", "1"))
+DEEP = json.loads("[" * 150 + "]" * 150)
+VALUES = [
+    None, True, False, 0, 1, -1, 3, 2**31, 2**63, 10**30, 0.5, -0.5, 1e-300, 1e308, float("nan"),
+    float("inf"), "", " ", "x", "yes", "cpu", "1e9", "nan", "\0", "\ud800", "x" * 300, "\x1b[31m",
+    "a\nb", "../..", "/dev/null", "ü日", [], [[]], {}, {"a": {}}, [True], ["x"], [1, 1], [None],
+    [0.5], {"x": 1}, [{}], [["x", 1]], DEEP, "cuda:9", "mean", -(10**6), 2**40,
+]  # fmt: skip
+YAML = [
+    "data: !!bool x", "data: !!timestamp x", "data: !!int x", "data: !!binary x", "a: &a [*a]",
+    "training: {seed: !!float x}", "data: &d {train: x, test: *d}", "? [1, 2]\n: 3", "1: 2",
+    "training: {seed: " + "9" * 5000 + "}", "training: {seed: 0x" + "f" * 5000 + "}", "\0",
+    "data: {train: 2026-01-01}", "data: {train: 2026-99-99}", "data: !!python/object:os.system x",
+    "data: !!set {train}", "data: !!omap [train: x]", "data: !!pairs [train: x]", "- [", "\tx",
+    "training: {seed: 1:30}", "training: {output_dir: \"\\ud800\"}", "%YAML 9.9\n---\na: b",
+    "a: " + "[" * 3000 + "]" * 3000, "{<<: 5}", "<<: {data: {train: x}}", "<<: [1]", "--- a\n--- b",
+    "data: {train: \"\\0\"}", "data: {train: !!null x}", "!!str", "!!map x", "!x y", "*a", "&a",
+    "a: &x [1]\nb: &y [" + "*x, " * 99 + "]\nc: &z [" + "*y, " * 99 + "]\nd: [" + "*z, " * 99 + "]",
+    "data: {? train, train: x}", "data: {train: x, \"train\": y}", "training: {.inf: 1}",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(data, content, tmp_path_factory):
+    """A job that fits, with files of its own, and no tracing: shapes are compared, no more."""
+    place = tmp_path_factory.mktemp("fuzzing")
+    write_model(place / "model", head=True, num_labels=3, labels=tuple(KINDS))
+    for name in ("train.tsv", "more.csv", "test.jsonl"):
+        shutil.copy(data / name, place / name)
+    job = json.loads(json.dumps(content).replace(str(data), str(place)))
+    job["teacher"]["path"] = str(place / "model")
+    job["training"] = {"output_dir": str(place / "run")}
+    (place / "job.json").write_text(json.dumps(job))
+    return types.SimpleNamespace(path=place, job=job, file=place / "job.json")
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_written(place):
+    yield
+    assert not (place.path / "run").exists()
+
+
+def status_of(*words):
+    """Runs a command; the exit status, after the promise was checked."""
+    with (
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        contextlib.redirect_stderr(io.StringIO()) as err,
+    ):
+        status = main([str(word) for word in words])
+    lines = err.getvalue().splitlines()
+    errors = [line for line in lines if line.startswith("jaxbrewer: error: ")]
+    assert len(errors) == (status == 2), err.getvalue()
+    assert status in (0, 2)
+    assert all(line.startswith("jaxbrewer: ") for line in lines), err.getvalue()
+    for line in [*lines, *out.getvalue().splitlines()]:
+        assert line.isprintable(), ascii(line)
+    assert all(len(line) < 5000 for line in errors), errors[0][:200]
+    return status
+
+
+class Tried:
+    """Runs commands and collects what breaks the promise, once per place in the code."""
+
+    def __init__(self):
+        self.statuses, self.broken = set(), {}
+
+    def run(self, words, case):
+        try:
+            self.statuses.add(status_of(*words))
+        except BaseException as error:  # also of libraries in Rust
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            frames = traceback.extract_tb(error.__traceback__)
+            place = next((f for f in reversed(frames) if "jaxbrewer" in f.filename), frames[-1])
+            where = f"{place.filename}:{place.lineno}"
+            self.broken.setdefault(where, f"{case!r:.300}: {type(error).__name__}: {error!s:.300}")
+
+    def verify(self):
+        assert not self.broken, "\n".join(f"{where}: {what}" for where, what in self.broken.items())
+        assert self.statuses == {0, 2}
+
+
+def places_in(value, prefix=()):
+    """The paths of all entries of nested dicts and lists."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value)
+    for name, part in parts:
+        yield (*prefix, name)
+        if isinstance(part, (dict, list)):
+            yield from places_in(part, (*prefix, name))
+
+
+def replaced(value, path, new):
+    value = copy.deepcopy(value)
+    target = value
+    for name in path[:-1]:
+        target = target[name]
+    target[path[-1]] = new
+    return value
+
+
+def damaged(content, draw):
+    """Bytes of which some are changed, dropped or doubled."""
+    content = bytearray(content)
+    for _ in range(draw.randint(1, 6)):
+        start = draw.randrange(len(content) + 1)
+        kind = draw.randrange(4)
+        if kind == 0 and content:
+            content[start % len(content)] = draw.randrange(256)
+        elif kind == 1:
+            del content[start : start + draw.randrange(1, 40)]
+        elif kind == 2:
+            content[start:start] = content[start : start + draw.randrange(1, 40)]
+        else:
+            content[start:start] = draw.choice([b"\0", b'"', b"\n", b"\xff", b"[", b"{", b"9" * 99])
+    return bytes(content)
+
+
+def full_job(place):
+    """The job with every field written out."""
+    config = JobConfig.from_dict(place.job).to_dict()
+    config["student"] |= {"path": None, "size": None}
+    return config
+
+
+@pytest.mark.parametrize("suffix", ["json", "yaml"])
+def test_jobs_with_any_value_anywhere(place, suffix):
+    draw = random.Random(f"jobs {suffix}")
+    job = full_job(place)
+    places = list(places_in(job))
+    tried = Tried()
+    for _ in range(60 * ROUNDS):
+        path = draw.choice(places)
+        value = draw.choice(VALUES)
+        changed = replaced(job, path, value)
+        file = place.path / f"changed.{suffix}"
+        text = json.dumps(changed) if suffix == "json" else yaml.safe_dump(changed)
+        file.write_text(text, encoding="utf-8")
+        command = draw.choice(["train", "distill", "inspect"])
+        words = [command, file, *(["--dry-run"] if command != "inspect" else [])]
+        tried.run(words, (command, path, value))
+    tried.verify()
+
+
+@pytest.mark.parametrize("text", YAML, ids=range(len(YAML)))
+def test_odd_yaml(place, text):
+    file = place.path / "odd.yaml"
+    file.write_text(text)
+    assert status_of("train", file, "--dry-run") == 2
