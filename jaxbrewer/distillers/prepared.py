@@ -32,7 +32,7 @@ from ..run.nonfinite import FlaggedStep
 from ..run.optimizer_settings import closure_settings
 from ..run.plan import Plan
 from ..step.optimizer import OptimizerFactory
-from ..step.state import HasProjections, TrainState, init_train_state
+from ..step.state import HasProjections, TrainState, evaluation_params, init_train_state
 from ..step.teachers import Teacher
 
 Optimizer: TypeAlias = optax.GradientTransformation | OptimizerFactory
@@ -209,7 +209,7 @@ def fit(prepared: Prepared, callback: Callable[..., Any] | None) -> Fitted:
     def on_checkpoint(step: int, state: TrainState) -> Any:
         if callback is None:
             return None
-        weights = gather((state.params, state.model_state))
+        weights = gather((evaluation_params(state), state.model_state))
         if jax.process_index() != 0:
             return None
         return callback(model=student.export(*weights), step=step)
@@ -228,9 +228,10 @@ def fit(prepared: Prepared, callback: Callable[..., Any] | None) -> Fitted:
         on_checkpoint=on_checkpoint,
         initial=prepared.initial,
     )
-    weights = readable((state.params, state.model_state))
+    params = evaluation_params(state)
+    weights = readable((params, state.model_state))
     return Fitted(
-        dataclasses.replace(student, params=state.params, state=state.model_state),
+        dataclasses.replace(student, params=params, state=state.model_state),
         state.trainable["projections"],
         Result(student.write_back(*weights), history),
     )

@@ -11,7 +11,7 @@ from ..data.position import Position
 from ..errors import UsageError
 from ..forward.model import PyTree
 from ..json_files import conform
-from ..step.state import TrainState
+from ..step.state import TrainState, evaluation_params
 from .retention import CheckpointInfo
 
 
@@ -40,10 +40,17 @@ class CheckpointRecord(TypedDict):
 
 
 def parts_of(state: TrainState) -> dict[str, PyTree]:
-    """Splits a state into ``student`` (weights and mutable state) and ``training`` (the rest)."""
+    """Splits a state into ``student`` (weights and mutable state) and ``training`` (the rest).
+
+    ``student`` holds the weights for evaluation; where an optimizer trains others, these are in
+    ``training``.
+    """
     rest = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     trainable, model_state = dict(rest.pop("trainable")), rest.pop("model_state")
-    student = {"params": trainable.pop("student"), "state": model_state}
+    params = evaluation_params(state)
+    if params is state.params:
+        del trainable["student"]
+    student = {"params": params, "state": model_state}
     return {"student": student, "training": {**rest, "trainable": trainable}}
 
 

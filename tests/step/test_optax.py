@@ -325,6 +325,29 @@ def test_schedule_free_students_are_returned_with_their_evaluation_weights():
     assert all(jax.tree.leaves(different))
 
 
+@pytest.mark.slow
+def test_schedule_free_runs_save_evaluation_weights_and_resume(tmp_path):
+    optimizer = optax.contrib.schedule_free_sgd(0.5)
+
+    def trained(directory, steps, **settings):
+        config = quiet(output_dir=tmp_path / directory, ckpt_steps=2, **settings)
+        student = NnxMLP(3, 4)
+        seen = []
+        jb.BasicTrainer(config, student, adaptor).train(
+            optimizer, [DATA], num_steps=steps, callback=lambda model, step: seen.append(model)
+        )
+        params = jb.as_model(student).params
+        jax.tree.map(np.testing.assert_array_equal, jb.as_model(seen[-1]).params, params)
+        saved = jb.load_student(tmp_path / directory)["params"]
+        jax.tree.map(np.testing.assert_array_equal, saved, params)
+        return params
+
+    whole = trained("whole", 4)
+    trained("parts", 2)
+    resumed = trained("parts", 4, resume=True, force_resume=True)
+    jax.tree.map(np.testing.assert_array_equal, resumed, whole)
+
+
 def test_sams_students_are_returned_without_the_step_away():
     optimizer = optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.5))
     first, state, _ = train(optimizer, steps=1, matches=())
