@@ -19,6 +19,7 @@ from .distillers import MultiTaskDistiller as MultiTaskDistiller
 from .distillers import MultiTeacherDistiller as MultiTeacherDistiller
 from .errors import NonFiniteError as NonFiniteError
 from .errors import Preempted as Preempted
+from .errors import StopTraining as StopTraining
 from .errors import UsageError as UsageError
 from .forward.adaptors import Outputs as Outputs
 from .forward.as_model import as_model as as_model

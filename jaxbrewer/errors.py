@@ -4,7 +4,7 @@ import contextlib
 import contextvars
 import difflib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 
 class UsageError(ValueError):
@@ -71,6 +71,27 @@ def reason_of(error: BaseException) -> str:
     if reported:
         return reported[1].strip()
     return getattr(error, "strerror", None) or str(error).rstrip(".")
+
+
+class StopTraining(Exception):  # not an error
+    """Raised by a callback, it ends the training in order after the checkpoint of this step.
+
+    ``train`` returns the student and the history so far. A run directory has the checkpoint, from
+    which ``resume=True`` continues.
+
+    Args:
+        scores: The dict of numbers that the callback would return, by which ``keep_best`` chooses.
+
+    Examples:
+        >>> def callback(model, step):
+        ...     accuracy = 0.9  # of the model on held-out data
+        ...     if accuracy > 0.8:
+        ...         raise StopTraining({"accuracy": accuracy})
+    """
+
+    def __init__(self, scores: Mapping[str, float] | None = None):
+        super().__init__("The training stops here.")
+        self.scores = scores
 
 
 def suggest(name: object, allowed: Iterable[object]) -> str:

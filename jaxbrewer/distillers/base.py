@@ -5,13 +5,17 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self, TypeVar
 
+import numpy as np
+from flax import nnx
+
 from ..configs import DistillationConfig, TrainingConfig
 from ..data.loader_checks import check_loader
 from ..errors import UsageError
 from ..forward.as_model import as_model
 from ..forward.model import PyTree
 from ..objective.objective import make_objective
-from .prepared import Prepared, Result, fit, require_config
+from .postprocessing import Postprocess, Postprocessor, make_postprocess
+from .prepared import Fitted, Prepared, Result, fit, require_config
 
 T = TypeVar("T")
 
@@ -27,13 +31,18 @@ class Distiller:
 
     Attributes:
         projections: The projections that the next training starts from; ``None`` draws new ones.
+        student: The student as ``train`` returns it, also after an error or Ctrl-C.
+        history: The history of the last training, likewise.
     """
 
     def __init__(self, train_config: TrainingConfig, model_S: Any):
         require_config("train_config", train_config, TrainingConfig)
         self.train_config = train_config
         self.projections: PyTree | None = None
+        self.history: dict[str, np.ndarray] = {}
         self._student = as_model(model_S)
+        is_module = isinstance(model_S, nnx.Module)
+        self.student = model_S if is_module else self._student.export(*self._initial_weights)
         self._built: tuple[Any, Any] | None = None
 
     def __enter__(self) -> Self:
@@ -43,11 +52,24 @@ class Distiller:
     def __exit__(self, *_: object) -> None:
         pass
 
+    @property
+    def _initial_weights(self) -> tuple[PyTree, PyTree]:
+        return self._student.params, self._student.state
+
+    def _postprocess(self, function: Postprocessor) -> Postprocess:
+        return make_postprocess(function, self._student, self.student)
+
     def _fit(self, prepared: Prepared, callback: Callable[..., Any] | None) -> Result:
         """Trains, and keeps the student and its projections."""
-        fitted = fit(prepared, callback)
-        self._student, self.projections = fitted.student, fitted.projections
-        return fitted.result
+        results = []
+
+        def keep(fitted: Fitted) -> None:
+            self._student, self.projections = fitted.student, fitted.projections
+            self.student, self.history = fitted.result
+            results.append(fitted.result)
+
+        fit(prepared, callback, keep)
+        return results[0]
 
     def _build_once(self, settings: Any, build: Callable[[], T]) -> T:
         """``build()``, or its last result under equal settings, so that nothing compiles again."""

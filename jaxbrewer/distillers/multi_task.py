@@ -150,7 +150,7 @@ class MultiTaskDistiller(Distiller):
         max_grad_norm: float = -1.0,
         tau: float = 1.0,
         callback: Callable[..., Any] | None = None,
-        batch_postprocessors: Mapping[str, Callable[[Any], Any]] | None = None,
+        batch_postprocessors: Mapping[str, Callable[..., Any]] | None = None,
         **args: Any,
     ) -> Result:
         r"""Trains the student; a further call starts from its weights and projections.
@@ -165,7 +165,7 @@ class MultiTaskDistiller(Distiller):
                 :math:`n^\tau`. Where the number of examples is unknown (an iterator), all tasks
                 are drawn alike, and a warning says so.
             callback: As for :meth:`GeneralDistiller.train`.
-            batch_postprocessors: By task, ``batch -> batch``, applied before anything else.
+            batch_postprocessors: By task, as for :meth:`GeneralDistiller.train`.
             **args: Further keyword arguments of every call of any model.
 
         Returns:
@@ -194,7 +194,7 @@ class MultiTaskDistiller(Distiller):
         *,
         max_grad_norm: float = -1.0,
         tau: float = 1.0,
-        batch_postprocessors: Mapping[str, Callable[[Any], Any]] | None = None,
+        batch_postprocessors: Mapping[str, Callable[..., Any]] | None = None,
         **args: Any,
     ) -> Plan:
         """Reports what :meth:`train` would refuse, in any task, without training.
@@ -216,7 +216,7 @@ class MultiTaskDistiller(Distiller):
         *,
         max_grad_norm: float = -1.0,
         tau: float = 1.0,
-        batch_postprocessors: Mapping[str, Callable[[Any], Any]] | None = None,
+        batch_postprocessors: Mapping[str, Callable[..., Any]] | None = None,
         **args: Any,
     ) -> Estimate:
         """Memory and work of the first step on each device, from the step compiled for its task.
@@ -235,7 +235,7 @@ class MultiTaskDistiller(Distiller):
         self,
         dataloaders: Tasks,
         *,
-        batch_postprocessors: Mapping[str, Callable[[Any], Any]] | None = None,
+        batch_postprocessors: Mapping[str, Callable[..., Any]] | None = None,
         **args: Any,
     ) -> str:
         """The matches of inner layers of every task, as they are resolved for its models and data.
@@ -260,7 +260,7 @@ class MultiTaskDistiller(Distiller):
         num_steps: int,
         max_grad_norm: float,
         tau: float,
-        postprocessors: Mapping[str, Callable[[Any], Any]],
+        postprocessors: Mapping[str, Callable[..., Any]],
         args: dict[str, Any],
         *,
         shows_tables: bool = False,
@@ -299,9 +299,10 @@ class MultiTaskDistiller(Distiller):
             )
             return with_finite_flags(step, skips=config.on_nonfinite == "skip")
 
-        def postprocess(batch: TaskBatch) -> TaskBatch:
-            own = postprocessors.get(batch.task, lambda batch: batch)
-            return TaskBatch(batch.task, as_batch(own(batch.batch)))
+        own = {task: self._postprocess(postprocessors.get(task)) for task in self._tasks}
+
+        def postprocess(batch: TaskBatch, weights: tuple[PyTree, PyTree]) -> TaskBatch:
+            return TaskBatch(batch.task, as_batch(own[batch.task](batch.batch, weights)))
 
         return Prepared(
             config=config,
@@ -331,7 +332,7 @@ class MultiTaskDistiller(Distiller):
         )
 
     def _first_batches(
-        self, dataloaders: Tasks, postprocessors: Mapping[str, Callable[[Any], Any]]
+        self, dataloaders: Tasks, postprocessors: Mapping[str, Callable[..., Any]]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """The first batch of each task, and loaders that still yield it."""
         self._require_tasks("dataloaders", dataloaders)
@@ -341,8 +342,8 @@ class MultiTaskDistiller(Distiller):
         firsts, loaders = {}, {}
         for task in self._tasks:
             batch, loaders[task] = peek(dataloaders[task])
-            batch = postprocessors[task](batch) if task in postprocessors else batch
-            firsts[task] = as_batch(batch)
+            postprocess = self._postprocess(postprocessors.get(task))
+            firsts[task] = as_batch(postprocess(batch, self._initial_weights))
         return firsts, loaders
 
     def _forward_settings(self, args: Mapping[str, Any]) -> dict[str, Any]:

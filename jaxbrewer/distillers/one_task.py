@@ -30,9 +30,9 @@ from ..step.teachers import Adaptors, Teacher
 from ..step.train_step import make_train_step
 from .base import Distiller, check_config, peek, refuse_pytorch_arguments
 from .cache_policy import CachePolicy
+from .postprocessing import Postprocessor, takes_student
 from .prepared import (
     Optimizer,
-    Postprocessor,
     Prepared,
     Result,
     RunRecord,
@@ -130,7 +130,10 @@ class OneTaskDistiller(Distiller):
             callback: Called as ``callback(model=student, step=step)`` after each checkpoint, with a
                 copy of the student in evaluation mode. It may return a dict of numbers, by which
                 ``keep_best`` chooses checkpoints.
-            batch_postprocessor: ``batch -> batch``, applied before anything else.
+            batch_postprocessor: ``batch -> batch``, applied before anything else. With a parameter
+                ``student``, it gets the student of that step too, in evaluation mode, of the kind
+                that was given (an NNX module, Linen variables, parameters), to sample from it;
+                its arrays live for the call only.
             **args: Further keyword arguments of every call of either model.
 
         Returns:
@@ -266,6 +269,11 @@ class OneTaskDistiller(Distiller):
         teacher = None if cache is not None and cache.covers_all else self._teacher
         built = self._build(optimizer, distill_config, teacher, plan, max_grad_norm, args)
         if cache is not None and cache.is_on:
+            if takes_student(postprocessor):
+                raise UsageError(
+                    "batch_postprocessor takes the student, so batches differ in every epoch: the "
+                    "teacher's outputs on them cannot be cached."
+                )
             batches_of = cache.apply if trains else cache.for_check
             dataloader, postprocessor = batches_of(dataloader, postprocessor, args)
         elif self.distill_config is not None and self._teacher is None:
@@ -285,7 +293,7 @@ class OneTaskDistiller(Distiller):
             source=functools.partial(
                 groups, dataloader, config.gradient_accumulation_steps, num_epochs=plan.num_epochs
             ),
-            postprocess=postprocessor or (lambda batch: batch),
+            postprocess=self._postprocess(postprocessor),
             weights_at_0=weights,
             record=RunRecord(
                 type(self).__name__,
@@ -343,7 +351,7 @@ class OneTaskDistiller(Distiller):
             self._objective_config,
             self._student,
             self._teacher,
-            as_batch(batch if postprocessor is None else postprocessor(batch)),
+            as_batch(self._postprocess(postprocessor)(batch, self._initial_weights)),
             adaptor_S=self.adaptor_S,
             adaptor_T=self.adaptor_T,
             args=args,

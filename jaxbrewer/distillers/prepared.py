@@ -1,12 +1,16 @@
 """A training before its first step, as data; functions that check, estimate and fit it."""
 
+import contextlib
 import dataclasses
+import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
 import optax
+from jax.experimental import multihost_utils
 
 from ..cache.manifest import identities
 from ..configs import TrainingConfig
@@ -22,7 +26,7 @@ from ..devices.sharding import (
     place_teacher,
     readable,
 )
-from ..errors import UsageError
+from ..errors import StopTraining, UsageError
 from ..forward.model import Model, PyTree
 from ..forward.precision import policy_of
 from ..objective.objective import TermWeight
@@ -31,12 +35,13 @@ from ..run.directory import DistillConfigs, open_run
 from ..run.nonfinite import FlaggedStep
 from ..run.optimizer_settings import closure_settings
 from ..run.plan import Plan
+from ..run.preemption import watch_sigterm
 from ..step.optimizer import OptimizerFactory
 from ..step.state import HasProjections, TrainState, evaluation_params, init_train_state
 from ..step.teachers import Teacher
+from .postprocessing import Postprocess
 
 Optimizer: TypeAlias = optax.GradientTransformation | OptimizerFactory
-Postprocessor: TypeAlias = Callable[[Any], Any] | None
 
 
 class Result(NamedTuple):
@@ -99,7 +104,7 @@ class Prepared:
     optimizer: optax.GradientTransformationExtraArgs
     make_step: Callable[[int], FlaggedStep]
     source: GroupSource
-    postprocess: Callable[[Any], Any]
+    postprocess: Postprocess
     weights_at_0: Mapping[str, TermWeight]
     record: RunRecord
 
@@ -132,11 +137,12 @@ class Prepared:
     def first_batches(self) -> tuple[Any, ...]:
         """The batches of the first step; an iterator loses them."""
         batches = next(self.source(start=None)).batches
-        return tuple(as_batch(self.postprocess(batch)) for batch in batches)
+        weights = (self.student.params, self.student.state)
+        return tuple(as_batch(self.postprocess(batch, weights)) for batch in batches)
 
 
 class Fitted(NamedTuple):
-    """A student after its training.
+    """A student after its training, or after the part of it that an error has left.
 
     Attributes:
         student: With the trained weights.
@@ -193,48 +199,92 @@ def estimate(prepared: Prepared) -> Estimate:
     return dataclasses.replace(whole, flops=len(batches) * alone.flops)
 
 
-def fit(prepared: Prepared, callback: Callable[..., Any] | None) -> Fitted:
+def fit(
+    prepared: Prepared, callback: Callable[..., Any] | None, keep: Callable[[Fitted], None]
+) -> None:
     """Trains the student.
 
     Args:
         prepared: The training.
         callback: ``callback(model=student, step=step)``, called after each checkpoint.
+        keep: Called with the trained student, also if an error or Ctrl-C ends the training.
     """
+    _require_callback(callback)
     config, student = prepared.config, prepared.student
-    layout = make_layout(config)
-    with on_device(config):
-        state = init_state(prepared.start, prepared.initial, student, layout)
-        teacher = place_teacher(prepared.teacher_variables, prepared.teacher, layout)
+    with contextlib.ExitStack() as stack:
+        is_preempted: Callable[[int], bool] = lambda step: False  # noqa: E731
+        if config.output_dir is not None:
+            is_preempted = stack.enter_context(watch_sigterm())
+        layout = make_layout(config)
+        with on_device(config):
+            state = init_state(prepared.start, prepared.initial, student, layout)
+            teacher = place_teacher(prepared.teacher_variables, prepared.teacher, layout)
 
-    def on_checkpoint(step: int, state: TrainState) -> Any:
-        if callback is None:
-            return None
-        weights = gather((evaluation_params(state), state.model_state))
-        if jax.process_index() != 0:
-            return None
-        return callback(model=student.export(*weights), step=step)
+        def keep_state(state: TrainState, history: loop.History) -> None:
+            params = evaluation_params(state)
+            weights = readable((params, state.model_state))
+            keep(
+                Fitted(
+                    dataclasses.replace(student, params=params, state=state.model_state),
+                    state.trainable["projections"],
+                    Result(student.write_back(*weights), history),
+                )
+            )
 
-    state, history = loop.fit(
-        prepared.step,
-        state,
-        teacher,
-        prepared.source,
-        config=config,
-        plan=prepared.plan,
-        layout=layout,
-        weights_at_0=prepared.weights_at_0,
-        run_directory=open_run(config, prepared.record.distill_configs, _facts(prepared)),
-        postprocess=prepared.postprocess,
-        on_checkpoint=on_checkpoint,
-        initial=prepared.initial,
-    )
-    params = evaluation_params(state)
-    weights = readable((params, state.model_state))
-    return Fitted(
-        dataclasses.replace(student, params=params, state=state.model_state),
-        state.trainable["projections"],
-        Result(student.write_back(*weights), history),
-    )
+        loop.fit(
+            prepared.step,
+            state,
+            teacher,
+            prepared.source,
+            config=config,
+            plan=prepared.plan,
+            layout=layout,
+            weights_at_0=prepared.weights_at_0,
+            run_directory=open_run(config, prepared.record.distill_configs, _facts(prepared)),
+            keep=keep_state,
+            postprocess=lambda batch, state: prepared.postprocess(
+                batch, (evaluation_params(state), state.model_state)
+            ),
+            on_checkpoint=functools.partial(_call_back, student, callback),
+            initial=prepared.initial,
+            is_preempted=is_preempted,
+        )
+
+
+def _require_callback(callback: Any) -> None:
+    if callback is None:
+        return
+    if not callable(callback):
+        raise UsageError(
+            "callback must be a function callback(model=student, step=step), got "
+            f"{type(callback).__name__}."
+        )
+    try:
+        inspect.signature(callback).bind(model=None, step=0)
+    except TypeError as error:
+        raise UsageError(
+            f"callback is called as callback(model=student, step=step): {error}."
+        ) from None
+    except ValueError:  # a function without a signature
+        pass
+
+
+def _call_back(
+    student: Model, callback: Callable[..., Any] | None, step: int, state: TrainState
+) -> loop.AfterCheckpoint:
+    """Calls the callback with a copy of the student, in process 0; all learn whether it stops."""
+    if callback is None:
+        return loop.AfterCheckpoint()
+    weights = gather((evaluation_params(state), state.model_state))
+    scores, stops = None, False
+    if jax.process_index() == 0:
+        try:
+            scores = callback(model=student.export(*weights), step=step)
+        except StopTraining as stop:
+            scores, stops = stop.scores, True
+    if jax.process_count() > 1:
+        stops = bool(multihost_utils.broadcast_one_to_all(np.asarray(stops)))
+    return loop.AfterCheckpoint(scores, stops)
 
 
 def _facts(prepared: Prepared) -> dict[str, Any]:

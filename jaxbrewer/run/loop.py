@@ -4,8 +4,9 @@ import contextlib
 import itertools
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from ..checksums import leaves_by_path
@@ -14,17 +15,20 @@ from ..data.batches import as_batch, batch_size, signature
 from ..data.groups import GroupSource, count_batches
 from ..devices.processes import exit_all_on_error
 from ..devices.sharding import DeviceLayout, jit_step, on_device, place_batch
-from ..errors import UsageError
+from ..errors import NonFiniteError, UsageError
 from ..forward.model import PyTree
 from ..objective.objective import TermWeight
 from ..step.state import TrainState
 from .checkpointer import Checkpointer
 from .directory import RunDirectory
+from .interrupts import Interrupts
 from .nonfinite import FlaggedStep, NonFiniteGuard
 from .plan import Plan
-from .preemption import watch_sigterm
 from .profiling import Profiler
 from .tracking import LEAD, Tracker
+
+History = dict[str, np.ndarray]
+"""Every metric as an array over steps."""
 
 MANY_SHAPES = 8
 """Number of distinct batch shapes compiled before a warning."""
@@ -61,6 +65,18 @@ def plan_training(
     return Plan(total_steps=steps * int(value), steps_per_epoch=steps)
 
 
+class AfterCheckpoint(NamedTuple):
+    """What follows a checkpoint.
+
+    Attributes:
+        scores: Numbers by which checkpoints are chosen.
+        stops: Whether the training ends.
+    """
+
+    scores: Mapping[str, float] | None = None
+    stops: bool = False
+
+
 def fit(
     step: FlaggedStep,
     state: TrainState,
@@ -70,12 +86,16 @@ def fit(
     config: TrainingConfig,
     plan: Plan,
     run_directory: RunDirectory | None,
+    keep: Callable[[TrainState, History], None],
     layout: DeviceLayout = DeviceLayout(),  # noqa: B008  # frozen
     weights_at_0: Mapping[str, TermWeight] = {},
-    postprocess: Callable[[Any], Any] = lambda batch: batch,
-    on_checkpoint: Callable[[int, TrainState], Mapping[str, float] | None] | None = None,
+    postprocess: Callable[[Any, TrainState], Any] = lambda batch, state: batch,
+    on_checkpoint: Callable[[int, TrainState], AfterCheckpoint] = lambda step, state: (
+        AfterCheckpoint()
+    ),
     initial: PyTree = None,
-) -> tuple[TrainState, dict[str, np.ndarray]]:
+    is_preempted: Callable[[int], bool] = lambda step: False,
+) -> None:
     """Trains from ``state``, or from the last checkpoint of a run that resumes, to the end.
 
     Args:
@@ -87,16 +107,15 @@ def fit(
         config: Frequencies, devices and directories.
         plan: Number of steps.
         run_directory: From :func:`~jaxbrewer.run.directory.open_run`, or ``None``.
+        keep: Called once with the last state and the history, every metric as an array over steps;
+            also if an error or Ctrl-C ends the training, but not if a step was not finite.
         layout: The devices of batches.
         weights_at_0: The weights of the loss's terms before the first step, which are logged.
-        postprocess: Applied to every batch before anything else.
-        on_checkpoint: Called with the step and the state after each checkpoint; its result may
-            score the checkpoint.
+        postprocess: Applied to every batch and the state before anything else.
+        on_checkpoint: Called with the step and the state after each checkpoint.
         initial: The weights that ``state`` was made of, searched for values that are not finite
             if the first step is not finite.
-
-    Returns:
-        The final state, and the history: every metric as an array over steps.
+        is_preempted: Whether the training must end after a step, which is then saved.
 
     Raises:
         NonFiniteError: A loss or a gradient is not finite, with ``on_nonfinite="stop"``.
@@ -116,6 +135,11 @@ def fit(
         checkpointer = None if run is None else stack.enter_context(Checkpointer(run, config))
         saved = checkpointer and checkpointer.restore(state)
         begun, position = (saved.step, saved.position) if saved else (0, None)
+        if begun > plan.total_steps:
+            raise UsageError(
+                f"The run has made {begun} steps, more than the {plan.total_steps} asked for: ask "
+                "for more epochs or steps, or begin a run in another output_dir."
+            )
         state = saved.state if saved else state
         tracker = Tracker(
             run.directory if run else None,
@@ -127,56 +151,79 @@ def fit(
         )
         stack.enter_context(tracker)
         profiler = stack.enter_context(Profiler(config))
+        interrupts = stack.enter_context(Interrupts())
         if begun == 0:
             tracker.report_weights(weights_at_0)
-        is_noticed = stack.enter_context(watch_sigterm()) if run else None
+        after = AfterCheckpoint()
         if saved and checkpointer and not checkpointer.is_completed(saved):
-            checkpointer.complete(
-                begun, on_checkpoint and on_checkpoint(begun, state), tracker.latest()
-            )
-        stops = config.on_nonfinite == "stop"
+            after = on_checkpoint(begun, state)
+            checkpointer.complete(begun, after.scores, tracker.latest())
+        skips = config.on_nonfinite == "skip"
         guard = NonFiniteGuard(list(leaves_by_path(state.trainable)))
         jitted = jit_step(step, state, layout)
+        number = begun
         groups = itertools.islice(source(start=position), plan.total_steps - begun)
-        for number, group in enumerate(groups, start=begun + 1):
-            batches = tuple(as_batch(postprocess(batch)) for batch in group.batches)
-            is_new = _watch_shapes(shapes, batches)
-            profiler.before(number, state)
-            state, (metrics, finite) = jitted(state, teacher_variables, prepare(batches))
-            profiler.after(number, state)
-            examples = sum(map(batch_size, batches)) * layout.loaders
-            tracker.add(number, examples, metrics, compiled=is_new)
-            guard.add(number, batches, metrics, finite)
-            is_planned = plan.saves_at(number, config)
-            is_last_call = is_noticed is not None and is_noticed(number)
-            stops_here = is_planned or is_last_call or number == plan.total_steps
-            while bad := guard.first_nonfinite(lead=0 if stops_here else LEAD):
-                if not stops:
-                    guard.count_skipped(bad)
+        try:
+            for group in groups if not after.stops else ():
+                batches = tuple(as_batch(postprocess(batch, state)) for batch in group.batches)
+                is_new = _watch_shapes(shapes, batches)
+                profiler.before(number + 1, state)
+                placed = prepare(batches)
+                with interrupts.delayed():
+                    state, (metrics, finite) = jitted(state, teacher_variables, placed)
+                    number += 1
+                profiler.after(number, state)
+                examples = sum(map(batch_size, batches)) * layout.loaders
+                tracker.add(number, examples, metrics, compiled=is_new)
+                guard.add(number, batches, metrics, finite)
+                is_planned = plan.saves_at(number, config)
+                is_last_call = is_preempted(number)
+                stops_here = is_planned or is_last_call or number == plan.total_steps
+                while bad := guard.first_nonfinite(lead=0 if stops_here else LEAD):
+                    if skips:
+                        guard.count_skipped(bad)
+                        continue
+                    tracker.read(bad.number)
+                    arrays = {"teacher's arrays": teacher_variables, "batch": bad.batch}
+                    if bad.number == begun + 1:
+                        arrays = {"weights": initial, **arrays}
+                    kept = checkpointer.last_kept() if checkpointer else "Nothing was saved."
+                    raise guard.error(bad, arrays, kept)
+                if not stops_here:
                     continue
-                tracker.read(bad.number)
-                arrays = {"teacher's arrays": teacher_variables, "batch": bad.batch}
-                if bad.number == begun + 1:
-                    arrays = {"weights": initial, **arrays}
-                raise guard.error(
-                    bad, arrays, checkpointer.last_kept() if checkpointer else "Nothing was saved."
-                )
-            if not stops_here:
-                continue
-            tracker.read()  # before the checkpoint, which is never ahead of the scalars
-            if checkpointer is not None and (is_planned or is_last_call):
-                checkpointer.save(number, state, group.position, is_planned=is_planned)
-            if is_planned:
-                scores = on_checkpoint and on_checkpoint(number, state)
-                if checkpointer is not None:
-                    checkpointer.complete(number, scores, tracker.latest())
-            if is_last_call and number < plan.total_steps:
-                assert checkpointer is not None
-                checkpointer.exit_preempted(number)
-        guard.report_skipped(plan.total_steps - begun)
+                tracker.read()  # before the checkpoint, which is never ahead of the scalars
+                if checkpointer is not None and (is_planned or is_last_call):
+                    checkpointer.save(number, state, group.position, is_planned=is_planned)
+                if is_planned:
+                    after = on_checkpoint(number, state)
+                    if checkpointer is not None:
+                        checkpointer.complete(number, after.scores, tracker.latest())
+                if is_last_call and number < plan.total_steps:
+                    assert checkpointer is not None
+                    checkpointer.exit_preempted(number)
+                if after.stops:
+                    break
+        except NonFiniteError:
+            raise
+        except BaseException:
+            if number > begun and _is_sound(state) and (skips or not guard.first_nonfinite(lead=0)):
+                with contextlib.suppress(Exception):  # the error that ends the training counts
+                    tracker.read()
+                keep(state, tracker.history())
+            raise
+        guard.report_skipped(number - begun)
         if checkpointer is not None:
             checkpointer.end()
-        return state, tracker.history()
+        keep(state, tracker.history())
+
+
+def _is_sound(state: TrainState) -> bool:
+    """Whether a state can be kept: a step that failed has donated its buffers.
+
+    Several processes, whose arrays are gathered together, keep nothing of what one of them ends.
+    """
+    is_alone = jax.process_count() == 1
+    return is_alone and not any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
 
 
 def _watch_shapes(shapes: set[Any], batches: tuple[Any, ...]) -> bool:

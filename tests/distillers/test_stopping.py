@@ -1,0 +1,154 @@
+"""Trainings that end early: by their callback, Ctrl-C or an error; and what is left of them."""
+
+import os
+import signal
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import jaxbrewer as jb
+from jaxbrewer.run.interrupts import Interrupts
+from tests.toys import NnxMLP, logits_adaptor, mlp, mlp_params, quiet, vector_data
+
+DATA = vector_data(8)
+SGD = optax.sgd(0.1)
+
+
+def trainer(student=None, **settings):
+    return jb.BasicTrainer(quiet(**settings), student or (mlp, mlp_params(3)), logits_adaptor)
+
+
+def weights_after(steps):
+    return trainer().train(SGD, [DATA], num_steps=steps).student
+
+
+def stopping(at, error):
+    def callback(model, step):
+        if step == at:
+            raise error
+
+    return callback
+
+
+def assert_equal(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_a_callback_ends_a_training_in_order(tmp_path):
+    config = {
+        "output_dir": tmp_path / "run",
+        "ckpt_steps": 1,
+        "keep_best": 1,
+        "best_metric": "score",
+    }
+    callback = stopping(3, jb.StopTraining({"score": 1.0}))
+
+    def scored(model, step):
+        callback(model, step)
+        return {"score": 0.0}
+
+    student, history = trainer(**config).train(SGD, [DATA], num_steps=9, callback=scored)
+    assert_equal(student, weights_after(3))
+    assert list(history["step"]) == [1, 2, 3]
+    assert_equal(jb.load_student(tmp_path / "run", 3)["params"], student)
+    rest = trainer(**config, resume=True).train(
+        SGD, [DATA], num_steps=9, callback=lambda model, step: {"score": 0.0}
+    )
+    assert list(rest.history["step"]) == list(range(1, 10))
+    assert_equal(rest.student, weights_after(9))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, StopIteration, ZeroDivisionError])
+def test_an_error_in_a_callback_keeps_what_was_learned(error):
+    ended = trainer(ckpt_steps=1)
+    with pytest.raises(error):
+        ended.train(SGD, [DATA], num_steps=9, callback=stopping(3, error()))
+    assert_equal(ended.student, weights_after(3))
+    assert list(ended.history["step"]) == [1, 2, 3]
+    more = ended.train(SGD, [DATA], num_steps=2).student
+    np.testing.assert_allclose(
+        more["first"]["kernel"], weights_after(5)["first"]["kernel"], rtol=1e-6
+    )
+
+
+def test_an_nnx_student_is_updated_in_place_by_a_training_that_ends_early():
+    student, whole = NnxMLP(3, 4), NnxMLP(3, 4)
+    ended = trainer(student, ckpt_steps=1)
+    with pytest.raises(KeyboardInterrupt):
+        ended.train(SGD, [DATA], num_steps=9, callback=stopping(3, KeyboardInterrupt()))
+    trainer(whole).train(SGD, [DATA], num_steps=3)
+    assert ended.student is student
+    assert_equal(jb.as_model(student).params, jb.as_model(whole).params)
+
+
+def test_ctrl_c_and_failing_loaders_keep_what_was_learned():
+    """A signal arrives at any instruction; between two steps there is always a whole state."""
+
+    def loader():
+        for number in range(5):
+            if number == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield DATA
+
+    ended, before = trainer(), signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        ended.train(SGD, loader(), num_steps=5)
+    assert_equal(ended.student, weights_after(3))
+    assert signal.getsignal(signal.SIGINT) is before
+    with pytest.raises(jb.UsageError, match="exhausted"):
+        ended.train(SGD, iter([DATA]), num_steps=5)
+    assert len(ended.history["step"]) == 1
+
+
+def test_ctrl_c_during_a_step_waits_for_its_end():
+    states = ["old"]
+
+    def step(interrupts):
+        with interrupts.delayed():
+            os.kill(os.getpid(), signal.SIGINT)
+            states.append("new")
+        states.append("one more")
+
+    with Interrupts() as interrupts, pytest.raises(KeyboardInterrupt):
+        step(interrupts)
+    assert states == ["old", "new"]
+
+
+def test_what_is_not_finite_is_not_kept():
+    bad = {**DATA, "x": DATA["x"] * np.nan}
+    ended = trainer()
+    with pytest.raises(jb.NonFiniteError):
+        ended.train(SGD, [DATA, bad, DATA], num_steps=3)
+    assert_equal(ended.student, mlp_params(3))
+    assert not ended.history
+
+    def batches():
+        yield DATA
+        yield bad
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ended.train(SGD, batches(), num_steps=3)
+    assert_equal(ended.student, mlp_params(3))
+
+
+def test_a_run_that_is_longer_than_what_is_asked_for_is_refused(tmp_path):
+    trainer(output_dir=tmp_path / "run").train(SGD, [DATA], num_epochs=3)
+    again = trainer(output_dir=tmp_path / "run", resume=True, force_resume=True)
+    with pytest.raises(jb.UsageError, match="has made 3 steps, more than the 2 asked for"):
+        again.train(SGD, [DATA], num_epochs=2)
+
+
+@pytest.mark.parametrize(
+    ("callback", "says"),
+    [
+        (3, "callback must be a function.*got int"),
+        (lambda model: None, "callback is called as callback.*'step'"),
+        (lambda student, step: None, "callback is called as callback.*'student'"),
+    ],
+)
+def test_callbacks_that_cannot_be_called_are_refused_before_the_first_step(callback, says):
+    with pytest.raises(jb.UsageError, match=says):
+        trainer().train(SGD, [DATA], num_steps=1, callback=callback)
