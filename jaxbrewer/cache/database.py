@@ -4,6 +4,7 @@ Commits are atomic, several processes may commit to one database, and any record
 key. TensorStore comes with Orbax, which stores checkpoints in the same format.
 """
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -93,15 +94,28 @@ class RecordDatabase:
         )
 
 
+def require_addressable(directory: Path) -> None:
+    """Refuses a directory that TensorStore, and with it Orbax, would write elsewhere.
+
+    Raises:
+        UsageError: Its absolute path holds a backslash, which is taken for a slash.
+    """
+    for path in (directory.absolute(), directory.resolve()):
+        if "\\" in str(path) and os.sep == "/":
+            raise UsageError(
+                f"{str(path)!r} holds a backslash, which TensorStore takes for a slash: choose "
+                "another directory."
+            )
+
+
 def _made(directory: Path, create: bool) -> Path:
     """The absolute path of a directory that exists, or is made.
 
     Raises:
         UsageError: It is missing, cannot be made, or has a name that TensorStore changes.
     """
-    if "\\" in str(directory):
-        raise UsageError(f"{str(directory)!r} holds a backslash, which TensorStore takes for '/'.")
     try:
+        require_addressable(directory)
         if create:
             directory.mkdir(parents=True, exist_ok=True)
         elif not directory.is_dir():

@@ -1,6 +1,7 @@
 """A teacher that runs once, its outputs in memory: by batch, or by example."""
 
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -42,12 +43,20 @@ class CachedLoader:
         count_batches(dataloader)
         self._seed, self._epoch, self._first = seed, 0, 0
         self._batches: list[dict[str, Any]] = []
+        contents = _Contents()
         for batch in dataloader:
-            batch = batch_postprocessor(batch) if batch_postprocessor else batch
-            batch = as_batch(batch)
+            batch = as_batch(batch_postprocessor(batch) if batch_postprocessor else batch)
+            contents.add(batch)
             outputs = teach(batch)
             parts = batch if is_split(batch) else {"teacher": batch, "student": batch}
             self._batches.append({**parts, "teacher_cache": jax.device_get(outputs)})
+        set_epoch(dataloader, 1)
+        again = None if isinstance(dataloader, Iterator) else next(iter(dataloader), None)
+        set_epoch(dataloader, 0)
+        if again is not None:
+            again = as_batch(batch_postprocessor(again) if batch_postprocessor else again)
+            if contents.lack(again):
+                warnings.warn(_CHANGES, stacklevel=4)
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -65,6 +74,47 @@ class CachedLoader:
         order = rng.permutation(len(self))[self._first :]
         self._epoch, self._first = self._epoch + 1, 0
         yield from (self._batches[index] for index in order)
+
+
+_CHANGES = (
+    "The second epoch of the dataloader holds examples that the first one lacks (augmentation, a "
+    "random batch_postprocessor, drop_last), but is_caching_logits repeats the batches of the "
+    "first epoch. Make all epochs the same, or turn is_caching_logits off."
+)
+
+
+class _Contents:
+    """The examples of a loader's epoch, by digests of what the models get."""
+
+    def __init__(self) -> None:
+        self._digests: set[bytes] = set()
+        self._row_shapes: set[Any] = set()
+        self._is_known = True
+
+    def add(self, batch: Any) -> None:
+        """Takes a batch."""
+        self._digests |= self._digests_of(batch)
+
+    def lack(self, batch: Any) -> bool:
+        """Whether an example of a batch was in no batch before; false where that is not known.
+
+        Examples that are padded to the width of their batch, without an ``attention_mask``, have
+        another content in every batch.
+        """
+        digests = self._digests_of(batch)
+        return self._is_known and len(self._row_shapes) <= 1 and not digests <= self._digests
+
+    def _digests_of(self, batch: Any) -> set[bytes]:
+        parts = (batch["teacher"], batch["student"]) if is_split(batch) else (batch,)
+        try:
+            digests = [content_digests(part) for part in parts]
+        except UsageError:  # no common batch axis
+            self._is_known = False
+            return set()
+        for part in parts:
+            if not (isinstance(part, Mapping) and "attention_mask" in part):
+                self._row_shapes.add(tuple(np.shape(leaf)[1:] for leaf in jax.tree.leaves(part)))
+        return set(keys_of(np.concatenate(digests, axis=1)))
 
 
 class MemoryCache:

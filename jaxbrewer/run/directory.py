@@ -20,6 +20,7 @@ from typing import Any, NotRequired, Self, TypeAlias, TypedDict
 import jax
 
 from .._version import __version__
+from ..cache.database import require_addressable
 from ..configs import DistillationConfig, TrainingConfig
 from ..devices.processes import broadcast_json
 from ..errors import UsageError, escaped, reason_of, setting
@@ -150,6 +151,7 @@ def _open(
         configs["distillation"] = _json(distill_config)
     facts = json.loads(json.dumps(facts))
     _make_directory("output_dir", directory)
+    require_addressable(directory)
     if config.log_dir is not None:
         _make_directory("log_dir", Path(config.log_dir))
     lock = DirectoryLock(directory)

@@ -9,6 +9,7 @@ import pytest
 
 import jaxbrewer as jb
 from jaxbrewer.cache import Manifest, Storage, build_cache
+from jaxbrewer.cache.memory import _Contents
 from tests.toys import (
     CLASSES,
     HIDDEN_MATCH,
@@ -118,6 +119,54 @@ def test_a_missing_cache_is_built_with_is_caching_logits(tmp_path):
     built = train(config, distill=CACHING)
     assert Manifest.read(tmp_path / "cache").examples == 24
     np.testing.assert_array_equal(train(config, teacher=None), built)
+
+
+class Drawn:
+    """Batches without numbers of examples, drawn anew in each epoch."""
+
+    def __init__(self, *, shuffle=False, augment=False, rows=24):
+        self.rng = np.random.default_rng(0)
+        self.shuffle, self.augment, self.rows = shuffle, augment, rows
+
+    def __len__(self):
+        return 3
+
+    def __iter__(self):
+        order = self.rng.permutation(self.rows) if self.shuffle else np.arange(self.rows)
+        for rows in order[:24].reshape(3, 8):
+            x = vector_data(self.rows)["x"][rows]
+            if self.augment:
+                x = x + self.rng.normal(size=x.shape).astype(np.float32)
+            yield {"x": x, "labels": np.zeros(8, np.int32)}
+
+
+@pytest.mark.parametrize("kind", ["augment", "rows", "postprocessor"])
+def test_caching_warns_where_the_second_epoch_has_other_examples(kind):
+    """The cache would repeat the first epoch's augmentation."""
+    rng = np.random.default_rng(1)
+    data = {"augment": Drawn(augment=True), "rows": Drawn(shuffle=True, rows=48)}
+    noise = {"batch_postprocessor": lambda batch: {**batch, "x": batch["x"] * rng.random()}}
+    settings = noise if kind == "postprocessor" else {}
+    with pytest.warns(UserWarning, match="second epoch of the dataloader holds examples that"):
+        train(quiet(), distill=CACHING, data=data.get(kind, Drawn()), epochs=1, **settings)
+
+
+def test_caching_takes_another_order_in_silence():
+    train(quiet(), distill=CACHING, data=Drawn(shuffle=True), epochs=2)
+    train(quiet(), distill=CACHING, data=Drawn(), epochs=2)
+
+
+def test_examples_padded_with_their_batch_are_not_taken_for_changed():
+    """Without a mask, an example's content depends on the width of its batch."""
+    contents = _Contents()
+    for width in (3, 4):
+        contents.add({"x": np.ones((2, width))})
+    assert not contents.lack({"x": np.zeros((2, 4))})
+    masked, mask = _Contents(), np.array([[1, 1, 1, 0]])
+    for width in (3, 4):
+        masked.add({"x": np.ones((1, width)), "attention_mask": np.ones((1, width), int)})
+    assert masked.lack({"x": np.zeros((1, 4)), "attention_mask": mask})
+    assert not masked.lack({"x": np.ones((1, 4)), "attention_mask": mask})
 
 
 class Stopping:

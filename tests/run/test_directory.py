@@ -126,7 +126,7 @@ def test_a_bad_log_dir_does_not_cost_the_run_that_would_be_replaced(copy):
     assert jb.load_student(copy / "run", 2)
 
 
-@pytest.mark.parametrize("field", ["output_dir", "log_dir", "cache_dir"])
+@pytest.mark.parametrize("field", ["output_dir", "cache_dir", "log_dir"])
 @pytest.mark.parametrize("name", ["nul\0", "\ud800", "n" * 300, "file/inner", "link", "link/inner"])
 def test_paths_that_cannot_be_are_refused_in_one_line(field, name, tmp_path):
     (tmp_path / "file").write_text("")
@@ -143,6 +143,13 @@ def test_paths_that_cannot_be_are_refused_in_one_line(field, name, tmp_path):
     with pytest.raises(jb.UsageError) as error:
         run()
     assert str(error.value).isprintable()
+
+
+def test_a_directory_whose_backslash_would_become_a_slash_is_refused(tmp_path):
+    """Orbax would write the arrays to ``a/b``, and the checkpoint could not be read."""
+    with pytest.raises(jb.UsageError, match="holds a backslash"):
+        train(tmp_path, output_dir=tmp_path / "a\\b")
+    assert not (tmp_path / "a").exists()
 
 
 @pytest.mark.slow
