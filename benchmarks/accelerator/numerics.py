@@ -37,7 +37,7 @@ def cpu() -> Any:
 
 def run(sizes: Sizes) -> Iterator[Row]:
     """All comparisons."""
-    yield from losses()
+    yield from losses(sizes)
     yield from forward(sizes)
     yield from steps(sizes)
     yield from attention(sizes)
@@ -69,9 +69,9 @@ def loss_cases() -> Iterator[tuple[str, Any, list[Any]]]:
 TAU = 2.0
 
 
-def losses() -> Iterator[Row]:
+def losses(sizes: Sizes) -> Iterator[Row]:
     """The largest relative error of value and gradient over all losses."""
-    cases = list(loss_cases())
+    cases = list(loss_cases())[:: 8 if sizes.is_toy else 1]
     functions = {name: jax.value_and_grad(loss) for name, loss, _ in cases}
 
     def program(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -147,12 +147,13 @@ def steps(sizes: Sizes, number: int = 5) -> Iterator[Row]:
 
     with jax.default_device(cpu()):
         losses, moved, _ = trained(training())
-    for setting, config, precision in (
+    settings = [
         *((name, training(), precision) for name, precision in float32_settings().items()),
         ("bfloat16, O1", training("bfloat16", "O1"), "default"),
         ("bfloat16, O2", training("bfloat16", "O2"), "default"),
         ("float16 with loss scaling, O2", training("float16", "O2"), "default"),
-    ):
+    ]
+    for setting, config, precision in settings[-1:] if sizes.is_toy else settings:
         with jax.default_matmul_precision(precision):
             own_losses, own_moved, skipped = trained(config)
         note = f"the way of the weights differs by {relative(own_moved, moved):.1e}"

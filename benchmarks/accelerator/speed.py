@@ -95,7 +95,7 @@ def working(peers: dict[str, Any]) -> dict[str, Any]:
 @contextlib.contextmanager
 def torch_process(python: str | None, sizes: Sizes, batch: int, length: int) -> Iterator[Any]:
     """A function of a kind and a number of steps, or ``None`` without PyTorch."""
-    if python is None:
+    if not python:
         yield None
         return
     settings = {
