@@ -1,0 +1,26 @@
+"""The benchmarks run at toy size; none of their numbers is asserted."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SECTIONS = {"behaviour", "numbers", "vocabulary", "decoder", "speed"}
+
+
+@pytest.mark.slow
+def test_every_section_for_accelerators_runs_on_a_cpu(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.accelerator", "--toy", "--torch="]
+    done = subprocess.run(
+        [*command, "--json", tmp_path / "numbers.json", "--only", *sorted(SECTIONS)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+        env={**os.environ, "JAX_NUMPY_RANK_PROMOTION": "allow"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "numbers.json").read_text())
+    assert report["failed"] == {}
+    assert {row["section"] for row in report["rows"]} == SECTIONS
