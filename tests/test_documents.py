@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import jaxbrewer as jb
+from jaxbrewer.registry import ADAPTOR_KEYS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -123,10 +124,11 @@ NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
 @pytest.mark.slow
-def test_programs_of_the_page_on_extending_print_what_it_shows(tmp_path):
-    page = (ROOT / "docs" / "extending.md").read_text()
+@pytest.mark.parametrize(("name", "count"), [("extending.md", 5), ("adaptors.md", 3)])
+def test_programs_of_a_page_print_what_it_shows(name, count, tmp_path):
+    page = (ROOT / "docs" / name).read_text()
     programs = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", page, re.DOTALL)
-    assert len(programs) == page.count("```python") == 5
+    assert len(programs) == page.count("```python") == count
     for index, (program, shown) in enumerate(programs):
         assert sum(bool(line.strip()) for line in program.splitlines()) <= 40
         (tmp_path / f"program_{index}.py").write_text(program)
@@ -134,6 +136,13 @@ def test_programs_of_the_page_on_extending_print_what_it_shows(tmp_path):
         assert NUMBER.sub("", output) == NUMBER.sub("", shown)
         numbers, expected = (list(map(float, NUMBER.findall(text))) for text in (output, shown))
         assert numbers == pytest.approx(expected, rel=0.05, abs=0.02)
+
+
+def test_the_page_of_adaptors_lists_every_key():
+    page = (ROOT / "docs" / "adaptors.md").read_text()
+    table = page.partition("## Keys")[2].partition("## Selecting")[0]
+    keys = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
+    assert sorted(keys) == sorted(ADAPTOR_KEYS)
 
 
 @pytest.mark.slow
