@@ -29,7 +29,7 @@ from ..devices.sharding import (
 from ..errors import StopTraining, UsageError
 from ..forward.model import Model, PyTree
 from ..forward.precision import policy_of
-from ..objective.objective import TermWeight
+from ..objective.term_weights import TermWeight
 from ..run import loop
 from ..run.directory import DistillConfigs, open_run
 from ..run.nonfinite import FlaggedStep

@@ -8,7 +8,8 @@ add up, which makes the split of a batch irrelevant.
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,8 +34,9 @@ from .loss_calls import LossCall, as_sum_and_count, require_classes, weighted
 from .match_terms import Projection, match_terms
 from .optimal_transport import LAYER_WEIGHTS, cost_attention, equal_weights, shared_weights
 from .projections import init_projection
-from .schedules import temperature_schedule, weight_schedule
+from .schedules import temperature_schedule
 from .temperature_rules import temperature_rule
+from .term_weights import TermWeight, Weights, make_weights
 from .top_k import TopK, pair_top_k, require_kept_logits_suffice, to_buckets
 from .value_checks import Checks, fractional_mask, is_check, report, unequal_counts
 from .vocabulary import fit_vocabularies
@@ -46,33 +48,8 @@ Projections = dict[str, Projection]
 """That of ``intermediate_matches[i]`` under ``str(i)``, of ``custom_matches[i]`` under
 ``custom_<i>``, where they have one; an :class:`EMDMatch` has one per student layer, stacked."""
 ObjectiveState = dict[str, Any]
-"""What losses remember from update to update; arrays by the name of the term."""
+"""What losses carry from step to step; arrays by the name of the term."""
 Teachers = Outputs | Sequence[Outputs] | Targets | None
-
-
-class TermWeight(NamedTuple):
-    """How much a term counts in the total.
-
-    Attributes:
-        weight: The configured weight.
-        temperature: T, the base temperature, for the loss between logits.
-        power: The gradient is ``1 / T**power`` of what it is at T = 1; 0 for a loss that is
-            multiplied back.
-    """
-
-    weight: float
-    temperature: float = 1.0
-    power: float = 0
-
-    @property
-    def effective(self) -> float:
-        """``weight / T**power``.
-
-        Examples:
-            >>> TermWeight(1.0, temperature=4.0, power=2).effective
-            0.0625
-        """
-        return self.weight / self.temperature**self.power
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,16 +57,18 @@ class Objective:
     """``objective(student, teacher, projections, step) -> (loss, metrics)``; see the two halves.
 
     Attributes:
-        config: What it was made of.
-        weights: For each term, its weight as a schedule, or a float if it never changes.
-        temperature: The base temperature, likewise.
-        ensemble: How several teachers become one lesson.
+        config: The config that it was built from.
+        weights: The weight of each term, a schedule or a float if it never changes.
+        temperature: The base temperature, a schedule or a float.
+        ensemble: How the outputs of several teachers are combined.
+        total_steps: Optimizer steps of the whole training, if known.
     """
 
     config: DistillationConfig
-    weights: dict[str, optax.Schedule | float]
+    weights: Weights
     temperature: optax.Schedule | float
     ensemble: Ensemble
+    total_steps: int | None
     _kd_row: KDLossRow
     _kd_loss: LossCall
     _match_losses: tuple[LossCall, ...]
@@ -100,7 +79,7 @@ class Objective:
         student: Outputs,
         teacher: Teachers,
         projections: Projections,
-        step: jax.Array | int = 0,
+        step: jax.Array | int | None = None,
         state: ObjectiveState | None = None,
     ) -> tuple[jax.Array, Metrics]:
         """The total loss and every metric.
@@ -110,12 +89,17 @@ class Objective:
             teacher: The teacher's, or a sequence with those of several; ``None`` trains on the
                 student's own losses alone.
             projections: Parameters from :meth:`init_projections`.
-            step: Optimizer updates so far, which schedules follow.
+            step: Optimizer steps so far; needed where a weight or the temperature is scheduled.
             state: From :meth:`init_state` or :meth:`next_state`; ``None`` where no loss has one.
 
         Returns:
             The total, a scalar, and metrics: ``total_loss``, ``unweighted_<term>`` under
-            TextBrewer's names, and ``weighted_<term>``.
+            TextBrewer's names, and ``weighted_<term>``; ``count_<term>``, what its mean is over
+            (for most losses the number of positions); and where they are scheduled
+            ``weight_<term>`` and ``temperature``.
+
+        Raises:
+            UsageError: As :meth:`terms` and :meth:`combine`.
         """
         return self.combine(self.terms(student, teacher, projections, step, state), step)
 
@@ -124,13 +108,7 @@ class Objective:
         inner, custom = self.config.intermediate_matches, self.config.custom_matches
         keys = [*map(str, range(len(inner))), *(f"custom_{i}" for i in range(len(custom)))]
         matches = (*inner, *custom)
-        names = [match.name for match in matches]
-        repeats = (names[:index].count(name) for index, name in enumerate(names))
-        unique = [
-            name if not earlier else f"{name}#{earlier + 1}"
-            for name, earlier in zip(names, repeats, strict=True)
-        ]
-        return list(zip(keys, unique, matches, strict=True))
+        return list(zip(keys, _unique_names(matches), matches, strict=True))
 
     @property
     def student_modules(self) -> set[str]:
@@ -159,7 +137,7 @@ class Objective:
         return projections
 
     def init_state(self) -> ObjectiveState:
-        """What losses remember from update to update, at the beginning; ``{}`` for most."""
+        """What losses carry from step to step, before the first; ``{}`` for most losses."""
         return {
             name: equal_weights(len(match.layer_S or ()), len(match.layer_T or ()))
             for _, name, match in self._named_matches()
@@ -167,7 +145,7 @@ class Objective:
         }
 
     def next_state(self, state: ObjectiveState, terms: Terms) -> ObjectiveState:
-        """What they remember after an update on ``terms``, those of the whole group."""
+        """The state after a step on ``terms``, those of the whole group of micro-batches."""
         new = {
             name: {
                 who: cost_attention(own[who], terms[f"{name}/{who}"][0]) for who in LAYER_WEIGHTS
@@ -180,42 +158,68 @@ class Objective:
         return shared_weights(new, groups)
 
     def base_temperature(self, step: jax.Array | int) -> jax.Array | float:
-        """The temperature after ``step`` updates."""
+        """The base temperature after ``step`` optimizer steps."""
         return self.temperature(step) if callable(self.temperature) else self.temperature
 
+    @property
+    def scheduled(self) -> list[str]:
+        """Names of the terms whose weight changes, ``"temperature"``, and ``"teacher_weights"``."""
+        named = {**self.weights, "temperature": self.temperature}
+        names = [name for name, value in named.items() if callable(value)]
+        changes = any(callable(weight) for weight in self.ensemble.weights or ())
+        return [*names, "teacher_weights"] if changes else names
+
+    def _require_step(self, step: jax.Array | int | None) -> jax.Array | int:
+        if step is not None:
+            return step
+        if self.scheduled:
+            raise UsageError(
+                f"The objective follows a schedule ({', '.join(self.scheduled)}): give the number "
+                "of optimizer steps so far as step=, in a training state.step."
+            )
+        return 0
+
     def weights_at(self, step: int = 0) -> dict[str, TermWeight]:
-        """What each term counts after ``step`` updates, whether or not there will be such a term.
+        """The weight of every configured term after ``step`` optimizer steps.
 
         The temperature is the base temperature, also where a rule (flsw, cwsm) sets another per
         position, or teachers have their own.
         """
-        weights = {
-            name: TermWeight(float(weight(step) if callable(weight) else weight))
-            for name, weight in self.weights.items()
-        }
-        weights["kd_loss"] = weights["kd_loss"]._replace(
-            temperature=float(self.base_temperature(step)), power=self._kd_row.temperature_power
-        )
+        weights = {name: self._weight_at(name, step) for name in self.weights}
+        if self.total_steps is not None:
+            last = {name: self._weight_at(name, self.total_steps) for name in self.weights}
+            weights = {
+                name: weight if weight == last[name] else replace(weight, last=last[name])
+                for name, weight in weights.items()
+            }
         return weights
+
+    def _weight_at(self, name: str, step: int) -> TermWeight:
+        weight = self.weights[name]
+        value = float(weight(step) if callable(weight) else weight)
+        if name != "kd_loss" or not self._kd_row.temperature_power:
+            return TermWeight(value)
+        return TermWeight(value, float(self.base_temperature(step)), self._kd_row.temperature_power)
 
     def terms(
         self,
         student: Outputs,
         teacher: Teachers,
         projections: Projections,
-        step: jax.Array | int = 0,
+        step: jax.Array | int | None = None,
         state: ObjectiveState | None = None,
     ) -> Terms:
         """Every loss as sums and counts, in float32 (float64 for float64 inputs).
 
-        The arguments are those of a call of the objective. No gradient goes into what the teachers
-        say.
+        The arguments are those of a call of the objective. No gradient reaches the teachers'
+        outputs.
 
         Raises:
             UsageError: Something the config needs is missing or does not fit; raised while
                 tracing, before anything is compiled.
         """
         terms: Terms = {}
+        step = self._require_step(step)
         temperature = self.base_temperature(step)
         teacher = jax.lax.stop_gradient(teacher)
         targets = as_targets(self.ensemble, teacher, step=step, temperature=temperature)
@@ -241,12 +245,24 @@ class Objective:
                 )
         if student.losses:
             terms["hard_label_loss"] = student.losses
-        if not terms:
+        elif not terms:
             raise UsageError("There is nothing to train on: the adaptor returned no 'losses'.")
+        elif self.weights["hard_label_loss"] != 0:
+            raise UsageError(
+                "hard_label_weight is set, but the student's adaptor returned no 'losses': return "
+                "them (jaxbrewer.Mean(0, 0) for a batch without labels), or set the weight to 0."
+            )
         return terms
 
-    def combine(self, terms: Terms, step: jax.Array | int = 0) -> tuple[jax.Array, Metrics]:
-        """The weighted total of ``terms`` after ``step`` updates, and the metrics."""
+    def combine(
+        self, terms: Terms, step: jax.Array | int | None = None
+    ) -> tuple[jax.Array, Metrics]:
+        """The weighted total of ``terms`` after ``step`` optimizer steps, and the metrics.
+
+        Raises:
+            UsageError: ``step`` is missing, but a weight or the temperature is scheduled.
+        """
+        step = self._require_step(step)
         metrics: Metrics = {}
         total: Any = 0.0
         for name, means in terms.items():
@@ -257,12 +273,16 @@ class Objective:
             loss = functools.reduce(jnp.add, (mean.value() for mean in means))
             metrics[f"unweighted_{name}"] = loss
             weight = self.weights[name]
+            metrics[f"count_{name}"] = functools.reduce(jnp.add, (mean.count for mean in means))
             if callable(weight):
                 weight = jnp.asarray(weight(step), loss.dtype)
+                metrics[f"weight_{name}"] = weight
             elif weight == 0:  # nothing to learn from it: no gradient is computed
                 loss = jax.lax.stop_gradient(jnp.zeros_like(loss))
             metrics[f"weighted_{name}"] = weight * loss
             total = total + weight * loss
+        if callable(self.temperature):
+            metrics["temperature"] = jnp.asarray(self.temperature(step), jnp.float32)
         if not any(isinstance(value, jax.core.Tracer) for value in metrics.values()):
             report(metrics)
         return total, {"total_loss": total, **metrics}
@@ -375,19 +395,19 @@ def make_objective(config: DistillationConfig, *, total_steps: int | None = None
 
     Args:
         config: The distillation config.
-        total_steps: Optimizer updates of the whole training, which ``"linear_decay"`` and
-            ``"linear_growth"`` divide by; not needed without them.
+        total_steps: Optimizer steps of the whole training; needed by schedules of the finished
+            fraction, such as ``"linear_decay"``.
 
     Raises:
-        UsageError: A schedule or a rule cannot be built from what the config says, or a match is
-            still open (a layer map): see :func:`~jaxbrewer.objective.layer_maps.resolve`.
+        UsageError: A schedule or a rule cannot be built, all weights are 0, or a match has no
+            layers yet (a layer map): see :func:`~jaxbrewer.objective.layer_maps.resolve`.
 
     Examples:
         >>> objective = make_objective(DistillationConfig(temperature=1))
         >>> same = Outputs(logits=(jnp.zeros((1, 2)),))
         >>> loss, metrics = objective(same, same, {}, step=0)
         >>> print(f"{loss:.4f}", sorted(metrics))
-        0.6931 ['total_loss', 'unweighted_kd_loss', 'weighted_kd_loss']
+        0.6931 ['count_kd_loss', 'total_loss', 'unweighted_kd_loss', 'weighted_kd_loss']
     """
     if not config.is_resolved:
         raise UsageError(
@@ -395,14 +415,6 @@ def make_objective(config: DistillationConfig, *, total_steps: int | None = None
             "and so does jaxbrewer.objective.layer_maps.resolve(config, student_outputs, "
             "teacher_outputs)."
         )
-    weights = {
-        "kd_loss": weight_schedule(
-            config.kd_loss_weight_scheduler, config.kd_loss_weight, total_steps
-        ),
-        "hard_label_loss": weight_schedule(
-            config.hard_label_weight_scheduler, config.hard_label_weight, total_steps
-        ),
-    }
     temperature = temperature_schedule(config.temperature, total_steps)
     rule = None
     if config.temperature_scheduler != "none":
@@ -412,12 +424,21 @@ def make_objective(config: DistillationConfig, *, total_steps: int | None = None
     matches = (*config.intermediate_matches, *config.custom_matches)
     match_losses = tuple(as_sum_and_count(MATCH_LOSS_MAP, match.loss) for match in matches)
     ensemble = make_ensemble(config, total_steps)
-    objective = Objective(
-        config, weights, temperature, ensemble, kd_row, kd_loss, match_losses, rule
+    named = list(zip(_unique_names(matches), matches, strict=True))
+    weights = make_weights(config, named, total_steps)
+    return Objective(
+        config, weights, temperature, ensemble, total_steps, kd_row, kd_loss, match_losses, rule
     )
-    for _, name, match in objective._named_matches():
-        weights[name] = weight_schedule(match.weight_scheduler, match.weight, total_steps)
-    return objective
+
+
+def _unique_names(matches: Sequence[Any]) -> list[str]:
+    """The names of terms: a repeated one is numbered, from ``#2`` on."""
+    names = [match.name for match in matches]
+    repeats = (names[:index].count(name) for index, name in enumerate(names))
+    return [
+        name if not earlier else f"{name}#{earlier + 1}"
+        for name, earlier in zip(names, repeats, strict=True)
+    ]
 
 
 def _same_shape(what: str, student: jax.Array, teacher: jax.Array) -> None:

@@ -17,7 +17,7 @@ from ..devices.processes import exit_all_on_error
 from ..devices.sharding import DeviceLayout, jit_step, on_device, place_batch
 from ..errors import NonFiniteError, UsageError
 from ..forward.model import PyTree
-from ..objective.objective import TermWeight
+from ..objective.term_weights import TermWeight
 from ..step.state import TrainState
 from .checkpointer import Checkpointer
 from .directory import RunDirectory

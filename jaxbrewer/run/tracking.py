@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Self
 import jax
 import numpy as np
 
-from ..objective.objective import TermWeight
+from ..objective.term_weights import TermWeight, describe
 from .logs import Events, JsonLines
 from .progress import ProgressDisplay
 from .skipped_steps import SkippedStepWatch
@@ -97,7 +97,7 @@ class Tracker:
             if isinstance(file, Events) and row:
                 file.append([{"step": 0, **row}])
         if self._shown is not None and row:
-            self._shown.say(_described(weights))
+            self._shown.say(describe(weights))
 
     def add(
         self, step: int, examples: int, metrics: dict[str, jax.Array], *, compiled: bool = False
@@ -159,17 +159,6 @@ class Tracker:
                     row["total_loss"],
                     compiled=pending.compiled,
                 )
-
-
-def _described(weights: Mapping[str, TermWeight]) -> str:
-    """``effective weights at step 0: kd_loss 0.0625 (1 / T^2, T = 4), hard_label_loss 0.5``."""
-    terms = []
-    for name, term in weights.items():
-        reason = ""
-        if term.power:
-            reason = f" ({term.weight:g} / T^{term.power:g}, T = {term.temperature:g})"
-        terms.append(f"{name} {term.effective:g}{reason}")
-    return f"effective weights at step 0: {', '.join(terms)}"
 
 
 class _PendingStep(NamedTuple):

@@ -24,7 +24,8 @@ from ..forward.model import Batch, Model, PyTree
 from ..forward.precision import AS_GIVEN, Policy
 from ..losses import Mean
 from ..objective.ensemble import Targets
-from ..objective.objective import Metrics, Objective, ObjectiveState, Terms, TermWeight
+from ..objective.objective import Metrics, Objective, ObjectiveState, Terms
+from ..objective.term_weights import TermWeight
 from .gradients import Forwards, Weights
 from .state import TrainState
 from .teachers import Adaptors, Teacher, make_teacher_forward, models_of
@@ -105,7 +106,9 @@ class TaskObjective:
         terms = {**terms, _BATCHES: (Mean(one, one),)}
         return {f"{task}/{name}": means for name, means in terms.items()}
 
-    def combine(self, terms: Terms, step: jax.Array | int = 0) -> tuple[jax.Array, Metrics]:
+    def combine(
+        self, terms: Terms, step: jax.Array | int | None = None
+    ) -> tuple[jax.Array, Metrics]:
         """The loss of a group, and the metrics of each task in it."""
         total: Any = 0.0
         metrics: Metrics = {}

@@ -190,7 +190,7 @@ def make_eval_step(
     """Builds ``eval_step(state, teacher_variables, batch) -> terms``, both models in evaluation.
 
     Terms are sums and counts: add those of all batches with :func:`add_terms`, then
-    ``objective.combine(terms)`` gives the exact loss and metrics of the whole data set.
+    ``objective.combine(terms, state.step)`` gives the exact loss and metrics of the whole data set.
     """
     check_arguments(args, (student, *models_of(teacher)))
     student_forward = make_forward(

@@ -50,6 +50,7 @@ def test_total_and_names_are_textbrewers():
         "weighted_hidden_hidden_mse_1_2": 0.5 * hidden,
         "unweighted_hard_label_loss": 1.5 + 4, "weighted_hard_label_loss": 0.55,
         "total_loss": 0.3 * kd + 0.5 * hidden + 0.55,
+        "count_kd_loss": B, "count_hidden_hidden_mse_1_2": 9 * 6, "count_hard_label_loss": 2 + 1,
     }  # fmt: skip
     assert metrics.keys() == expected.keys()
     for name, value in expected.items():
@@ -87,26 +88,72 @@ def test_a_match_and_the_temperature_follow_schedules():
     )
 
 
-def test_the_step_is_0_unless_it_is_given():
-    objective = make(
-        total_steps=4,
-        temperature={"schedule": "linear_schedule", "init_value": 4.0, "end_value": 1.0,
-                     "transition_steps": 3},
-        kd_loss_weight_scheduler="linear_decay",
-        intermediate_matches=[hidden_match(weight_scheduler="linear_growth")],
-    )  # fmt: skip
-    at = [
-        (
-            objective(STUDENT, TEACHER, {}, *step)[1],
-            objective.terms(STUDENT, TEACHER, {}, *step),
-            objective.combine(objective.terms(STUDENT, TEACHER, {}, 0), *step),
-            objective.weights_at(*step),
-        )
-        for step in ((), (0,), (1,))
-    ]
-    jax.tree.map(np.testing.assert_array_equal, at[0], at[1])
-    for default, later in zip(at[0], at[2], strict=True):
-        assert jax.tree.leaves(default) != jax.tree.leaves(later)
+SCHEDULES = [
+    ({"kd_loss_weight_scheduler": "linear_decay"}, "kd_loss"),
+    ({"hard_label_weight_scheduler": "linear_growth"}, "hard_label_loss"),
+    ({"temperature": lambda step: 4.0 - step / 10}, "temperature"),
+    ({"intermediate_matches": [hidden_match(weight_scheduler="linear_growth")]}, "hidden_hidden"),
+    ({"teacher_weights": [1, "linear_growth"]}, "teacher_weights"),
+]
+
+
+@pytest.mark.parametrize(("fields", "names"), SCHEDULES, ids=[names for _, names in SCHEDULES])
+def test_what_follows_a_schedule_needs_the_step(fields, names):
+    objective = make(**fields)
+    teacher = [TEACHER, TEACHER] if "teacher_weights" in fields else TEACHER
+    terms = objective.terms(STUDENT, teacher, {}, 3)
+    for call in (
+        lambda: objective(STUDENT, teacher, {}),
+        lambda: objective.terms(STUDENT, teacher, {}),
+        lambda: objective.combine(terms),
+    ):
+        with pytest.raises(jb.UsageError, match=rf"schedule .{names}.*: give .* step=") as caught:
+            call()
+        assert "\n" not in str(caught.value)
+
+
+def test_without_a_schedule_the_step_may_be_left_out():
+    objective = make()
+    total = objective.combine(objective.terms(STUDENT, TEACHER, {}))[0]
+    assert total == objective(STUDENT, TEACHER, {}, 7)[0]
+
+
+def test_metrics_hold_what_schedules_are_at():
+    scheduled = {"temperature": lambda step: 4.0 - step / 10,
+                 "kd_loss_weight_scheduler": "linear_decay"}  # fmt: skip
+    objective = make(hard_label_weight=1, **scheduled)
+    metrics = objective(STUDENT, TEACHER, {}, 5)[1]
+    assert metrics["temperature"] == 3.5
+    assert metrics["weight_kd_loss"] == 0.5
+    assert "weight_hard_label_loss" not in metrics
+
+
+def test_a_weight_without_its_term_is_refused():
+    student = outputs(logits=np.ones((B, C), "f"))
+    for fields in ({"hard_label_weight": 0.5}, {"hard_label_weight_scheduler": "linear_growth"}):
+        with pytest.raises(jb.UsageError, match="hard_label_weight is set, but .* no 'losses'"):
+            make(**fields).terms(student, TEACHER, {}, 0)
+    nothing = outputs(losses=jb.Mean(jnp.float32(0), jnp.float32(0)))
+    assert make(hard_label_weight=0.5)(nothing, TEACHER, {})[1]["count_hard_label_loss"] == 0
+
+
+def test_weights_that_are_all_0_are_refused():
+    match = hidden_match(weight=0)
+    for fields in ({}, {"intermediate_matches": [match]}, {"custom_matches": [
+        {"module_S": "a", "module_T": "b", "weight": 0}
+    ]}):  # fmt: skip
+        with pytest.raises(jb.UsageError, match="all weights are 0, so nothing is trained"):
+            make(kd_loss_weight=0, **fields)
+    make(kd_loss_weight=0, hard_label_weight_scheduler="linear_growth")
+
+
+@pytest.mark.parametrize("name", ["ce", "kl", "mse"])
+def test_an_empty_selection_counts_nothing(name):
+    """Every position masked: the metrics show it."""
+    student, teacher = (outputs(logits=x, logits_mask=np.zeros((B, L), int), hidden=None)
+                        for x in RNG.normal(size=(2, B, L, C)).astype("f"))  # fmt: skip
+    loss, metrics = make(kd_loss_type=name)(student, teacher, {})
+    assert (loss, metrics["count_kd_loss"]) == (0, 0)
 
 
 def test_a_weight_of_zero_computes_no_gradient():
@@ -301,6 +348,9 @@ def test_effective_weights_include_the_power_of_the_temperature():
             assert actual == pytest.approx(
                 {"kd_loss": expected, "hard_label_loss": 0.1, match: grown}
             )
+        ends = {name: w.last and w.last.effective for name, w in objective.weights_at(0).items()}
+        changes = kd_loss_type == "ce"
+        assert ends == {"kd_loss": last if changes else None, "hard_label_loss": None, match: 1}
 
 
 def test_the_effective_weight_of_ce_is_what_kl_would_need():
