@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -12,8 +12,9 @@ from ..configs import DistillationConfig, TrainingConfig
 from ..data.loader_checks import check_loader
 from ..errors import UsageError
 from ..forward.as_model import as_model
-from ..forward.model import PyTree
+from ..forward.model import Model, PyTree
 from ..objective.objective import make_objective
+from ..step.optimizer_trees import named_leaves
 from .postprocessing import Postprocess, Postprocessor, make_postprocess
 from .prepared import Fitted, Prepared, Result, fit, require_config
 
@@ -92,6 +93,28 @@ def _is_same(one: Any, other: Any) -> bool:
     if isinstance(one, Mapping):
         return one.keys() == other.keys() and all(_is_same(one[key], other[key]) for key in one)
     return False
+
+
+def refuse_shared_variables(student: Model, teachers: Iterable[Model]) -> None:
+    """Raises :class:`UsageError` if a training of the student would change a teacher.
+
+    NNX modules can share variables, and a trained module is updated in place.
+    """
+    moving = {".".join(names) for names, _ in named_leaves(student.params)}
+    own = {
+        identity: path
+        for path, identity in student.variable_ids.items()
+        if path in moving or path not in student.variable_types
+    }
+    ids = {identity for teacher in teachers for identity in teacher.variable_ids.values()}
+    shared = sorted(own[identity] for identity in own.keys() & ids)
+    if shared:
+        more = f" and {len(shared) - 3} more" if len(shared) > 3 else ""
+        raise UsageError(
+            f"The student and the teacher share variables, {', '.join(shared[:3])}{more}, so a "
+            "training would change the teacher: give nnx.clone(teacher) as the teacher, or freeze "
+            "them in the student with jaxbrewer.freeze."
+        )
 
 
 def refuse_pytorch_arguments(args: dict[str, Any]) -> None:

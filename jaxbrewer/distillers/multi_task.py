@@ -18,7 +18,7 @@ from ..devices.sharding import make_layout, models_for_use
 from ..errors import UsageError, suggest
 from ..forward.adaptors import Adaptor
 from ..forward.as_model import as_model
-from ..forward.model import PyTree
+from ..forward.model import Model, PyTree
 from ..forward.precision import policy_of
 from ..objective.objective import make_objective
 from ..run.loop import plan_training
@@ -30,7 +30,7 @@ from ..step.state import init_train_state
 from ..step.tasks import TaskBatch, TaskObjective, make_task_step, present_in
 from ..step.teachers import Adaptors, Teacher
 from ..step.unused_parameters import skip_absent
-from .base import Distiller, check_config, peek, refuse_pytorch_arguments
+from .base import Distiller, check_config, peek, refuse_pytorch_arguments, refuse_shared_variables
 from .prepared import (
     Optimizer,
     Prepared,
@@ -58,6 +58,8 @@ class MultiTaskDistiller(Distiller):
     Args:
         train_config: How the training runs.
         distill_config: What the student is taught, one for all tasks or a dict with one for each.
+            Under one config, a match has one projection that all tasks share, as in TextBrewer;
+            with a config for each, every task has its own.
         model_T: By task, a teacher as :class:`GeneralDistiller` takes it, or a list of several.
         model_S: The student.
         adaptor_T: By task, the teacher's adaptor; for several teachers one for all or a list.
@@ -110,6 +112,7 @@ class MultiTaskDistiller(Distiller):
             if not isinstance(task, str) or not task or "/" in task:
                 raise UsageError(f"A task's name must be text without a slash, got {task!r}.")
         self._tasks = list(model_T)
+        self._has_one_config = isinstance(distill_config, DistillationConfig)
         if isinstance(distill_config, DistillationConfig):
             distill_config = dict.fromkeys(self._tasks, distill_config)
         for field, given in (
@@ -128,8 +131,16 @@ class MultiTaskDistiller(Distiller):
             task: tuple(map(as_model, model)) if isinstance(model, list) else as_model(model)
             for task, model in model_T.items()
         }
+        refuse_shared_variables(self._student, self._named_teachers().values())
         for config in self.distill_configs.values():
             check_config(config)
+
+    def _named_teachers(self) -> dict[str, Model]:
+        return {
+            name: model
+            for task, teacher in self._teachers.items()
+            for name, model in named_models(teacher, f"teacher{{}} of {task}").items()
+        }
 
     def _require_tasks(self, field: str, given: Any) -> None:
         if not isinstance(given, Mapping):
@@ -270,15 +281,21 @@ class MultiTaskDistiller(Distiller):
         config = self.train_config
         plan = plan_training(config, dataloaders, None, num_steps)
         firsts, dataloaders = self._first_batches(dataloaders, postprocessors)
+        objectives = {
+            task: make_objective(
+                self._resolved_config(task, batch, args, shows_table=shows_tables),
+                total_steps=plan.total_steps,
+            )
+            for task, batch in firsts.items()
+        }
+        projections = [
+            {name: match.proj for name, match in objective.projected.items()}
+            for objective in objectives.values()
+        ]
         objective = TaskObjective(
-            {
-                task: make_objective(
-                    self._resolved_config(task, batch, args, shows_table=shows_tables),
-                    total_steps=plan.total_steps,
-                )
-                for task, batch in firsts.items()
-            },
+            objectives,
             config.gradient_accumulation_steps,
+            shares_projections=self._has_one_config and projections[1:] == projections[:-1],
         )
         draw = make_draw(self._probabilities(dataloaders, tau), config.seed)
         grouped = skip_absent(
@@ -321,12 +338,7 @@ class MultiTaskDistiller(Distiller):
             record=RunRecord(
                 type(self).__name__,
                 self.distill_configs,
-                {"student": self._student}
-                | {
-                    name: model
-                    for task, teacher in self._teachers.items()
-                    for name, model in named_models(teacher, f"teacher{{}} of {task}").items()
-                },
+                {"student": self._student, **self._named_teachers()},
                 lambda: fingerprint(variables_of(self._teachers)),
             ),
         )

@@ -28,9 +28,9 @@ from ..step.optimizer import make_optimizer
 from ..step.resolve_matches import resolve_matches
 from ..step.teachers import Adaptors, Teacher
 from ..step.train_step import make_train_step
-from .base import Distiller, check_config, peek, refuse_pytorch_arguments
+from .base import Distiller, check_config, peek, refuse_pytorch_arguments, refuse_shared_variables
 from .cache_policy import CachePolicy
-from .postprocessing import Postprocessor, takes_student
+from .postprocessing import Postprocess, Postprocessor, takes_student
 from .prepared import (
     Optimizer,
     Prepared,
@@ -84,6 +84,7 @@ class OneTaskDistiller(Distiller):
         self.distill_config = distill_config
         self.adaptor_T, self.adaptor_S = adaptor_T, adaptor_S
         self._teacher = self._as_teacher(model_T)
+        refuse_shared_variables(self._student, named_models(self._teacher).values())
         _warn_of_replaced_weights(self._objective_config)
         check_config(self._objective_config)
         if distill_config is not None:
@@ -268,7 +269,8 @@ class OneTaskDistiller(Distiller):
         cache = None if self.distill_config is None else self._cache_policy(distill_config)
         teacher = None if cache is not None and cache.covers_all else self._teacher
         built = self._build(optimizer, distill_config, teacher, plan, max_grad_norm, args)
-        if cache is not None and cache.is_on:
+        cache_is_on = cache is not None and cache.is_on
+        if cache is not None and cache_is_on:
             if takes_student(postprocessor):
                 raise UsageError(
                     "batch_postprocessor takes the student, so batches differ in every epoch: the "
@@ -276,8 +278,9 @@ class OneTaskDistiller(Distiller):
                 )
             batches_of = cache.apply if trains else cache.for_check
             dataloader, postprocessor = batches_of(dataloader, postprocessor, args)
-        elif self.distill_config is not None and self._teacher is None:
-            postprocessor = functools.partial(_require_teacher_cache, postprocessor)
+        postprocess = self._postprocess(postprocessor)
+        if self.distill_config is not None and self._teacher is None and not cache_is_on:
+            postprocess = _requiring_teacher_cache(postprocess)
         weights = built.objective.weights_at(0)
         if self.distill_config is None:
             weights = {"hard_label_loss": weights["hard_label_loss"]}
@@ -293,7 +296,7 @@ class OneTaskDistiller(Distiller):
             source=functools.partial(
                 groups, dataloader, config.gradient_accumulation_steps, num_epochs=plan.num_epochs
             ),
-            postprocess=self._postprocess(postprocessor),
+            postprocess=postprocess,
             weights_at_0=weights,
             record=RunRecord(
                 type(self).__name__,
@@ -364,15 +367,19 @@ class OneTaskDistiller(Distiller):
         return fingerprint(variables_of(self._teacher))
 
 
-def _require_teacher_cache(postprocessor: Postprocessor, batch: Any) -> Any:
-    """The batch, which must bring the outputs of the teacher that is not there."""
-    batch = batch if postprocessor is None else postprocessor(batch)
-    if objective_entry(batch, "teacher_cache") is None:
-        raise UsageError(
-            "model_T is None, and a batch has no 'teacher_cache', the teacher's logits or "
-            "Outputs: give a teacher, TrainingConfig.cache_dir, or the entry."
-        )
-    return batch
+def _requiring_teacher_cache(postprocess: Postprocess) -> Postprocess:
+    """``postprocess``, whose batches must bring the outputs of the teacher that is not there."""
+
+    def checked(batch: Any, weights: Any) -> Any:
+        batch = postprocess(batch, weights)
+        if objective_entry(batch, "teacher_cache") is None:
+            raise UsageError(
+                "model_T is None, and a batch has no 'teacher_cache', the teacher's logits or "
+                "Outputs: give a teacher, TrainingConfig.cache_dir, or the entry."
+            )
+        return batch
+
+    return checked
 
 
 def _warn_of_replaced_weights(config: DistillationConfig) -> None:

@@ -54,6 +54,7 @@ class Model:
             ``None`` for a function, which has no submodules.
         variable_types: Class of the variable that holds a parameter, by its path with dots, for
             NNX modules.
+        variable_ids: The ``id`` of each variable of an NNX module, by its path with dots.
     """
 
     apply: Apply
@@ -65,6 +66,7 @@ class Model:
     partitioning: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
     capturing: Callable[[Select], Apply] | None = None
     variable_types: Mapping[str, type] = dataclasses.field(default_factory=dict)
+    variable_ids: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def variables(self) -> dict[str, PyTree]:

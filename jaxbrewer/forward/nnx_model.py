@@ -120,6 +120,11 @@ def from_nnx(
             ".".join(map(str, path)): type(variable)
             for path, variable in nnx.to_flat_state(parts[0])
         },
+        variable_ids={
+            ".".join(map(str, path)): id(node)
+            for path, node in nnx.iter_graph(model)
+            if isinstance(node, nnx.Variable) and not isinstance(node, nnx.RngState)
+        },
     )
 
 

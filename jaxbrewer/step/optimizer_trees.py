@@ -44,7 +44,7 @@ class TreeForm:
 
     def convert(self, tree: PyTree) -> PyTree:
         """``tree``, a nested dict, in this form; places that are not taken hold ``None``."""
-        arrays = dict(_named_leaves(tree))
+        arrays = dict(named_leaves(tree))
         if self.places is None:
             return self.structure.unflatten([arrays[names] for names in self.names])
         taken = {place: {own[-1]: arrays[own]} for own, place in self.places.items()}
@@ -53,7 +53,7 @@ class TreeForm:
     def restore(self, tree: PyTree, like: PyTree) -> PyTree:
         """The inverse of :meth:`convert`: a nested dict with the structure of ``like``."""
         leaves = dict(zip(self.names, self.structure.flatten_up_to(tree), strict=True))
-        own = [names for names, _ in _named_leaves(like)]
+        own = [names for names, _ in named_leaves(like)]
         if self.places is not None:
             leaves = {names: leaves[place][names[-1]] for names, place in self.places.items()}
         return jax.tree.unflatten(jax.tree.structure(like), [leaves[names] for names in own])
@@ -83,7 +83,7 @@ def for_projection(
         return optimizer
     places = {
         names: _place(optimizer, form, 1 if names[-1] == "bias" else 2)
-        for names, _ in _named_leaves(params)
+        for names, _ in named_leaves(params)
     }
     return _in_form(optimizer, dataclasses.replace(form, places=places))
 
@@ -131,10 +131,10 @@ def _in_form(
 
 def _forms_of(student: Model) -> Iterator[TreeForm]:
     """The forms in which a user may have made a tree of the student's parameters."""
-    ranks = {names: jnp.ndim(leaf) for names, leaf in _named_leaves(student.params)}
+    ranks = {names: jnp.ndim(leaf) for names, leaf in named_leaves(student.params)}
 
     def form_of(tree: PyTree) -> TreeForm:
-        names = tuple(names for names, _ in _named_leaves(tree))
+        names = tuple(names for names, _ in named_leaves(tree))
         return TreeForm(jax.tree.structure(tree), names, tuple(ranks[name] for name in names))
 
     yield form_of(student.params)
@@ -177,7 +177,7 @@ def _place(optimizer: optax.GradientTransformationExtraArgs, form: TreeForm, ran
     return (candidates or form.names)[0]
 
 
-def _named_leaves(tree: PyTree) -> list[tuple[Names, Any]]:
+def named_leaves(tree: PyTree) -> list[tuple[Names, Any]]:
     """Each leaf with the keys of its path as text; the nodes of an ``nnx.State`` have no key."""
 
     def names(path: Any) -> Names:
@@ -209,8 +209,8 @@ def _with_keys_of(template: PyTree, tree: PyTree) -> PyTree:
 
     def convert(node: Any, plain: Any) -> Any:
         if isinstance(node, nnx.State):
-            leaves = dict(_named_leaves(plain))
-            names = [names for names, _ in _named_leaves(node)]
+            leaves = dict(named_leaves(plain))
+            names = [names for names, _ in named_leaves(node)]
             return jax.tree.unflatten(jax.tree.structure(node), [leaves[n] for n in names])
         if isinstance(node, Mapping):
             return {key: _with_keys_of(value, plain[str(key)]) for key, value in node.items()}

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ..configs import IntermediateMatch
 from ..data.batch_parts import student_part
 from ..forward.adaptors import Adaptor
 from ..forward.call_arguments import check_arguments
@@ -53,22 +52,27 @@ class TaskObjective:
     Attributes:
         objectives: By task; a task's name has no slash.
         micro_batches: Number of micro-batches in a step.
+        shares_projections: Whether all tasks have one projection for each match. Otherwise each
+            task has its own, by task.
     """
 
     objectives: dict[str, Objective]
     micro_batches: int = 1
+    shares_projections: bool = False
 
     @property
-    def projected(self) -> dict[str, dict[str, IntermediateMatch]]:
-        """The matches that have a projection, by task and by its name."""
-        return {task: objective.projected for task, objective in self.objectives.items()}
+    def projected(self) -> dict[str, Any]:
+        """The matches that have a projection, by its name; by task unless tasks share them."""
+        by_task = {task: objective.projected for task, objective in self.objectives.items()}
+        return next(iter(by_task.values())) if self.shares_projections else by_task
 
     def init_projections(self, key: jax.Array) -> dict[str, PyTree]:
-        """New projections, by task."""
-        return {
+        """New projections in the structure of :attr:`projected`."""
+        by_task = {
             task: objective.init_projections(jax.random.fold_in(key, index))
             for index, (task, objective) in enumerate(self.objectives.items())
         }
+        return next(iter(by_task.values())) if self.shares_projections else by_task
 
     def weights_at(self, step: int = 0) -> dict[str, TermWeight]:
         """The weight of each term of each task after ``step`` steps."""
@@ -101,7 +105,8 @@ class TaskObjective:
     ) -> Terms:
         """The terms of one micro-batch, named after its task."""
         objective = self.objectives[task]
-        terms = objective.terms(student, targets, projections[task], step, state[task])
+        own = projections if self.shares_projections else projections[task]
+        terms = objective.terms(student, targets, own, step, state[task])
         one = jnp.ones((), jnp.float32)
         terms = {**terms, _BATCHES: (Mean(one, one),)}
         return {f"{task}/{name}": means for name, means in terms.items()}

@@ -167,3 +167,19 @@ def test_loaders_of_unknown_size_are_warned_of():
     streams = {task: (batch for batch in [DATA[task]] * 5) for task in TASKS}
     with pytest.warns(UserWarning, match=r"\['a', 'b'\] are unknown"):
         distiller().train(optax.sgd(0.1), streams, num_steps=3)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_tasks_under_one_config_share_their_projections(task, monkeypatch):
+    """Lesson: TextBrewer's tasks train one projection, whichever is drawn."""
+    monkeypatch.setattr(
+        "jaxbrewer.distillers.multi_task.make_draw", lambda *_: lambda step, size: [task] * size
+    )
+    match = {"layer_T": 0, "layer_S": 0, "feature": "hidden", "loss": "hidden_mse", "weight": 1,
+             "proj": ["linear", 6, 8]}  # fmt: skip
+    one = distiller(distill=jb.DistillationConfig(intermediate_matches=[match]))
+    one.train(optax.sgd(0.0), loaders(), num_steps=1)
+    first = one.projections
+    assert jax.tree.map(jnp.shape, first) == {"0": {"kernel": (6, 8), "bias": (8,)}}
+    one.train(optax.sgd(0.1), loaders(), num_steps=1)
+    assert not np.array_equal(one.projections["0"]["kernel"], first["0"]["kernel"])
