@@ -129,17 +129,18 @@ def first_positions(
 
     Of states with positions the first is taken, and an example counts unless that is padding; of
     states without, an example counts if its mask holds anywhere.
+
+    Raises:
+        UsageError: The mask has other positions than the states.
     """
     if mask is not None:
-        if mask.shape[0] != state_S.shape[0]:
-            batch = state_S.shape[0]
-            raise UsageError(f"{loss}: the mask must be ({batch}, length), got {mask.shape}.")
-        positions = max(state_S.ndim, state_T.ndim) == 3 and mask.ndim == 2
-        mask = (
-            selected(mask)[:, 0]
-            if positions
-            else jnp.any(selected(mask.reshape(len(mask), -1)), axis=1)
-        )
+        batch, lengths = state_S.shape[0], [x.shape[1] for x in (state_S, state_T) if x.ndim == 3]
+        fits = mask.ndim in (1, 2) and mask.shape[0] == batch
+        if not fits or (mask.ndim == 2 and lengths and mask.shape[1] not in lengths):
+            length = lengths[0] if lengths else "length"
+            raise UsageError(f"{loss}: the mask must be ({batch}, {length}), got {mask.shape}.")
+        first_only = bool(lengths) and mask.ndim == 2
+        mask = selected(mask)[:, 0] if first_only else jnp.any(selected(mask.reshape(batch, -1)), 1)
     first_S, first_T = (x[:, 0] if x.ndim == 3 else x for x in (state_S, state_T))
     return first_S, first_T, mask
 

@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import warnings
 import weakref
 
 import flax.linen as nn
@@ -256,6 +257,30 @@ def test_captured_arrays_do_not_outlive_the_call():
     del captured
     gc.collect()
     assert alive() is None
+
+
+def test_values_that_an_earlier_call_left_in_a_module_change_nothing():
+    class Sowing(Net):
+        def __call__(self, x):
+            hidden = self.first(x)
+            self.sow(nnx.Intermediate, "kept", hidden)
+            return self.head(hidden)
+
+    fresh, net = jb.as_model(Sowing(3, 1)), Sowing(3, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Flax: sow outside of capture
+        net(DATA["x"][:2])
+    used = jb.as_model(net)
+    for model in (fresh, used):
+        assert "kept" not in model.state
+    outputs = [
+        model.capturing(lambda path: path == "first")(model.params, model.state, DATA, train=train)
+        for model in (fresh, used)
+        for train in (True, False)
+    ]
+    for (out, captured), _ in outputs:
+        assert captured["first"].shape == (12, 3)
+        np.testing.assert_array_equal(out, outputs[0][0][0])
 
 
 def test_modules_under_remat_and_jit_are_seen():
