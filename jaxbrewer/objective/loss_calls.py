@@ -1,5 +1,6 @@
 """How an objective calls a loss: in one way, as a sum and a count, after checks by its row."""
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Sequence
@@ -17,7 +18,24 @@ LossCall = Callable[..., Mean]
 """``loss(student, teacher, [temperature], *, mask, labels=None) -> Mean``."""
 
 
-def as_sum_and_count(table: Table[Any], spec: Any) -> LossCall:
+@dataclasses.dataclass(frozen=True)
+class BoundLoss:
+    """A :data:`LossCall` with the parameters of its config, and its row.
+
+    Attributes:
+        row: What the registry knows of the loss.
+        call: The loss.
+    """
+
+    row: Any
+    call: LossCall
+
+    def __call__(self, *args: Any, **keywords: Any) -> Mean:
+        """The loss as a sum and a count."""
+        return self.call(*args, **keywords)
+
+
+def as_sum_and_count(table: Table[Any], spec: Any) -> BoundLoss:
     """The loss that a config names, or a function, as a sum and a count.
 
     A function that returns a scalar counts once per micro-batch.
@@ -61,7 +79,7 @@ def as_sum_and_count(table: Table[Any], spec: Any) -> LossCall:
             )
         return Mean(value, jnp.ones((), value.dtype))
 
-    return call
+    return BoundLoss(row, call)
 
 
 def sum_and_count_of(loss: Callable[..., Any]) -> Callable[..., Any]:

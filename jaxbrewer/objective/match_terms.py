@@ -12,7 +12,8 @@ from ..configs.module_paths import split_module_path
 from ..errors import UsageError
 from ..forward.adaptors import Outputs
 from ..losses import Mean
-from ..registry import MATCH_LOSS_MAP, PROJ_MAP
+from ..registry import PROJ_MAP
+from .loss_calls import BoundLoss
 from .optimal_transport import LAYER_WEIGHTS, Transport, equal_weights, transport_loss
 from .projections import apply_projection
 from .value_checks import Checks, probabilities
@@ -24,7 +25,7 @@ def match_terms(
     key: str,
     name: str,
     match: IntermediateMatch | EMDMatch | CustomMatch,
-    loss: Callable[..., Mean],
+    loss: BoundLoss,
     student: Outputs,
     teachers: tuple[Outputs, ...],
     projection: Projection | None,
@@ -36,7 +37,7 @@ def match_terms(
         key: The match's place, under which its projection is kept.
         name: Of the term.
         match: Written out.
-        loss: ``loss(state_S, state_T, mask=) -> Mean``.
+        loss: ``loss(state_S, state_T, mask=) -> Mean``, and its row.
         student: The student's outputs.
         teachers: Those of all teachers.
         projection: Its parameters, if it has one.
@@ -50,7 +51,7 @@ def match_terms(
             f"{match.name}: there is no teacher {match.teacher} among {len(teachers)}."
         )
     teacher = teachers[match.teacher]
-    checks = _checks_of_scores(match, student, teacher)
+    checks = _checks_of_scores(match, loss, student, teacher)
     if isinstance(match, EMDMatch):
         moved = _transported(match, loss, student, teacher, projection, weights)
         costs = zip(LAYER_WEIGHTS, (moved.cost_S, moved.cost_T), strict=True)
@@ -61,11 +62,14 @@ def match_terms(
 
 
 def _checks_of_scores(
-    match: IntermediateMatch | EMDMatch | CustomMatch, student: Outputs, teacher: Outputs
+    match: IntermediateMatch | EMDMatch | CustomMatch,
+    loss: BoundLoss,
+    student: Outputs,
+    teacher: Outputs,
 ) -> Checks:
     """For a loss between attention scores: whether it gets probabilities instead."""
     checks: Checks = {}
-    if not MATCH_LOSS_MAP.row(match.loss).scores:
+    if not loss.row.scores:
         return checks
     if isinstance(match, CustomMatch):
         checks |= probabilities(f"{match.module_S} of the student", student.modules[match.module_S])

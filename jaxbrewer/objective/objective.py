@@ -30,7 +30,7 @@ from .logit_masks import (
     select_classes,
     weights_of_head,
 )
-from .loss_calls import LossCall, as_sum_and_count, require_classes, weighted
+from .loss_calls import BoundLoss, LossCall, as_sum_and_count, require_classes, weighted
 from .match_terms import Projection, match_terms
 from .optimal_transport import LAYER_WEIGHTS, cost_attention, equal_weights, shared_weights
 from .projections import init_projection
@@ -71,7 +71,7 @@ class Objective:
     total_steps: int | None
     _kd_row: KDLossRow
     _kd_loss: LossCall
-    _match_losses: tuple[LossCall, ...]
+    _match_losses: tuple[BoundLoss, ...]
     _rule: Callable[..., Any] | None
 
     def __call__(
