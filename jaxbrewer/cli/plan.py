@@ -21,9 +21,14 @@ def plan(job: Job, *, fake_devices: bool) -> None:
     """
     import jax
 
+    from ..devices.sharding import devices_of
+
     config = job.config.training
+    if fake_devices:
+        config = dataclasses.replace(config, device="cpu")
+        job = job._replace(config=dataclasses.replace(job.config, training=config))
     needed = math.prod(n for n in config.mesh.values() if n > 0)
-    found = len(jax.devices("cpu") if config.device == "cpu" else jax.devices())
+    found = len(devices_of(config))
     if needed > found:
         raise UsageError(
             f"The mesh needs {needed} devices, and {found} are here: add --devices {needed} to "

@@ -83,9 +83,9 @@ def make_mesh(config: TrainingConfig) -> Mesh | None:
     """The mesh that a config describes; ``None`` for a single device.
 
     Raises:
-        UsageError: It does not fit the number of devices.
+        UsageError: It does not fit the number of devices, or ``device`` is missing here.
     """
-    devices = jax.devices("cpu") if config.device == "cpu" else jax.devices()
+    devices = devices_of(config)
     sizes = dict(config.mesh)
     if not sizes and (config.data_parallel or jax.process_count() > 1):
         sizes = {"data": -1}
@@ -116,10 +116,53 @@ def make_mesh(config: TrainingConfig) -> Mesh | None:
 
 
 def on_device(config: TrainingConfig) -> contextlib.AbstractContextManager[Any]:
-    """``device="cpu"`` keeps a training on the CPU; anything else means JAX's default device."""
-    if config.device == "cpu":
-        return jax.default_device(jax.local_devices(backend="cpu")[0])
-    return contextlib.nullcontext()
+    """Makes the config's ``device`` JAX's default device.
+
+    Raises:
+        UsageError: It is missing here.
+    """
+    kind, _, index = config.device.partition(":")
+    devices_of(config)
+    if kind != "cpu" and not index:
+        return contextlib.nullcontext()
+    local = jax.local_devices(backend="cpu" if kind == "cpu" else None)
+    number = int(index or 0)
+    if number >= len(local):
+        raise UsageError(
+            f"TrainingConfig.device is {config.device!r}, but there are {len(local)} such devices, "
+            "counted from 0."
+        )
+    return jax.default_device(local[number])
+
+
+def devices_of(config: TrainingConfig) -> list[jax.Device]:
+    """All devices of the kind that a config names, of all processes.
+
+    ``"cuda"``, TextBrewer's default, means the accelerator where there is one, else the CPU.
+
+    Raises:
+        UsageError: There is none of this kind, or JAX finds no devices at all.
+
+    Examples:
+        >>> len(devices_of(TrainingConfig(device="cpu"))) > 0
+        True
+    """
+    kind, _, index = config.device.partition(":")
+    if index and not index.isdecimal():
+        raise UsageError(f"TrainingConfig.device must end in a number, got {config.device!r}.")
+    try:
+        devices = jax.devices("cpu") if kind == "cpu" else jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        wanted = jax.config.jax_platforms or "any platform"  # type: ignore[attr-defined]
+        reason = " ".join(str(error).split()) or "none is installed"
+        raise UsageError(f"JAX finds no devices of {wanted}: {reason}.") from None
+    found = devices[0].platform
+    if kind in ("gpu", "tpu") and found != kind:
+        raise UsageError(
+            f"TrainingConfig.device is {config.device!r}, but JAX finds only {found} devices: "
+            f"install JAX for {kind.upper()}s, or choose the device {found!r}."
+        )
+    return list(devices)
 
 
 # -- the state and the teacher --------------------------------------------------------------------
