@@ -94,6 +94,7 @@ def adaptor(batch: dict[str, Any], outputs: dict[str, Any]) -> dict[str, Any]:
     return {
         "logits": outputs["logits"],
         "hidden": outputs["hidden_states"],
+        "attention": outputs["attention_scores"],
         "inputs_mask": batch["attention_mask"],
         "losses": optax.softmax_cross_entropy_with_integer_labels(
             outputs["logits"], batch["labels"]
@@ -114,7 +115,9 @@ def distillation(**fields: Any) -> jb.DistillationConfig:
     )
 
 
-def make_step(pair: tuple[Any, Any], config: jb.TrainingConfig, **fields: Any) -> tuple[Any, Any]:
+def make_step(
+    pair: tuple[Any, Any], config: jb.TrainingConfig, *, accumulation: int = 1, **fields: Any
+) -> tuple[Any, Any]:
     """A jitted train step with AdamW that donates its state, and the first state."""
     teacher, student = pair
     policy, objective = policy_of(config), jb.make_objective(distillation(**fields))
@@ -122,7 +125,7 @@ def make_step(pair: tuple[Any, Any], config: jb.TrainingConfig, **fields: Any) -
     state = jb.init_train_state(student, objective, optimizer, precision=policy)
     step = jb.make_train_step(
         student, teacher, objective, optimizer, adaptor_S=adaptor, adaptor_T=adaptor,
-        precision=policy,
+        precision=policy, gradient_accumulation_steps=accumulation,
     )  # fmt: skip
     return jax.jit(step, donate_argnums=0), state
 
