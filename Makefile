@@ -35,6 +35,7 @@ check: lint types doctest test
 
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/step_overhead.py
+	$(BIN)/python -m benchmarks.budget
 
 # The demo's teacher is a separate package; its dependencies are not needed.
 $(VENV)/ready: pyproject.toml

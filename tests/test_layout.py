@@ -1,6 +1,7 @@
 """Data flows one way: a module imports only from those before it."""
 
 import ast
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -57,3 +58,26 @@ def test_configs_are_read_and_refused_without_loading_jax():
         "assert 'jax' not in sys.modules and 'numpy' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_tests_lie_in_the_packages_tree():
+    def folders(place):
+        return {path.parent.name for path in place.glob("*/__init__.py")}
+
+    crosscutting = {"golden", "lessons", "properties", "recovery"}
+    tests = folders(PACKAGE.parent / "tests")
+    assert tests - folders(PACKAGE) == crosscutting
+    assert folders(PACKAGE) <= tests
+
+
+def test_mutation_testing_names_modules_and_tests_that_exist():
+    path = PACKAGE.parent / "tools" / "mutate.py"
+    specification = importlib.util.spec_from_file_location("mutate", path)
+    mutate = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(mutate)
+    for module, tests in mutate.TESTS.items():
+        assert (PACKAGE.parent / module).exists(), module
+        for test in tests:
+            file, _, name = test.partition("::")
+            text = (PACKAGE.parent / file).read_text()
+            assert f"def {name.partition('[')[0]}(" in text or not name, test
