@@ -1,6 +1,7 @@
 """What every distiller keeps between its trainings: the student, its projections, its step."""
 
 import dataclasses
+import inspect
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Self, TypeVar
@@ -93,6 +94,18 @@ def _is_same(one: Any, other: Any) -> bool:
     if isinstance(one, Mapping):
         return one.keys() == other.keys() and all(_is_same(one[key], other[key]) for key in one)
     return False
+
+
+def require_adaptor(name: str, adaptor: Any) -> None:
+    """Raises :class:`UsageError` if ``adaptor`` cannot be called with a batch and outputs."""
+    if not callable(adaptor):
+        raise UsageError(f"{name} must be a function, got {type(adaptor).__name__}.")
+    try:
+        inspect.signature(adaptor).bind("batch", "outputs")
+    except TypeError as error:
+        raise UsageError(f"{name} is called as {name}(batch, model_outputs): {error}.") from None
+    except ValueError:  # a function without a signature
+        pass
 
 
 def refuse_shared_variables(student: Model, teachers: Iterable[Model]) -> None:

@@ -30,7 +30,14 @@ from ..step.state import init_train_state
 from ..step.tasks import TaskBatch, TaskObjective, make_task_step, present_in
 from ..step.teachers import Adaptors, Teacher
 from ..step.unused_parameters import skip_absent
-from .base import Distiller, check_config, peek, refuse_pytorch_arguments, refuse_shared_variables
+from .base import (
+    Distiller,
+    check_config,
+    peek,
+    refuse_pytorch_arguments,
+    refuse_shared_variables,
+    require_adaptor,
+)
 from .prepared import (
     Optimizer,
     Prepared,
@@ -126,6 +133,8 @@ class MultiTaskDistiller(Distiller):
             warnings.warn(
                 "MultiTaskDistiller does not cache: is_caching_logits has no effect.", stacklevel=2
             )
+        for task in self._tasks:
+            require_adaptor(f"adaptor_S[{task!r}]", adaptor_S[task])
         self.adaptor_T, self.adaptor_S = adaptor_T, adaptor_S
         self._teachers: dict[str, Teacher] = {
             task: tuple(map(as_model, model)) if isinstance(model, list) else as_model(model)

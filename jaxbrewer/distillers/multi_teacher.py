@@ -9,6 +9,7 @@ from ..forward.adaptors import Adaptor
 from ..forward.as_model import as_model
 from ..forward.model import Model
 from .one_task import OneTaskDistiller
+from .prepared import require_config
 
 
 class MultiTeacherDistiller(OneTaskDistiller):
@@ -58,6 +59,7 @@ class MultiTeacherDistiller(OneTaskDistiller):
         adaptor_T: Adaptor | Sequence[Adaptor],
         adaptor_S: Adaptor,
     ):
+        require_config("distill_config", distill_config, DistillationConfig)
         super().__init__(train_config, distill_config, model_T, model_S, adaptor_T, adaptor_S)
 
     @staticmethod

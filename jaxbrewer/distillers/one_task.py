@@ -28,7 +28,14 @@ from ..step.optimizer import make_optimizer
 from ..step.resolve_matches import resolve_matches
 from ..step.teachers import Adaptors, Teacher
 from ..step.train_step import make_train_step
-from .base import Distiller, check_config, peek, refuse_pytorch_arguments, refuse_shared_variables
+from .base import (
+    Distiller,
+    check_config,
+    peek,
+    refuse_pytorch_arguments,
+    refuse_shared_variables,
+    require_adaptor,
+)
 from .cache_policy import CachePolicy
 from .postprocessing import Postprocess, Postprocessor, takes_student
 from .prepared import (
@@ -77,13 +84,14 @@ class OneTaskDistiller(Distiller):
         super().__init__(train_config, model_S)
         if distill_config is not None:
             require_config("distill_config", distill_config, DistillationConfig)
-        adaptors = adaptor_T if isinstance(adaptor_T, (list, tuple)) else [adaptor_T]
-        for name, adaptor in [*(("adaptor_T", one) for one in adaptors), ("adaptor_S", adaptor_S)]:
-            if not callable(adaptor) and not (adaptor is None and model_T is None):
-                raise UsageError(f"{name} must be a function, got {type(adaptor).__name__}.")
+        for name, adaptor in _named_adaptors(adaptor_T, adaptor_S):
+            if not (adaptor is None and model_T is None and name != "adaptor_S"):
+                require_adaptor(name, adaptor)
         self.distill_config = distill_config
         self.adaptor_T, self.adaptor_S = adaptor_T, adaptor_S
         self._teacher = self._as_teacher(model_T)
+        if isinstance(self._teacher, Model) and not callable(adaptor_T):
+            raise UsageError(f"adaptor_T must be a function, got {type(adaptor_T).__name__}.")
         refuse_shared_variables(self._student, named_models(self._teacher).values())
         _warn_of_replaced_weights(self._objective_config)
         check_config(self._objective_config)
@@ -365,6 +373,14 @@ class OneTaskDistiller(Distiller):
         if self.distill_config is not None and self._teacher is None:
             return self._cache_policy(self.distill_config).teacher_fingerprint()
         return fingerprint(variables_of(self._teacher))
+
+
+def _named_adaptors(adaptor_T: Adaptors, adaptor_S: Adaptor) -> list[tuple[str, Any]]:
+    if isinstance(adaptor_T, (list, tuple)):
+        of_teachers = [(f"adaptor_T[{index}]", one) for index, one in enumerate(adaptor_T)]
+    else:
+        of_teachers = [("adaptor_T", adaptor_T)]
+    return [*of_teachers, ("adaptor_S", adaptor_S)]
 
 
 def _requiring_teacher_cache(postprocess: Postprocess) -> Postprocess:

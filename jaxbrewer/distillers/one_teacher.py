@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..configs import DistillationConfig, TrainingConfig
+from ..errors import UsageError
 from ..forward.adaptors import Adaptor
 from .one_task import OneTaskDistiller
+from .prepared import require_config
 
 
 class BasicTrainer(OneTaskDistiller):
@@ -66,6 +68,11 @@ class GeneralDistiller(OneTaskDistiller):
         adaptor_S: Adaptor,
         custom_matches: Sequence[Any] | None = None,
     ):
+        require_config("distill_config", distill_config, DistillationConfig)
+        if not isinstance(custom_matches, (list, tuple, type(None))):
+            raise UsageError(
+                f"custom_matches must be a list of matches, got {type(custom_matches).__name__}."
+            )
         if custom_matches:
             matches = (*distill_config.custom_matches, *custom_matches)
             distill_config = dataclasses.replace(distill_config, custom_matches=matches)
@@ -87,6 +94,7 @@ class BasicDistiller(GeneralDistiller):
         adaptor_T: Adaptor,
         adaptor_S: Adaptor,
     ):
+        require_config("distill_config", distill_config, DistillationConfig)
         if distill_config.intermediate_matches or distill_config.custom_matches:
             warnings.warn(
                 "BasicDistiller does not use intermediate_matches; GeneralDistiller does.",

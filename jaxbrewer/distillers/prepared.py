@@ -4,10 +4,12 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.experimental import multihost_utils
@@ -210,6 +212,7 @@ def fit(
         keep: Called with the trained student, also if an error or Ctrl-C ends the training.
     """
     _require_callback(callback)
+    _warn_of_half_weights(prepared)
     config, student = prepared.config, prepared.student
     with contextlib.ExitStack() as stack:
         is_preempted: Callable[[int], bool] = lambda step: False  # noqa: E731
@@ -248,6 +251,22 @@ def fit(
             on_checkpoint=functools.partial(_call_back, student, callback),
             initial=prepared.initial,
             is_preempted=is_preempted,
+        )
+
+
+def _warn_of_half_weights(prepared: Prepared) -> None:
+    """Warns of weights whose dtype is too coarse for the steps of most trainings."""
+    if policy_of(prepared.config).param is not None:
+        return
+    kinds = {leaf.dtype.name for leaf in jax.tree.leaves(prepared.student.params)}
+    halves = sorted(kinds & {"bfloat16", "float16"})
+    if halves:
+        warnings.warn(
+            f"The student's weights are {halves[0]}: a step smaller than "
+            f"{jnp.finfo(halves[0]).eps / 2:.1g} of a weight does not change it. "
+            "TrainingConfig(fp16=True, half_dtype='bfloat16') trains float32 weights and computes "
+            "in bfloat16.",
+            stacklevel=5,
         )
 
 

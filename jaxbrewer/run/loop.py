@@ -1,6 +1,7 @@
 """The order of events in a training: batch, step, scalars, checkpoint, callback."""
 
 import contextlib
+import dataclasses
 import itertools
 import warnings
 from collections.abc import Callable, Mapping
@@ -18,7 +19,7 @@ from ..devices.sharding import DeviceLayout, jit_step, on_device, place_batch
 from ..errors import NonFiniteError, UsageError
 from ..forward.model import PyTree
 from ..objective.term_weights import TermWeight
-from ..step.state import TrainState
+from ..step.state import TrainState, with_hyperparameters_of
 from .checkpointer import Checkpointer
 from .directory import RunDirectory
 from .interrupts import Interrupts
@@ -140,7 +141,11 @@ def fit(
                 f"The run has made {begun} steps, more than the {plan.total_steps} asked for: ask "
                 "for more epochs or steps, or begin a run in another output_dir."
             )
-        state = saved.state if saved else state
+        if saved and config.force_resume:  # the training's own settings rule
+            opt_state = with_hyperparameters_of(saved.state.opt_state, state.opt_state)
+            state = dataclasses.replace(saved.state, opt_state=opt_state)
+        elif saved:
+            state = saved.state
         tracker = Tracker(
             run.directory if run else None,
             config.log_dir,

@@ -106,6 +106,24 @@ def init_train_state(
     )
 
 
+def with_hyperparameters_of(opt_state: PyTree, other: PyTree) -> PyTree:
+    """``opt_state`` with the hyperparameters that ``optax.inject_hyperparams`` keeps in ``other``.
+
+    Schedules compute theirs anew in every step; constants stay what they are in the state.
+    """
+
+    def holds_them(node: Any) -> bool:
+        return hasattr(node, "hyperparams") and hasattr(node, "inner_state")
+
+    def adopt(own: Any, new: Any) -> Any:
+        if not holds_them(own):
+            return own
+        inner = with_hyperparameters_of(own.inner_state, new.inner_state)
+        return own._replace(hyperparams=new.hyperparams, inner_state=inner)
+
+    return jax.tree.map(adopt, opt_state, other, is_leaf=holds_them)
+
+
 def _without_shared_buffers(tree: PyTree, others: PyTree) -> PyTree:
     """``tree`` with copies of the arrays that occur in ``others`` or more than once in ``tree``.
 

@@ -69,6 +69,7 @@ def make_teacher_forward(
     if isinstance(teacher, Model):
 
         def of_one(variables: PyTree, batch: Batch, step: jax.Array | int) -> Targets:
+            require_variables("teacher_variables", variables)
             outputs, _ = forwards[0](variables, *_of_one(batch), None)
             outputs = jax.lax.stop_gradient(outputs)
             return Targets((outputs,), (None,), (outputs,))
@@ -77,6 +78,7 @@ def make_teacher_forward(
     objective.ensemble.require(len(forwards))
 
     def of_several(variables: PyTree, batch: Batch, step: jax.Array | int) -> Targets:
+        _require_variables_of_each(variables, len(forwards))
         ensemble, temperature = objective.ensemble, objective.base_temperature(step)
         routing = routing_weights(
             objective_entry(batch, "teacher_id"),
@@ -102,6 +104,30 @@ def make_teacher_forward(
         return finish_targets(ensemble, running, temperature=temperature, routing=routing)
 
     return of_several
+
+
+def require_variables(name: str, variables: Any) -> None:
+    """Raises :class:`UsageError` if these are not a model's ``variables``."""
+    if not isinstance(variables, Mapping) or not {"params", "state"} <= variables.keys():
+        given = type(variables).__name__
+        if isinstance(variables, Mapping):
+            given = f"a dict of {sorted(map(str, variables))[:4]}"
+        raise UsageError(
+            f"{name} must be the model's .variables, {{'params': ..., 'state': ...}}, got {given}."
+        )
+
+
+def _require_variables_of_each(variables: Any, teachers: int) -> None:
+    if not isinstance(variables, (tuple, list)) or len(variables) != teachers:
+        given = type(variables).__name__
+        if isinstance(variables, (tuple, list)):
+            given = f"{len(variables)}"
+        raise UsageError(
+            f"teacher_variables must be a tuple with the .variables of each of the {teachers} "
+            f"teachers, got {given}."
+        )
+    for index, own in enumerate(variables):
+        require_variables(f"teacher_variables[{index}]", own)
 
 
 def _targets_from_cache(
@@ -147,14 +173,21 @@ def make_teacher_step(
     then not run.
     """
     forwards = _forwards(teacher, adaptor, precision, args, ())
-    if isinstance(teacher, Model):
-        return lambda variables, batch: forwards[0](variables, *_of_one(batch), None)[0]
-    return lambda variables, batch: tuple(
-        forward(own, part, cached, None)[0]
-        for forward, own, part, cached in zip(
-            forwards, variables, *parts_of_teachers(batch, len(forwards)), strict=True
+
+    def of_one(variables: PyTree, batch: Batch) -> Outputs:
+        require_variables("teacher_variables", variables)
+        return forwards[0](variables, *_of_one(batch), None)[0]
+
+    def of_several(variables: PyTree, batch: Batch) -> tuple[Outputs, ...]:
+        _require_variables_of_each(variables, len(forwards))
+        return tuple(
+            forward(own, part, cached, None)[0]
+            for forward, own, part, cached in zip(
+                forwards, variables, *parts_of_teachers(batch, len(forwards)), strict=True
+            )
         )
-    )
+
+    return of_one if isinstance(teacher, Model) else of_several
 
 
 def only_needed(outputs: Outputs, config: DistillationConfig, *, teacher: int = 0) -> Outputs:

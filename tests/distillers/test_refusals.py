@@ -1,5 +1,7 @@
 """What cannot be trained is refused or warned of, before anything is compiled."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -120,3 +122,63 @@ def test_a_check_applies_the_postprocessor_and_refuses_pytorch_arguments():
         distiller().check(
             SGD, BATCHES, num_steps=1, batch_postprocessor=lambda batch: batch | {"x": ["a", "b"]}
         )
+
+
+ONE = {"model_T": TEACHER, "adaptor_T": logits_adaptor}
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "says"),
+    [
+        (jb.GeneralDistiller, {"distill_config": None}, "distill_config must be a Distillation"),
+        (jb.BasicDistiller, {"distill_config": {}}, "distill_config must be a Distillation"),
+        (jb.GeneralDistiller, {"custom_matches": 3}, "custom_matches must be a list.*got int"),
+        (jb.GeneralDistiller, {"adaptor_T": []}, "adaptor_T must be a function, got list"),
+        (jb.GeneralDistiller, {"adaptor_T": lambda batch: {}}, r"adaptor_T\(batch, model_outputs"),
+        (
+            jb.GeneralDistiller,
+            {"adaptor_S": lambda a, b, c: {}},
+            r"adaptor_S\(batch, model_outputs",
+        ),
+        (
+            jb.MultiTeacherDistiller,
+            {"model_T": [TEACHER, TEACHER], "adaptor_T": [logits_adaptor, 3]},
+            r"adaptor_T\[1\] must be a function, got int",
+        ),
+    ],
+)
+def test_arguments_of_a_wrong_kind_are_named_by_the_constructor(kind, changes, says):
+    arguments = {"distill_config": CONFIG, "adaptor_S": logits_adaptor, **ONE, **changes}
+    with pytest.raises(jb.UsageError, match=says) as error:
+        kind(quiet(), model_S=(mlp, mlp_params(3)), **arguments)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("teachers", "variables", "says"),
+    [
+        (1, lambda own: (own, own), r"must be the model's .variables.*got tuple"),
+        (1, lambda own: own["params"], r"must be the model's .variables.*got a dict of \['first'"),
+        (2, lambda own: own, "each of the 2 teachers, got dict"),
+        (2, lambda own: (own,), "each of the 2 teachers, got 1"),
+        (2, lambda own: (own, own["params"]), r"teacher_variables\[1\] must be the model's"),
+    ],
+)
+def test_teacher_variables_of_another_number_of_teachers_are_refused(teachers, variables, says):
+    model, student = jb.as_model(TEACHER), jb.as_model((mlp, mlp_params(3)))
+    objective = jb.make_objective(CONFIG)
+    teacher = model if teachers == 1 else [model, model]
+    step = jb.make_train_step(
+        student, teacher, objective, SGD, adaptor_S=logits_adaptor, adaptor_T=logits_adaptor
+    )
+    state = jb.init_train_state(student, objective, SGD)
+    with pytest.raises(jb.UsageError, match=says):
+        step(state, variables(model.variables), BATCHES[0])
+
+
+def test_half_precision_weights_are_warned_of_unless_it_is_chosen():
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), mlp_params(3))
+    with pytest.warns(UserWarning, match="weights are bfloat16.*0.004 of a weight"):
+        distiller(student=(mlp, params)).train(SGD, BATCHES, num_steps=1)
+    chosen = quiet(fp16=True, half_dtype="bfloat16")
+    distiller(chosen, student=(mlp, params)).train(SGD, BATCHES, num_steps=1)

@@ -152,3 +152,13 @@ def test_a_run_that_is_longer_than_what_is_asked_for_is_refused(tmp_path):
 def test_callbacks_that_cannot_be_called_are_refused_before_the_first_step(callback, says):
     with pytest.raises(jb.UsageError, match=says):
         trainer().train(SGD, [DATA], num_steps=1, callback=callback)
+
+
+def test_a_forced_resume_takes_the_hyperparameters_of_its_own_optimizer(tmp_path):
+    """``optax.inject_hyperparams`` keeps them in the state, which is restored."""
+    make = optax.inject_hyperparams(optax.sgd)
+    first = trainer(output_dir=tmp_path / "run").train(make(learning_rate=0.5), [DATA], num_steps=2)
+    again = trainer(output_dir=tmp_path / "run", resume=True, force_resume=True)
+    result = again.train(make(learning_rate=0.0), [DATA], num_steps=4)
+    assert list(result.history["step"]) == [1, 2, 3, 4]
+    assert_equal(result.student, first.student)
