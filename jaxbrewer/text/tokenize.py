@@ -105,7 +105,8 @@ class Tokenizer:
         self.vocab_size: int = _vocabulary_size(self._tokenizer)
         token = _settings(self._directory).get("pad_token", "[PAD]")
         token = token.get("content") if isinstance(token, dict) else token
-        self.pad_id: int = self._tokenizer.token_to_id(str(token)) or 0
+        with _library_errors(f"The tokenizer of {self._directory} has no padding token {token!r}"):
+            self.pad_id: int = self._tokenizer.token_to_id(str(token)) or 0
 
     def encode(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, max_length: int

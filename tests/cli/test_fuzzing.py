@@ -16,8 +16,10 @@ import types
 import pytest
 import yaml
 
-from jaxbrewer.cli import main
+from jaxbrewer.cli import job_models, main
 from jaxbrewer.cli.config import JobConfig
+from jaxbrewer.run.plan import Plan
+from jaxbrewer.text import classification
 from tests.cli.conftest import KINDS, write_model
 
 ROUNDS = int(os.environ.get("JAXBREWER_FUZZ", "1"))
@@ -99,7 +101,7 @@ class Tried:
 
     def verify(self):
         assert not self.broken, "\n".join(f"{where}: {what}" for where, what in self.broken.items())
-        assert self.statuses == {0, 2}
+        assert 2 in self.statuses
 
 
 def places_in(value, prefix=()):
@@ -168,3 +170,156 @@ def test_odd_yaml(place, text):
     file = place.path / "odd.yaml"
     file.write_text(text)
     assert status_of("train", file, "--dry-run") == 2
+
+
+FLAGS = [
+    ["--batch-size"], ["--max-length"], ["--text"], ["--label"], ["--text-pair"],
+    ["--data.train"], ["--data.labels"], ["--training.device"], ["--training.seed"],
+]  # fmt: skip
+WORDS = [
+    "", " ", "x", "0", "-1", "1e9", "9" * 5000, "null", "nan", "[", "{a: [", "x" * 300, "\x1b[31m",
+    "a\nb", "--", "--x", "*a", "&a", "!!bool x", "%", "@", "[cat, dog]", "'", "~", "\udcff",
+]  # fmt: skip
+
+
+def test_words_of_the_command_line(place):
+    draw = random.Random("words")
+    tried = Tried()
+    for _ in range(60 * ROUNDS):
+        command = draw.choice(
+            [
+                ["train", place.file, "--dry-run"],
+                ["inspect", place.file],
+                ["inspect", place.path / "model"],
+                ["evaluate", place.path / "none", place.path / "test.jsonl"],
+                ["cache", "stat", place.path],
+            ]
+        )
+        words = [*command, *draw.choice(FLAGS), draw.choice(WORDS)]
+        if draw.random() < 0.2:
+            words[draw.randrange(len(words))] = draw.choice(WORDS)
+        if not {"-h", "--help", "--version"} & set(map(str, words)):
+            tried.run(words, words)
+    tried.verify()
+
+
+@pytest.fixture
+def without_models_running(monkeypatch):
+    """What a model computes does not depend on what is odd in these files, and takes long."""
+    scores = classification.Scores(0.5, 1.0, 1.0)
+    plan = Plan(total_steps=10, steps_per_epoch=5)
+    monkeypatch.setattr(classification.ClassifierTraining, "check", lambda self: plan)
+    monkeypatch.setattr(job_models, "evaluate", lambda *_, **__: scores)
+
+
+@pytest.mark.usefixtures("without_models_running")
+def test_texts_with_any_bytes(place):
+    draw = random.Random("texts")
+    tried = Tried()
+    files = [path for path in place.path.iterdir() if path.suffix in (".tsv", ".csv", ".jsonl")]
+    for _ in range(80 * ROUNDS):
+        source = draw.choice(files)
+        file = place.path / f"texts{source.suffix}"
+        file.write_bytes(damaged(source.read_bytes(), draw))
+        field = "unlabelled" if source.suffix == ".csv" else draw.choice(["train", "test"])
+        words = ["distill", place.file, "--dry-run", f"--data.{field}", file]
+        tried.run(words, (source.name, field, file.read_bytes()))
+        file.unlink()
+    tried.verify()
+
+
+ROWS = {"text": "it purrs", "label": "cat"}
+
+
+@pytest.mark.usefixtures("without_models_running")
+def test_rows_with_any_values(place):
+    draw = random.Random("rows")
+    tried = Tried()
+    file = place.path / "rows.jsonl"
+    for _ in range(40 * ROUNDS):
+        row = {**ROWS, draw.choice(list(ROWS)): draw.choice(VALUES)}
+        file.write_text(f"{json.dumps(ROWS)}\n{json.dumps(row)}\n")
+        tried.run(["distill", place.file, "--dry-run", "--data.train", file], row)
+    file.unlink()
+    tried.verify()
+
+
+@pytest.fixture
+def model(place, tmp_path, without_models_running):
+    """A copy of the model, to be damaged, and words of commands that read it."""
+    copy = tmp_path / "model"
+    shutil.copytree(place.path / "model", copy)
+    texts = place.path / "test.jsonl"
+    commands = [
+        ["inspect", copy],
+        ["evaluate", copy, texts, "--max-length", 8],
+        ["train", place.file, "--dry-run", "--teacher.path", copy],
+        ["distill", place.file, "--dry-run", "--teacher.path", copy],
+        ["distill", place.file, "--dry-run", "--student.layers=", "--student.path", copy],
+    ]
+    return types.SimpleNamespace(path=copy, commands=commands)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
+def test_json_of_a_model_with_any_value_anywhere(model, name):
+    draw = random.Random(name)
+    tried = Tried()
+    content = json_of(model.path, name)
+    places = list(places_in(content))
+    for _ in range(60 * ROUNDS):
+        path, value = draw.choice(places), draw.choice(VALUES)
+        (model.path / name).write_text(json.dumps(replaced(content, path, value)))
+        tried.run(draw.choice(model.commands), (path, value))
+    tried.verify()
+
+
+def json_of(directory, name):
+    """The content of a file, made from what is there, with all that others may hold."""
+    if name == "config.json":
+        fields = json.loads((directory / name).read_text())
+        more = ["problem_type", "quantization_config", "pruned_heads", "classifier_pooling"]
+        return {**dict.fromkeys(more), **fields, "num_labels": 3, "tie_word_embeddings": True}
+    if name == "tokenizer_config.json":
+        return {"do_lower_case": True, "tokenize_chinese_chars": True, "strip_accents": None,
+                "pad_token": {"content": "[PAD]"}, "model_max_length": 16}  # fmt: skip
+    import tokenizers
+
+    tokenizers.BertWordPieceTokenizer(str(directory / "vocab.txt")).save(str(directory / name))
+    content = json.loads((directory / name).read_text())
+    content["truncation"] = {"max_length": 5, "strategy": "LongestFirst", "stride": 0,
+                             "direction": "Right"}  # fmt: skip
+    content["padding"] = {
+        "strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
+        "pad_type_id": 0, "pad_token": "[PAD]",
+    }  # fmt: skip
+    return content
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "vocab.txt"])
+def test_files_of_a_model_with_any_bytes(model, name):
+    draw = random.Random(f"bytes of {name}")
+    tried = Tried()
+    content = (model.path / name).read_bytes()
+    head = content[:2000] if name == "model.safetensors" else content
+    for _ in range(60 * ROUNDS):
+        changed = damaged(head, draw) + content[len(head) :]
+        (model.path / name).write_bytes(changed)
+        tried.run(draw.choice(model.commands), changed[:300])
+    tried.verify()
+
+
+def test_safetensors_headers_with_any_value_anywhere(model):
+    draw = random.Random("header")
+    tried = Tried()
+    file = model.path / "model.safetensors"
+    content = file.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    places = list(places_in(header))
+    values = [*VALUES, "F16", "BF16", "F64", "I8", "BOOL", "F8_E4M3", [0], [2**40, 2**40], [0, 4]]
+    for _ in range(80 * ROUNDS):
+        path, value = draw.choice(places), draw.choice(values)
+        changed = json.dumps(replaced(header, path, value)).encode()
+        file.write_bytes(len(changed).to_bytes(8, "little") + changed + content[8 + length :])
+        tried.run(draw.choice(model.commands), (path, value))
+    tried.verify()
