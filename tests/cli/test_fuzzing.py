@@ -210,9 +210,24 @@ def without_models_running(monkeypatch):
     plan = Plan(total_steps=10, steps_per_epoch=5)
     monkeypatch.setattr(classification.ClassifierTraining, "check", lambda self: plan)
     monkeypatch.setattr(job_models, "evaluate", lambda *_, **__: scores)
+    monkeypatch.setattr(job_models, "describe_match", lambda *_: "")
 
 
-@pytest.mark.usefixtures("without_models_running")
+@pytest.fixture
+def models_loaded_once(without_models_running, monkeypatch):
+    """For files beside a model that stays the same."""
+    loaded, load = {}, job_models.load
+
+    def load_once(source, classes, **settings):
+        key = classes, str(settings)
+        if key not in loaded:
+            loaded[key] = load(source, classes, **settings)
+        return loaded[key]
+
+    monkeypatch.setattr(job_models, "load", load_once)
+
+
+@pytest.mark.usefixtures("models_loaded_once")
 def test_texts_with_any_bytes(place):
     draw = random.Random("texts")
     tried = Tried()
@@ -231,7 +246,7 @@ def test_texts_with_any_bytes(place):
 ROWS = {"text": "it purrs", "label": "cat"}
 
 
-@pytest.mark.usefixtures("without_models_running")
+@pytest.mark.usefixtures("models_loaded_once")
 def test_rows_with_any_values(place):
     draw = random.Random("rows")
     tried = Tried()
@@ -261,11 +276,13 @@ def model(place, tmp_path, without_models_running):
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
-def test_json_of_a_model_with_any_value_anywhere(model, name):
+def test_json_of_a_model_with_any_value_anywhere(model, name, request):
     draw = random.Random(name)
     tried = Tried()
     content = json_of(model.path, name)
     places = list(places_in(content))
+    if name != "config.json":
+        request.getfixturevalue("models_loaded_once")
     for _ in range(60 * ROUNDS):
         path, value = draw.choice(places), draw.choice(VALUES)
         (model.path / name).write_text(json.dumps(replaced(content, path, value)))
