@@ -25,6 +25,7 @@ from ..errors import UsageError
 from ..forward.adaptors import Outputs
 from ..forward.model import Model, PyTree
 from ..forward.precision import policy_of
+from ..run.progress import announce
 from ..step.teachers import Adaptors, make_teacher_step, only_needed
 
 Teacher: TypeAlias = Model | tuple[Model, ...] | None
@@ -96,6 +97,8 @@ class CachePolicy:
         # Attention is as wide as its batch, so it is cached by batch, not by example.
         is_by_example = all(m.feature == "hidden" for m in self.distill_config.intermediate_matches)
         teacher_step = functools.partial(jax.jit(self._make_teacher_step(args)), self._variables)
+        if self.train_config.progress:
+            announce("teacher cache: the teacher runs over the data, into memory")
         set_epoch(named, 0)
         first = next(iter(named), None)
         if first is None or not is_by_example or example_ids(first) is None:
@@ -177,6 +180,10 @@ class CachePolicy:
             if cache is None:
                 adaptors = self.adaptor
                 several = isinstance(adaptors, (list, tuple))
+                if self.train_config.progress:
+                    announce(
+                        f"teacher cache: the teacher runs once over the data, into {directory}"
+                    )
                 build_cache(
                     directory,
                     self._model(index),

@@ -153,27 +153,31 @@ def fit(
             run=run.name if run else "run",
             resumed_at=begun if run and run.resumes else None,
             show=config.progress,
+            weights=weights_at_0,
         )
         stack.enter_context(tracker)
         profiler = stack.enter_context(Profiler(config))
         interrupts = stack.enter_context(Interrupts())
         if begun == 0:
-            tracker.report_weights(weights_at_0)
+            tracker.report_weights()
         after = AfterCheckpoint()
         if saved and checkpointer and not checkpointer.is_completed(saved):
             after = on_checkpoint(begun, state)
             checkpointer.complete(begun, after.scores, tracker.latest())
         skips = config.on_nonfinite == "skip"
-        guard = NonFiniteGuard(list(leaves_by_path(state.trainable)))
+        guard = NonFiniteGuard(leaves_by_path(state.trainable))
         jitted = jit_step(step, state, layout)
         number = begun
         groups = itertools.islice(source(start=position), plan.total_steps - begun)
+        tracker.waits_for(begun + 1, "reading the first batch")
         try:
             for group in groups if not after.stops else ():
                 batches = tuple(as_batch(postprocess(batch, state)) for batch in group.batches)
                 is_new = _watch_shapes(shapes, batches)
                 profiler.before(number + 1, state)
                 placed = prepare(batches)
+                if is_new:
+                    tracker.waits_for(number + 1, "compiling for this shape of batches")
                 with interrupts.delayed():
                     state, (metrics, finite) = jitted(state, teacher_variables, placed)
                     number += 1

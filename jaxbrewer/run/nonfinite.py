@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..checksums import leaves_by_path
-from ..errors import NonFiniteError
+from ..errors import NonFiniteError, setting
 from ..forward.model import PyTree
 from ..objective.value_checks import is_check, report
 from ..step.optimizer import global_norm
@@ -106,11 +106,12 @@ class NonFiniteGuard:
     """Reads the flags of a step, reports its checks and the first step that is not finite.
 
     Args:
-        gradients: Names of the arrays of the gradient.
+        trainable: The arrays that the optimizer moves, by path.
     """
 
-    def __init__(self, gradients: Sequence[str]):
-        self._gradients = gradients
+    def __init__(self, trainable: Mapping[str, jax.Array]):
+        self._gradients = list(trainable)
+        self._has_float16 = any(leaf.dtype == jnp.float16 for leaf in trainable.values())
         self._pending: collections.deque[PendingStep] = collections.deque()
         self._skipped = 0
         self._warned: set[str] = set()
@@ -150,11 +151,16 @@ class NonFiniteGuard:
             name: nonfinite_arrays(tree) for name, tree in arrays.items()
         }
         where = [f"Of the {name}: {_some(names)}." for name, names in found.items() if names]
+        has_good_inputs = not any(found[name] for name in arrays)
+        advice = [
+            _advice_on_labels(bad) if has_good_inputs else "",
+            _ADVICE_ON_FLOAT16 if self._has_float16 and has_good_inputs else "",
+            _ADVICE_AT_STEP_1 if bad.number == 1 else _ADVICE,
+            f"{setting('on_nonfinite', 'skip')} skips such steps.",
+        ]
         return NonFiniteError(
             f"Step {bad.number} is not finite: {', '.join(_terms(bad))}. "
-            f"{' '.join([*where, kept])} "
-            "Lower the learning rate, clip gradients (max_grad_norm), correct the data, or skip "
-            "such steps with on_nonfinite='skip'."
+            f"{' '.join(filter(None, [*where, kept, *advice]))}"
         )
 
     def count_skipped(self, bad: PendingStep) -> None:
@@ -174,6 +180,35 @@ class NonFiniteGuard:
                 f"{self._skipped} of {steps} steps were not finite and were skipped.",
                 stacklevel=3,
             )
+
+
+_ADVICE = "Lower the learning rate, clip gradients (max_grad_norm), or correct the data."
+_ADVICE_AT_STEP_1 = (
+    "At the first step no learning rate is to blame: correct the data, the weights or the loss."
+)
+_ADVICE_ON_FLOAT16 = (
+    "The weights are float16, in which the eps of Adam, 1e-8, is 0, so that a gradient of 0 gives "
+    "0 / 0: give the optimizer eps=1e-4, or keep float32 weights and set fp16."
+)
+
+
+def _advice_on_labels(bad: PendingStep) -> str:
+    """What to look at if the loss on labels alone is not finite; else nothing."""
+    losses = {name: value for name, value in bad.metrics.items() if "unweighted_" in name}
+    spoilt = [name for name, value in jax.device_get(losses).items() if not np.isfinite(value)]
+    if not spoilt or not all("hard_label_loss" in name for name in spoilt):
+        return ""
+    ranges = [
+        f"{name} has values from {np.min(leaf)} to {np.max(leaf)}"
+        for name, leaf in leaves_by_path(bad.batch).items()
+        if "label" in name and np.size(leaf) and jnp.issubdtype(jnp.result_type(leaf), jnp.integer)
+    ]
+    if not ranges:
+        return ""
+    return (
+        "Each label must be the number of one of the student's logits, from 0, and an ignored one "
+        f"must be masked: {_some(ranges)}."
+    )
 
 
 def _terms(bad: PendingStep) -> list[str]:

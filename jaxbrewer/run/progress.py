@@ -3,8 +3,15 @@
 import sys
 import time
 
+import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+def announce(line: str) -> None:
+    """Prints what takes time before the first step, in the first of several processes."""
+    if jax.process_index() == 0:
+        print(line, file=sys.stderr, flush=True)
 
 
 class ProgressDisplay:
@@ -37,7 +44,7 @@ class ProgressDisplay:
                 TimeRemainingColumn(),
                 console=console,
             )
-            self._task = self._bar.add_task("", total=total_steps, shown="compiling")
+            self._task = self._bar.add_task("", total=total_steps, shown="")
             self._bar.start()
 
     def advance(
@@ -66,6 +73,13 @@ class ProgressDisplay:
             self._bar.update(self._task, completed=step, shown=shown)
         elif at - self._last_line >= self._SECONDS:
             self._line()
+
+    def wait_for(self, step: int, what: str) -> None:
+        """Shows what a step waits for: beside the bar, or as a line."""
+        if self._bar is not None:
+            self._bar.update(self._task, shown=what)
+        else:
+            print(f"step {step}/{self._total}  {what}", file=sys.stderr, flush=True)
 
     def say(self, line: str) -> None:
         """Prints a line above the bar."""

@@ -14,6 +14,7 @@ from ..objective.term_weights import TermWeight, describe
 from .logs import Events, JsonLines
 from .progress import ProgressDisplay
 from .skipped_steps import SkippedStepWatch
+from .uncounted_terms import UncountedTerms
 
 LEAD = 2
 """Number of steps that the host may be ahead of the device."""
@@ -36,6 +37,7 @@ class Tracker:
         resumed_at: The step after which the training resumes: rows of later steps are removed, the
             others become the beginning of the history. ``None`` starts a run.
         show: Whether to show progress: a bar on a terminal, else a line every ten seconds.
+        weights: The weight of each term of the loss before the first step.
     """
 
     _BLOCK, _SECONDS = 50, 1.0
@@ -49,6 +51,7 @@ class Tracker:
         run: str = "run",
         resumed_at: int | None = None,
         show: bool = True,
+        weights: Mapping[str, TermWeight] = {},
     ):
         is_writer = jax.process_index() == 0
         self._files: list[JsonLines | Events] = []
@@ -63,7 +66,8 @@ class Tracker:
                 -1 if resumed_at == 0 else resumed_at
             )  # a run that starts again writes everything again
             self._files.append(Events(log_dir, run, keeps))
-        self._skips = SkippedStepWatch()
+        self._weights = weights
+        self._skips, self._uncounted = SkippedStepWatch(), UncountedTerms(weights)
         self._pending: list[_PendingStep] = []
         self._last_read = time.monotonic()
         self._shown = ProgressDisplay(total_steps, lead=LEAD) if show and is_writer else None
@@ -80,24 +84,30 @@ class Tracker:
         try:
             if kind is None:
                 self.read()
+                self._uncounted.end()
         finally:
             for file in self._files:
                 file.close()
             if self._shown is not None:
                 self._shown.close()
 
-    def report_weights(self, weights: Mapping[str, TermWeight]) -> None:
+    def waits_for(self, step: int, what: str) -> None:
+        """Shows what ``step`` waits for, such as a compilation."""
+        if self._shown is not None:
+            self._shown.wait_for(step, what)
+
+    def report_weights(self) -> None:
         """Reports the effective weight of each term of the loss before the first step.
 
         TensorBoard gets ``scalar/effective_weight_<term>`` at step 0; ``metrics.jsonl`` begins with
         step 1.
         """
-        row = {f"effective_weight_{name}": w.effective for name, w in weights.items()}
+        row = {f"effective_weight_{name}": w.effective for name, w in self._weights.items()}
         for file in self._files:
             if isinstance(file, Events) and row:
                 file.append([{"step": 0, **row}])
         if self._shown is not None and row:
-            self._shown.say(describe(weights))
+            self._shown.say(describe(self._weights))
 
     def add(
         self, step: int, examples: int, metrics: dict[str, jax.Array], *, compiled: bool = False
@@ -151,6 +161,7 @@ class Tracker:
         self._history.extend(rows)
         for pending, row in zip(block, rows, strict=True):
             self._skips.see(pending.step, row)
+            self._uncounted.see(row)
             if self._shown is not None:
                 self._shown.advance(
                     pending.step,

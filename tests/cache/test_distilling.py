@@ -1,5 +1,6 @@
 """Trainings with a cached teacher equal trainings with a live one."""
 
+import dataclasses
 import functools
 
 import jax
@@ -112,11 +113,12 @@ def test_caching_works_with_num_steps():
     np.testing.assert_allclose(memory, live, rtol=1e-5)
 
 
-def test_a_missing_cache_is_built_with_is_caching_logits(tmp_path):
+def test_a_missing_cache_is_built_with_is_caching_logits(tmp_path, capsys):
     config = quiet(cache_dir=tmp_path / "cache")
     with pytest.raises(jb.UsageError, match="holds no teacher cache: .* makes one"):
         train(config)
-    built = train(config, distill=CACHING)
+    built = train(dataclasses.replace(config, progress=True), distill=CACHING)
+    assert "teacher cache: the teacher runs over the data" in capsys.readouterr().err
     assert Manifest.read(tmp_path / "cache").examples == 24
     np.testing.assert_array_equal(train(config, teacher=None), built)
 

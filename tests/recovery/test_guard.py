@@ -23,13 +23,20 @@ def with_bad_value(number, entry="x", value=np.nan):
 
 
 def train(
-    batches, *, student=None, teacher=TEACHER, rule=None, num_epochs=1, callback=None, **settings
+    batches,
+    *,
+    student=None,
+    teacher=TEACHER,
+    optimizer=None,
+    num_epochs=1,
+    callback=None,
+    **settings,
 ):
     config = quiet(**{"ckpt_frequency": 4, **settings})
     student = student or (mlp, mlp_params(3))
     distiller = jb.BasicDistiller(config, SOFT, teacher, student, logits_adaptor, logits_adaptor)
     return distiller.train(
-        rule or optax.adam(1e-2), batches, num_epochs=num_epochs, callback=callback
+        optimizer or optax.adam(1e-2), batches, num_epochs=num_epochs, callback=callback
     )
 
 
@@ -85,6 +92,37 @@ def test_a_gradient_that_is_not_finite_under_a_finite_loss_is_named():
     assert "total_loss" not in str(error.value)
 
 
+def test_labels_out_of_range_are_named_and_not_the_learning_rate():
+    """Such a label has no logit, and the loss on labels is NaN."""
+    for value in (7, -100):
+        with pytest.raises(jb.NonFiniteError) as error:
+            train(with_bad_value(1, "labels", value))
+        message = str(error.value)
+        low, high = min(value, 0), max(value, 4)
+        assert "Each label must be the number of one of the student's logits" in message
+        assert f"0/labels has values from {low} to {high}" in message
+        assert "earning rate" not in message.replace("no learning rate is to blame", "")
+    with pytest.raises(jb.NonFiniteError) as error:
+        train(with_bad_value(5))
+    assert "Each label" not in str(error.value)
+    assert "Lower the learning rate" in str(error.value)
+
+
+def test_float16_weights_under_adam_name_eps():
+    def half(params):
+        return jax.tree.map(lambda leaf: leaf.astype(jnp.float16), params)
+
+    data = vector_data(16)
+    data["x"][:, 0] = 0  # a gradient of 0
+    batches = list(jb.ArrayLoader(data, 8))
+    with pytest.raises(jb.NonFiniteError, match=r"eps of Adam, 1e-8, is 0, .* eps=1e-4"):
+        train(batches, student=(mlp, half(mlp_params(3))))
+    result = train(
+        batches, student=(mlp, half(mlp_params(3))), optimizer=optax.adam(1e-3, eps=1e-4)
+    )
+    assert np.isfinite(result.history["total_loss"]).all()
+
+
 def test_a_skipped_step_equals_a_training_without_its_batch(tmp_path):
     expected = train(BATCHES[:4] + BATCHES[5:], output_dir=tmp_path / "without", ckpt_frequency=1)
     settings = {"on_nonfinite": "skip", "output_dir": tmp_path / "run", "ckpt_frequency": 1}
@@ -122,7 +160,7 @@ def test_flags_are_read_two_steps_late():
             return np.array(True)
 
     read, flags = [], [Flag() for _ in range(4)]
-    guard = NonFiniteGuard([])
+    guard = NonFiniteGuard({})
     for number, flag in enumerate(flags, start=1):
         guard.add(number, None, {}, FiniteFlags(flag, flag))
         assert guard.first_nonfinite() is None

@@ -1,6 +1,10 @@
 """Lines of progress where there is no terminal."""
 
+import optax
+
+import jaxbrewer as jb
 from jaxbrewer.run.progress import ProgressDisplay
+from tests.toys import logits_adaptor, mlp, mlp_params, quiet, vector_data
 
 
 def lines(capsys):
@@ -28,3 +32,25 @@ def test_the_speed_excludes_compilations(capsys):
     assert shown[1] == "step 21/100  loss 0.5000  32 examples/s  20 s left"
     display.close()
     assert lines(capsys) == ["step 50/100  loss 0.5000  32 examples/s  12 s left"]
+
+
+def test_a_training_says_what_it_waits_for(capsys):
+    trainer = jb.BasicTrainer(quiet(progress=True), (mlp, mlp_params(3)), logits_adaptor)
+    wide, slim = vector_data(8), vector_data(4)
+    trainer.train(optax.sgd(0.1), [wide, wide, slim, wide], num_steps=4)
+    waits = [line for line in lines(capsys) if "loss" not in line]
+    assert waits == [
+        "step 1/4  reading the first batch",
+        "step 1/4  compiling for this shape of batches",
+        "step 3/4  compiling for this shape of batches",
+    ]
+
+
+def test_a_bar_says_what_it_waits_for(monkeypatch):
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    display = ProgressDisplay(3)
+    display.wait_for(1, "compiling")
+    assert [task.fields["shown"] for task in display._bar.tasks] == ["compiling"]
+    display.advance(1, 8, display._at, 0.5)
+    assert display._bar.tasks[0].fields["shown"].startswith("loss 0.5")
+    display.close()
