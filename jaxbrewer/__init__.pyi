@@ -50,6 +50,7 @@ from .step.gradients import add_terms as add_terms
 from .step.optimizer import make_optimizer as make_optimizer
 from .step.resolve_matches import resolve_matches as resolve_matches
 from .step.state import TrainState as TrainState
+from .step.state import evaluation_params as evaluation_params
 from .step.state import init_train_state as init_train_state
 from .step.train_step import make_eval_step as make_eval_step
 from .step.train_step import make_train_step as make_train_step
