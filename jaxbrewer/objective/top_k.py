@@ -19,7 +19,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Shaped
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from ..configs import DistillationConfig
 from ..errors import UsageError
@@ -27,14 +28,21 @@ from ..losses import loss_dtype, valid
 from ..registry import KD_LOSS_MAP, TEMPERATURE_SCHEDULER, loss_and_parameters
 from .logit_masks import pair_selected
 
+SMALL = 1e-3
+"""Rounding that is forgiven: of logarithms in half precision, and of sums over them."""
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TopK:
     """The ``k`` largest logits per position; stands among an ``Outputs``' ``logits``.
 
+    The fields are taken as they are. :func:`keep_top_k` makes one of all logits,
+    :meth:`from_log_probabilities` one of what an inference server returns.
+
     Attributes:
-        indices: Their classes, ascending, ``[..., k]``.
+        indices: Their classes, ascending and different, ``[..., k]``. A place that holds
+            ``classes``, which is no class, is left empty: positions may have fewer than ``k``.
         logits: Their logits, ``[..., k]``.
         log_tail: Log-sum-exp of all other logits, each divided by the temperature, ``[..., t]``
             for the ``t`` temperatures.
@@ -47,6 +55,66 @@ class TopK:
     log_tail: Float[Array, "*batch t"]
     classes: int = dataclasses.field(metadata={"static": True})
     temperatures: tuple[float, ...] = dataclasses.field(metadata={"static": True})
+
+    @classmethod
+    def from_log_probabilities(cls, ids: Any, log_probabilities: Any, *, classes: int) -> "TopK":
+        """Checked top-k logits from the pairs that an inference server returns, on the host.
+
+        What the probabilities leave of 1 is the weight of all other classes. It is known at the
+        temperature 1; at other temperatures the loss uses an upper bound (:func:`log_tail_at`).
+
+        Args:
+            ids: The classes, ``[..., k]`` in any order, as an array or nested lists, whose last
+                axis may be ragged. A class may stand there twice with the same probability (a
+                sampled token that is also among the largest); it counts once.
+            log_probabilities: Their natural logarithms of probabilities, of the same form. A pair
+                with ``-inf`` is padding, whatever its id.
+            classes: The number of classes of the student's logits.
+
+        Raises:
+            UsageError: Forms differ, an id is not in ``range(classes)``, a class has two
+                probabilities, or probabilities are above 1, in sum or alone.
+
+        Examples:
+            >>> ids = [[7, 2], [2, 0, 2]]
+            >>> log_p = [[-0.7, -1.6], [-0.1, -3.0, -0.1]]
+            >>> kept = TopK.from_log_probabilities(ids, log_p, classes=10)
+            >>> print(kept.indices.tolist(), [f"{p:.2f}" for p in jnp.exp(kept.log_tail[:, 0])])
+            [[2, 7], [0, 2]] ['0.30', '0.05']
+        """
+        (rows, shape), (values, of_values) = _rows(ids), _rows(log_probabilities)
+        if shape != of_values or any(len(r) != len(v) for r, v in zip(rows, values, strict=True)):
+            raise UsageError(
+                "TopK.from_log_probabilities: ids and log_probabilities must have the same form, "
+                f"got {shape} and {of_values} positions, or other numbers of pairs in one."
+            )
+        if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
+            raise UsageError(
+                f"TopK.from_log_probabilities: classes must be an int >= 1, got {classes!r}."
+            )
+        pairs = [
+            _with_rest(index, *_distinct(index, row, value, classes), classes)
+            for index, (row, value) in enumerate(zip(rows, values, strict=True))
+        ]
+        k = max((len(own) for own, _, _ in pairs), default=0)
+        indices = np.full((len(pairs), k), classes, np.int32)
+        logits = np.full((len(pairs), k), -np.inf, np.float32)
+        tail = np.empty((len(pairs), 1), np.float32)
+        for index, (own, logs, log_rest) in enumerate(pairs):
+            indices[index, : len(own)], logits[index, : len(own)] = own, logs
+            tail[index] = log_rest
+        return cls(
+            jnp.asarray(indices.reshape(*shape, k)),
+            jnp.asarray(logits.reshape(*shape, k)),
+            jnp.asarray(tail.reshape(*shape, 1)),
+            classes,
+            (1.0,),
+        )
+
+    @property
+    def empty(self) -> Bool[Array, "*batch k"]:
+        """Which places hold no class."""
+        return self.indices >= self.classes
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -67,7 +135,7 @@ def keep_top_k(
     Args:
         logits: The teacher's, ``[..., classes]``.
         k: How many to keep; all if there are fewer.
-        temperatures: Where the weight of the others shall be exact.
+        temperatures: Where the weight of the others is exact.
 
     Examples:
         >>> kept = keep_top_k(jnp.log(jnp.array([0.1, 0.5, 0.1, 0.3])), k=2)
@@ -104,11 +172,15 @@ def log_tail_at(kept: TopK, temperature: Any) -> Float[Array, "*batch"]:
         True
     """
     s = 1 / _per_position(temperature, kept.indices.shape[:-1], kept.logits.dtype)
-    count = kept.classes - kept.indices.shape[-1]
-    points = [(0.0, jnp.full(kept.indices.shape[:-1], math.log(max(count, 1)), s.dtype))]
+    most = kept.indices.shape[-1]
+    log_counts = [math.log(max(kept.classes - k, 1)) for k in range(most + 1)]
+    kept_here = most - jnp.sum(kept.empty, axis=-1)
+    points = [(0.0, jnp.asarray(log_counts, s.dtype)[kept_here])]
     for index in reversed(range(len(kept.temperatures))):
         points.append((1 / kept.temperatures[index], kept.log_tail[..., index]))
-    (last, value), smallest = points[-1], jnp.min(kept.logits, axis=-1)
+    logits = jnp.where(kept.empty, jnp.inf, kept.logits)
+    (last, value), smallest = points[-1], jnp.min(logits, axis=-1, initial=jnp.inf)
+    smallest = jnp.where(jnp.isfinite(smallest), smallest, 0)
     found = value + jnp.where(s > last, (s - last) * smallest, 0)
     for (left, low), (right, high) in zip(points[-2::-1], points[:0:-1], strict=True):
         share = jnp.clip((s - left) / (right - left), 0, 1)
@@ -152,8 +224,9 @@ def to_buckets(
         )
     logits_S = valid(logits_S, mask)
     tau = _per_position(temperature, logits_S.shape[:-1], logits_S.dtype)[..., None]
-    student = jnp.take_along_axis(logits_S, kept.indices, axis=-1)
-    teacher = jnp.asarray(kept.logits, logits_S.dtype)
+    # An empty place is a class that both models rule out, which no loss sees.
+    student = jnp.take_along_axis(logits_S, kept.indices, axis=-1, mode="fill", fill_value=-jnp.inf)
+    teacher = jnp.where(kept.empty, -jnp.inf, jnp.asarray(kept.logits, logits_S.dtype))
     if kept.indices.shape[-1] == kept.classes:
         return student, teacher
     rest = jnp.put_along_axis(logits_S, kept.indices, -jnp.inf, axis=-1, inplace=False)
@@ -197,6 +270,67 @@ def require_kept_logits_suffice(config: DistillationConfig) -> None:
         needs = f"temperature_scheduler={rule!r} needs all of them; 'cwsm' does not"
     if needs is not None:
         raise UsageError(f"Only the teacher's largest logits are cached, but {needs}.")
+
+
+def _rows(nested: Any) -> tuple[list[np.ndarray], tuple[int, ...]]:
+    """The last axis of an array or of nested lists, position by position, and the other axes."""
+    if hasattr(nested, "shape") and nested.ndim:
+        array = np.asarray(nested)
+        return list(array.reshape(-1, array.shape[-1])), array.shape[:-1]
+    if not isinstance(nested, (list, tuple)):
+        raise UsageError(
+            "TopK.from_log_probabilities needs arrays [..., k] or nested lists, got "
+            f"{type(nested).__name__}."
+        )
+    if not any(isinstance(item, (list, tuple)) or np.ndim(item) for item in nested):
+        return [np.asarray(nested)], ()
+    parts = [_rows(item) for item in nested]
+    shapes = {shape for _, shape in parts}
+    if len(shapes) > 1:
+        raise UsageError(
+            f"TopK.from_log_probabilities: only the last axis may be ragged, got {sorted(shapes)}."
+        )
+    return [row for rows, _ in parts for row in rows], (len(nested), *shapes.pop())
+
+
+def _distinct(
+    position: int, ids: np.ndarray, logs: np.ndarray, classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The classes of a position that have a probability, ascending, each once."""
+    where = f"TopK.from_log_probabilities, position {position}"
+    logs = logs.astype(np.float64)
+    if np.isnan(logs).any() or (logs > SMALL).any():
+        raise UsageError(f"{where}: a logarithm of a probability is at most 0, got {logs.max()}.")
+    present = logs != -np.inf
+    ids, logs = ids[present], logs[present]
+    if len(ids) and not np.issubdtype(ids.dtype, np.integer):
+        raise UsageError(f"{where}: ids must be integers, got {ids.dtype}.")
+    outside = (ids < 0) | (ids >= classes)
+    if outside.any():
+        raise UsageError(f"{where}: the id {ids[outside][0]} is not one of {classes} classes.")
+    order = np.lexsort((-logs, ids))
+    ids, logs = ids[order], logs[order]
+    first = np.append(True, ids[1:] != ids[:-1])[: len(ids)]
+    differ = ~first & (np.abs(logs - np.roll(logs, 1)) > SMALL)
+    if differ.any():
+        raise UsageError(f"{where}: the id {ids[differ][0]} has two probabilities.")
+    return ids[first].astype(np.int32), logs[first]
+
+
+def _with_rest(
+    position: int, ids: np.ndarray, logs: np.ndarray, classes: int
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """The classes kept, their logarithms, and the logarithm of what these leave of 1."""
+    total = float(np.exp(logs).sum())
+    if total > 1 + SMALL:
+        raise UsageError(
+            f"TopK.from_log_probabilities, position {position}: the probabilities add up to "
+            f"{total:.6g}, more than 1. Are they log-probabilities, not logits?"
+        )
+    if len(ids) == classes:  # the least class is all of the rest
+        least = int(np.argmin(logs))
+        return np.delete(ids, least), np.delete(logs, least), float(logs[least])
+    return ids, logs, math.log1p(-total) if total < 1 else -math.inf
 
 
 def _per_position(temperature: Any, positions: tuple[int, ...], dtype: Any) -> Array:

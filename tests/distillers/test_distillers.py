@@ -160,7 +160,7 @@ def test_projections_with_their_own_rate_train_through_the_distiller():
 def test_nnx_students_keep_their_own_mode():
     student = nnx.Linear(4, 5, rngs=nnx.Rngs(0))
     jb.BasicDistiller(
-        quiet(), CONFIG, TEACHER, student, logits_adaptor,
+        quiet(), jb.DistillationConfig(), TEACHER, student, logits_adaptor,
         lambda batch, outputs: {"logits": outputs},
     ).train(SGD, [{"inputs": DATA["x"], **DATA}], num_epochs=1)  # fmt: skip
     assert np.isfinite(student.kernel[...]).all()
