@@ -214,6 +214,7 @@ class MultiTaskDistiller(Distiller):
         *,
         max_grad_norm: float = -1.0,
         tau: float = 1.0,
+        callback: Callable[..., Any] | None = None,
         batch_postprocessors: Mapping[str, Callable[..., Any]] | None = None,
         **args: Any,
     ) -> Plan:
@@ -225,7 +226,8 @@ class MultiTaskDistiller(Distiller):
         return check(
             self._prepare(
                 optimizer, dataloaders, num_steps, max_grad_norm, tau, postprocessors, args
-            )
+            ),
+            callback,
         )
 
     def estimate(

@@ -167,6 +167,7 @@ class OneTaskDistiller(Distiller):
         *,
         num_steps: int | None = None,
         max_grad_norm: float = -1.0,
+        callback: Callable[..., Any] | None = None,
         batch_postprocessor: Postprocessor = None,
         **args: Any,
     ) -> Plan:
@@ -181,6 +182,7 @@ class OneTaskDistiller(Distiller):
             num_epochs: Passes over the data.
             num_steps: Optimizer steps, instead of ``num_epochs``.
             max_grad_norm: Norm to which gradients are clipped.
+            callback: Without one, ``keep_best`` needs a metric of the step.
             batch_postprocessor: ``batch -> batch``.
             **args: Further keyword arguments of every call of either model.
 
@@ -201,7 +203,8 @@ class OneTaskDistiller(Distiller):
         """
         plan = plan_training(self.train_config, dataloader, num_epochs, num_steps)
         return check(
-            self._prepare(optimizer, dataloader, plan, max_grad_norm, batch_postprocessor, args)
+            self._prepare(optimizer, dataloader, plan, max_grad_norm, batch_postprocessor, args),
+            callback,
         )
 
     def estimate(

@@ -38,6 +38,7 @@ from ..run.nonfinite import FlaggedStep
 from ..run.optimizer_settings import closure_settings
 from ..run.plan import Plan
 from ..run.preemption import watch_sigterm
+from ..run.retention import require_best_metric
 from ..step.optimizer import OptimizerFactory
 from ..step.state import HasProjections, TrainState, evaluation_params, init_train_state
 from ..step.teachers import Teacher
@@ -157,19 +158,26 @@ class Fitted(NamedTuple):
     result: Result
 
 
-def check(prepared: Prepared) -> Plan:
+def check(prepared: Prepared, callback: Callable[..., Any] | None = None) -> Plan:
     """Traces the first step on shapes; returns the plan.
+
+    Args:
+        prepared: The training.
+        callback: As for :func:`fit`.
 
     Raises:
         UsageError: Something does not fit.
     """
+    _require_callback(callback)
     batches = prepared.first_batches()
-    jax.eval_shape(
+    _, (metrics, _) = jax.eval_shape(
         lambda initial, teacher, batch: prepared.step(prepared.start(initial), teacher, batch),
         prepared.initial,
         prepared.teacher_variables,
         batches if len(batches) > 1 else batches[0],
     )
+    if callback is None:
+        require_best_metric(prepared.config, metrics)
     return prepared.plan
 
 
@@ -249,6 +257,7 @@ def fit(
                 batch, (evaluation_params(state), state.model_state)
             ),
             on_checkpoint=functools.partial(_call_back, student, callback),
+            has_scores=callback is not None,
             initial=prepared.initial,
             is_preempted=is_preempted,
         )

@@ -15,7 +15,7 @@ from ..step.state import TrainState
 from .checkpoint_store import CheckpointStore, LoadedCheckpoint
 from .directory import COMPLETED, RunDirectory
 from .logs import JsonLines
-from .retention import kept_steps
+from .retention import kept_steps, require_best_metric
 
 
 class Checkpointer:
@@ -96,14 +96,9 @@ class Checkpointer:
         row: dict[str, float] = {"step": step}
         if isinstance(scores, Mapping):
             row |= {name: float(value) for name, value in scores.items()}
+        require_best_metric(self._config, {*row, *metrics} - {"step"})
         best = self._config.best_metric
         if self._config.keep_best is not None and best is not None and best not in row:
-            if best not in metrics:
-                known = ", ".join(sorted({*row, *metrics} - {"step"}))
-                raise UsageError(
-                    f"TrainingConfig.best_metric {best!r} is neither returned by the callback nor "
-                    f"a metric of the step: {known}."
-                )
             row[best] = metrics[best]
         if self._completed is not None:
             self._completed.append([row])

@@ -26,6 +26,7 @@ from .interrupts import Interrupts
 from .nonfinite import FlaggedStep, NonFiniteGuard
 from .plan import Plan
 from .profiling import Profiler
+from .retention import require_best_metric
 from .tracking import LEAD, Tracker
 
 History = dict[str, np.ndarray]
@@ -94,6 +95,7 @@ def fit(
     on_checkpoint: Callable[[int, TrainState], AfterCheckpoint] = lambda step, state: (
         AfterCheckpoint()
     ),
+    has_scores: bool = True,
     initial: PyTree = None,
     is_preempted: Callable[[int], bool] = lambda step: False,
 ) -> None:
@@ -114,6 +116,8 @@ def fit(
         weights_at_0: The weights of the loss's terms before the first step, which are logged.
         postprocess: Applied to every batch and the state before anything else.
         on_checkpoint: Called with the step and the state after each checkpoint.
+        has_scores: Whether ``on_checkpoint`` may return scores; if not, a metric that
+            ``keep_best`` needs and the step lacks is refused before the first step.
         initial: The weights that ``state`` was made of, searched for values that are not finite
             if the first step is not finite.
         is_preempted: Whether the training must end after a step, which is then saved.
@@ -178,6 +182,9 @@ def fit(
                 placed = prepare(batches)
                 if is_new:
                     tracker.waits_for(number + 1, "compiling for this shape of batches")
+                if number == begun and run is not None and not has_scores:
+                    _, (shapes_of, _) = jax.eval_shape(jitted, state, teacher_variables, placed)
+                    require_best_metric(config, shapes_of)
                 with interrupts.delayed():
                     state, (metrics, finite) = jitted(state, teacher_variables, placed)
                     number += 1

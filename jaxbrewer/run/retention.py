@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 
 from ..configs import TrainingConfig
+from ..errors import UsageError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +20,20 @@ class CheckpointInfo:
     step: int
     number: int
     scheduled: bool = True
+
+
+def require_best_metric(config: TrainingConfig, metrics: Iterable[str]) -> None:
+    """Raises :class:`UsageError` if ``keep_best`` needs a metric that a training does not have.
+
+    Args:
+        config: ``keep_best`` and ``best_metric``.
+        metrics: The metrics of a step, and the scores of the callback if it has returned.
+    """
+    if config.keep_best is not None and config.best_metric not in (known := sorted(metrics)):
+        raise UsageError(
+            f"TrainingConfig.best_metric {config.best_metric!r} is neither returned by the "
+            f"callback nor a metric of the step: {', '.join(known)}."
+        )
 
 
 def kept_steps(

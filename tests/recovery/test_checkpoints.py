@@ -18,7 +18,7 @@ from jaxbrewer.run.checkpoint_store import CheckpointStore
 from jaxbrewer.run.retention import CheckpointInfo, kept_steps
 from tests.recovery import assert_same, bits, left_behind, saved
 from tests.recovery.test_resume import plain
-from tests.toys import mlp, mlp_params
+from tests.toys import logits_adaptor, mlp, mlp_params, quiet, vector_data
 
 pytestmark = pytest.mark.slow
 
@@ -217,8 +217,20 @@ def test_the_best_checkpoints_may_be_chosen_by_a_training_metric(tmp_path):
     history = plain(tmp_path, keep_best=1, best_metric="total_loss")().history["total_loss"]
     best = max(STEPS, key=lambda step: history[step - 1])
     assert left_behind(tmp_path / "run")["checkpoints"] == sorted({best, 12})
-    with pytest.raises(jb.UsageError, match="best_metric 'f1' is neither"):
-        plain(tmp_path / "other", keep_best=1, best_metric="f1")()
+
+
+def test_a_best_metric_that_cannot_exist_is_refused_before_the_first_step(tmp_path):
+    config = quiet(output_dir=tmp_path / "run", ckpt_steps=3, keep_best=1, best_metric="f1")
+    trainer = jb.BasicTrainer(config, (mlp, mlp_params(3)), logits_adaptor)
+    data = optax.sgd(0.1), jb.ArrayLoader(vector_data(24), 8)
+    message = "best_metric 'f1' is neither .* nor a metric of the step: .*grad_norm"
+    for method in (trainer.check, trainer.train):
+        with pytest.raises(jb.UsageError, match=message):
+            method(*data, num_steps=6)
+        assert not (tmp_path / "run" / "manifest.json").exists()
+    trainer.check(*data, num_steps=6, callback=lambda model, step: {"f1": 0.5})
+    with pytest.raises(jb.UsageError, match=message.replace("grad_norm", "f2")):
+        trainer.train(*data, num_steps=6, callback=lambda model, step: {"f2": 0.5})
 
 
 def test_removing_after_each_checkpoint_equals_removing_once_at_the_end():
