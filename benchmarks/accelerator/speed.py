@@ -36,13 +36,13 @@ from .common import (
 AIM = "aim 45 %"
 
 
-def utilization(name: str, flops: float, clock: Clock, peak: float) -> Iterator[Row]:
+def utilization(section: str, name: str, flops: float, clock: Clock, peak: float) -> Iterator[Row]:
     """Time of a step, and its FLOPs over time as shares of both peaks."""
     rate, sheet = flops / clock.median, datasheet_peak()
-    yield Row("speed", name, 1e3 * clock.median, "ms/step", clock.quartiles())
+    yield Row(section, name, 1e3 * clock.median, "ms/step", clock.quartiles())
     note = "of the datasheet" if sheet else "of a measured product: no datasheet known"
     note += f"; {rate / 1e12:.4g} TFLOP/s, {rate / peak:.1%} of a product; {AIM}"
-    yield Row("speed", f"{name}, MFU", 100 * rate / (sheet or peak), "%", note)
+    yield Row(section, f"{name}, MFU", 100 * rate / (sheet or peak), "%", note)
 
 
 def bert_speed(sizes: Sizes, python: str | None) -> Iterator[Row]:
@@ -68,7 +68,7 @@ def bert_speed(sizes: Sizes, python: str | None) -> Iterator[Row]:
             clocks = alternate({**ours, **working(peers)}, sizes)
         shape = f"BERT KD {batch} x {length}"
         for name in ours:
-            yield from utilization(f"{shape}, {name}", flops, clocks[name], peak)
+            yield from utilization("speed", f"{shape}, {name}", flops, clocks[name], peak)
         for name in clocks.keys() - ours.keys():
             yield Row("speed", f"{shape}, {name}", 1e3 * clocks[name].median, "ms/step",
                       clocks[name].quartiles())  # fmt: skip
@@ -151,7 +151,7 @@ def decoder_speed(sizes: Sizes) -> Iterator[Row]:
     flops = teacher.flops(batch, length) + 3 * student.flops(batch, length)
     name = f"decoder KD {teacher.layers} and {student.layers} x {teacher.width}, {batch} x {length}"
     clocks = alternate({name: Chain(step, state, pair[0].variables, {"ids": ids})}, sizes)
-    yield from utilization(f"{name}, bfloat16", flops, clocks[name], matmul_peak(sizes))
+    yield from utilization("decoder", f"{name}, bfloat16", flops, clocks[name], matmul_peak(sizes))
 
 
 def logits_alone(batch: Any, logits: Any) -> dict[str, Any]:
