@@ -8,6 +8,7 @@ from ..configs import DistillationConfig
 from ..errors import UsageError
 from .config import Job
 from .job_data import fingerprints, read_distillation_texts
+from .messages import report_wait
 from .output import abbreviate, format_bytes, print_line, print_table
 from .run_paths import find_teacher
 
@@ -28,8 +29,10 @@ def build(job: Job, *, kind: str, k: int, bits: int, batch_size: int) -> None:
     if batch_size < 1:
         raise UsageError(f"--batch-size must be at least 1, got {batch_size}.")
     source = find_teacher(job)
+    report_wait("reading the texts")
     data = read_distillation_texts(job, source)
 
+    report_wait("loading JAX and the teacher")
     from ..cache import Storage, build_cache
     from ..devices.sharding import on_device
     from ..forward.precision import policy_of

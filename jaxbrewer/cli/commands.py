@@ -8,12 +8,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..errors import UsageError
-from .messages import BAD_INPUT, print_error
+from .messages import BAD_INPUT, print_error, report_wait
 
 
 def demo(arguments: argparse.Namespace, _: Sequence[str]) -> None:
     """Runs ``jaxbrewer demo``."""
     keep_compiled_programs()
+    report_wait("loading JAX and the data")
     from ..demo.run import run_demo
 
     run_demo(
@@ -52,6 +53,8 @@ def evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Runs ``jaxbrewer evaluate``."""
     from .evaluation import evaluate
 
+    if arguments.max_length is not None and arguments.max_length < 4:
+        raise UsageError(f"--max-length must be at least 4, got {arguments.max_length}.")
     keep_compiled_programs()
     fields = ("text", "text_pair", "label", "max_length")
     data = {"test": arguments.file, **{name: getattr(arguments, name) for name in fields}}

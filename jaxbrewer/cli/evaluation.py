@@ -11,6 +11,7 @@ from ..errors import UsageError
 from ..text import Tokenizer
 from .config import DataConfig, Job, read_job
 from .job_data import classes_of, in_order, read_labelled, tokenize
+from .messages import report_wait
 from .model_directory import ModelDirectory, read_bert_directory
 from .run_paths import find_teacher, student_run, teacher_run
 
@@ -66,6 +67,7 @@ def _evaluate(
     batch_size: int,
 ) -> None:
     path, read = str(data.test), {}
+    report_wait("reading the texts")
     for name, source in sources.items():
         if not source.has_head:
             raise UsageError(f"{source.directory} has no classification head.")
@@ -76,6 +78,7 @@ def _evaluate(
         texts = tokenize(tokenizer, in_order(examples, classes.names), data)
         read[name] = source, classes, tokenizer, texts
 
+    report_wait("loading JAX and the model")
     from ..devices.sharding import on_device
     from . import job_models
 

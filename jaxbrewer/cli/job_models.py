@@ -27,6 +27,7 @@ from ..text import Tokenizer
 from ..text.classification import ClassifierTraining, adaptor, evaluate
 from .config import DataConfig, StudentConfig
 from .job_data import Classes, Texts
+from .messages import report_wait
 from .model_directory import ModelDirectory, read_bert_directory
 from .output import format_bytes, print_table
 
@@ -173,6 +174,7 @@ def print_scores(models: Mapping[str, ModelToScore], *, title: str, batch_size: 
     header = ["", "accuracy", "loss", "parameters", "file", "texts/s"]
     rows = []
     for name, (model, directory, texts) in models.items():
+        report_wait(f"scoring the {name}")
         scores = evaluate(model, texts.encoded, texts.labels, batch_size=batch_size)
         rows.append(
             [

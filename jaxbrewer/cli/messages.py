@@ -19,6 +19,12 @@ def print_error(error: Exception) -> None:
     print(f"jaxbrewer: error: {error}", file=sys.stderr)
 
 
+def report_wait(reason: str) -> None:
+    """Tells a person at a terminal what takes the next seconds."""
+    if sys.stderr.isatty():
+        print(f"jaxbrewer: {escaped(reason)} ...", file=sys.stderr, flush=True)
+
+
 def spell_flag(name: str, value: object) -> str:
     """A setting of the training as a flag, for messages that propose it.
 

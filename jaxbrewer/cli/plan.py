@@ -5,6 +5,7 @@ import math
 
 from ..errors import UsageError
 from .config import Job
+from .messages import report_wait
 from .output import format_bytes, print_line, print_table
 from .training import prepare_distillation
 
@@ -44,6 +45,7 @@ def plan(job: Job, *, fake_devices: bool) -> None:
         labels=prepared.texts.labels,
         num_widths=1,
     )
+    report_wait("compiling the step")
     estimate = dataclasses.replace(training, loader=widest).estimate()
     mesh = " x ".join(f"{axis} {n}" for axis, n in estimate.mesh.items()) or "none"
     kind = "fake CPU devices" if fake_devices else jax.devices()[0].device_kind

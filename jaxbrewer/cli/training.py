@@ -21,6 +21,7 @@ from .job_data import (
     require_same_tokenizer,
     tokenize,
 )
+from .messages import report_wait
 from .model_directory import ModelDirectory, read_bert_directory
 from .output import abbreviate, print_line, print_table
 from .run_paths import find_teacher, student_run, teacher_run
@@ -47,6 +48,7 @@ def train(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
     source = read_bert_directory(job.need("teacher.path", "the directory of the model to train"))
     if is_first:  # the others may find the run that it has started
         run.require_writable(config.training, used=source.directory)
+    report_wait("reading the texts")
     examples = read_labelled(_training_file(job), data, data.labels)
     classes = classes_to_train(source, examples)
     examples, test = in_order(examples, classes.names), _read_test(data, classes)
@@ -54,6 +56,7 @@ def train(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
     texts = tokenize(tokenizer, examples, data)
     test_texts = None if test is None else tokenize(tokenizer, test, data)
 
+    report_wait("loading JAX and the model")
     from ..devices.sharding import on_device
     from ..text.classification import make_fine_tuning
     from . import job_models
@@ -70,6 +73,7 @@ def train(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
             run.with_directories(config.training),
             frozen=tuple(config.teacher.frozen),
         )
+        report_wait("tracing the first step")
         plan = training.check()
         head = "new head" if classes.new_head else "its own head"
         facts: Facts = [
@@ -123,12 +127,14 @@ def prepare_distillation(job: Job) -> PreparedDistillation:
     config, data = job.config, job.config.data
     source = find_teacher(job)
     _require_student(job)
+    report_wait("reading the texts")
     labelled, unlabelled, classes, tokenizer, texts = read_distillation_texts(job, source)
     test = _read_test(data, classes)
     if config.student.path is not None:
         require_same_tokenizer(tokenizer, read_bert_directory(config.student.path), texts.examples)
     require_matching_cache(job, source.directory, texts.encoded)
 
+    report_wait("loading JAX and the models")
     from ..devices.sharding import on_device
     from ..text.classification import make_distillation
     from . import job_models
@@ -170,6 +176,7 @@ def distill(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
     from . import job_models
 
     with on_device(config.training):
+        report_wait("tracing the first step")
         plan = training.check()
         matches, cache_dir = config.distillation.intermediate_matches, config.training.cache_dir
         facts: Facts = [

@@ -16,7 +16,9 @@ import pytest
 from jaxbrewer import UsageError, __version__
 from jaxbrewer.cli import config, main
 from jaxbrewer.cli.config import JobConfig, split_overrides
+from jaxbrewer.cli.messages import report_wait, spell_flag
 from jaxbrewer.cli.parser import FIELDS, make_parser
+from jaxbrewer.errors import setting, spelling
 from tests.cli.conftest import run
 
 COMMANDS = [
@@ -127,6 +129,26 @@ def failing(monkeypatch, error):
 def test_an_error_is_one_line_whatever_it_holds(monkeypatch, capsys):
     assert failing(monkeypatch, UsageError("first\n  second")) == 2
     assert capsys.readouterr().err == "jaxbrewer: error: first\\n  second\n"
+
+
+def test_a_terminal_is_told_what_it_waits_for(monkeypatch, capsys):
+    report_wait("loading JAX")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    report_wait("reading \x1b[31m")
+    assert capsys.readouterr().err == "jaxbrewer: reading \\x1b[31m ...\n"
+
+
+def test_messages_speak_the_dialect_of_flags(tmp_path, capsys, job):
+    (tmp_path / "run" / "teacher").mkdir(parents=True)
+    (tmp_path / "run" / "teacher" / "manifest.json").write_text("[")
+    assert main(["train", str(job), "--training.overwrite", "true", "--resume"]) == 2
+    error = capsys.readouterr().err
+    assert "=True" not in error
+    with spelling(spell_flag):
+        assert setting("resume", True) == "--resume"
+        assert setting("force_resume", True) == "--training.force_resume true"
+    assert setting("resume", True) == "resume=True"
 
 
 def test_an_interruption_ends_with_130(monkeypatch, capsys):
