@@ -2,10 +2,12 @@
 
 import dataclasses
 import fnmatch
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import jax
+from flax import nnx
 
 from ..errors import UsageError, suggest
 from .as_model import as_model
@@ -67,6 +69,17 @@ def train_only(model: Any, *filters: Filter) -> Model:
         raise UsageError("train_only() needs a path, a glob or a class of the weights that move.")
     moving = _matching(model, filters, "train")
     return _frozen(model, set(_leaf_paths(model.params)) - moving)
+
+
+def warn_of_moving_lora_base(model: Model) -> None:
+    """Warns if a student has LoRA parameters and nothing in it is frozen."""
+    is_lora = [issubclass(kind, nnx.LoRAParam) for kind in model.variable_types.values()]
+    if any(is_lora) and not all(is_lora) and "frozen" not in model.state:
+        warnings.warn(
+            "The student has LoRA parameters, but all its weights move: "
+            "jaxbrewer.train_only(student, nnx.LoRAParam) moves the LoRA parameters alone.",
+            stacklevel=3,
+        )
 
 
 def _frozen(model: Model, frozen: set[_Path]) -> Model:

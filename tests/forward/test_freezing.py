@@ -126,6 +126,16 @@ def test_a_class_of_variables_is_frozen_or_trained_alone():
     assert jb.freeze(several, "second").params.keys() == {"first"}
 
 
+def test_a_lora_student_whose_base_moves_is_reported():
+    def make(student):
+        return jb.BasicTrainer(quiet(), student, logits_adaptor)
+
+    with pytest.warns(UserWarning, match=r"train_only\(student, nnx.LoRAParam\)"):
+        make(LoRA())
+    make(jb.train_only(LoRA(), nnx.LoRAParam))
+    make(jb.freeze(LoRA(), "second"))
+
+
 def test_outputs_do_not_depend_on_what_is_frozen():
     model = jb.as_model(LoRA())
     expected = model.apply(model.params, model.state, {"x": X}, train=False)[0]

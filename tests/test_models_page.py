@@ -1,0 +1,39 @@
+"""The recipes of ``docs/models.md`` run as one program, against stand-ins of the libraries."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "models.md").read_text()
+STAND_INS = ROOT / "tests" / "stand_ins"
+
+
+@pytest.mark.slow
+def test_the_recipes_run_as_one_program(tmp_path):
+    program = "\n".join(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL))
+    (tmp_path / "recipes.py").write_text(program)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{STAND_INS}{os.pathsep}{ROOT}",
+        "PYTHONWARNINGS": "error",
+    }
+    done = subprocess.run(
+        [sys.executable, "recipes.py"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_library_of_the_page_has_a_stand_in():
+    imported = set(re.findall(r"^(?:import|from) (\w+)", PAGE, re.MULTILINE))
+    installed = {"jax", "numpy", "optax", "flax", "jaxbrewer", "os"}
+    present = {path.stem for path in STAND_INS.iterdir()} - {"__init__", "__pycache__"}
+    assert imported - installed == present
