@@ -13,6 +13,7 @@ from ..configs import DistillationConfig, TrainingConfig
 from ..data.loader_checks import check_loader
 from ..errors import UsageError
 from ..forward.as_model import as_model
+from ..forward.freezing import warn_of_moving_lora_base
 from ..forward.model import Model, PyTree
 from ..objective.objective import make_objective
 from ..step.optimizer_trees import named_leaves
@@ -43,6 +44,7 @@ class Distiller:
         self.projections: PyTree | None = None
         self.history: dict[str, np.ndarray] = {}
         self._student = as_model(model_S)
+        warn_of_moving_lora_base(self._student)
         is_module = isinstance(model_S, nnx.Module)
         self.student = model_S if is_module else self._student.export(*self._initial_weights)
         self._built: tuple[Any, Any] | None = None
