@@ -25,7 +25,7 @@ class Layer:
     bias: jax.Array | None = None
 
     def __call__(self, x):
-        return x @ self.weight + (0 if self.bias is None else self.bias)
+        return x @ self.weight + (0 if self.bias is None else self.bias[None])
 
 
 def layers(first, second, x):
