@@ -35,5 +35,5 @@ def test_the_recipes_run_as_one_program(tmp_path):
 def test_every_library_of_the_page_has_a_stand_in():
     imported = set(re.findall(r"^(?:import|from) (\w+)", PAGE, re.MULTILINE))
     installed = {"jax", "numpy", "optax", "flax", "jaxbrewer", "os"}
-    present = {path.stem for path in STAND_INS.iterdir()} - {"__init__", "__pycache__"}
+    present = {path.stem for path in STAND_INS.iterdir()} - {"__pycache__"}
     assert imported - installed == present
