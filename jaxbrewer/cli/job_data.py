@@ -210,7 +210,9 @@ def fingerprints(model: Path, encoded: Encoded) -> dict[str, str]:
 def require_matching_cache(job: Job, model: Path, encoded: Encoded) -> None:
     """Raises :class:`UsageError` if the job's cache is of another tokenizer or of other texts."""
     directory = job.config.training.cache_dir
-    if isinstance(directory, str) and os.path.exists(Path(directory) / "manifest.json"):
-        from ..cache import TeacherCache
+    if isinstance(directory, str):
+        from ..cache import Manifest
 
-        TeacherCache(directory, fingerprints=fingerprints(model, encoded))
+        manifest = Manifest.find(directory)  # perhaps of a build that the training resumes
+        if manifest is not None:
+            manifest.require_built_from(directory, fingerprints(model, encoded))

@@ -205,5 +205,5 @@ DEVICES = ("cpu", "cuda", "gpu", "tpu")
 
 
 def is_path(value: object) -> bool:
-    """Whether a value can be the path of a file: text or a ``Path`` without NUL."""
-    return isinstance(value, (str, Path)) and "\0" not in str(value)
+    """Whether a value can be the path of a file: text that is not empty, or a ``Path``; no NUL."""
+    return isinstance(value, (str, Path)) and value != "" and "\0" not in str(value)

@@ -145,6 +145,12 @@ def test_paths_that_cannot_be_are_refused_in_one_line(field, name, tmp_path):
     assert str(error.value).isprintable()
 
 
+@pytest.mark.parametrize("field", ["output_dir", "log_dir", "cache_dir"])
+def test_an_empty_path_is_refused(field):
+    with pytest.raises(jb.UsageError, match=f"TrainingConfig.{field} must be a path"):
+        quiet(**{field: ""})
+
+
 def test_a_directory_whose_backslash_would_become_a_slash_is_refused(tmp_path):
     """Orbax would write the arrays to ``a/b``, and the checkpoint could not be read."""
     with pytest.raises(jb.UsageError, match="holds a backslash"):
