@@ -38,13 +38,15 @@ def make_optimizer(
     ``optimizer`` moves the student and sees the student's own parameter tree, so that masks and
     labels that fit the student fit here: as a nested dict or, with ``student``, as an
     ``nnx.State``. Each projection has an equal optimizer of its own, or one with the settings of
-    its ``proj[3]`` (``{"lr": 1e-3}``). Where a mask or a label function needs the student's names,
-    a projection's kernel is treated as the first matrix of the student that the optimizer moves,
-    its bias as the first such vector.
+    its ``proj[3]``: ``{"lr_scale": 10}`` scales its steps, ``{"optimizer": "adamw", "lr": 1e-3}``
+    names another optimizer, ``{"lr": 1e-3}`` changes a setting of this one. Where a mask or a label
+    function needs the student's names, a projection's kernel is treated as the first matrix of the
+    student that the optimizer moves, its bias as the first such vector.
 
     Args:
-        optimizer: An optax transformation, or a function that makes one (``optax.adamw`` with its
-            arguments in a ``functools.partial``), whose arguments ``proj[3]`` then replaces.
+        optimizer: An optax transformation, or a function that makes one. ``proj[3]`` replaces
+            arguments of a function (``functools.partial(optax.adamw, learning_rate=1e-3)``) and
+            numbers of ``optax.inject_hyperparams(optax.adamw)(learning_rate=1e-3)``.
         objective: Its matches have the projections and their settings.
         max_grad_norm: Global norm to which the gradients of student and projections together are
             clipped; -1 does not clip.
@@ -80,10 +82,20 @@ def make_optimizer(
         )
 
     def of_projection(name: str, match: IntermediateMatch, shapes: PyTree) -> Any:
-        separate = _projection_optimizer(name, match, optimizer)
-        if separate is not None:
-            return with_accepted_args(separate)
-        return own if form is None else for_projection(own, form, shapes)
+        settings = _settings_of(match)
+        scale = settings.pop("lr_scale", None)
+        where = f"intermediate_matches[{name}].proj[3]"
+        if not settings:
+            chosen = own if form is None else for_projection(own, form, shapes)
+        elif "optimizer" in settings or not _is_transformation(optimizer):
+            chosen = with_accepted_args(_from_settings(settings, optimizer, where))
+        else:
+            chosen = _with_hyperparameters(own, settings, where, shapes)
+        if scale is None:
+            return chosen
+        if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not scale >= 0:
+            raise UsageError(f"{where}: lr_scale must be a number >= 0, got {scale!r}.")
+        return optax.chain(chosen, optax.scale(scale))
 
     grouped: Any = _in_groups(
         {"student": of_student, "projections": of_projections(objective.projected, shapes)}
@@ -110,37 +122,68 @@ def _clip(max_norm: float) -> optax.GradientTransformation:
     return optax.stateless(clip)
 
 
-def _projection_optimizer(
-    index: str, match: IntermediateMatch, optimizer: optax.GradientTransformation | OptimizerFactory
-) -> optax.GradientTransformation | None:
-    """The optimizer that ``proj[3]`` describes; ``None`` without settings."""
-    settings = dict(match.proj[3]) if match.proj and len(match.proj) == 4 else {}
-    if not settings:
-        return None
-    where = f"intermediate_matches[{index}].proj[3]"
-    name = settings.pop("optimizer", None)
-    if name is not None:
-        factory = getattr(optax, str(name), None)
-        if not callable(factory):
-            raise UsageError(f"{where}: optax has no optimizer {name!r}.")
-    elif _is_transformation(optimizer):
-        raise UsageError(
-            f"{where} sets {sorted(settings)}, but the settings of a finished optax transformation "
-            "cannot be changed: pass optimizer=functools.partial(optax.adamw, learning_rate=...), "
-            "or name the optimizer there, as in {'optimizer': 'adamw', 'lr': 0.001}."
-        )
-    else:
-        factory = optimizer
-    arguments: dict[str, Any] = {}
-    for key, value in settings.items():
+def _settings_of(match: IntermediateMatch) -> dict[str, Any]:
+    """The optimizer settings of a match's projection, under the names of optax."""
+    given = dict(match.proj[3]) if match.proj and len(match.proj) == 4 else {}
+    settings: dict[str, Any] = {}
+    for key, value in given.items():
         if key == "betas":
-            arguments["b1"], arguments["b2"] = value
+            if not isinstance(value, (list, tuple)) or len(value) != 2:
+                raise UsageError(f"proj[3]: betas must be two numbers, got {value!r}.")
+            settings["b1"], settings["b2"] = value
         elif key in ("lr", "learning_rate"):
             is_schedule = isinstance(value, Mapping)
-            arguments["learning_rate"] = weight_schedule(value, 0.0) if is_schedule else value
+            settings["learning_rate"] = weight_schedule(value, 0.0) if is_schedule else value
         else:
-            arguments[key] = value
-    return _make(factory, where, arguments)
+            settings[key] = value
+    return settings
+
+
+def _from_settings(
+    settings: dict[str, Any],
+    optimizer: optax.GradientTransformation | OptimizerFactory,
+    where: str,
+) -> optax.GradientTransformation:
+    """A new optimizer, by its name in optax or by the user's function."""
+    if "optimizer" not in settings:
+        assert not _is_transformation(optimizer)
+        return _make(optimizer, where, settings)
+    name = settings["optimizer"]
+    factory = getattr(optax, str(name), None)
+    if not callable(factory):
+        raise UsageError(f"{where}: optax has no optimizer {name!r}.")
+    return _make(factory, where, {key: x for key, x in settings.items() if key != "optimizer"})
+
+
+def _with_hyperparameters(
+    optimizer: optax.GradientTransformationExtraArgs,
+    settings: Mapping[str, Any],
+    where: str,
+    shapes: PyTree,
+) -> optax.GradientTransformationExtraArgs:
+    """``optimizer``, from ``optax.inject_hyperparams``, that starts with these hyperparameters."""
+    state = jax.eval_shape(optimizer.init, shapes)
+    scheduled = getattr(state, "hyperparams_states", {})
+    settable = sorted(getattr(state, "hyperparams", {}).keys() - scheduled.keys())
+    is_number = all(isinstance(value, (int, float)) for value in settings.values())
+    if not settings.keys() <= set(settable) or not is_number:
+        hint = f" Numbers can be set for {settable}." if settable else ""
+        raise UsageError(
+            f"{where} sets {sorted(settings)}, but the settings of a finished optax transformation "
+            f"cannot be changed.{hint} Pass optimizer=functools.partial(optax.adamw, "
+            "learning_rate=...), name the optimizer there, as in {'optimizer': 'adamw', 'lr': "
+            "0.001}, or scale its steps with {'lr_scale': 10}."
+        )
+
+    def init(params: PyTree) -> PyTree:
+        state: Any = optimizer.init(params)
+        own = {
+            name: jnp.asarray(value, state.hyperparams[name].dtype)
+            for name, value in settings.items()
+        }
+        return state._replace(hyperparams={**state.hyperparams, **own})
+
+    return optax.GradientTransformationExtraArgs(init, optimizer.update)
 
 
 def _make(

@@ -221,7 +221,7 @@ def _leftovers(case: Case) -> contextlib.AbstractContextManager[Any]:
     """A warning says so where batches at the end of an epoch make no update."""
     if sum(map(len, updates_of(case))) == case.args["num_forward_steps"]:
         return contextlib.nullcontext()
-    return pytest.warns(UserWarning, match="make no full group")
+    return pytest.warns(UserWarning, match="do not fill a group")
 
 
 @pytest.mark.filterwarnings("ignore:.*_scheduler=.* replaces:UserWarning")

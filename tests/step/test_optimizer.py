@@ -66,9 +66,39 @@ def test_a_projection_may_have_its_own_optimizer_settings(settings):
 
 
 @pytest.mark.parametrize(
+    ("optimizer", "settings"),
+    [
+        (optax.sgd(0.1), {"lr_scale": 3}),
+        (functools.partial(optax.sgd, 0.1), {"lr_scale": 3}),
+        (optax.inject_hyperparams(optax.sgd)(learning_rate=0.1), {"lr": 0.3}),
+        (optax.adam(0.1), {"optimizer": "sgd", "lr": 0.1, "lr_scale": 3}),
+    ],
+)
+def test_a_finished_optimizer_may_take_other_steps_for_a_projection(optimizer, settings):
+    expected = train_projection(optax.sgd(0.1), {"optimizer": "sgd", "learning_rate": 0.3})
+    actual = train_projection(optimizer, settings)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5)
+    jax.tree.map(close, actual["projections"], expected["projections"])
+
+
+@pytest.mark.parametrize(
     ("optimizer", "settings", "says"),
     [
-        (optax.sgd(0.1), {"lr": 0.1}, r"proj\[3\] sets \['lr'\].*functools.partial"),
+        (optax.sgd(0.1), {"lr": 0.1}, r"proj\[3\] sets \['learning_rate'\].*functools.partial"),
+        (optax.sgd(0.1), {"lr": 0.1, "lr_scale": 2}, r"proj\[3\] sets \['learning_rate'\]"),
+        (optax.sgd(0.1), {"lr_scale": "2"}, "lr_scale must be a number >= 0"),
+        (optax.sgd(0.1), {"lr_scale": float("nan")}, "lr_scale must be a number >= 0"),
+        (functools.partial(optax.adam, 0.1), {"betas": 0.9}, "betas must be two numbers, got 0.9"),
+        (
+            optax.inject_hyperparams(optax.sgd)(learning_rate=0.1),
+            {"nesterov": True},
+            r"Numbers can be set for \['learning_rate'\]",
+        ),
+        (
+            optax.inject_hyperparams(optax.sgd)(learning_rate=optax.constant_schedule(0.1)),
+            {"lr": 0.1},
+            "cannot be changed. Pass",
+        ),
         (optax.sgd(0.1), {"optimizer": "adamww"}, "no optimizer 'adamww'"),
         (functools.partial(optax.sgd, 0.1), {"rate": 1}, "The optimizer takes: .*momentum"),
     ],
