@@ -24,12 +24,15 @@ import json
 import os
 import platform
 import sys
+import tempfile
 import time
 import traceback
 from importlib import metadata
 from pathlib import Path
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs memory beside JAX
+CACHE = Path(tempfile.gettempdir()) / "jaxbrewer-accelerator"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))  # several sections share a program
 
 SECTIONS = ("behaviour", "numbers", "vocabulary", "decoder", "speed", "tests")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "torch", "transformers")

@@ -28,8 +28,8 @@ from .common import (
 
 def run(sizes: Sizes) -> Iterator[Row]:
     """All of them."""
-    yield from donation_and_compilation(sizes)
-    yield from transfers(sizes)
+    yield from donation_and_compilation(sizes.small())
+    yield from transfers(sizes.small())
     yield from saves(sizes)
 
 

@@ -40,6 +40,11 @@ class Sizes:
     steps: int = 5
     is_toy: bool = False
 
+    def small(self) -> "Sizes":
+        """Few layers: enough to compare, and soon compiled."""
+        layers = min(4, self.teacher_layers), min(2, self.student_layers)
+        return dataclasses.replace(self, teacher_layers=layers[0], student_layers=layers[1])
+
 
 TOY = Sizes(
     teacher_layers=2, student_layers=1, width=24, heads=2, vocabulary=101, batches=((4, 8),),

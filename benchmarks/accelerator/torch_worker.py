@@ -77,6 +77,7 @@ class Training:
 def main():
     settings = json.loads(sys.argv[1])
     torch.manual_seed(0)
+    torch.set_float32_matmul_precision("high")  # TF32, as JAX by default
     trainings = {}
     for line in sys.stdin:
         kind, steps = line.split()
