@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from ..errors import UsageError
@@ -176,6 +177,7 @@ def softened(
 
 def soften(loss: str, logits: Array, temperature: Any, mask: Array | None) -> Array:
     """``logits / temperature``, with zeros at padding."""
+    _require_temperature(loss, temperature, mask)
     logits = valid(logits, mask)
     if jnp.ndim(temperature) == 0:
         return logits / jnp.asarray(temperature, loss_dtype(logits, temperature))
@@ -186,6 +188,32 @@ def soften(loss: str, logits: Array, temperature: Any, mask: Array | None) -> Ar
             f"{positions}, got {temperature.shape}."
         )
     return logits / per_position(temperature, logits)
+
+
+def _require_temperature(loss: str, temperature: Any, mask: Any) -> None:
+    """Raises :class:`UsageError` for a mask in the temperature's place, and a temperature of 0.
+
+    The temperature at padding is not read. Values that are traced are not known.
+    """
+    is_mask = jnp.result_type(temperature) == jnp.bool_
+    if is_mask or not np.all(_known(temperature, mask) > 0):
+        given = temperature if np.ndim(temperature) == 0 else "an array with other values"
+        raise UsageError(
+            f"{loss}: the third argument is the temperature, a number above 0, got {given}. Give a "
+            "mask by its name, mask= or where=."
+        )
+
+
+def _known(temperature: Any, mask: Any) -> np.ndarray:
+    """The temperatures that are read, where they are known."""
+    if any(isinstance(x, jax.core.Tracer) for x in (temperature, mask)):
+        return np.ones(())
+    values = np.asarray(temperature)
+    if mask is None or values.ndim == 0:
+        return values
+    read = np.asarray(mask) != 0
+    read = read if values.ndim == read.ndim else read.reshape(len(read), -1).any(axis=1)
+    return values[read] if values.shape == read.shape else values
 
 
 def per_position(given: Any, values: Array) -> Array:

@@ -1,5 +1,6 @@
 """Temperatures per position, as functions of both models' logits."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -179,9 +180,12 @@ def _finite(logits: Array, mask: Any) -> Array:
     return jnp.where(jnp.isneginf(logits), 0, logits)
 
 
-def _require_numbers(name: str, **arguments: Any) -> None:
-    for argument, value in arguments.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
+def _require_numbers(name: str, *, minimum: Any, **arguments: Any) -> None:
+    for argument, value in {**arguments, "minimum": minimum}.items():
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not abs(value) < math.inf:
             raise UsageError(
-                f"temperature rule {name!r}: {argument} must be a number, got {value!r}."
+                f"temperature rule {name!r}: {argument} must be a finite number, got {value!r}."
             )
+    if minimum <= 0:
+        raise UsageError(f"temperature rule {name!r}: minimum must be above 0, got {minimum!r}.")

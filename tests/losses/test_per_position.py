@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxbrewer import losses
+from jaxbrewer import UsageError, losses
 from jaxbrewer.registry import KD_LOSS_MAP
 
 RNG = np.random.default_rng(0)
@@ -64,3 +64,15 @@ def test_what_is_not_read_reaches_no_gradient(name):
 def test_values_are_float32(name):
     halves = (x.astype(jnp.bfloat16) for x in (STUDENT, TEACHER))
     assert PER_POSITION[name](*halves, **labels_of(name)).dtype == np.float32
+
+
+@ALL
+@pytest.mark.parametrize("third", [MASK, MASK != 0, np.float32(MASK), 0, -1.0, np.nan, True])
+def test_a_mask_or_0_in_the_place_of_the_temperature_is_refused(name, third):
+    for loss in (PER_POSITION[name], KD_LOSS_MAP[name]):
+        with pytest.raises(UsageError, match="third argument is the temperature") as caught:
+            loss(STUDENT, TEACHER, third, **labels_of(name))
+        assert "\n" not in str(caught.value)
+    if np.asarray(third).dtype.kind == "b" and np.ndim(third):
+        with pytest.raises(UsageError, match="third argument is the temperature"):
+            jax.jit(KD_LOSS_MAP[name].sum_and_count)(STUDENT, TEACHER, third, **labels_of(name))
