@@ -1,11 +1,14 @@
 """``jaxbrewer cache``: what a teacher says, kept, checked, and trained from."""
 
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 import yaml
 
+from jaxbrewer.cache import Manifest
 from jaxbrewer.cli import main
 
 from .conftest import KINDS, run, write_model
@@ -85,6 +88,19 @@ def test_what_does_not_fit_is_one_line(made, content, data, tmp_path, capsys):
     assert "invalid choice: 'full8'" in refused(
         capsys, "cache", "build", path, "--storage", "full8"
     )
+
+
+def test_a_job_resumes_an_interrupted_build(made, tmp_path, capsys):
+    place, path, _ = made
+    shutil.copytree(place / "cache", tmp_path / "cache")
+    dataclasses.replace(Manifest.read(place / "cache"), complete=False).write(tmp_path / "cache")
+    words = "distill", path, "--training.cache_dir", tmp_path / "cache", "--dry-run"
+    assert "is not complete: build it again" in refused(capsys, *words)
+    run(*words, "--distillation.is_caching_logits", "true")
+    message = refused(
+        capsys, *words, "--distillation.is_caching_logits", "true", "--data.max_length", "5"
+    )
+    assert "differs in: data (fingerprint" in message
 
 
 def test_damage_is_exit_status_2(made, tmp_path, capsys):
