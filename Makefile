@@ -29,7 +29,7 @@ doctest: $(VENV)/ready
 
 # Links of the pages, and the code that they show.
 docs: $(VENV)/ready
-	$(PYTEST) tests/test_documents.py
+	$(PYTEST) tests/test_documents.py tests/test_models_page.py
 
 check: lint types doctest test
 

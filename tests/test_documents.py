@@ -34,6 +34,12 @@ def test_links_lead_somewhere(page):
         assert not anchor or anchor in anchors_of(file), target
 
 
+def test_every_page_with_programs_is_run():
+    tests = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    for page in PAGES:
+        assert "```python" not in page.read_text() or f'"{page.name}"' in tests, page.name
+
+
 def test_the_readme_lists_every_page():
     readme = (ROOT / "README.md").read_text()
     for page in [*(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*.py")]:
