@@ -14,7 +14,6 @@ from ..forward.adaptors import Outputs
 from ..losses import Mean
 from ..registry import PROJ_MAP
 from .loss_calls import BoundLoss
-from .loss_calls import BoundLoss
 from .optimal_transport import LAYER_WEIGHTS, Transport, equal_weights, transport_loss
 from .projections import apply_projection
 from .value_checks import Checks, probabilities

@@ -238,7 +238,7 @@ def test_micro_batches_with_weights_give_the_number_of_the_whole_batch():
     parts = [jax.tree.map(lambda x, i=i: x[i : i + 1], batch) for i in range(2)]
     losses = []
     for size, batches in ((1, [batch]), (2, parts)):
-        models = [(lambda params, x: x * params, jnp.arange(4.0) + i) for i in range(2)]
+        models = [(lambda params, x: x @ params, jnp.eye(4) * (i + 1)) for i in range(2)]
         distiller = jb.BasicDistiller(
             quiet(gradient_accumulation_steps=size), jb.DistillationConfig(), *models,
             adaptor, adaptor,

@@ -31,9 +31,9 @@ def adaptor(batch, outputs):
 
 
 def trainer(**settings):
-    teacher, student = (lambda params, x, w=w: x * params * w for w in (1.0, 2.0))
+    teacher, student = (lambda params, x, w=w: x @ (w * params) for w in (1.0, 2.0))
     return jb.BasicDistiller(
-        quiet(**settings), CONFIG, (teacher, jnp.ones(4)), (student, jnp.ones(4)), adaptor, adaptor
+        quiet(**settings), CONFIG, (teacher, jnp.eye(4)), (student, jnp.eye(4)), adaptor, adaptor
     )
 
 
