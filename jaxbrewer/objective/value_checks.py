@@ -20,6 +20,11 @@ from ..losses import Mean, selected
 PREFIX = "check/"
 _COUNTS, _FRACTIONS, _PROBABILITIES = "unequal_counts", "fractional_mask", "probabilities"
 
+
+class FailedCheck(UsageError):
+    """Values of a batch that make its step wrong; nothing of the step should be kept."""
+
+
 Checks = dict[str, tuple[Mean, ...]]
 """Entries of the objective's terms; a mean above 0 means that the check found something."""
 
@@ -89,7 +94,7 @@ def report(metrics: Mapping[str, Any], *, where: str = "", known: Collection[str
         The names of the checks that warned.
 
     Raises:
-        UsageError: An example's masks select different numbers of positions.
+        FailedCheck: An example's masks select different numbers of positions.
     """
     warned = set()
     for name, value in metrics.items():
@@ -103,7 +108,7 @@ def report(metrics: Mapping[str, Any], *, where: str = "", known: Collection[str
             example, student, teacher = (
                 round(float(metrics[f"{check}:{key}"])) for key in ("example", "student", "teacher")
             )
-            raise UsageError(
+            raise FailedCheck(
                 f"{where}{subject}{of_task}: the student's logits_mask selects {student} positions "
                 f"of example {example}, the teacher's {teacher}. Positions that are paired by rank "
                 "must be equally many in each example."

@@ -19,6 +19,7 @@ from ..devices.sharding import DeviceLayout, jit_step, on_device, place_batch
 from ..errors import NonFiniteError, UsageError
 from ..forward.model import PyTree
 from ..objective.term_weights import TermWeight
+from ..objective.value_checks import FailedCheck
 from ..step.state import TrainState, with_hyperparameters_of
 from .checkpointer import Checkpointer
 from .directory import RunDirectory
@@ -219,10 +220,10 @@ def fit(
                     checkpointer.exit_preempted(number)
                 if after.stops:
                     break
-        except NonFiniteError:
+        except (NonFiniteError, FailedCheck):
             raise
         except BaseException:
-            if number > begun and _is_sound(state) and (skips or not guard.first_nonfinite(lead=0)):
+            if number > begun and _is_sound(state) and (skips or not guard.has_fault()):
                 with contextlib.suppress(Exception):  # the error that ends the training counts
                     tracker.read()
                 keep(state, tracker.history())

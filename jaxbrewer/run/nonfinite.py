@@ -16,7 +16,7 @@ import numpy as np
 from ..checksums import leaves_by_path
 from ..errors import NonFiniteError, setting
 from ..forward.model import PyTree
-from ..objective.value_checks import is_check, report
+from ..objective.value_checks import FailedCheck, is_check, report
 from ..step.optimizer import global_norm
 from ..step.state import TrainState
 from ..step.train_step import TrainStep
@@ -126,7 +126,7 @@ class NonFiniteGuard:
         """The first step that was not finite, at least ``lead`` steps behind the last.
 
         Raises:
-            UsageError: A check of values failed.
+            FailedCheck: A check of values failed.
         """
         while len(self._pending) > lead:
             watched = self._pending.popleft()
@@ -136,6 +136,13 @@ class NonFiniteGuard:
             if not np.asarray(watched.finite.step):
                 return watched
         return None
+
+    def has_fault(self) -> bool:
+        """Whether a step that was not looked at yet is not finite or failed a check."""
+        try:
+            return self.first_nonfinite(lead=0) is not None
+        except FailedCheck:
+            return True
 
     def error(self, bad: PendingStep, arrays: Mapping[str, PyTree], kept: str) -> NonFiniteError:
         """The error to raise: it names the step and what is not finite in it.

@@ -137,7 +137,7 @@ def test_what_is_compared_is_what_the_module_returns(kind):
     state = jb.init_train_state(teacher, objective, rule)
     _, metrics = jax.jit(step)(state, {**teacher.variables, "params": other}, DATA)
     by_hand = [
-        DATA["x"] @ params["first"]["kernel"] + params["first"]["bias"]
+        affine(DATA["x"], params["first"]["kernel"], params["first"]["bias"])
         for params in (teacher.params, other)
     ]
     np.testing.assert_allclose(
@@ -145,6 +145,10 @@ def test_what_is_compared_is_what_the_module_returns(kind):
         np.abs(by_hand[0] - by_hand[1]).max(),
         rtol=1e-5,
     )
+
+
+def affine(x, kernel, bias):
+    return np.asarray(x) @ np.asarray(kernel) + np.asarray(bias)
 
 
 def _distance(state_S, state_T, mask=None):
@@ -183,7 +187,8 @@ def term(state_S, state_T, loss="hidden_mse", student=None, teacher=None):
     )
     given_S = Outputs(modules={"s.0": jnp.asarray(state_S)}, **(student or {}))
     given_T = Outputs(modules={"t.0": jnp.asarray(state_T)}, **(teacher or {}))
-    ((mean,),) = jb.make_objective(config).terms(given_S, given_T, {}, 0).values()
+    ((mean,), *checks) = jb.make_objective(config).terms(given_S, given_T, {}, 0).values()
+    assert not any(check.value() for (check,) in checks)
     return mean.value()
 
 
@@ -359,8 +364,8 @@ def test_a_path_leads_to_an_element_of_what_a_module_returns():
     history = distiller.train(optax.sgd(0.0), [DATA], num_epochs=1).history
     layers = []
     for net in (teacher, student):
-        first = DATA["x"] @ net.stack.kernel[0] + net.stack.bias[0]
-        layers.append((first, first @ net.stack.kernel[1] + net.stack.bias[1]))
+        first = affine(DATA["x"], net.stack.kernel[0], net.stack.bias[0])
+        layers.append((first, affine(first, net.stack.kernel[1], net.stack.bias[1])))
     for address, value in ELEMENTS.items():
         np.testing.assert_allclose(
             history[f"unweighted_custom_hidden_mse_{address}_{address}"][0],
@@ -416,10 +421,10 @@ def test_a_layer_of_a_linen_scan(axes):
     )  # fmt: skip
     history = distiller.train(optax.sgd(0.0), [DATA], num_epochs=1).history
     layers = [pair[1]["params"]["layers"]["Dense_0"] for pair in pairs]
-    of_T = DATA["x"] @ layers[0]["kernel"][0] + layers[0]["bias"][0]
+    of_T = affine(DATA["x"], layers[0]["kernel"][0], layers[0]["bias"][0])
     of_S = DATA["x"]
     for kernel, bias in zip(layers[1]["kernel"], layers[1]["bias"], strict=True):
-        of_S = of_S @ kernel + bias
+        of_S = affine(of_S, kernel, bias)
     (name,) = [name for name in history if name.startswith("unweighted_custom")]
     np.testing.assert_allclose(history[name][0], np.mean((of_S - of_T) ** 2), rtol=1e-4)
 
