@@ -15,6 +15,8 @@ from ..data.groups import set_epoch
 from ..errors import UsageError
 from ..forward.adaptors import Adaptor, Outputs
 from ..forward.as_model import as_model
+from ..forward.call_arguments import arguments_of
+from ..forward.model import Model
 from ..forward.precision import AS_GIVEN, Policy
 from ..objective.top_k import keep_top_k
 from ..step.teachers import make_teacher_step, only_needed
@@ -70,7 +72,7 @@ def build_cache(
     """
     storage, model, root = storage or Storage(), as_model(teacher), Path(directory)
     digests = {"teacher": fingerprint(model.variables), **fingerprints}
-    settings = teacher_settings(precision, args)
+    settings = teacher_settings(model, precision, args)
     found = _read_same(root, digests, settings, storage)
     if found is not None and found.complete:
         if config is not None:
@@ -93,15 +95,15 @@ def build_cache(
         return writer.finish()
 
 
-def teacher_settings(precision: Policy, args: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that a teacher's outputs depend on: dtypes and arguments."""
+def teacher_settings(model: Model, precision: Policy, args: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a teacher's outputs depend on: dtypes and its arguments."""
     fields = ("compute", "products", "output")
     dtypes = {field: getattr(precision, field) for field in fields}
     named = [f"{field} {np.dtype(dtype).name}" for field, dtype in dtypes.items() if dtype]
     named += ["norms float32"] * precision.keep_norm_fp32
     return {
         "precision": ", ".join(named) or "as given",
-        "args": {name: repr(value) for name, value in args.items()},
+        "args": {k: repr(value) for k, value in arguments_of(model, "teacher", args).items()},
     }
 
 

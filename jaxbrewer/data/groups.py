@@ -106,14 +106,15 @@ def groups(
         start: Position of a group; iteration resumes with the next one.
 
     Raises:
-        UsageError: A pass yields no batches (an exhausted iterator), or the data do not match
-            ``start``.
+        UsageError: A pass yields no batches (an exhausted iterator); with ``num_epochs``, an epoch
+            has not as many batches as the loader's length; or the data do not match ``start``.
     """
     check_loader(dataloader)
     held: list[Batch] = []
     first = 0 if start is None else start["epoch"]
     for epoch in itertools.count(first) if num_epochs is None else range(first, num_epochs):
         set_epoch(dataloader, epoch)
+        length = length_of(dataloader)
         seen = 0 if start is None else start["batch"]
         for state, batch in batches_of_pass(dataloader, start):
             if seen == 0:
@@ -132,7 +133,17 @@ def groups(
             )
         start = None
         if num_epochs is not None:
+            _check_length(length, epoch, seen)
             held = []
+
+
+def _check_length(length: int | None, epoch: int, seen: int) -> None:
+    """Checks that an epoch had as many batches as the steps were planned for."""
+    if length is not None and seen != length:
+        raise UsageError(
+            f"The dataloader yielded {seen} batches in epoch {epoch}, but its length is {length}, "
+            "from which the steps are counted: correct its length, or pass num_steps."
+        )
 
 
 def set_epoch(dataloader: Any, epoch: int) -> None:

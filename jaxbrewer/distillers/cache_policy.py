@@ -151,7 +151,7 @@ class CachePolicy:
         fingerprints, settings = {}, {}
         if model is not None:
             fingerprints = {"teacher": fingerprint(model.variables)}
-            settings = teacher_settings(policy_of(self.train_config), args or {})
+            settings = teacher_settings(model, policy_of(self.train_config), args or {})
             if args is None:
                 del settings["args"]
         if model is not None and self.distill_config.is_caching_logits:

@@ -143,7 +143,8 @@ class OneTaskDistiller(Distiller):
                 ``student``, it gets the student of that step too, in evaluation mode, of the kind
                 that was given (an NNX module, Linen variables, parameters), to sample from it;
                 its arrays live for the call only.
-            **args: Further keyword arguments of every call of either model.
+            **args: Further arguments of every call of the models that take them; ``args_S={...}``
+                and ``args_T={...}`` reach one.
 
         Returns:
             The student and the history.
@@ -184,7 +185,8 @@ class OneTaskDistiller(Distiller):
             max_grad_norm: Norm to which gradients are clipped.
             callback: Without one, ``keep_best`` needs a metric of the step.
             batch_postprocessor: ``batch -> batch``.
-            **args: Further keyword arguments of every call of either model.
+            **args: Further arguments of every call of the models that take them; ``args_S={...}``
+                and ``args_T={...}`` reach one.
 
         Returns:
             The number of steps, and after which of them checkpoints are saved.
@@ -241,7 +243,8 @@ class OneTaskDistiller(Distiller):
         Args:
             dataloader: The shapes of its first batch are read; an iterator loses it.
             batch_postprocessor: As for :meth:`train`.
-            **args: Further keyword arguments of every call of either model.
+            **args: Further arguments of every call of the models that take them; ``args_S={...}``
+                and ``args_T={...}`` reach one.
 
         Raises:
             UsageError: There is no teacher, or a match does not fit the models.
@@ -267,7 +270,8 @@ class OneTaskDistiller(Distiller):
             plan: Their number.
             max_grad_norm: Norm to which gradients are clipped.
             postprocessor: ``batch -> batch``.
-            args: Further keyword arguments of every call of either model.
+            args: Further arguments of the models that take them; ``args_S`` and ``args_T`` hold
+                those of one.
             trains: Whether the table of open matches is printed and a cache is built.
         """
         refuse_pytorch_arguments(args)

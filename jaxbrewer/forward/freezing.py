@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from ..errors import UsageError, suggest
@@ -69,6 +70,21 @@ def train_only(model: Any, *filters: Filter) -> Model:
         raise UsageError("train_only() needs a path, a glob or a class of the weights that move.")
     moving = _matching(model, filters, "train")
     return _frozen(model, set(_leaf_paths(model.params)) - moving)
+
+
+def require_floating(params: PyTree) -> None:
+    """Checks that an optimizer can move a student's parameters.
+
+    Raises:
+        UsageError: One of them is not of a floating-point dtype.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+            name = jax.tree_util.keystr(path, simple=True, separator=".")
+            raise UsageError(
+                f"The student's parameter {name!r} is {jnp.result_type(leaf)}, which has no "
+                f"gradient: jaxbrewer.freeze(student, {name!r})."
+            )
 
 
 def warn_of_moving_lora_base(model: Model) -> None:

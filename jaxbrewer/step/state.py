@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ..forward.freezing import require_floating
 from ..forward.model import Model, PyTree
 from ..forward.precision import AS_GIVEN, LossScale, Policy
 from ..objective.objective import ObjectiveState
@@ -79,6 +80,9 @@ def init_train_state(
         precision: The dtypes.
         projections: Initial projections, copied as well; ``None`` draws new ones.
 
+    Raises:
+        UsageError: A parameter is not of a floating-point dtype.
+
     Examples:
         >>> from jaxbrewer import DistillationConfig, as_model, make_objective
         >>> student = as_model((lambda params, x: x * params["w"], {"w": jnp.ones(3)}))
@@ -87,6 +91,7 @@ def init_train_state(
         >>> print(state.step, state.params["w"].shape)
         0 (3,)
     """
+    require_floating(student.params)
     key = jax.random.key(seed) if isinstance(seed, int) else seed
     init_key, key = jax.random.split(key)
     if projections is None:

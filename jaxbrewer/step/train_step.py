@@ -54,7 +54,8 @@ def make_train_step(
         gradient_accumulation_steps: With more than one, ``batch`` is a tuple of that many
             batches; they may differ in shape, and the step is that of one batch of them all.
         precision: The dtypes.
-        args: Further keyword arguments of every call of either model.
+        args: Further arguments of the models that take them; ``args_S`` and ``args_T`` hold
+            those of one.
         extra_metrics: Further metrics, of the gradient before clipping.
 
     Returns:

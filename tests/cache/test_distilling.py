@@ -10,7 +10,9 @@ import pytest
 
 import jaxbrewer as jb
 from jaxbrewer.cache import Manifest, Storage, build_cache
+from jaxbrewer.cache.build import teacher_settings
 from jaxbrewer.cache.memory import _Contents
+from jaxbrewer.forward.precision import AS_GIVEN
 from tests.toys import (
     CLASSES,
     HIDDEN_MATCH,
@@ -362,3 +364,13 @@ def test_a_resumed_training_equals_an_unbroken_one(cache, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run("broken", stop)
     jax.tree.map(np.testing.assert_array_equal, run("broken", resume=True), unbroken)
+
+
+def test_arguments_of_the_student_do_not_change_a_cache():
+    def scaled(params, x, scale):
+        return mlp(params, x) * scale
+
+    model = jb.as_model((scaled, TEACHER[1]))
+    settings = teacher_settings(model, AS_GIVEN, {"scale": 2, "cash": 1, "args_S": {"scale": 3}})
+    assert settings == teacher_settings(model, AS_GIVEN, {"args_T": {"scale": 2}})
+    assert settings["args"] == {"scale": "2"}

@@ -59,6 +59,17 @@ def test_a_loader_whose_length_raises_is_counted_by_iteration(error):
     assert len(history["step"]) == 6
 
 
+@pytest.mark.parametrize("length", [2, 4])
+def test_a_loader_whose_length_is_wrong_is_refused_after_an_epoch(length):
+    loader = Streaming()
+    loader.__class__ = type("Wrong", (Streaming,), {"__len__": lambda self: length})
+    read = groups(loader, 1, num_epochs=2)
+    assert len(list(itertools.islice(read, 3))) == 3
+    with pytest.raises(jb.UsageError, match=f"3 batches in epoch 0, but its length is {length}"):
+        next(read)
+    assert len(list(itertools.islice(groups(loader, 1), 7))) == 7
+
+
 def test_an_endless_loader_needs_num_steps(monkeypatch):
     monkeypatch.setattr("jaxbrewer.data.groups.MOST_COUNTED", 100)
     repeated = grain.MapDataset.source(BATCHES).repeat()

@@ -126,6 +126,16 @@ def test_a_class_of_variables_is_frozen_or_trained_alone():
     assert jb.freeze(several, "second").params.keys() == {"first"}
 
 
+def test_a_parameter_without_a_gradient_must_be_frozen():
+    def network(params, x):
+        return x[:, :3] @ params["kernel"] * params["levels"]
+
+    student = network, {"kernel": jnp.ones((3, CLASSES)), "levels": jnp.int32(2)}
+    with pytest.raises(jb.UsageError, match=r"'levels' is int32, .*freeze\(student, 'levels'\)"):
+        train(student)
+    assert moved(student[1], train(jb.freeze(student, "levels")).student) == {"kernel"}
+
+
 def test_a_lora_student_whose_base_moves_is_reported():
     def make(student):
         return jb.BasicTrainer(quiet(), student, logits_adaptor)
