@@ -36,7 +36,7 @@ def imports_of(path):
     [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"],
     ids=lambda path: str(path.relative_to(PACKAGE)),
 )
-def test_a_module_imports_only_from_what_stands_before_it(path):
+def test_a_module_imports_only_from_earlier_parts(path):
     own = ORDER.index(part_of(path))
     later = [name for name in imports_of(path) if ORDER.index(name) > own]
     assert not later

@@ -105,7 +105,7 @@ def test_arrays_without_a_mask_are_stored_whole():
         decode([records[0], other[0]], layout, {})
 
 
-def test_examples_that_do_not_fit_are_refused():
+def test_mismatched_examples_are_refused():
     layout = layout_of(outputs(6))
     records = encode(outputs(6), layout, CHECKS)
     with pytest.raises(jb.UsageError, match="of 5 positions .* does not fit a batch of 4"):

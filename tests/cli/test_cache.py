@@ -64,7 +64,7 @@ def refused(capsys, *words):
     return capsys.readouterr().err
 
 
-def test_what_does_not_fit_is_one_line(made, content, data, tmp_path, capsys):
+def test_a_mismatched_cache_is_refused_in_one_line(made, content, data, tmp_path, capsys):
     place, path, _ = made
     cache = ("--training.cache_dir", place / "cache")
     assert "has no training.cache_dir: give the directory of the cache" in refused(

@@ -92,7 +92,7 @@ def test_the_run_is_named_after_the_file(path):
         ),
     ],
 )
-def test_overrides_replace_what_the_file_says(path, words, found):
+def test_overrides_replace_values_of_the_file(path, words, found):
     assert found(read_job(path, words).config)
 
 
@@ -144,14 +144,14 @@ def test_wrong_overrides_are_named(path, words, says):
         ("a.yaml", b"\xff\xfe\x00", "is not text in UTF-8"),
     ],
 )
-def test_files_that_are_no_job_are_refused(tmp_path, name, text, says):
+def test_files_that_are_not_jobs_are_refused(tmp_path, name, text, says):
     path = tmp_path / name
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UsageError, match=says):
         read_job(path)
 
 
-def test_what_is_missing_is_asked_for(path):
+def test_missing_settings_are_named(path):
     with pytest.raises(
         UsageError, match=r"animals.yaml has no data.test: give a file .*--data.test"
     ):

@@ -85,7 +85,7 @@ def test_the_student_learns_from_the_teacher(done, data):
     assert np.corrcoef(teacher.ravel(), student.ravel())[0, 1] > 0.9
 
 
-def test_evaluation_of_what_was_saved_gives_the_same_numbers(done, data):
+def test_evaluating_a_saved_model_gives_the_same_numbers(done, data):
     assert rows_of(done.evaluate) == rows_of(done.distill)
     model = done.run / "student" / "model"
     printed = run("evaluate", model, data / "test.jsonl", "--max-length", 8, "--batch-size", 5)
@@ -134,7 +134,7 @@ def test_runs_and_models_and_jobs_are_inspected(done, data):
     assert re.search(r"^distillation.kd_loss_type +\"ce\" +default$", printed, re.MULTILINE)
 
 
-def test_a_dry_run_says_what_would_run(done):
+def test_a_dry_run_describes_the_job(done):
     assert "144 labelled in" in done.check
     assert "32 to test on in" in done.check
     assert "new head" in done.check
@@ -270,7 +270,7 @@ def again(done, tmp_path):
     return [str(done.path), "--training.output_dir", str(tmp_path / "run")]
 
 
-def test_a_run_is_replaced_only_if_told(again, tmp_path, capsys):
+def test_a_run_is_replaced_only_on_request(again, tmp_path, capsys):
     for command in ("train", "distill"):
         assert main([command, *again]) == 2
         assert "already holds a run" in capsys.readouterr().err
@@ -283,7 +283,7 @@ def test_a_run_is_replaced_only_if_told(again, tmp_path, capsys):
     assert read_model_directory(model).has_head
 
 
-def test_a_training_that_did_not_end_is_no_teacher(again, tmp_path, monkeypatch, capsys):
+def test_an_unfinished_training_is_refused_as_a_teacher(again, tmp_path, monkeypatch, capsys):
     words = [*again, "--training.overwrite", "true"]
     monkeypatch.setattr("jaxbrewer.run.tracking.Tracker.add", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -302,7 +302,7 @@ def test_an_interrupted_training_is_resumed(again, done, tmp_path):
         assert (teacher / name).read_bytes() == (done.run / "teacher" / name).read_bytes()
 
 
-def test_a_training_that_does_not_fit_leaves_nothing_behind(done, tmp_path, capsys):
+def test_a_refused_training_writes_nothing(done, tmp_path, capsys):
     """Otherwise the next attempt would find the directory taken."""
     words = ["--training.output_dir", str(tmp_path / "run"), "--teacher.path"]
     words += [str(done.run / "teacher" / "model"), "--distillation.intermediate_matches.0.layer_T"]

@@ -131,7 +131,7 @@ def test_an_error_is_one_line_whatever_it_holds(monkeypatch, capsys):
     assert capsys.readouterr().err == "jaxbrewer: error: first\\n  second\n"
 
 
-def test_a_terminal_is_told_what_it_waits_for(monkeypatch, capsys):
+def test_a_terminal_shows_the_current_task(monkeypatch, capsys):
     report_wait("loading JAX")
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
@@ -162,7 +162,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
 
 
 @pytest.mark.parametrize("words", [["--version"], ["inspect", "base"]])
-def test_a_reader_that_goes_away_is_no_error(data, words):
+def test_a_closed_pipe_is_not_an_error(data, words):
     command = [sys.executable, "-m", "jaxbrewer", *words]
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     buffered["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
@@ -203,7 +203,7 @@ def test_warnings_are_single_lines(monkeypatch, capsys):
     assert capsys.readouterr().err.startswith("jaxbrewer: warning: something is odd\n")
 
 
-def test_the_demo_is_told_what_was_asked(monkeypatch):
+def test_the_demo_gets_the_command_lines_options(monkeypatch):
     asked = []
     stub = types.SimpleNamespace(run_demo=lambda **keywords: asked.append(keywords))
     monkeypatch.setitem(sys.modules, "jaxbrewer.demo.run", stub)

@@ -63,7 +63,7 @@ def test_building_touches_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_neither_the_config_nor_what_it_was_made_of_changes():
+def test_configs_and_their_sources_do_not_change():
     """Lesson B.7, 50: ``{}`` was appended to the user's ``proj`` list."""
     given = json.loads(json.dumps(PAGE_MATCHES))
     config = jb.DistillationConfig(intermediate_matches=given)

@@ -188,7 +188,7 @@ def test_text_and_objects_in_a_batch_are_named(value):
         (Frame(a=["a"]), "'a' holds str"),
     ],
 )
-def test_what_does_not_convert_is_named(batch, says):
+def test_unconvertible_entries_are_named(batch, says):
     with pytest.raises(jb.UsageError, match=says):
         as_arrays(batch)
 

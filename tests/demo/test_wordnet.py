@@ -22,7 +22,7 @@ def glosses():
         yield loaded
 
 
-def test_the_packaged_data_are_whole(glosses):
+def test_the_packaged_data_are_complete(glosses):
     assert len(glosses) == len(set(glosses.texts)) == 81_434
     assert len(glosses.label_names) == 25
     sizes = dict(zip(glosses.label_names, np.bincount(glosses.labels).tolist(), strict=True))
@@ -34,7 +34,7 @@ def test_the_packaged_data_are_whole(glosses):
     assert wordnet.GLOSSES.stat().st_size < 1_500_000
 
 
-def test_splits_share_no_text_and_have_their_sizes(glosses):
+def test_splits_are_disjoint_and_have_the_stated_sizes(glosses):
     parts = wordnet.splits(300, 1_000, seed=5)
     assert [len(part) for part in parts] == [300, 700, 2_000, 4_000]
     texts = [text for part in parts for text in part.texts]
@@ -64,7 +64,7 @@ def test_splits_are_the_same_everywhere():
 
 
 @pytest.mark.parametrize("sizes", [(0, 10), (11, 10), (1, 80_000)])
-def test_sizes_that_do_not_fit_are_refused(sizes):
+def test_impossible_sizes_are_refused(sizes):
     with pytest.raises(UsageError, match="0 < num_labelled <= num_texts <= 75434"):
         wordnet.splits(*sizes)
 

@@ -73,7 +73,7 @@ def test_matches_without_effect_are_warned_of():
         distiller(distill=config)
 
 
-def test_constructors_check_what_they_are_given():
+def test_constructors_refuse_bad_arguments():
     with pytest.raises(jb.UsageError, match="'flsw'.*gamma"):
         distiller(distill=jb.DistillationConfig(temperature_scheduler=["flsw", 1]))
     with pytest.raises(jb.UsageError, match="train_config must be a TrainingConfig, got dict"):

@@ -175,7 +175,7 @@ def test_without_a_teacher_only_hard_labels_have_a_weight(capsys):
     assert first == "effective weights at step 0: hard_label_loss 1"
 
 
-def test_progress_is_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
+def test_progress_without_a_terminal_is_plain_lines(tmp_path, capsys):
     distiller(quiet(progress=True)).train(SGD, BATCHES, num_epochs=2)
     weights, line = capsys.readouterr().err.strip().splitlines()
     assert weights == (

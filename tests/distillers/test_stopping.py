@@ -61,7 +61,7 @@ def test_a_callback_ends_a_training_in_order(tmp_path):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, StopIteration, ZeroDivisionError])
-def test_an_error_in_a_callback_keeps_what_was_learned(error):
+def test_an_error_in_a_callback_keeps_the_trained_weights(error):
     ended = trainer(ckpt_steps=1)
     with pytest.raises(error):
         ended.train(SGD, [DATA], num_steps=9, callback=stopping(3, error()))
@@ -83,7 +83,7 @@ def test_an_nnx_student_is_updated_in_place_by_a_training_that_ends_early():
     assert_equal(jb.as_model(student).params, jb.as_model(whole).params)
 
 
-def test_ctrl_c_and_failing_loaders_keep_what_was_learned():
+def test_ctrl_c_and_failing_loaders_keep_the_trained_weights():
     """A signal arrives at any instruction; between two steps there is always a whole state."""
 
     def loader():
@@ -116,7 +116,7 @@ def test_ctrl_c_during_a_step_waits_for_its_end():
     assert states == ["old", "new"]
 
 
-def test_what_is_not_finite_is_not_kept():
+def test_nonfinite_weights_are_not_kept():
     bad = {**DATA, "x": DATA["x"] * np.nan}
     ended = trainer()
     with pytest.raises(jb.NonFiniteError):
@@ -134,7 +134,7 @@ def test_what_is_not_finite_is_not_kept():
     assert_equal(ended.student, mlp_params(3))
 
 
-def test_a_run_that_is_longer_than_what_is_asked_for_is_refused(tmp_path):
+def test_resuming_a_longer_run_is_refused(tmp_path):
     trainer(output_dir=tmp_path / "run").train(SGD, [DATA], num_epochs=3)
     again = trainer(output_dir=tmp_path / "run", resume=True, force_resume=True)
     with pytest.raises(jb.UsageError, match="has made 3 steps, more than the 2 asked for"):

@@ -146,7 +146,7 @@ def test_what_textbrewer_refuses_is_refused_no_later(index: int):
         assert stage_of_error(row) in STAGES[: STAGES.index(latest) + 1]
 
 
-def test_what_is_refused_is_otherwise_accepted():
+def test_the_setup_of_refused_rows_is_accepted():
     """Else :func:`stage_of_error` could find the error in its own set-up."""
     assert stage_of_error({"cls": "TrainingConfig", "kwargs": {}}) == "none"
     match = {"layer_T": 0, "layer_S": 0, "feature": "hidden", "loss": "hidden_mse", "weight": 1}

@@ -38,7 +38,7 @@ WHERE = {
     "2": f"{CONFIGS}::test_b2_none_is_compared_by_value",
     "3": f"{CACHING}::test_b3_any_mapping_is_a_batch_of_named_entries",
     "4": "objective/test_custom_matches.py::test_any_module_is_matched_and_left_unchanged",
-    "5": "objective/test_custom_matches.py::test_what_is_compared_is_what_the_module_returns",
+    "5": "objective/test_custom_matches.py::test_the_modules_return_value_is_compared",
     "6": "objective/test_custom_matches.py::test_captured_arrays_do_not_outlive_the_call",
     "7": "objective/test_custom_matches.py::test_any_module_is_matched_and_left_unchanged",
     "8": "objective/test_custom_matches.py::test_mismatches_are_refused_in_one_line",

@@ -9,7 +9,7 @@ TESTS = Path(__file__).parent.parent
 PEERS, OWN = 19, 64
 
 
-def test_no_point_is_left_out():
+def test_every_point_is_in_the_table():
     points = [*(f"F{n}" for n in range(1, PEERS + 1)), *(str(n) for n in range(1, OWN + 1))]
     assert list(WHERE) == points
 

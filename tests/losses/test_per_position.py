@@ -48,7 +48,7 @@ def test_the_loss_is_the_mean_of_its_values(name, temperature):
 
 
 @ALL
-def test_what_is_not_read_reaches_no_gradient(name):
+def test_unread_values_reach_no_gradient(name):
     hidden = np.where(MASK[..., None] != 0, STUDENT, np.nan)
 
     def total(logits):

@@ -70,7 +70,7 @@ def test_minilm_answers_as_in_transformers(minilm):
 
 
 @pytest.mark.slow
-def test_scores_are_what_the_softmax_gets_and_padded_keys_are_very_negative(model):
+def test_scores_are_the_inputs_of_the_softmax_with_padding_very_negative(model):
     outputs = forward(model, {"input_ids": IDS, "attention_mask": MASK})
     for scores, attention in zip(outputs["attention_scores"], outputs["attentions"], strict=True):
         np.testing.assert_allclose(jax.nn.softmax(scores), attention, rtol=1e-5, atol=1e-7)
@@ -113,7 +113,7 @@ def test_defaults_are_zero_types_and_counted_positions(model):
         ({"input_ids": IDS, "token_type_ids": MASK[:, :3]}, r"token_type_ids .* got \[2, 3\]"),
     ],
 )
-def test_inputs_that_do_not_fit_are_refused_before_compiling(model, inputs, message):
+def test_bad_inputs_are_refused_before_compiling(model, inputs, message):
     with pytest.raises(UsageError, match=message):
         jax.eval_shape(lambda: model(**inputs))
 

@@ -10,7 +10,7 @@ from tests.models.conftest import CASES, FIXTURES
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_our_config_says_what_the_file_of_transformers_says(case):
+def test_configs_equal_the_files_of_transformers(case):
     fields = json.loads((FIXTURES / case / "config.json").read_text())
     ours = BertConfig.from_dict(fields).to_dict()
     shared = (fields.keys() & ours.keys()) - {"label2id"}
@@ -60,7 +60,7 @@ def test_labels_keep_their_order_and_names():
         ({"id2label": {"0": "a", "1": "a"}}, "labels must all be different"),
     ],
 )
-def test_what_cannot_be_done_is_refused_by_name(fields, message):
+def test_unsupported_settings_are_refused_by_name(fields, message):
     with pytest.raises(UsageError, match=message):
         BertConfig.from_dict(fields)
 

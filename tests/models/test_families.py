@@ -143,7 +143,7 @@ def test_weights_in_several_files_load_as_from_one(tmp_path):
         ({"weight_map": {"a": "other.safetensors"}}, "does not exist, but .* lists it"),
     ],
 )
-def test_an_index_that_does_not_fit_is_refused(tmp_path, index, message):
+def test_a_mismatched_index_is_refused(tmp_path, index, message):
     copy_of(CASE, tmp_path, {})
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(UsageError, match=message):
@@ -200,7 +200,7 @@ def test_a_modernbert_is_cut_only_where_its_pattern_of_layers_allows(layers, mes
         ("distilbert", {"dropout": 1}, "hidden_dropout_prob must be a number"),
     ],
 )
-def test_what_a_family_cannot_do_is_refused_by_name(model_type, fields, message):
+def test_unsupported_settings_of_a_family_are_refused_by_name(model_type, fields, message):
     with pytest.raises(UsageError, match=message):
         family_of(model_type).config.from_dict({"model_type": model_type, **fields})
 

@@ -109,7 +109,7 @@ def test_prefix_or_none_old_norm_names_and_buffers(rewrite, caplog):
     assert not caplog.records
 
 
-def test_what_the_file_lacks_starts_afresh_and_is_said_in_one_line(rewrite, caplog):
+def test_missing_weights_are_initialized_with_one_warning(rewrite, caplog):
     def change(tensors):
         return {
             name: value
@@ -132,7 +132,7 @@ def test_what_the_file_lacks_starts_afresh_and_is_said_in_one_line(rewrite, capl
     assert not np.allclose(other.classifier.kernel[...], kernel)
 
 
-def test_what_starts_afresh_and_every_dropout_draw_from_keys_of_their_own(rewrite):
+def test_new_weights_and_each_dropout_use_their_own_keys(rewrite):
     model = load_bert(rewrite(drop("bert.pooler")), num_labels=32, new_head=True)
     pooler, head = model.bert.pooler.dense.kernel[...], model.classifier.kernel[...]
     assert pooler.shape == head.shape
@@ -154,7 +154,7 @@ def test_a_head_can_start_afresh(caplog):
     jax.tree.map(np.testing.assert_array_equal, encoder, weights(load_bert(CASE))["bert"])
 
 
-def test_what_the_model_has_no_place_for_is_said(rewrite, caplog):
+def test_weights_without_a_place_in_the_model_are_reported(rewrite, caplog):
     def change(tensors):
         extra = {
             "cls.predictions.bias": np.zeros(60, np.float32),
@@ -246,7 +246,7 @@ def drop(prefix):
         (dict, {"layers": [5]}, r"layers \[5\] must be layers of a model with 2 layers"),
     ],
 )
-def test_files_that_do_not_fit_are_refused_by_name(rewrite, change, settings, message):
+def test_mismatched_files_are_refused_by_name(rewrite, change, settings, message):
     with pytest.raises(UsageError, match=message):
         load_bert(rewrite(change), **settings)
 

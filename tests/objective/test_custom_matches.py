@@ -118,7 +118,7 @@ def test_any_module_is_matched_and_left_unchanged(kind):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
-def test_what_is_compared_is_what_the_module_returns(kind):
+def test_the_modules_return_value_is_compared(kind):
     teacher = jb.as_model(MODELS[kind]()[0])
     adapt = functools.partial(
         resolve_matches, adaptor_S=logits_adaptor, adaptor_T=logits_adaptor, batch=DATA
@@ -354,7 +354,7 @@ ELEMENTS = {
 }
 
 
-def test_a_path_leads_to_an_element_of_what_a_module_returns():
+def test_a_path_selects_an_element_of_a_modules_return_value():
     teacher, student = Several(0), Several(1)
     matches = [{"module_T": address, "module_S": address} for address in ELEMENTS]
     distiller = jb.GeneralDistiller(

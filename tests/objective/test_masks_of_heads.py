@@ -224,7 +224,7 @@ def test_a_temperature_per_position_and_teachers_by_example_go_with_weights():
 
 
 @pytest.mark.parametrize("shape", [(BATCH,), (BATCH, LENGTH, CLASSES), (BATCH, 5)])
-def test_weights_that_do_not_fit_are_refused(shape):
+def test_mismatched_weights_are_refused(shape):
     student = {"logits": TOKENS_S, "logits_weights": np.ones(shape)}
     with pytest.raises(jb.UsageError, match=r"logits_weights .* do not fit logits\[0\] .* needed"):
         loss(student, {"logits": TOKENS_T})

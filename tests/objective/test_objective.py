@@ -98,7 +98,7 @@ SCHEDULES = [
 
 
 @pytest.mark.parametrize(("fields", "names"), SCHEDULES, ids=[names for _, names in SCHEDULES])
-def test_what_follows_a_schedule_needs_the_step(fields, names):
+def test_scheduled_values_need_the_step(fields, names):
     objective = make(**fields)
     teacher = [TEACHER, TEACHER] if "teacher_weights" in fields else TEACHER
     terms = objective.terms(STUDENT, teacher, {}, 3)
@@ -112,13 +112,13 @@ def test_what_follows_a_schedule_needs_the_step(fields, names):
         assert "\n" not in str(caught.value)
 
 
-def test_without_a_schedule_the_step_may_be_left_out():
+def test_the_step_is_optional_without_a_schedule():
     objective = make()
     total = objective.combine(objective.terms(STUDENT, TEACHER, {}))[0]
     assert total == objective(STUDENT, TEACHER, {}, 7)[0]
 
 
-def test_metrics_hold_what_schedules_are_at():
+def test_metrics_hold_the_current_values_of_schedules():
     scheduled = {"temperature": lambda step: 4.0 - step / 10,
                  "kd_loss_weight_scheduler": "linear_decay"}  # fmt: skip
     objective = make(hard_label_weight=1, **scheduled)
@@ -240,7 +240,7 @@ def test_a_users_kd_loss_without_mask_works_where_no_mask_is_needed():
          outputs(logits=np.zeros((B, L, C), "f")), "2 'logits_mask' for 1 heads"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_named_before_anything_is_compiled(fields, student, teacher, says):
+def test_mismatches_are_refused_before_compiling(fields, student, teacher, says):
     objective = make(**fields)
     projections = objective.init_projections(jax.random.key(0))
     with pytest.raises(jb.UsageError, match=says) as caught:
@@ -299,7 +299,7 @@ def test_an_objective_keeps_its_loss_when_the_name_is_removed():
     np.testing.assert_allclose(loss, losses.kl_loss(*student.logits, *teacher.logits), rtol=1e-6)
 
 
-def test_labels_reach_the_losses_that_ask_for_them():
+def test_labels_reach_the_losses_that_take_them():
     labels = np.array([1, 0, -100])
     objective = make(kd_loss_type={"loss": "dkd", "beta": 2.0}, temperature=2)
     (logits_S,), (logits_T,) = STUDENT.logits, TEACHER.logits
@@ -353,7 +353,7 @@ def test_effective_weights_include_the_power_of_the_temperature():
         assert ends == {"kd_loss": last if changes else None, "hard_label_loss": None, match: 1}
 
 
-def test_the_effective_weight_of_ce_is_what_kl_would_need():
+def test_the_effective_weight_of_ce_is_that_of_kl():
     gradients = [
         jax.jit(jax.grad(lambda z, o=objective: o(outputs(logits=z, hidden=None), TEACHER, {})[0]))
         for objective in (

@@ -48,7 +48,7 @@ def bucket_loss():
 
 
 @pytest.mark.parametrize("tau", TEMPERATURES)
-def test_the_gap_to_the_full_loss_is_what_differs_among_the_rest(bucket_loss, tau):
+def test_the_gap_to_the_full_loss_is_the_divergence_of_the_rest(bucket_loss, tau):
     student, teacher = logits(0), logits(1)
     log_q, log_p = (log_softmax(x / tau, axis=-1) for x in (student, teacher))
     full = np.sum(np.exp(log_p) * (log_p - log_q))

@@ -61,7 +61,7 @@ def test_a_training_stops_at_unequal_counts_and_names_step_and_example():
     assert not any(map(is_check, history))
 
 
-def test_teachers_that_are_averaged_must_select_equally_many_too():
+def test_averaged_teachers_must_select_equally_many_positions():
     teachers = [
         Outputs(logits=(jnp.asarray(logits),), logits_mask=(jnp.asarray(mask),))
         for logits, mask in ((LOGITS_S, MASK_S), (LOGITS_T, MASK_T))

@@ -34,7 +34,7 @@ def test_facts_written_beside_a_name_are_those_of_the_functions_signature(table,
     assert {fact: getattr(row, fact) for fact in row.signed} == {f: signed[f] for f in row.signed}
 
 
-def test_rows_are_read_without_importing_what_they_name():
+def test_rows_are_read_without_importing_their_functions():
     code = (
         "import sys; from jaxbrewer.registry import KD_LOSS_MAP\n"
         "assert KD_LOSS_MAP.row('dkd').labels and KD_LOSS_MAP.row('ce').temperature_power == 2\n"
@@ -93,7 +93,7 @@ def test_an_unknown_function_promises_nothing(registered):
         ("projection", abs, {"layers": 1}, "no fact 'layers'"),
     ],
 )
-def test_what_cannot_be_registered_is_named(registered, map_name, function, facts, says):
+def test_bad_registrations_are_refused_by_name(registered, map_name, function, facts, says):
     with pytest.raises(jb.UsageError, match=says) as caught:
         registered(map_name, function, **facts)
     assert "\n" not in str(caught.value)

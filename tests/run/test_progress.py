@@ -34,7 +34,7 @@ def test_the_speed_excludes_compilations(capsys):
     assert lines(capsys) == ["step 50/100  loss 0.5000  32 examples/s  12 s left"]
 
 
-def test_a_training_says_what_it_waits_for(capsys):
+def test_a_training_shows_the_current_task(capsys):
     trainer = jb.BasicTrainer(quiet(progress=True), (mlp, mlp_params(3)), logits_adaptor)
     wide, slim = vector_data(8), vector_data(4)
     trainer.train(optax.sgd(0.1), [wide, wide, slim, wide], num_steps=4)
@@ -46,7 +46,7 @@ def test_a_training_says_what_it_waits_for(capsys):
     ]
 
 
-def test_a_bar_says_what_it_waits_for(monkeypatch):
+def test_a_bar_shows_the_current_task(monkeypatch):
     monkeypatch.setattr("rich.console.Console.is_terminal", True)
     display = ProgressDisplay(3)
     display.wait_for(1, "compiling")

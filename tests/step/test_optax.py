@@ -376,7 +376,7 @@ def test_sams_students_are_returned_without_the_step_away():
         (SGD, {"max_grad_norm": "1"}, "max_grad_norm must be a number, got str"),
     ],
 )
-def test_what_is_no_optimizer_is_refused_in_one_line(optimizer, settings, says):
+def test_bad_optimizers_are_refused_in_one_line(optimizer, settings, says):
     with pytest.raises(jb.UsageError, match=says) as error:
         jb.make_optimizer(optimizer, jb.make_objective(jb.DistillationConfig()), **settings)
     assert "\n" not in str(error.value)

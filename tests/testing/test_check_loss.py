@@ -140,7 +140,7 @@ def test_scalars_are_checked_without_their_parts():
         check_loss(empty_divides, "hidden", only=["empty mask", "micro-batches"])
 
 
-def test_a_sound_loss_of_ones_own_passes():
+def test_a_correct_users_loss_passes():
     report = check_loss(sound, "hidden")
     assert report.startswith("sound keeps 15 properties: gradient, equality, padding length, ")
     assert "not checked: temperature (it takes no temperature)" in report
@@ -151,7 +151,7 @@ def test_each_fault_is_named(loss, expected):
     assert broken_properties(loss, "hidden", only=CHEAP) == expected
 
 
-def test_a_loss_that_leaves_the_device_is_told_so():
+def test_a_loss_that_leaves_the_device_is_reported():
     with pytest.raises(jax.errors.ConcretizationTypeError):
         check_loss(on_the_host, "hidden")
 
@@ -163,7 +163,7 @@ def attention_over_padding(scores_S, scores_T, mask=None):
     return masked_mean(values.sum(-1), weights).value()
 
 
-def test_a_softmax_over_padding_is_told_so():
+def test_a_softmax_over_padding_is_reported():
     broken = broken_properties(
         attention_over_padding, "attention", only=["padding length", "padding content"]
     )
@@ -251,6 +251,6 @@ def test_a_loss_that_needs_equal_widths_refuses_unequal_ones():
         ({"inputs": "hidden", "widths": 8}, "two positive integers"),
     ],
 )
-def test_what_check_loss_cannot_read(arguments, says):
+def test_unreadable_losses_are_refused(arguments, says):
     with pytest.raises(jb.UsageError, match=says):
         check_loss(sound, **arguments)

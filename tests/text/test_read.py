@@ -58,7 +58,7 @@ def test_labels_given_decide_the_numbers(tmp_path):
     assert examples.labels.tolist() == [1, 2]
 
 
-def test_a_line_break_inside_a_quoted_field_belongs_to_the_text(tmp_path):
+def test_a_line_break_in_a_quoted_field_is_part_of_the_text(tmp_path):
     path = tmp_path / "x.csv"
     path.write_bytes(b'text,label\r\n"two\r\nlines",a\r\nb,\r\n')
     with pytest.raises(UsageError, match=r"x\.csv:4: the label 'label' is empty"):

@@ -16,7 +16,7 @@ def ids(encoded):
     return [row.tolist() for row in np.split(encoded.input_ids, encoded.offsets[1:-1])]
 
 
-def test_what_tokenizer_json_bakes_in_does_not_apply(json_directory):
+def test_padding_and_truncation_in_tokenizer_json_are_ignored(json_directory):
     tokenizer = Tokenizer(json_directory)
     assert (tokenizer.vocab_size, tokenizer.pad_id) == (7, 3)
     encoded = tokenizer.encode(["a dog", "dog cat dog cat dog"], max_length=7)
