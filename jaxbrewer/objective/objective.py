@@ -38,7 +38,7 @@ from .schedules import temperature_schedule
 from .temperature_rules import temperature_rule
 from .term_weights import TermWeight, Weights, make_weights
 from .top_k import TopK, pair_top_k, require_kept_logits_suffice, to_buckets
-from .value_checks import Checks, fractional_mask, is_check, report, unequal_counts
+from .value_checks import Checks, as_metric, fractional_mask, is_check, report, unequal_counts
 from .vocabulary import fit_vocabularies
 
 Terms = dict[str, tuple[Mean, ...]]
@@ -267,7 +267,7 @@ class Objective:
         total: Any = 0.0
         for name, means in terms.items():
             if is_check(name):
-                metrics[name] = means[0].value()
+                metrics[name] = as_metric(name, means[0])
             if name not in self.weights:  # a check, or what a state is updated from
                 continue
             loss = functools.reduce(jnp.add, (mean.value() for mean in means))

@@ -26,12 +26,18 @@ class FailedCheck(UsageError):
 
 
 Checks = dict[str, tuple[Mean, ...]]
-"""Entries of the objective's terms; a mean above 0 means that the check found something."""
+"""Entries of the objective's terms: ``<check>:found`` counts the batches in which the check found
+something, further entries are means over these batches."""
 
 
 def is_check(name: str) -> bool:
     """Whether a term or metric is a check; a task's name may stand before it."""
     return name.startswith(PREFIX) or f"/{PREFIX}" in name
+
+
+def as_metric(name: str, mean: Mean) -> Array:
+    """The value of a check among the metrics."""
+    return mean.total if name.endswith(":found") else mean.value()
 
 
 def unequal_counts(
@@ -50,10 +56,8 @@ def unequal_counts(
     ]
     differs = counts[0] != counts[1]
     first = jnp.argmax(differs)
-    found = jnp.any(differs)
-    parts = {"found": found, "example": first, "student": counts[0][first]}
-    parts |= {"teacher": counts[1][first]}
-    return _check(_COUNTS, subject, **parts)
+    details = {"example": first, "student": counts[0][first], "teacher": counts[1][first]}
+    return _check(_COUNTS, subject, jnp.any(differs), **details)
 
 
 def fractional_mask(subject: str, mask: Shaped[Array, "..."]) -> Checks:
@@ -65,7 +69,7 @@ def fractional_mask(subject: str, mask: Shaped[Array, "..."]) -> Checks:
     """
     if not jnp.issubdtype(mask.dtype, jnp.floating):
         return {}
-    return _check(_FRACTIONS, subject, found=jnp.any((mask != 0) & (mask != 1)))
+    return _check(_FRACTIONS, subject, jnp.any((mask != 0) & (mask != 1)))
 
 
 def probabilities(subject: str, scores: Float[Array, "batch ... keys"]) -> Checks:
@@ -79,7 +83,7 @@ def probabilities(subject: str, scores: Float[Array, "batch ... keys"]) -> Check
     """
     rows = jax.lax.stop_gradient(scores[0]).astype(jnp.float32)
     adds_up = jnp.all(jnp.abs(jnp.sum(rows, axis=-1) - 1) < 0.02)
-    return _check(_PROBABILITIES, subject, found=adds_up & jnp.all(rows >= 0))
+    return _check(_PROBABILITIES, subject, adds_up & jnp.all(rows >= 0))
 
 
 def report(metrics: Mapping[str, Any], *, where: str = "", known: Collection[str] = ()) -> set[str]:
@@ -105,13 +109,10 @@ def report(metrics: Mapping[str, Any], *, where: str = "", known: Collection[str
         kind, _, subject = rest.partition("/")
         of_task = f" of the task {task.rstrip('/')!r}" if task else ""
         if kind == _COUNTS:
-            example, student, teacher = (
-                round(float(metrics[f"{check}:{key}"])) for key in ("example", "student", "teacher")
-            )
             raise FailedCheck(
-                f"{where}{subject}{of_task}: the student's logits_mask selects {student} positions "
-                f"of example {example}, the teacher's {teacher}. Positions that are paired by rank "
-                "must be equally many in each example."
+                f"{where}{subject}{of_task}: the student's and the teacher's logits_mask select "
+                f"{_counts(metrics, check)}. Positions that are paired by rank must be equally "
+                "many in each example."
             )
         warnings.warn(_WARNINGS[kind].format(subject=f"{subject}{of_task}"), stacklevel=3)
         warned.add(check)
@@ -130,9 +131,19 @@ _WARNINGS = {
 }
 
 
-def _check(kind: str, subject: str, **parts: Array) -> Checks:
-    one = jnp.ones((), jnp.float32)
-    return {
-        f"{PREFIX}{kind}/{subject}:{part}": (Mean(value.astype(jnp.float32), one),)
-        for part, value in parts.items()
-    }
+def _counts(metrics: Mapping[str, Any], check: str) -> str:
+    batches = round(float(metrics[f"{check}:found"]))
+    if batches > 1:
+        return f"different numbers of positions of an example, in {batches} batches"
+    example, student, teacher = (
+        round(float(metrics[f"{check}:{key}"])) for key in ("example", "student", "teacher")
+    )
+    return f"{student} and {teacher} positions of example {example}"
+
+
+def _check(kind: str, subject: str, found: Array, **details: Array) -> Checks:
+    name, number = f"{PREFIX}{kind}/{subject}", found.astype(jnp.float32)
+    checks: Checks = {f"{name}:found": (Mean(number, jnp.ones((), jnp.float32)),)}
+    for key, value in details.items():
+        checks[f"{name}:{key}"] = (Mean(number * value.astype(jnp.float32), number),)
+    return checks

@@ -10,7 +10,7 @@ import pytest
 
 import jaxbrewer as jb
 from jaxbrewer.forward.adaptors import Outputs
-from jaxbrewer.objective.value_checks import is_check
+from jaxbrewer.objective.value_checks import is_check, report
 from tests.toys import quiet
 
 RNG = np.random.default_rng(0)
@@ -45,7 +45,7 @@ def batch_of(mask_S, mask_T=MASK_T):
 
 
 def test_unequal_counts_of_an_example_name_it():
-    says = r"logits\[0\]: the student's logits_mask selects 1 positions of example 2, .*teacher's 2"
+    says = r"logits\[0\]: the student's and .* select 1 and 2 positions of example 2\."
     with pytest.raises(jb.UsageError, match=says):
         compared(MASK_S, MASK_T)
     compared(MASK_S[[0, 1, 0]], MASK_T)
@@ -55,7 +55,7 @@ def test_a_training_stops_at_unequal_counts_and_names_step_and_example():
     equal = MASK_T[:, :5].copy()
     equal[1, 2] = 1
     batches = [batch_of(equal)] * 2 + [batch_of(MASK_S)] * 4
-    with pytest.raises(jb.UsageError, match=r"Step 3: logits\[0\]: .* of example 2, .* 2\."):
+    with pytest.raises(jb.UsageError, match=r"Step 3: logits\[0\]: .* of example 2\."):
         trainer().train(optax.sgd(0.0), batches, num_epochs=1)
     history = trainer().train(optax.sgd(0.0), batches[:2], num_epochs=1).history
     assert not any(map(is_check, history))
@@ -86,10 +86,29 @@ def test_fractional_masks_warn_once_in_a_training():
     ]
 
 
-def test_micro_batches_keep_their_checks():
+def test_of_several_batches_the_one_that_failed_is_named():
+    equal = MASK_S[[0, 1, 0]]
     step = trainer(gradient_accumulation_steps=2)
-    with pytest.raises(jb.UsageError, match="Step 1: "):
+    with pytest.raises(jb.UsageError, match=r"Step 1: .* select 1 and 2 positions of example 2\."):
+        step.train(optax.sgd(0.0), [batch_of(equal), batch_of(MASK_S)], num_epochs=1)
+    with pytest.raises(jb.UsageError, match="Step 1: .* of an example, in 2 batches"):
         step.train(optax.sgd(0.0), [batch_of(MASK_S)] * 2, num_epochs=1)
+
+
+def test_evaluations_and_tasks_report_their_checks():
+    objective = jb.make_objective(CONFIG)
+    student, teacher = (
+        Outputs(logits=jnp.asarray(logits), logits_mask=jnp.asarray(mask))
+        for logits, mask in ((LOGITS_S, MASK_S), (LOGITS_T, MASK_T))
+    )
+    terms = jax.jit(lambda: objective.terms(student, teacher, {}, 0))()
+    good = jax.jit(lambda: objective.terms(student, student, {}, 0))()
+    with pytest.raises(jb.UsageError, match="1 and 2 positions of example 2"):
+        objective.combine(jb.add_terms(good, terms, good), 0)
+    metrics = jax.jit(lambda: objective.combine(terms, 0)[1])()
+    named = {f"sst/{name}": value for name, value in metrics.items()}
+    with pytest.raises(jb.UsageError, match=r"logits\[0\] of the task 'sst': "):
+        report(named)
 
 
 def test_the_intersection_is_the_loss_over_positions_that_both_masks_select():
