@@ -259,11 +259,11 @@ class BertHead(EncoderModel):
         token_type_ids: Ids | None = None,
         position_ids: Ids | None = None,
     ) -> Outputs:
-        """What the head returns and everything on the way; under jit, what is not used is free.
+        """Returns the head's outputs and all inner states; under ``jit``, unused ones cost nothing.
 
         Args:
             input_ids: Token ids.
-            attention_mask: 0 at padding; ``None`` if there is none.
+            attention_mask: 0 at padding; ``None`` for no padding.
             token_type_ids: ``None`` for all 0.
             position_ids: ``None`` for 0, 1, 2, ...
 
@@ -293,7 +293,7 @@ class BertHead(EncoderModel):
 
 
 class BertForSequenceClassification(BertHead):
-    """A BERT that gives each sequence one set of logits, ``logits`` ``[batch, labels]``.
+    """A BERT that classifies sequences: ``logits`` ``[batch, labels]``.
 
     Examples:
         >>> config = BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=2,
@@ -322,7 +322,7 @@ class BertForSequenceClassification(BertHead):
 
 
 class BertForTokenClassification(TokenClassifier, BertHead):
-    """A BERT that gives each token logits, ``[batch, length, labels]``.
+    """A BERT that classifies tokens: ``logits`` ``[batch, length, labels]``.
 
     Examples:
         >>> config = BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=2,

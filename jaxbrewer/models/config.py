@@ -1,4 +1,4 @@
-"""The fields that the configs of all encoder families share, under Hugging Face's names."""
+"""The fields that the configs of all encoder families share, with Hugging Face's names."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -49,7 +49,7 @@ class EncoderConfig:
     tie_word_embeddings: bool = True
 
     SUPPORTED: ClassVar[Mapping[str, Any]] = {}
-    """What a file may say of keys that change the model's meaning, and all this package does."""
+    """Keys of a file that change the model's meaning, with the one supported value of each."""
     FILE_KEYS: ClassVar[Mapping[str, str]] = {}
     """Keys of ``config.json`` that differ from our field names, by field name."""
     ZERO_ALLOWED: ClassVar[frozenset[str]] = frozenset({"num_hidden_layers"})
@@ -138,10 +138,10 @@ class EncoderConfig:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """The config that a ``config.json`` describes; keys without a meaning here are skipped.
+        """Reads the config from the content of ``config.json``; unknown keys are skipped.
 
         Raises:
-            UsageError: The file asks for something this package does not do (another
+            UsageError: The file needs something that is not supported (another
                 ``model_type``, relative positions, a decoder, pruned heads), or a value is wrong.
 
         Examples:
@@ -196,7 +196,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _labels(id2label: Mapping[Any, Any]) -> dict[str, Any]:
-    """``num_labels``, and ``labels`` unless they are only numbered."""
+    """``num_labels``, and ``labels`` unless they have the default names."""
     try:
         by_number = {int(index): str(name) for index, name in id2label.items()}
         names = tuple(by_number[index] for index in range(len(by_number)))

@@ -1,4 +1,4 @@
-"""The table of model families: what reading, writing and cutting need to know of each.
+"""The table of model families, with the facts that reading, writing and cutting need.
 
 A family is one module with a ``FAMILY`` and one row of ``FAMILIES``.
 """
@@ -34,13 +34,13 @@ class Family:
     Attributes:
         config: Its config.
         heads: Its models, one for each task.
-        encoder: The attribute that holds the encoder, which begins its tensors' names in files.
-        encoder_parts: The names that follow it. Files of a bare encoder begin with these.
-        architectures: How Hugging Face begins the names of its models, by ``model_type``.
-        fresh: Beginnings of the tensors' names that a file may lack; they start from random
-            weights.
-        other_heads: Beginnings of the names of heads that no model here has.
-        names: Where our paths and the names in files differ: beginnings of ours to theirs.
+        encoder: The attribute of the encoder, which is the prefix of its tensors' names in files.
+        encoder_parts: The names after that prefix. Names in files of a bare encoder start with
+            these.
+        architectures: The start of Hugging Face's names of its models, by ``model_type``.
+        fresh: Prefixes of the tensors that a file may lack; these get random weights.
+        other_heads: Prefixes of the tensors of heads that no model here has.
+        names: Prefixes that differ between our paths and the names in files: ours to theirs.
     """
 
     config: type[EncoderConfig]

@@ -1,4 +1,4 @@
-"""What all models share: an encoder, a head for a task, and checks of their inputs."""
+"""The base of all models: an encoder, a head for a task, and checks of their inputs."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ TASKS = {
     "question-answering": "ForQuestionAnswering",
     "masked-language-modeling": "ForMaskedLM",
 }
-"""What a head does, and how Hugging Face ends the names of models with such a head."""
+"""The task of a head, and the end of Hugging Face's names of models with such a head."""
 
 
 class EncoderModel(nnx.Module):
@@ -29,7 +29,7 @@ class EncoderModel(nnx.Module):
     names its inputs; a subclass of that per task makes the head and computes :meth:`head`.
 
     Attributes:
-        task: What the head does, a key of ``TASKS``.
+        task: The task of the head, a key of ``TASKS``.
         stack: The path of the list of layers.
         config: The family's config.
     """
@@ -42,7 +42,7 @@ class EncoderModel(nnx.Module):
         self.config = config
 
     def head(self, hidden: Hidden, mask: Mask | None) -> Outputs:
-        """What the head computes from the last hidden states."""
+        """Computes the head's outputs from the last hidden states."""
         raise NotImplementedError
 
     def embedding_table(self) -> Float[Array, "vocabulary width"]:
@@ -57,7 +57,7 @@ class EncoderModel(nnx.Module):
         return {**self.head(hidden, mask), **outputs}
 
     def checked(self, input_ids: Any, *, longest: int | None, **others: Any) -> Ids:
-        """``input_ids`` as an array, after all inputs were checked.
+        """Checks all inputs and returns ``input_ids`` as an array.
 
         Args:
             input_ids: Token ids.
@@ -74,7 +74,7 @@ class EncoderModel(nnx.Module):
                 f"input_ids must be integers [batch, length], got {ids.dtype}{list(ids.shape)}."
             )
         length = ids.shape[1]
-        # A length that is free in an exported program is checked by no one here.
+        # The length of an exported program may be symbolic, and is then not checked.
         if longest is not None and isinstance(length, int) and length > longest:
             raise UsageError(
                 f"input_ids are {length} tokens long, the model has {longest} positions "
@@ -209,12 +209,11 @@ Model = TypeVar("Model", bound=EncoderModel)
 
 
 def cut_layers(model: Model, layers: Sequence[int]) -> Model:
-    """A student cut out of a teacher: some of its layers, and everything around them.
+    """Makes a student from some layers of a teacher.
 
     Args:
-        model: The teacher; it is not changed, and shares no array with the student.
-        layers: Which layers, in the order in which the student has them; negative ones count
-            from the last.
+        model: The teacher; it does not change and shares no array with the student.
+        layers: Numbers of the layers in the student's order; negative ones count from the last.
 
     Returns:
         A model of ``len(layers)`` layers with copies of the embeddings, these layers, the pooler

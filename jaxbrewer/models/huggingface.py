@@ -1,4 +1,4 @@
-"""Hugging Face directories: ``config.json`` and ``model*.safetensors``, read and written."""
+"""Reads and writes Hugging Face directories: ``config.json`` and ``model*.safetensors``."""
 
 import contextlib
 import functools
@@ -28,7 +28,7 @@ _NAME_OF_LEAF = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
 _OLD_NAMES = {"gamma": "weight", "beta": "bias"}
 
 WeightPath = tuple[Any, ...]
-"""Names of attributes, and numbers of layers."""
+"""Names of attributes and indices of layers, from the root of the model."""
 
 
 def load(
@@ -45,30 +45,31 @@ def load(
 ) -> EncoderModel:
     """Loads a model from a Hugging Face directory, in evaluation mode.
 
-    ``model_type`` in ``config.json`` says the family. Tensors lie in ``model.safetensors``, or in
-    several files that ``model.safetensors.index.json`` lists; their names may begin with the
-    encoder's (``bert.``) or not. A pooler or head that the files lack starts from random weights,
-    and a line in the log (logger ``jaxbrewer``) says so.
+    ``model_type`` in ``config.json`` is the family. The tensors are in ``model.safetensors``, or in
+    the files that ``model.safetensors.index.json`` lists; their names may have the encoder's prefix
+    (``bert.``) or not. A pooler or head that the files lack gets random weights, and a warning in
+    the log (logger ``jaxbrewer``) names it.
 
     Args:
-        directory: Where ``config.json`` and the weights lie.
+        directory: The directory of ``config.json`` and the weights.
         task: One of the tasks of the family, such as ``"sequence-classification"``,
-            ``"token-classification"`` or ``"question-answering"``; ``None`` for what the config's
-            ``architectures`` says.
-        num_labels: Outputs of the head; ``None`` for what the config or ``labels`` says.
+            ``"token-classification"`` or ``"question-answering"``; by default that of the
+            config's ``architectures``.
+        num_labels: Outputs of the head; by default those of the config or of ``labels``.
         labels: Names of the classes, in order.
-        layers: Only these layers, as :func:`cut_layers` takes them.
-        new_head: Start the head from random weights even if the files have one.
-        seed: Of the weights that start from random values, and of dropout.
-        dtype: Floating-point type of the weights, whatever the files have.
-        settings: Fields of the family's config that differ from the file, such as dropout rates.
+        layers: Keep only these layers; see :func:`cut_layers`.
+        new_head: Give the head random weights even if the files have one.
+        seed: Seed of random weights and of dropout.
+        dtype: Floating-point type of the weights, independent of the files.
+        settings: Fields of the family's config that replace those of the file, such as dropout
+            rates.
 
     Returns:
-        The model; ``model.train()`` turns dropout on.
+        The model; ``model.train()`` enables dropout.
 
     Raises:
-        UsageError: A file is missing or cannot be read, the family is unknown, the config asks for
-            what this package does not do, or a tensor of the encoder is missing or has another
+        UsageError: A file is missing or cannot be read, the family is unknown, the config needs
+            something that is not supported, or a tensor of the encoder is missing or has another
             shape.
 
     Examples:
@@ -104,11 +105,11 @@ def save(model: EncoderModel, directory: str | os.PathLike[str]) -> None:
     A model that ``transformers`` cannot compute (``classifier_pooling="mean"``) has a
     ``model_type`` that it refuses.
 
-    Each file is written beside its place and then moved there, so that no reader sees a part.
+    Each file is written under a temporary name and then renamed, so that readers see whole files.
 
     Args:
         model: The model; weights keep their dtype.
-        directory: Where to; created if it does not exist.
+        directory: The directory, which is created if it does not exist.
     """
     folder, family = Path(directory), family_of(model.config.model_type)
     folder.mkdir(parents=True, exist_ok=True)
@@ -160,7 +161,7 @@ def _build(
     seed: int,
     dtype: Any,
 ) -> EncoderModel:
-    """The model with the tensors of the files; only what they lack is drawn."""
+    """Builds the model from the tensors of the files; missing ones get random weights."""
     make: Any = head
     abstract = nnx.eval_shape(lambda: make(config, rngs=nnx.Rngs(seed)))
     graph, *parts = nnx.split(abstract, nnx.Param, ...)
@@ -173,7 +174,7 @@ def _build(
     found = {path: name for path, name in wanted.items() if name in names and name not in replaced}
     _report(files, family, names, wanted, found, replaced)
 
-    draw = np.random.default_rng(seed)  # NumPy's, as there is nothing to compile
+    draw = np.random.default_rng(seed)  # NumPy's has nothing to compile
     leaves = {}
     for path, leaf in shapes.items():
         is_kernel = path[-1] == "kernel"
@@ -226,7 +227,7 @@ def _name(path: WeightPath, family: Family) -> str:
 
 
 def _canonical_names(files: WeightFiles, family: Family) -> dict[str, str]:
-    """The names in the files by ours: with the encoder's name, with ``weight`` and ``bias``.
+    """Maps our names, with the encoder's prefix, ``weight`` and ``bias``, to those in the files.
 
     Raises:
         UsageError: Two tensors have one name, once with and once without the encoder's.
@@ -240,7 +241,7 @@ def _canonical_names(files: WeightFiles, family: Family) -> dict[str, str]:
         if name in names:
             raise UsageError(
                 f"{files.where} holds {name} twice, as {names[name]!r} and as {stored!r}: remove "
-                "the one that is not meant."
+                "one of them."
             )
         names[name] = stored
     return names
@@ -254,7 +255,7 @@ def _report(
     found: Mapping[WeightPath, str],
     replaced: set[str],
 ) -> None:
-    """Reports what starts from random weights and what is not used; a gap is an error."""
+    """Logs what gets random weights and what is not used; refuses files without the encoder."""
     missing = [name for path, name in wanted.items() if path not in found]
     lacking = [name for name in missing if not name.startswith(_starts(family.fresh))]
     if lacking:

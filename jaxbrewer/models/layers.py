@@ -1,4 +1,4 @@
-"""What the layers of all encoder families are made of, in Flax NNX.
+"""The building blocks of all encoder families, in Flax NNX.
 
 Legend of axes: ``batch``; ``length``, the positions; ``width``, the hidden size; ``heads``;
 ``tokens`` = batch x length, the form in which hidden states pass through the dense layers: for
@@ -19,7 +19,7 @@ from .config import EncoderConfig
 
 
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    r"""The exact GELU, :math:`x \Phi(x)`, in float32 at least.
+    r"""The exact GELU, :math:`x \Phi(x)`, in at least float32.
 
     On a CPU, ``erf`` costs a third of the ``erfc`` in ``jax.nn.gelu``.
 
@@ -79,7 +79,7 @@ def dense(
 
 
 class LayerNorm(nnx.LayerNorm):
-    """A layer norm that computes in float32 at least and returns the dtype it was given.
+    """A layer norm that computes in at least float32 and returns the dtype of its input.
 
     So float32 weights between layers in half precision promote nothing after them. The variance is
     that of the centred values, as PyTorch's.
@@ -146,7 +146,7 @@ def padding_bias(attention_mask: Mask | None, input_ids: Ids) -> Float[Array, "b
 def run_layers(
     layers: Any, x: Hidden, *arguments: Any, keywords: Callable[[int], dict[str, Any]] | None = None
 ) -> Outputs:
-    """Passes ``x`` through a stack of layers and keeps everything on the way.
+    """Runs a stack of layers and keeps all hidden states, scores and probabilities.
 
     Args:
         layers: Each is called with ``[batch * length, width]`` and ``arguments``, and returns its
