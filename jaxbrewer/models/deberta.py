@@ -65,7 +65,8 @@ class DebertaV2Config(EncoderConfig):
         position_biased_input: Whether absolute positions are added to the embeddings.
 
     Examples:
-        >>> DebertaV2Config.from_dict({"pos_att_type": "p2c|c2p"}).pos_att_type
+        >>> fields = {"relative_attention": True, "pos_att_type": "p2c|c2p"}
+        >>> DebertaV2Config.from_dict(fields).pos_att_type
         ('p2c', 'c2p')
     """
 
@@ -97,7 +98,8 @@ class DebertaV2Config(EncoderConfig):
         super().__post_init__()
         kinds: Any = self.pos_att_type or ()
         kinds = kinds.split("|") if isinstance(kinds, str) else kinds
-        if not isinstance(kinds, (list, tuple)) or not set(kinds) <= set(POSITION_ATTENTION):
+        is_list = isinstance(kinds, (list, tuple))
+        if not is_list or any(kind not in POSITION_ATTENTION for kind in kinds):
             self.refuse("pos_att_type", f"must hold some of {', '.join(POSITION_ATTENTION)}")
         object.__setattr__(self, "pos_att_type", tuple(kinds))
         for name in ("position_buckets", "max_relative_positions"):

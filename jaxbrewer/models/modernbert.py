@@ -142,9 +142,8 @@ def rotate(
 
     Examples:
         >>> x = jnp.ones((1, 2, 1, 2))
-        >>> print(rotate(x, 10000.0)[0, :, 0].round(3))
-        [[ 1.     1.   ]
-         [-0.301  1.382]]
+        >>> [[round(float(value), 3) for value in row] for row in rotate(x, 10000.0)[0, :, 0]]
+        [[1.0, 1.0], [-0.301, 1.382]]
     """
     half = x.shape[-1] // 2
     inverse = 1.0 / theta ** (jnp.arange(0, 2 * half, 2, dtype=jnp.float32) / (2 * half))

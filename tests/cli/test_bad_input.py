@@ -183,6 +183,30 @@ def test_bad_model_directories_are_refused_in_one_line(data, tmp_path, capsys):
     assert "a model of type 'gpt2'" in refused(capsys, "evaluate", model / "model", file)
 
 
+def test_run_directories_that_cannot_be_written_are_refused(job, tmp_path, capsys):
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    for path, says in (
+        (tmp_path / "dangling", "dangling is not a directory"),
+        (tmp_path / "circle" / "runs", "circle is not a directory"),
+        (tmp_path / "job.yaml" / "runs", "job.yaml is not a directory"),
+        (tmp_path / ("x" * 300), "a name in it is too long"),
+    ):
+        line = refused(capsys, "train", job, "--dry-run", "--training.output_dir", path)
+        assert "cannot be written: " in line
+        assert says in line
+
+
+@pytest.mark.parametrize("problem", ["multi_label_classification", "regression"])
+def test_teachers_of_other_problems_are_refused(job, data, tmp_path, capsys, problem):
+    teacher = write_model(tmp_path / "t", head=True, num_labels=3, labels=("cat", "dog", "fox"))
+    fields = json.loads((teacher / "config.json").read_text()) | {"problem_type": problem}
+    (teacher / "config.json").write_text(json.dumps(fields))
+    for words in (["distill", job, "--dry-run"], ["train", job, "--dry-run"]):
+        line = refused(capsys, *words, "--teacher.path", teacher)
+        assert f"problem_type '{problem}' is not supported" in line
+
+
 @pytest.mark.slow
 def test_a_process_exits_with_status_2_and_one_line(job, data, tmp_path):
     for words, says in (

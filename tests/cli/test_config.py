@@ -156,3 +156,33 @@ def test_missing_settings_are_named(path):
         UsageError, match=r"animals.yaml has no data.test: give a file .*--data.test"
     ):
         read_job(path).need("data.test", "a file")
+
+
+def test_sections_that_share_an_anchor_are_overridden_apart(tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text("teacher: {optimization: &a {num_epochs: 2}}\nstudent: {optimization: *a}")
+    config = read_job(path, ["--student.optimization.num_epochs", "5"]).config
+    assert config.teacher.optimization.num_epochs == 2
+    assert config.student.optimization.num_epochs == 5
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ({"labels": []}, "labels must be at least two different names"),
+        ({"labels": ["a", "a"]}, "labels must be at least two different names"),
+        ({"labels": [["a"], "b"]}, "labels must be a list of names or integers"),
+        ({"labels": {"a": 0, "b": 1}}, "labels must be a list of names"),
+        ({"train": "x" * 10 + "\0"}, "contains the character NUL"),
+        ({"train": "\ud800"}, "contains half a surrogate pair"),
+        ({"max_length": 2**64}, "an integer has more than 64 bits"),
+    ],
+)
+def test_values_that_no_job_can_use_are_refused(tmp_path, data, says):
+    path = tmp_path / "job.json"
+    path.write_text(json.dumps({"data": data}))
+    with pytest.raises(UsageError, match=says):
+        read_job(path)
+    path.write_text(json.dumps({"student": {"layers": [True]}}))
+    with pytest.raises(UsageError, match="layers must be a list of layer numbers"):
+        read_job(path)

@@ -1,11 +1,13 @@
 """Configs: what a file may say, and what is refused by name."""
 
+import contextlib
 import json
 
 import pytest
 
 from jaxbrewer import UsageError
-from jaxbrewer.models import BertConfig
+from jaxbrewer.models import FAMILIES, BertConfig
+from jaxbrewer.models.families import family_of
 from tests.models.conftest import CASES, FIXTURES
 
 
@@ -68,3 +70,19 @@ def test_unsupported_settings_are_refused_by_name(fields, message):
 def test_labels_and_their_number_must_agree():
     with pytest.raises(UsageError, match="labels names 3 classes, num_labels is 2"):
         BertConfig(labels=("a", "b", "c"))
+
+
+ODD = [
+    None, True, False, 0, -1, 3, 2**63, 10**30, 0.5, -0.5, 1e308, float("nan"), float("inf"), "",
+    "x", "mean", "\ud800", [], [[]], [{}], {}, {"a": {}}, ["x"], [1, 1], [None], {"0": None},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_any_value_in_any_field_is_taken_or_refused_in_one_line(model_type):
+    config = family_of(model_type).config
+    fields = {**config().to_dict(), "model_type": model_type, "num_labels": 2}
+    for key in [*fields, "attention_head_size", "conv_kernel_size", "pruned_heads"]:
+        for value in ODD:
+            with contextlib.suppress(UsageError):
+                config.from_dict({**fields, key: value}).to_dict()
