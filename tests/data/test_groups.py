@@ -9,7 +9,7 @@ from jaxbrewer.data.groups import count_batches, groups
 
 
 def test_groups_drop_an_epochs_remainder_but_not_when_steps_are_counted():
-    """Else accumulated gradients would cross epochs, or be dropped, unseen."""
+    """Otherwise gradients would silently accumulate across epochs or be dropped."""
     batches = list("abcde")
     by_epoch = [group.batches for group in groups(batches, 2, num_epochs=2)]
     assert by_epoch == [("a", "b"), ("c", "d")] * 2

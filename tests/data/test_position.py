@@ -1,4 +1,4 @@
-"""A pass over the data goes on where it was left, whatever the loader."""
+"""Any loader resumes from a position."""
 
 import itertools
 import json

@@ -17,7 +17,7 @@ PRECISIONS = ("float32", "float64")
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """What a test says of one case: ``"equal"``, ``"differs"`` or ``"pending"``, and why."""
+    """What a test claims about one case: ``"equal"``, ``"differs"`` or ``"pending"``, and why."""
 
     kind: str
     why: str = ""
@@ -27,19 +27,19 @@ EQUAL = Claim("equal")
 
 
 def differs(why: str) -> Claim:
-    """The claim that our value is another one on purpose, and that the test checks ours."""
+    """Claims that our value differs on purpose; the test checks our value."""
     return Claim("differs", why)
 
 
 def pending(why: str) -> Claim:
-    """The claim that nothing can be compared yet."""
+    """Claims that the case cannot be compared yet."""
     return Claim("pending", why)
 
 
 def claims(
     names: Sequence[str], differing: Mapping[str, str], missing: Mapping[str, str] | None = None
 ) -> dict[str, Claim]:
-    """All ``names`` as equal, but for those that differ or cannot be compared yet."""
+    """Claims all ``names`` as equal, except those that differ or cannot be compared yet."""
     missing = missing or {}
     assert {*differing, *missing} <= {*names}
     return {
@@ -61,7 +61,7 @@ class Output:
     spec: dict[str, Any]
 
     def check(self, actual: Any, name: str = "") -> None:
-        """Asserts that ``actual`` is right, within the tolerance of its own dtype."""
+        """Asserts that ``actual`` is within the tolerance of its own dtype."""
         actual = np.asarray(actual)
         assert actual.shape == self.float64.shape, name
         if self.spec.get("exact"):
@@ -121,7 +121,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """``compute(case, inputs)`` of every case in one compiled program, by the case's name.
 
-    One program for all is what keeps the tests quick: compiling is nearly all they cost.
+    One program keeps the tests fast, since they spend nearly all their time compiling.
     """
     with jax.enable_x64(precision == "float64"):
         inputs = [{name: _cast(x, precision) for name, x in case.inputs.items()} for case in group]

@@ -1,4 +1,4 @@
-"""Training runs once more, in float64 and by hand: as TextBrewer trains, or as we do on purpose.
+"""Recomputes training runs by hand in float64: as TextBrewer trains, or as we train on purpose.
 
 Nothing of the objective, the step, the optimizers or the loop is used here, only the losses, which
 have reference values of their own. As TextBrewer trains, this must give the reference values; that
@@ -117,7 +117,7 @@ def _total(case: Case, params: Params, batch: Any, weights: Any, share: Any) -> 
 
 
 def _clip(grads: Params, max_norm: float, ours: bool) -> tuple[Params, float]:
-    """The clipped gradients, and the norm that was counted."""
+    """The clipped gradients, and the norm before clipping."""
     counted = [g for key, g in grads.items() if ours or PROJECTED not in key]
     norm = float(np.sqrt(sum(np.sum(g**2) for g in counted)))
     factor = min(1.0, max_norm / (norm if ours else norm + 1e-6)) if max_norm > 0 else 1.0
@@ -127,7 +127,7 @@ def _clip(grads: Params, max_norm: float, ours: bool) -> tuple[Params, float]:
 
 
 def _move(case: Case, params: Params, grads: Params, slots: Params, number: int) -> Params:
-    """One update of PyTorch's SGD, Adam or AdamW; ``slots`` holds what they remember."""
+    """One step of PyTorch's SGD, Adam or AdamW; ``slots`` holds its state."""
     moved, kind = {}, case.args["optimizer"]["type"]
     rates = case.outputs["lr"].float64[number]
     for group, rate in zip(case.args["optimizer_groups"], rates, strict=True):

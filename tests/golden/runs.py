@@ -1,4 +1,4 @@
-"""A training run of the reference values: its batches, its updates, its optimizer."""
+"""A training run of the reference values: its batches, its steps, its optimizer."""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +14,7 @@ Batch = dict[str, Any]
 
 
 def arrays(case: Case, folder: str, dtype: str) -> dict[str, np.ndarray]:
-    """The inputs under ``folder``, real ones in ``dtype``."""
+    """The inputs under ``folder``; floating-point ones in ``dtype``."""
     return {
         name.removeprefix(f"{folder}/"): x.astype(dtype) if x.dtype.kind == "f" else x
         for name, x in case.inputs.items()
@@ -23,7 +23,7 @@ def arrays(case: Case, folder: str, dtype: str) -> dict[str, np.ndarray]:
 
 
 def batches_of(case: Case, dtype: str) -> list[Batch]:
-    """The batch of every forward step, as TextBrewer drew it."""
+    """The batches in the order in which TextBrewer drew them."""
     data = arrays(case, "data", dtype)
     return [_batch(case, data, rows[rows >= 0]) for rows in case.outputs["order"].float64]
 
@@ -42,7 +42,7 @@ def _batch(case: Case, data: Mapping[str, np.ndarray], rows: np.ndarray) -> Batc
 
 
 def task_sequence(case: Case) -> list[str]:
-    """The task of every forward step of a multi-task run."""
+    """The task of each batch of a multi-task run."""
     tasks = list(case.args["teacher"])
     return [tasks[index] for index in case.outputs["task_sequence"].float64]
 
@@ -57,7 +57,7 @@ def task_batches_of(case: Case, dtype: str) -> dict[str, list[Batch]]:
 
 
 def updates_of(case: Case) -> list[list[int]]:
-    """The forward steps of every optimizer update; those at an epoch's end that make none lack."""
+    """The batches of each optimizer step, without an epoch's last ones that fill no group."""
     size = case.args.get("t_config", {}).get("gradient_accumulation_steps", 1)
     steps, per_epoch = case.args["num_forward_steps"], case.args["batches_per_epoch"]
     if "num_steps" in case.args["train"]:
@@ -70,7 +70,7 @@ def updates_of(case: Case) -> list[list[int]]:
 
 
 def references(case: Case) -> dict[str, Output]:
-    """What to compare: outputs per forward step as means over the steps of each update."""
+    """The values to compare: outputs per batch as means over the batches of each step."""
     updates = updates_of(case)
     kept = {
         name: out
@@ -85,7 +85,7 @@ def references(case: Case) -> dict[str, Output]:
 
 
 class Replay:
-    """A loader that gives exactly these batches, epoch after epoch."""
+    """A loader that yields exactly these batches in every epoch."""
 
     def __init__(self, batches: list[Batch], per_epoch: int):
         self._batches, self._per_epoch, self._epoch = batches, per_epoch, 0
@@ -102,7 +102,7 @@ class Replay:
 
 
 def optimizer_of(case: Case) -> Callable[..., optax.GradientTransformation]:
-    """The case's optimizer with optax; as a partial, so that ``proj[3]`` can change settings."""
+    """The case's optax optimizer, as a partial, so that ``proj[3]`` can change its settings."""
     settings = dict(case.args["optimizer"])
     kind, settings["learning_rate"] = settings.pop("type"), settings.pop("lr")
     if "betas" in settings:
@@ -115,7 +115,7 @@ def optimizer_of(case: Case) -> Callable[..., optax.GradientTransformation]:
 
 
 def factors_of(case: Case) -> np.ndarray:
-    """What multiplies every learning rate at each update."""
+    """The factor of every learning rate at each step."""
     steps = np.arange(case.args["num_optimizer_steps"])
     if "lr_schedule" not in case.args:
         return np.ones(len(steps))

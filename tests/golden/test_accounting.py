@@ -1,6 +1,6 @@
 """Every case of every family is claimed once: equal, or different on purpose and listed.
 
-A claim is what the test of the case goes by: ``CLAIMS`` of its module decides whether TextBrewer's
+``CLAIMS`` of a case's module decides whether TextBrewer's
 value or our own is compared.
 """
 
@@ -16,7 +16,7 @@ MIGRATION = Path(__file__).parents[2] / "docs" / "migration.md"
 
 
 def all_cases() -> dict[str, str]:
-    """The names of all cases, read from the manifests, with their families; rows are numbered."""
+    """Names and families of all cases in the manifests; rows are numbered."""
     names = {}
     for path in sorted(FOLDER.glob("*.manifest.json")):
         manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -48,7 +48,7 @@ def differing_table() -> str:
 
 
 def _in_short(names: list[str]) -> list[str]:
-    """The rows of a table as one entry that says which, or how many."""
+    """One table entry for several rows: their numbers, or how many there are."""
     rows = collections.defaultdict(list)
     for name in names:
         table, *index = re.split(r"[\[\]]", name)

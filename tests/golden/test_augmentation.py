@@ -53,7 +53,7 @@ def test_deterministic_augmentations_are_textbrewers(row, kind):
 
 @rows_of("distribution")
 def test_every_outcome_has_its_probability(row):
-    """Every outcome as often as its probability says, to five standard deviations."""
+    """Frequencies match the probabilities within five standard deviations."""
     rng = np.random.default_rng(0)
     seen = collections.Counter(tuple(augment(row, rng)) for _ in range(DRAWS))
     expected = {tuple(outcome): p for outcome, p in row["outcomes"]}
@@ -64,7 +64,7 @@ def test_every_outcome_has_its_probability(row):
 
 
 def is_possible(function: str, tokens: list, output: list, row) -> bool:
-    """Whether TextBrewer can give this output, by what each function leaves as it was."""
+    """Whether TextBrewer can return this output, judged by what each function leaves unchanged."""
     if function == "masking":
         pairs = zip(tokens, output, strict=True)
         return all(new in (old, "[MASK]") for old, new in pairs)

@@ -1,4 +1,4 @@
-"""The updates after which checkpoints are made, against TextBrewer, over its whole grid."""
+"""Steps that save a checkpoint, against TextBrewer, over its whole grid."""
 
 import warnings
 
@@ -11,7 +11,7 @@ from jaxbrewer.run.plan import Plan
 from . import claims, document
 
 GRID = document("checkpoints")
-BATCHES_OF_STEPS = 3  # with num_steps, the length of the data is of no importance
+BATCHES_OF_STEPS = 3  # with num_steps, the length of the data does not matter
 
 DIFFERENCES = {
     "epochs": "fewer batches in an epoch than gradient_accumulation_steps: an error, where "

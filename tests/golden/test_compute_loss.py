@@ -74,7 +74,7 @@ def loss_and_gradients(case: Case, x: Mapping) -> dict:
 
 
 def _gradient_name(case: Case, name: str) -> str:
-    """An input that was given bare has its gradient under number 0."""
+    """The gradient of an input that is not in a list has the number 0."""
     return f"grad/{name}" if f"grad/{name}" in case.outputs else f"grad/{name}/0"
 
 

@@ -1,4 +1,4 @@
-"""What configs accept, what they hold then, and what they refuse, against TextBrewer."""
+"""Values that configs accept, hold and refuse, against TextBrewer."""
 
 import json
 
@@ -33,7 +33,7 @@ def given(row) -> dict:
 
 
 def differences_of(row) -> str:
-    """Why what is made of a row's input is not what TextBrewer makes of it; ``""`` if it is."""
+    """Why a row's config differs from TextBrewer's; ``""`` if it does not."""
     values = given(row)
     rule = values.get("temperature_scheduler")
     if "stage" in row:
@@ -111,7 +111,7 @@ def adaptor(batch, outputs):
 
 
 def stage_of_error(row) -> str:
-    """Runs one update with a config, and says where that was refused; ``"none"`` if nowhere."""
+    """Runs one step with a config and returns the stage that refuses it, or ``"none"``."""
     stage = "config"
     try:
         config = getattr(jb, row["cls"]).from_dict({**given(row), **_quiet(row)})
@@ -147,7 +147,7 @@ def test_what_textbrewer_refuses_is_refused_no_later(index: int):
 
 
 def test_the_setup_of_refused_rows_is_accepted():
-    """Else :func:`stage_of_error` could find the error in its own set-up."""
+    """Otherwise :func:`stage_of_error` might report an error of its own setup."""
     assert stage_of_error({"cls": "TrainingConfig", "kwargs": {}}) == "none"
     match = {"layer_T": 0, "layer_S": 0, "feature": "hidden", "loss": "hidden_mse", "weight": 1}
     kwargs = {

@@ -62,7 +62,7 @@ def test_temperatures_are_textbrewers(case: Case, precision: str):
 
 @pytest.mark.parametrize("case", RULES, ids=str)
 def test_temperature_has_a_floor(case: Case):
-    """On purpose different: TextBrewer's temperatures may be 0 or negative, ours may not."""
+    """Differs on purpose: TextBrewer's temperatures may be 0 or negative, ours may not."""
     result = computed("float64")[case.name]
     np.testing.assert_allclose(result["floored"], np.maximum(result["tau"], FLOOR))
 

@@ -1,6 +1,6 @@
 """Whole training runs by the distillers, against TextBrewer's.
 
-Every update's losses, the student after the first update and at the end, projections, norms, and
+The losses of every step, the student after the first step and at the end, projections, norms, and
 the updates after which checkpoints were made. Where we differ on purpose, the run is recomputed by
 hand: with TextBrewer's choices that gives the reference values, with ours our own.
 """
@@ -64,7 +64,7 @@ RECOMPUTED = [case for case in RUN if str(case) in DIFFERENCES]
 
 @functools.cache
 def measured(name: str, precision: str) -> dict[str, np.ndarray]:
-    """The values of :func:`references` as our distiller gives them."""
+    """The values of :func:`references`, computed by our distiller."""
     case = next(case for case in RUN if case.name == name)
     with (
         jax.enable_x64(precision == "float64"),
@@ -83,14 +83,14 @@ def measured(name: str, precision: str) -> dict[str, np.ndarray]:
 
 
 def _and_after_the_first(saves_at: Callable[..., bool]) -> Callable[..., bool]:
-    """One more checkpoint, whose callback shows the student after the first update."""
+    """One more checkpoint, whose callback gets the student after the first step."""
     return lambda plan, step, config: step == 1 or saves_at(plan, step, config)
 
 
 def _train(
     case: Case, precision: str, directory: str
 ) -> tuple[dict[str, Any], list[int], list[int]]:
-    """Values, and the updates of callbacks and of checkpoints on disk."""
+    """Values, and the steps of callbacks and of checkpoints on disk."""
     args = case.args
     config = jb.TrainingConfig.from_dict(
         {**args.get("t_config", {}), "output_dir": directory, "progress": False}
@@ -164,7 +164,7 @@ def _replayed_draw(case: Case) -> Callable[..., Any]:
 
 
 def _over_tasks(case: Case, history: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Each loss as the mean over the batches of an update, whatever their tasks."""
+    """Each loss as the mean over the batches of a step, of any tasks."""
     sequence = np.array(task_sequence(case)).reshape(case.args["num_optimizer_steps"], -1)
     merged = {name: values for name, values in history.items() if "/" not in name}
     for name, values in history.items():
@@ -205,7 +205,7 @@ def _never_called(params: Any, x: Any) -> None:
 
 
 def _replayed_cache(case: Case) -> type[CachedLoader]:
-    """A cache that gives its batches in the order of TextBrewer's."""
+    """A cache that yields its batches in TextBrewer's order."""
     rows, per_epoch = case.outputs["order"].float64.tolist(), case.args["batches_per_epoch"]
 
     class ReplayedCache(CachedLoader):
@@ -218,7 +218,7 @@ def _replayed_cache(case: Case) -> type[CachedLoader]:
 
 
 def _leftovers(case: Case) -> contextlib.AbstractContextManager[Any]:
-    """A warning says so where batches at the end of an epoch make no update."""
+    """A warning reports batches at the end of an epoch that fill no group."""
     if sum(map(len, updates_of(case))) == case.args["num_forward_steps"]:
         return contextlib.nullcontext()
     return pytest.warns(UserWarning, match="do not fill a group")
@@ -238,7 +238,9 @@ def test_every_step_is_textbrewers(case: Case, precision: str):
         if not output.spec.get("exact"):
             spec = {**output.spec, "atol_f32": output.spec["atol_f32"] + ADAM_ROUNDING * rate}
             output = Output(output.float32, output.float64, spec)
-        if name in ours:  # tolerances say how TextBrewer's run rounds; ours is another run
+        if (
+            name in ours
+        ):  # the tolerances are for the rounding of TextBrewer's run; ours rounds differently
             spec = {**output.spec, "atol_f32": 2 * output.spec["atol_f32"]}
             output = Output(ours[name], ours[name], spec)
         output.check(actual[name], name)
@@ -246,7 +248,7 @@ def test_every_step_is_textbrewers(case: Case, precision: str):
 
 @pytest.mark.parametrize("case", RECOMPUTED, ids=str)
 def test_the_recomputed_run_is_textbrewers(case: Case):
-    """What is recomputed by hand is the same run: with TextBrewer's choices it is TextBrewer's."""
+    """The recomputation is the same run: with TextBrewer's choices it gives TextBrewer's values."""
     recomputed = recompute(case.name, ours=False)
     for name, output in references(case).items():
         if not output.spec.get("exact"):
@@ -255,7 +257,7 @@ def test_the_recomputed_run_is_textbrewers(case: Case):
 
 @pytest.mark.parametrize("case", RECOMPUTED, ids=str)
 def test_runs_that_differ_differ_measurably(case: Case):
-    """Else a run had no business among the differences."""
+    """Otherwise the run would not belong among the differences."""
     theirs, ours = (recompute(case.name, ours=choice) for choice in (False, True))
     specs = {name: output.spec for name, output in references(case).items()}
     assert any(

@@ -1,4 +1,4 @@
-"""The faults of other distillation toolkits, each with the test that it is not here.
+"""Faults of other distillation toolkits, each with the test that shows its absence here.
 
 ``F1`` to ``F19`` are faults of JAX toolkits, the numbers TextBrewer's own. ``WHERE`` says for every
 point where it is tested, in this folder or (where the subject's own tests do) outside of it, or why

@@ -1,4 +1,4 @@
-"""TextBrewer's faults in caching (B.4): none of them is here."""
+"""TextBrewer's faults in caching (B.4): none of them occurs here."""
 
 import collections
 import random
@@ -83,7 +83,7 @@ def test_b17_each_training_fills_its_own_cache(cached):
 
 
 def test_b18_the_order_depends_on_the_seed_alone(cached):
-    """The fixture holds that no global generator moved; the order is the seed's."""
+    """The fixture checks that no global generator moved; the seed decides the order."""
     first, second = (history["total_loss"] for history in cached["histories"])
     np.testing.assert_allclose(first, second, rtol=1e-6)
     assert np.ptp(first) > 0

@@ -1,4 +1,4 @@
-"""TextBrewer's faults in schedulers, configs and utilities (B.1, B.7, B.9): none is here."""
+"""TextBrewer's faults in schedulers, configs and utilities (B.1, B.7, B.9): none occurs here."""
 
 import jax
 import jax.numpy as jnp

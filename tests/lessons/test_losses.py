@@ -1,4 +1,4 @@
-"""TextBrewer's faults in losses, masks and shifts (B.1, B.3, B.8): none of them is here."""
+"""TextBrewer's faults in losses, masks and shifts (B.1, B.3, B.8): none of them occurs here."""
 
 import jax
 import jax.numpy as jnp
@@ -88,7 +88,7 @@ def test_b43_half_precision_logits_give_a_float32_loss():
 
 
 def test_b53_a_higher_temperature_weakens_ce_as_documented():
-    """Kept, since the reference values say so; the divergences with a factor are others."""
+    """Kept for the reference values; other losses have the factor."""
 
     def pull(temperature):
         gradient = jax.jit(jax.grad(losses.kd_ce_loss))(LOGITS_S, LOGITS_T, temperature)
@@ -105,7 +105,7 @@ def test_b54_the_minimum_of_ce_is_the_teachers_entropy():
 
 @pytest.mark.parametrize("loss", [losses.att_ce_loss, losses.att_ce_mean_loss])
 def test_b55_more_padding_does_not_change_the_attention_loss(loss):
-    """Not with the scores of -10000 that models give to padded keys."""
+    """Scores of -10000, which models give to padded keys, leave the softmax unchanged."""
     scores = RNG.normal(size=(2, BATCH, 2, LENGTH, LENGTH)).astype(np.float32)
 
     def padded(x, length):
@@ -166,7 +166,7 @@ def test_b59_one_mask_serves_two_heads():
 
 
 def test_further_masked_attention_of_one_head_equals_the_four_axis_form():
-    """Silently wrong where the batch is as large as the length."""
+    """TextBrewer is silently wrong where the batch size equals the length."""
     S, T = RNG.normal(size=(2, LENGTH, LENGTH, LENGTH)).astype(np.float32)
     mask = np.arange(LENGTH) < np.array([[4], [2], [3], [1]])
     for loss in (losses.att_mse_loss, losses.att_ce_loss):

@@ -1,4 +1,4 @@
-"""Faults of other JAX toolkits (F1 to F19): none of them is here."""
+"""Faults of other JAX toolkits (F1 to F19): none of them occurs here."""
 
 import importlib
 import pkgutil

@@ -1,4 +1,4 @@
-"""TextBrewer's faults with several teachers (B.5): none of them is here."""
+"""TextBrewer's faults with several teachers (B.5): none of them occurs here."""
 
 import numpy as np
 import optax
@@ -15,7 +15,7 @@ STUDENT = (mlp, mlp_params(3))
 
 @pytest.mark.parametrize("average", ["logits", "losses"])
 def test_b13_probability_shift_applies_to_the_average_or_to_each_teacher(average):
-    """TextBrewer shifts the average, so that stays the default; averaged losses shift each."""
+    """The default shifts the average, as TextBrewer does; averaged losses shift each teacher."""
     config = jb.DistillationConfig(
         probability_shift=True, kd_loss_type="mse", temperature=1, teacher_average=average
     )

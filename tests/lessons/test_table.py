@@ -1,4 +1,4 @@
-"""Every point has its test, and every test its point."""
+"""Every point has a test, and every test a point."""
 
 import re
 from pathlib import Path

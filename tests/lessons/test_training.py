@@ -1,4 +1,4 @@
-"""TextBrewer's faults in the training loop (B.6): none of them is here."""
+"""TextBrewer's faults in the training loop (B.6): none of them occurs here."""
 
 import itertools
 

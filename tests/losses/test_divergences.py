@@ -168,7 +168,7 @@ def test_standardised_logits_forget_their_scale():
     expected, _ = program(STUDENT, TEACHER)
     actual, _ = program(3 * STUDENT + 5, TEACHER / 2 - 1)
     np.testing.assert_allclose(actual, expected, rtol=1e-4)
-    ties = np.repeat(1e4 * STUDENT[..., :1], 5, axis=-1)  # whose mean may be rounded
+    ties = np.repeat(1e4 * STUDENT[..., :1], 5, axis=-1)  # the mean may be rounded
     value, gradient = program(ties, TEACHER)
     assert value > 0
     assert not np.any(gradient)
@@ -176,7 +176,7 @@ def test_standardised_logits_forget_their_scale():
 
 @ALL
 def test_a_class_that_both_rule_out_does_not_count(loss, options, formula):
-    """Padded vocabularies; bce counts it as agreed upon."""
+    """As in padded vocabularies; bce counts the class as one on which both agree."""
     share = 5 / 6 if loss is losses.bce_loss else 1
 
     def without(x):
@@ -232,7 +232,7 @@ def test_dkd_needs_targets(change, message):
 
 
 def test_dkd_of_two_classes_is_the_divergence_of_the_target():
-    """There is one other class, alone among itself."""
+    """The only other class has probability 1 among the others."""
     student, teacher, labels = STUDENT[..., :2], TEACHER[..., :2], jnp.zeros((3, 4), int)
     for alpha in (1.0, 2.0):
         value = losses.dkd_loss(student, teacher, 3.0, labels=labels, alpha=alpha)

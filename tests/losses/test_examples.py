@@ -92,7 +92,7 @@ def test_crd_pulls_to_the_own_teacher_and_away_from_others():
 
 @pytest.mark.parametrize("loss", [losses.rkd_loss, losses.crd_loss])
 def test_relations_between_examples_depend_on_the_batch(loss):
-    """What docs/losses.md says of a split: parts are another loss, averaged by examples."""
+    """As docs/losses.md states: a split batch gives another loss, averaged over examples."""
     first, second = STUDENT[:, 0], TEACHER[:, 0]
     sum_and_count = jax.jit(loss.sum_and_count)
     whole = sum_and_count(first, second).value()

@@ -58,7 +58,7 @@ def test_a_class_that_both_rule_out_counts_as_equal(loss):
 
 
 def test_a_class_that_the_teacher_rules_out_adds_nothing():
-    """It has no probability there, so the student pays nothing and is told so by its gradient."""
+    """The teacher's probability is 0: the value stays finite, and the gradient lowers the logit."""
     teacher = np.where(np.arange(5) == 2, -INF, TEACHER)
     program = jax.jit(jax.value_and_grad(kd_ce_loss, (0, 1)))
     value, (grad_S, grad_T) = jax.device_get(program(STUDENT, teacher))

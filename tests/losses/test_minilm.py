@@ -46,7 +46,7 @@ def test_padded_relations_equal_those_of_each_sentence(heads):
 
 
 def test_the_length_of_the_padding_changes_nothing():
-    """Lesson B.8, 55: a softmax over padding did, unless the model's scores there are very low."""
+    """Lesson B.8, 55: a softmax over padding changes the loss, unless its scores are very low."""
     loss = jax.jit(losses.minilm_attention_loss)
     short = loss(SCORES_S[1:2, :, :3, :3], SCORES_T[1:2, :, :3, :3])
     longer = loss(SCORES_S[1:2], SCORES_T[1:2], MASK[1:2])

@@ -53,7 +53,7 @@ def test_losses_are_float32(dtype):
 
 
 def test_bound_parameters_reach_the_loss():
-    """How a table row with parameters is made: a partial function is a loss once more."""
+    """A table row with parameters is a partial function, which is a loss too."""
 
     def scaled(student, teacher, scale, mask=None):
         return masked_mean(scale * (student - teacher), mask)

@@ -112,9 +112,9 @@ def test_a_scheduled_weight_follows_the_step():
 
 
 def test_each_teachers_mask_selects_its_own_positions():
-    """RunningTargets B.5, 22: teacher 0's mask was used for all."""
+    """Lesson B.5, 22: teacher 0's mask was used for all."""
     rng = np.random.default_rng(1)
-    selected = rng.normal(size=(3, 4, C)).astype("f")  # what each model says of four tokens
+    selected = rng.normal(size=(3, 4, C)).astype("f")  # logits of each model at four tokens
 
     def placed(values, mask):
         logits = rng.normal(size=(*mask.shape, C)).astype("f")
@@ -129,7 +129,7 @@ def test_each_teachers_mask_selects_its_own_positions():
     program = jax.jit(lambda s, t: objective(s, t, {})[0])
     each = ce(softmax(selected[1:].mean(0)), selected[0], 1)
     np.testing.assert_allclose(program(student, (first, second)), np.mean(each), rtol=1e-5)
-    for teachers in ((first, short), (short, first)):  # what all of them have is compared
+    for teachers in ((first, short), (short, first)):  # the positions that all of them have
         np.testing.assert_allclose(program(student, teachers), np.mean(each[:3]), rtol=1e-5)
 
 

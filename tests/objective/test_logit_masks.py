@@ -133,7 +133,7 @@ def test_rank_leaves_out_positions_without_a_partner_in_their_example():
 
 @pytest.mark.parametrize("side", ["student", "teacher"])
 def test_one_mask_serves_both(side):
-    """TextBrewer compares whatever shapes happen to broadcast."""
+    """TextBrewer compares any shapes that broadcast."""
     mask = np.int32(LABELS > 1)
     masks = (mask, None) if side == "student" else (None, mask)
     teacher, effective = pair_selected(LOGITS, *masks)

@@ -1,4 +1,4 @@
-"""The objective: TextBrewer's total and metric names, and one clear line for what does not fit."""
+"""The objective: TextBrewer's total and metric names, and one line for each mismatch."""
 
 import jax
 import jax.numpy as jnp
@@ -327,7 +327,7 @@ def test_labels_follow_each_example_where_teachers_are_weighed_by_example():
 
 
 def test_no_gradient_goes_into_the_teacher():
-    """Also for a caller who differentiates by both, such as a network that teaches itself."""
+    """Also if the caller differentiates both, such as a network that teaches itself."""
     objective = make(intermediate_matches=[hidden_match()])
     gradient = jax.jit(jax.grad(lambda t: objective(STUDENT, t, {})[0], allow_int=True))(TEACHER)
     for leaf in (*gradient.logits, *gradient.features["hidden"]):

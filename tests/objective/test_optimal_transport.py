@@ -176,7 +176,7 @@ def test_the_weights_are_trained_exact_over_micro_batches_and_checkpointed(tmp_p
 
 
 def test_a_transport_is_one_term_among_others():
-    """Its layers' costs are no losses: they only move its weights."""
+    """The costs of single layers are not losses; they only update the weights."""
     rng = np.random.default_rng(1)
     student, teacher = (
         collect(

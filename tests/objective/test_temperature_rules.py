@@ -24,7 +24,7 @@ def rule_with_mask(spec):
 
 @RULES
 def test_the_mean_is_over_the_valid_positions(spec):
-    """TextBrewer's mean counts padding; what the padding holds must not matter either."""
+    """TextBrewer's mean counts padding; here the values at padding must not matter."""
     mask = np.int32([[1, 1, 1, 0], [1, 1, 0, 0], [0, 0, 0, 0]])
     selected = temperature_rule(spec)(STUDENT[mask != 0], TEACHER[mask != 0], 4.0)
     np.testing.assert_allclose(np.mean(selected), 4.0, rtol=1e-6)
@@ -131,7 +131,7 @@ def test_bad_temperature_rules_are_refused(spec, message):
 
 
 def test_further_arguments_of_a_rule_are_refused():
-    """TextBrewer ignores them; none may become the least temperature unseen."""
+    """TextBrewer ignores them; here a surplus argument must not silently set the minimum."""
     for spec in (["flsw", 1, 2, 1e-4, 5], ["cwsm", 1, 5]):
         with pytest.raises(UsageError, match="too many positional arguments"):
             temperature_rule(spec)

@@ -14,7 +14,7 @@ LARGEST = np.argsort(-LOG_P, -1)
 
 
 def pairs(*counts, rows=LARGEST):
-    """Ids and log-probabilities of the largest, so many per position."""
+    """Ids and log-probabilities of the largest classes, a fixed number per position."""
     ids = [rows[i, :k].tolist() for i, k in enumerate(counts)]
     return ids, [LOG_P[i, own].tolist() for i, own in enumerate(ids)]
 

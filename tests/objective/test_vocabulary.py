@@ -29,7 +29,7 @@ def loss(student, teacher, **fields):
 @pytest.mark.parametrize("places", [(4,), (2, 2)])
 def test_the_teachers_padding_is_cut_off_with_a_notice(places):
     student, teacher = LOGITS[NARROW].reshape(*places, -1), LOGITS[WIDE].reshape(*places, -1).copy()
-    teacher[..., NARROW:] = 50  # rubbish in columns that are no tokens
+    teacher[..., NARROW:] = 50  # arbitrary values in columns without a token
     with pytest.warns(
         UserWarning,
         match="student has 1080 columns, the teacher 1088: the last 8 are taken for padding",
@@ -40,11 +40,11 @@ def test_the_teachers_padding_is_cut_off_with_a_notice(places):
 
 @pytest.mark.parametrize("kind", ["ce", "kl", "mse", "reverse_kl"])
 def test_the_students_padded_classes_are_ruled_out(kind):
-    """Lesson C: Liger fills with 0, which is a real logit."""
+    """Lesson C: Liger fills with 0, which counts as a logit."""
     student, teacher = LOGITS[WIDE].copy(), LOGITS[NARROW]
     actual = loss(student, teacher, kd_loss_type=kind, vocabulary="common")
     assert np.isfinite(actual)
-    student[:, NARROW:] += 5  # mass on columns that are no tokens
+    student[:, NARROW:] += 5  # mass on columns without a token
     punished = loss(student, teacher, kd_loss_type=kind, vocabulary="common")
     assert (punished > actual) if kind in ("ce", "kl") else (punished == actual)
     if kind == "ce":

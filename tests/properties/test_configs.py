@@ -1,4 +1,4 @@
-"""Any valid config survives its dict and JSON forms; any bad value is refused by its name."""
+"""Valid configs survive their dict and JSON forms; bad values are refused by field name."""
 
 import dataclasses
 import json
@@ -140,7 +140,7 @@ VALID = {"layer_T": 0, "layer_S": 0, "weight": 1, "loss": "hidden_mse", "feature
 
 
 def is_fine(cls, name, value) -> bool:
-    """Values of the lists above that this one field does take."""
+    """Values of the lists above that a field accepts."""
     return name in ("layer_T", "layer_S") and value == 3
 
 

@@ -71,7 +71,7 @@ def test_the_total_is_the_weighted_sum_over_heads_and_selected_positions(case):
     config, student, teacher, dtype = case
 
     def rounded(answer):
-        """As the models compute it: real numbers that the dtype has."""
+        """Values as models compute them: representable in the dtype."""
         return {
             key: [jnp.asarray(x, dtype) for x in value] if key == "logits" else value
             for key, value in answer.items()

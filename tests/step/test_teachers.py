@@ -121,7 +121,7 @@ def test_only_the_layers_that_matches_need_are_kept():
 
 
 def test_memory_of_averaged_logits_does_not_grow_with_teachers():
-    """Memory: a running sum, not a list; losses that are averaged need them all."""
+    """Logits are added up; averaged losses keep them all."""
 
     def temporary(average, teachers):
         def wide(params, x):

@@ -1,4 +1,4 @@
-"""Parameters that a loss does not depend on: how they are found and left alone."""
+"""Parameters that a loss does not depend on are found and left unchanged."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ def test_dependence_is_found_through_jit_scan_and_remat():
 
 
 def adamw_by_hand(gradients, schedule):
-    """One parameter's AdamW in PyTorch: steps without a gradient do not exist for it."""
+    """AdamW of one parameter as in PyTorch, which skips steps without a gradient."""
     w, m, v, t = 1.0, 0.0, 0.0, 0
     for update, g in enumerate(gradients):
         if g is None:

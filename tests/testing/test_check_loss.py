@@ -1,4 +1,4 @@
-"""``check_loss`` bites: each of these losses is broken in one way, and is told so by its name."""
+"""``check_loss`` names the fault of each broken loss."""
 
 import jax
 import jax.numpy as jnp
