@@ -42,6 +42,20 @@ class Preempted(SystemExit):
         self.step = step
 
 
+def shown(value: object) -> str:
+    """The repr of a value for a message: on one line, and not longer than one.
+
+    Examples:
+        >>> shown("x" * 1000)[-9:], shown(10**10_000)
+        ('xxxxxx...', 'a value of type int')
+    """
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # an int of more digits than Python prints, an object that cannot be shown
+        return f"a value of type {type(value).__name__}"
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
 def escaped(text: str) -> str:
     r"""Text for a terminal: control characters, line breaks and surrogates as escape sequences.
 
@@ -105,7 +119,7 @@ def suggest(name: object, allowed: Iterable[object]) -> str:
     """
     names = [str(option) for option in allowed]
     listed = "Allowed: " + ", ".join(repr(option) for option in names) + "."
-    nearest = difflib.get_close_matches(str(name), names, n=1)
+    nearest = difflib.get_close_matches(name, names, n=1) if isinstance(name, str) else []
     return f"did you mean {nearest[0]!r}? {listed}" if nearest else listed
 
 

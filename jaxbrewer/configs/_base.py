@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from ..errors import UsageError, suggest
+from ..errors import UsageError, shown, suggest
 from ..json_files import read_json
 
+DEEPEST = 50
+"""Nesting of lists and dicts beyond which a field is refused; a cycle has no end."""
 LARGEST_COUNT = 2**31 - 1
 """Counts of steps and examples are 32-bit integers on the devices."""
 LARGEST_SEED = 2**32 - 1
@@ -27,6 +29,8 @@ class Config:
         """Refuses names that are no fields, and required fields that are missing."""
         if args or values:  # a copy is made without any
             cls._require_fields(args, values)
+            if _is_deeper_than([args, values], DEEPEST):
+                raise UsageError(f"{cls.__name__} has a field nested deeper than {DEEPEST} levels.")
         return super().__new__(cls)
 
     @classmethod
@@ -35,7 +39,7 @@ class Config:
         names = [field.name for field in fields]
         for key in values:
             if key not in names:
-                raise UsageError(f"{cls.__name__} has no field {key!r}: {suggest(key, names)}")
+                raise UsageError(f"{cls.__name__} has no field {shown(key)}: {suggest(key, names)}")
         positional = [field.name for field in fields if not field.kw_only]
         if len(args) > len(positional):
             raise UsageError(
@@ -57,7 +61,7 @@ class Config:
     def from_dict(cls, dict_object: Mapping[str, Any]) -> Self:
         """Builds the config from a dict; unknown keys raise :class:`UsageError`."""
         if not isinstance(dict_object, Mapping):
-            raise UsageError(f"{cls.__name__} must be a mapping, got {dict_object!r}.")
+            raise UsageError(f"{cls.__name__} must be a mapping, got {shown(dict_object)}.")
         cls._require_fields((), dict_object)
         return cls(**dict_object)
 
@@ -96,7 +100,10 @@ class Config:
                 "register_new, under which it means the same, and use the name."
             )
 
-        return json.dumps(self.to_dict(), indent=indent, default=refuse)
+        try:
+            return json.dumps(self.to_dict(), indent=indent, default=refuse)
+        except TypeError as error:
+            raise UsageError(f"{name} cannot become JSON: {error}.") from None
 
     def to_json_file(self, json_filename: str | Path) -> None:
         """Writes :meth:`to_json` to a file."""
@@ -168,13 +175,11 @@ class Config:
         object.__setattr__(self, field, frozen(getattr(self, field)))
 
 
-def shown(value: Any) -> str:
-    """A value in an error message: on one line, and not longer than one."""
-    try:
-        text = " ".join(repr(value).split())
-    except Exception:  # an int of more digits than Python prints, an object that cannot be shown
-        return f"a value of type {type(value).__name__}"
-    return text if len(text) <= 100 else f"{text[:97]}..."
+def _is_deeper_than(value: Any, levels: int) -> bool:
+    if not isinstance(value, (Mapping, list, tuple)):
+        return False
+    items = value.values() if isinstance(value, Mapping) else value
+    return levels <= 0 or any(_is_deeper_than(item, levels - 1) for item in items)
 
 
 def plain(value: Any) -> Any:

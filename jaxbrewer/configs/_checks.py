@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..errors import UsageError, suggest
+from ..errors import UsageError, shown, suggest
 from ..registry import (
     MATCH_LOSS_MAP,
     PROJ_MAP,
@@ -13,7 +13,7 @@ from ..registry import (
     Table,
     loss_and_parameters,
 )
-from ._base import Config, is_int, plain, shown
+from ._base import Config, is_int, plain
 
 ScheduleSpec = str | Mapping[str, Any] | Callable[..., Any]
 """``"none"``, a name of ``WEIGHT_SCHEDULER``, ``{"schedule": name, **parameters}`` with a name of
@@ -29,19 +29,19 @@ TemperatureSpec = str | Sequence[Any] | Callable[..., Any]
 def require_row(field: str, name: object, rows: Any) -> None:
     """Raises :class:`UsageError` unless ``name`` is one of ``rows``."""
     if not isinstance(name, str) or name not in rows:
-        raise UsageError(f"{field} {name!r} is unknown: {suggest(name, rows)}")
+        raise UsageError(f"{field} {shown(name)} is unknown: {suggest(name, rows)}")
 
 
 def require_loss(field: str, spec: object, table: Table[Any]) -> None:
     """Raises :class:`UsageError` unless ``spec`` is a :data:`LossSpec` of ``table``."""
     if isinstance(spec, Mapping):
         if "loss" not in spec:
-            raise UsageError(f"{field} {plain(spec)!r} needs the key 'loss', a name.")
+            raise UsageError(f"{field} {shown(plain(spec))} needs the key 'loss', a name.")
         name, parameters = loss_and_parameters(spec)
     else:
         name, parameters = spec, {}  # type: ignore[assignment]
     require_row(field, name, table)
-    _require_parameters(f"{field} {name!r}", table.row(name), parameters)
+    _require_parameters(f"{field} {shown(name)}", table.row(name), parameters)
 
 
 def require_match_loss(match: Config, layers: int) -> None:
@@ -53,8 +53,8 @@ def require_match_loss(match: Config, layers: int) -> None:
         name, _ = loss_and_parameters(spec)
         one = [name for name in MATCH_LOSS_MAP if MATCH_LOSS_MAP.row(name).layers == layers]
         raise UsageError(
-            f"{field} {name!r} compares {takes} layers of each model, but this match has {layers}: "
-            f"use one of {', '.join(one)}."
+            f"{field} {shown(name)} compares {takes} layers of each model, but this match has "
+            f"{layers}: use one of {', '.join(one)}."
         )
 
 
@@ -68,7 +68,7 @@ def require_schedule(field: str, spec: object, *, named: bool = True) -> None:
     """
     if callable(spec):
         row, name = WEIGHT_SCHEDULER.row(spec), getattr(spec, "__name__", repr(spec))
-        _require_parameters(f"{field} {name!r}", row, {})
+        _require_parameters(f"{field} {shown(name)}", row, {})
     elif isinstance(spec, Mapping):
         parameters = dict(spec)
         name = parameters.pop("schedule", None)
@@ -77,11 +77,11 @@ def require_schedule(field: str, spec: object, *, named: bool = True) -> None:
                 f"{field} {shown(dict(spec))} needs the key 'schedule', a name of optax."
             )
         if name in WEIGHT_SCHEDULER:
-            _require_parameters(f"{field} {name!r}", WEIGHT_SCHEDULER.row(name), parameters)
+            _require_parameters(f"{field} {shown(name)}", WEIGHT_SCHEDULER.row(name), parameters)
     elif named:
         require_row(field, spec, ["none", *WEIGHT_SCHEDULER])
         if spec in WEIGHT_SCHEDULER:
-            _require_parameters(f"{field} {spec!r}", WEIGHT_SCHEDULER.row(spec), {})
+            _require_parameters(f"{field} {shown(spec)}", WEIGHT_SCHEDULER.row(spec), {})
     else:
         raise UsageError(f"{field} must be a positive number or a schedule, got {shown(spec)}.")
 
@@ -98,9 +98,8 @@ def require_temperature_rule(field: str, spec: object) -> None:
     required = TEMPERATURE_SCHEDULER.row(name).required[len(given) :]
     missing = [parameter for parameter in required if parameter not in named]
     if missing:
-        raise UsageError(
-            f"{field} {name!r} needs {' and '.join(map(repr, missing))}, got {plain(spec)!r}."
-        )
+        needs = " and ".join(map(repr, missing))
+        raise UsageError(f"{field} {shown(name)} needs {needs}, got {shown(plain(spec))}.")
 
 
 def require_projection(match: Config) -> None:
@@ -113,14 +112,14 @@ def require_projection(match: Config) -> None:
     require_row(f"{field}[0]", proj[0], PROJ_MAP)
     match.require("proj", all(is_int(width) and width > 0 for width in proj[1:3]), allowed)
     if len(proj) == 4 and not isinstance(proj[3], Mapping):
-        raise UsageError(f"{field}[3] must be a dict of settings, got {plain(proj[3])!r}.")
+        raise UsageError(f"{field}[3] must be a dict of settings, got {shown(plain(proj[3]))}.")
 
 
 def _require_parameters(subject: str, row: Row, parameters: Mapping[str, Any]) -> None:
     for parameter in parameters:
         if row.parameters is not None and parameter not in row.parameters:
             known = suggest(parameter, row.parameters) if row.parameters else "it takes none."
-            raise UsageError(f"{subject} has no parameter {parameter!r}: {known}")
+            raise UsageError(f"{subject} has no parameter {shown(parameter)}: {known}")
     missing = [parameter for parameter in row.required if parameter not in parameters]
     if missing:
         raise UsageError(f"{subject} needs {' and '.join(map(repr, missing))}.")

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import UsageError, suggest
+from ..errors import UsageError, shown, suggest
 from ..registry import FEATURES, MATCH_LOSS_MAP, PROJ_MAP
 from ._base import Config
 from ._checks import require_loss, require_row
@@ -63,15 +63,18 @@ class LayerMap(Config):
             self.map in LAYER_MAPS or _PRESET.fullmatch(self.map)
         ):
             raise UsageError(
-                f"LayerMap.map {self.map!r} is unknown: "
+                f"LayerMap.map {shown(self.map)} is unknown: "
                 f"{suggest(self.map, [*LAYER_MAPS, 'L3_hidden_mse', 'L4_attention_mse'])}"
             )
-        if self.map not in LAYER_MAPS and (self.feature or self.loss):
-            raise UsageError(f"LayerMap.map {self.map!r} already names its feature and its loss.")
+        named = self.feature is not None or self.loss is not None
+        if self.map not in LAYER_MAPS and named:
+            raise UsageError(
+                f"LayerMap.map {shown(self.map)} already names its feature and its loss."
+            )
         if self.feature is not None:
             require_row("LayerMap.feature", self.feature, FEATURES)
             if self.loss is None and self.feature not in _DEFAULT_LOSS:
-                raise UsageError(f"LayerMap.loss is needed for the feature {self.feature!r}.")
+                raise UsageError(f"LayerMap.loss is needed for the feature {shown(self.feature)}.")
         require_loss("LayerMap.loss", self.named_loss[1], MATCH_LOSS_MAP)
         require_row("LayerMap.proj", self.proj, PROJ_MAP)
         self.freeze("proj_group")
@@ -84,8 +87,8 @@ class LayerMap(Config):
         """The feature and the loss that the map stands for."""
         preset = _PRESET.fullmatch(self.map)
         if preset is None:
-            feature = self.feature or "hidden"
-            return feature, self.loss or _DEFAULT_LOSS[feature]
+            feature = "hidden" if self.feature is None else self.feature
+            return feature, _DEFAULT_LOSS[feature] if self.loss is None else self.loss
         feature, loss = preset["feature"], preset["loss"]
         return feature, {"smmd": "mmd", "sgram": "gram"}.get(loss, f"{feature}_{loss}")
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..errors import UsageError
+from ..errors import UsageError, shown
 from ..registry import FEATURES, MATCH_LOSS_MAP, PROJ_MAP, loss_and_parameters
 from ._base import Config, is_int, plain
 from ._checks import (
@@ -67,7 +67,7 @@ class IntermediateMatch(Config):
         if isinstance(self.layer_T, tuple) != isinstance(self.layer_S, tuple):
             raise UsageError(
                 "IntermediateMatch.layer_T and layer_S must both be ints or both lists, got "
-                f"{plain(self.layer_T)!r} and {plain(self.layer_S)!r}."
+                f"{shown(plain(self.layer_T))} and {shown(plain(self.layer_S))}."
             )
         require_loss("IntermediateMatch.loss", self.loss, MATCH_LOSS_MAP)
         self._check_number_of_layers()
@@ -82,10 +82,10 @@ class IntermediateMatch(Config):
             layers = getattr(self, field)
             if takes == 1:
                 holds = not isinstance(layers, tuple)
-                self.require(field, holds, f"an int for the loss {loss!r}")
+                self.require(field, holds, f"an int for the loss {shown(loss)}")
             elif takes is not None:
                 holds = isinstance(layers, tuple) and len(layers) == takes
-                self.require(field, holds, f"a list of {takes} layers for the loss {loss!r}")
+                self.require(field, holds, f"a list of {takes} layers for the loss {shown(loss)}")
 
     @property
     def name(self) -> str:
@@ -164,7 +164,10 @@ class EMDMatch(Config):
 
     def __post_init__(self) -> None:
         """Checks each field and turns lists into tuples."""
-        self.require("kind", self.kind == "emd", "'emd'")
+        self.require_choice("kind", ("emd",))
+        self.require_flag("adapt")
+        holds = self.group is None or isinstance(self.group, str)
+        self.require("group", holds, "a name or None")
         require_row("EMDMatch.feature", self.feature, FEATURES)
         for field in ("layer_T", "layer_S", "proj", "loss", "weight_scheduler"):
             self.freeze(field)
