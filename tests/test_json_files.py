@@ -1,4 +1,4 @@
-"""JSON that nobody vouches for: one line names the file and the entry."""
+"""Untrusted JSON: one line names the file and the entry."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Whatever is wrong with the input: one clear line, status 2, and nothing written."""
+"""Any bad input gives one line and status 2, and nothing is written."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from tests.cli.conftest import WORDS, write_model
 
 
 def refused(capsys, *words):
-    """The line that a command says as it refuses its input."""
+    """The line that a command prints when it refuses its input."""
     assert main([str(word) for word in words]) == 2
     said = capsys.readouterr()
     lines = [line for line in said.err.splitlines() if "random weights" not in line]
@@ -113,7 +113,7 @@ def test_labels_outside_the_set_are_refused(job, data, tmp_path, capsys):
     ],
 )
 def test_bad_distillations_are_refused_in_one_line(job, data, capsys, words, says):
-    """All of them with a teacher that has a head, so that nothing else is wrong."""
+    """The teacher has a head, so that only the given fault is present."""
     teacher = data / "headed"
     if not teacher.exists():
         write_model(teacher, head=True, num_labels=3, labels=("cat", "dog", "fox"))

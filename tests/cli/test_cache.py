@@ -1,4 +1,4 @@
-"""``jaxbrewer cache``: what a teacher says, kept, checked, and trained from."""
+"""``jaxbrewer cache``: teacher outputs are stored, verified and trained from."""
 
 import dataclasses
 import json

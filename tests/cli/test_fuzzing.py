@@ -1,4 +1,4 @@
-"""Whatever a file or a flag holds: exit status 0 or 2, and for 2 one line that says why.
+"""For any file or flag, the exit status is 0, or 2 with one line that gives the reason.
 
 Seeded. ``JAXBREWER_FUZZ=100`` tries a hundred times as many inputs (about an hour).
 """
@@ -291,7 +291,7 @@ def test_json_of_a_model_with_any_value_anywhere(model, name, request):
 
 
 def json_of(directory, name):
-    """The content of a file, made from what is there, with all that others may hold."""
+    """A mutated file content."""
     if name == "config.json":
         fields = json.loads((directory / name).read_text())
         more = ["problem_type", "quantization_config", "pruned_heads", "classifier_pooling"]

@@ -185,7 +185,7 @@ def test_a_cached_teacher_gives_the_same_student(done, shuffled, tmp_path):
 
 
 def test_a_models_classes_keep_their_order(done, shuffled, data, tmp_path):
-    """Columns of logits must mean the same whatever order the data would give the classes."""
+    """Columns of logits keep their classes, in any order of the data."""
     printed = run("evaluate", shuffled, data / "test.jsonl", "--max-length", 8)
     assert rows_of(printed)["model"] == rows_of(done.train)["teacher"]
     words = ["--teacher.path", shuffled, "--training.output_dir", tmp_path, "--dry-run"]

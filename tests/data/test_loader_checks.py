@@ -30,7 +30,7 @@ class Streaming:
 
 
 class Endless(Streaming):
-    """tf.data after ``repeat()``: it says that it is infinite."""
+    """tf.data after ``repeat()``: its length is infinite."""
 
     def cardinality(self):
         return np.int64(-1)

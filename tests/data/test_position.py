@@ -18,7 +18,7 @@ BATCHES = [{"x": np.arange(i, i + 4)} for i in range(7)]
 
 
 class Shuffled:
-    """Anyone's loader: it hears of the epoch, and can begin only at its first batch."""
+    """A user's loader: it gets the epoch, and can only start at its first batch."""
 
     epoch = 0
 

@@ -1,4 +1,4 @@
-"""Batch postprocessors: the student of the step, and what is refused."""
+"""Batch postprocessors: the student of the step, and refusals."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""What cannot be trained is refused or warned of, before anything is compiled."""
+"""Impossible trainings are refused or warned of before compiling."""
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +51,7 @@ def test_bad_training_arguments_are_refused(arguments, says):
 
 
 def test_an_epoch_shorter_than_a_group_is_refused_and_a_remainder_is_reported():
-    """Lesson B.6, 33: nothing was trained, and nothing said so."""
+    """Lesson B.6, 33: TextBrewer silently trains nothing."""
     with pytest.raises(jb.UsageError, match="3 batches has no group of .*=4"):
         distiller(quiet(gradient_accumulation_steps=4)).train(SGD, BATCHES, num_epochs=1)
     with pytest.warns(UserWarning, match="last 1 of 3 batches"):

@@ -1,4 +1,4 @@
-"""What a training leaves behind: checkpoints, callbacks, logs, the run directory."""
+"""Outputs of a training: checkpoints, callbacks, logs, the run directory."""
 
 import contextlib
 import json

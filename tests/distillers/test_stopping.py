@@ -1,4 +1,4 @@
-"""Trainings that end early: by their callback, Ctrl-C or an error; and what is left of them."""
+"""Trainings that end early: by their callback, Ctrl-C or an error; and the weights that remain."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What an adaptor may return, and what is said of an answer that does not fit."""
+"""Outputs that an adaptor may return, and messages for others."""
 
 import warnings
 

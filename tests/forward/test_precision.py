@@ -154,7 +154,7 @@ def trajectory(level, half):
     ],
 )
 def test_half_precision_tracks_float32(level, half, bound):
-    """The losses of 20 updates stay within the bound, relative, that docs/scaling.md states."""
+    """The losses of 20 steps stay within the relative bound in docs/scaling.md."""
     expected, actual = trajectory("O0", "float16"), trajectory(level, half)
     assert expected[-1] < 0.9 * expected[0]
     np.testing.assert_allclose(actual, expected, rtol=bound)

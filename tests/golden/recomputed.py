@@ -17,7 +17,7 @@ from jaxbrewer.registry import MATCH_LOSS_MAP
 
 from . import Case, cases
 from .models import cross_entropy, make_model
-from .runs import arrays, batches_of, updates_of
+from .runs import arrays, batches_of, steps_of
 
 Params = dict[str, Any]
 PROJECTED = "proj/"
@@ -40,7 +40,7 @@ def recompute(name: str, *, ours: bool) -> dict[str, np.ndarray]:
 
 
 def _run(case: Case, ours: bool) -> dict[str, np.ndarray]:
-    batches, updates = batches_of(case, "float64"), updates_of(case)
+    batches, updates = batches_of(case, "float64"), steps_of(case)
     params: Params = arrays(case, "S", "float64")
     params |= {PROJECTED + key: x for key, x in arrays(case, "proj", "float64").items()}
     gradient = jax.jit(jax.grad(functools.partial(_total, case), has_aux=True))

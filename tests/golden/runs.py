@@ -56,7 +56,7 @@ def task_batches_of(case: Case, dtype: str) -> dict[str, list[Batch]]:
     return batches
 
 
-def updates_of(case: Case) -> list[list[int]]:
+def steps_of(case: Case) -> list[list[int]]:
     """The batches of each optimizer step, without an epoch's last ones that fill no group."""
     size = case.args.get("t_config", {}).get("gradient_accumulation_steps", 1)
     steps, per_epoch = case.args["num_forward_steps"], case.args["batches_per_epoch"]
@@ -71,7 +71,7 @@ def updates_of(case: Case) -> list[list[int]]:
 
 def references(case: Case) -> dict[str, Output]:
     """The values to compare: outputs per batch as means over the batches of each step."""
-    updates = updates_of(case)
+    updates = steps_of(case)
     kept = {
         name: out
         for name, out in case.outputs.items()

@@ -34,7 +34,7 @@ from .runs import (
     references,
     task_batches_of,
     task_sequence,
-    updates_of,
+    steps_of,
 )
 
 pytestmark = pytest.mark.slow
@@ -219,7 +219,7 @@ def _replayed_cache(case: Case) -> type[CachedLoader]:
 
 def _leftovers(case: Case) -> contextlib.AbstractContextManager[Any]:
     """A warning reports batches at the end of an epoch that fill no group."""
-    if sum(map(len, updates_of(case))) == case.args["num_forward_steps"]:
+    if sum(map(len, steps_of(case))) == case.args["num_forward_steps"]:
         return contextlib.nullcontext()
     return pytest.warns(UserWarning, match="do not fill a group")
 

@@ -1,4 +1,4 @@
-"""Makes ``fixtures/``: models, inputs and what PyTorch's transformers answers to them.
+"""Makes ``fixtures/``: models, inputs, and the outputs of PyTorch's transformers.
 
 Run once, in an environment of its own that the tests do not need:
 

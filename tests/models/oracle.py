@@ -1,4 +1,4 @@
-"""What PyTorch's transformers makes of a model directory; run by a Python that has both.
+"""Outputs of PyTorch's transformers for a model directory; run by a Python that has both.
 
     python oracle.py DIRECTORY INPUTS.npz OUTPUTS.npz
 

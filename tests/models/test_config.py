@@ -1,4 +1,4 @@
-"""Configs: what a file may say, and what is refused by name."""
+"""Configs: settings of a file, and refusals by name."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""Directories: what is read, what is written, and what is said when something does not fit."""
+"""Model directories: reading, writing, and messages about mismatches."""
 
 import json
 import logging

@@ -60,7 +60,7 @@ class Zygote:
         return self.status()
 
     def ended_within(self, seconds):
-        """Its exit status if it ends in this time, else ``None``."""
+        """The exit status, or ``None`` if the process runs longer."""
         with contextlib.suppress(queue.Empty):
             return self.status(seconds)
         return None

@@ -1,4 +1,4 @@
-"""One of several processes of a training: ``<port> <number> <of> <directory> <updates>``.
+"""One of several processes of a training: ``<port> <number> <of> <directory> <steps>``.
 
 Run by ``test_devices.py``.
 """

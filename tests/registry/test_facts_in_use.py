@@ -1,4 +1,4 @@
-"""Whatever a feature asks of a loss it asks the row: a second name changes nothing."""
+"""Every feature reads the facts of a loss from its row: a second name changes nothing."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Rows: what configs know of a function without importing it is what the function is."""
+"""Rows: the facts that configs read without importing a function are true of it."""
 
 import functools
 import subprocess

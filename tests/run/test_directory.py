@@ -1,4 +1,4 @@
-"""Run directories: what is refused, what is removed, and files that nobody vouches for."""
+"""Run directories: refusals, removal, and untrusted files."""
 
 import json
 import shutil

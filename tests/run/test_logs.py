@@ -1,4 +1,4 @@
-"""Append-only files: what resuming cuts off, and what happens on a full disk."""
+"""Append-only files: truncation on resume, and full disks."""
 
 import json
 import os

@@ -70,7 +70,7 @@ def test_a_saved_tokenizer_is_the_same(json_directory, tmp_path):
     again = Tokenizer(place)
     assert ids(again.encode(["a dog"], max_length=9)) == [[0, 4, 5, 1]]
     assert again.pad_id == 3
-    again.save(place)  # onto itself changes nothing
+    again.save(place)  # saving onto itself changes nothing
     assert Tokenizer(place).vocab_size == 7
 
 
