@@ -46,7 +46,7 @@ def test_yaml_and_json_give_the_same_job(path):
 
 
 def test_a_section_in_part_keeps_the_defaults_of_its_place(path):
-    """A partial section keeps the defaults of its own place, such as the teacher's learning rate."""
+    """A partial section keeps the defaults of its place, such as the teacher's learning rate."""
     config = read_job(path).config
     assert config.teacher.optimization.num_epochs == 2
     assert (

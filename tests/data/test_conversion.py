@@ -1,4 +1,4 @@
-"""Batches of every library become arrays; containers keep their type; entries that cannot be converted are named."""
+"""Batches of every library become arrays; containers keep their type; others are named."""
 
 import dataclasses
 from collections import OrderedDict, UserDict, namedtuple

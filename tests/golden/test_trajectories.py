@@ -32,9 +32,9 @@ from .runs import (
     factors_of,
     optimizer_of,
     references,
+    steps_of,
     task_batches_of,
     task_sequence,
-    steps_of,
 )
 
 pytestmark = pytest.mark.slow
