@@ -13,6 +13,7 @@ from ..errors import UsageError
 from ..losses import Mean, per_position
 from ..registry import KD_LOSS_MAP, KDLossRow, MatchLossRow, Table, loss_and_parameters
 from .ensemble import Weight
+from .schedules import first_line
 
 LossCall = Callable[..., Mean]
 """``loss(student, teacher, [temperature], *, mask, labels=None) -> Mean``."""
@@ -69,7 +70,15 @@ def as_sum_and_count(table: Table[Any], spec: Any) -> BoundLoss:
             if labels is None:
                 raise UsageError(f"The loss {name!r} needs 'labels' from an adaptor for each head.")
             given["labels"] = labels
-        value = function(*args, **given)
+        try:
+            value = function(*args, **given)
+        except UsageError:
+            raise
+        except (TypeError, ValueError) as error:
+            shapes = [[tuple(x.shape) for x in _as_list(states)] for states in args[:2]]
+            if shapes[0] == shapes[1]:
+                raise  # no question of shapes
+            raise UsageError(_fails_on(name, row, shapes[0], shapes[1], error)) from error
         if isinstance(value, Mean):
             return value
         value = jnp.asarray(value)
@@ -80,6 +89,19 @@ def as_sum_and_count(table: Table[Any], spec: Any) -> BoundLoss:
         return Mean(value, jnp.ones((), value.dtype))
 
     return BoundLoss(row, call)
+
+
+def _fails_on(name: str, row: Any, student: list[Any], teacher: list[Any], error: Any) -> str:
+    """What a loss of one's own says of states that it cannot compare."""
+    shapes = (", ".join(map(str, side)) for side in (student, teacher))
+    (*_, ours), (*_, theirs) = student[0], teacher[0]
+    remedy = ""
+    if isinstance(row, MatchLossRow) and not row.scores and ours != theirs:
+        remedy = f' Give the match a projection, "proj": ["linear", {ours}, {theirs}].'
+    return (
+        f"The loss {name!r} cannot compare student {' and teacher '.join(shapes)}: "
+        f"{first_line(error).rstrip('.')}.{remedy}"
+    )
 
 
 def sum_and_count_of(loss: Callable[..., Any]) -> Callable[..., Any]:
