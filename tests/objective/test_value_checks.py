@@ -164,6 +164,13 @@ def test_probabilities_in_place_of_attention_scores_warn(loss):
             attention_loss(loss, *pair)
     attention_loss(loss, *SCORES)
     attention_loss(loss, *np.abs(SCORES))
+    attention_loss(loss, *np.zeros_like(SCORES))
+
+
+def test_rows_of_padding_may_be_zeros():
+    probabilities = np.where(np.arange(5)[:, None] < 3, jax.nn.softmax(SCORES[1]), 0)
+    with pytest.warns(UserWarning, match="of the teacher looks like probabilities"):
+        attention_loss("attention_mse", SCORES[0], probabilities)
 
 
 @pytest.mark.parametrize("kind", ["emd", "modules"])
