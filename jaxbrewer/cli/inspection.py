@@ -2,11 +2,13 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from ..errors import UsageError
+from ..errors import UsageError, reason_of
+from ..json_files import conform, parse_json, read_json
 from ..models.weight_files import Tensor, is_model_directory
 from .config import Job, flatten, read_job
 from .model_directory import ModelDirectory, read_model_directory
@@ -106,53 +108,73 @@ def _row(name: str, block: Sequence[Tensor]) -> list[Any]:
     ]
 
 
+class _Manifest(TypedDict, total=False):
+    """The entries of a run's ``manifest.json`` that are shown."""
+
+    command: list[str]
+    distiller: str
+    started: str
+    parameters: dict[str, int]
+    seed: int
+    devices: list[str]
+    total_steps: int
+    jaxbrewer: str
+    jax: str
+
+
 def _show_run(run: RunPaths) -> None:
-    manifest = _read_json(run.directory / "manifest.json")
+    manifest = read_json(run.directory / "manifest.json", _Manifest)
     program, *words = manifest.get("command") or ["?"]
-    parameters: Mapping[str, int] = manifest.get("parameters", {})
-    steps = sorted(
-        int(entry.name)
-        for entry in (run.directory / "checkpoints").glob("*")
-        if entry.name.isdecimal()
-    )
-    lines = _lines(run.directory / "metrics.jsonl")
-    last = json.loads(lines[-1]) if lines else {}
+    parameters = manifest.get("parameters", {})
+    checkpoints = run.directory / "checkpoints"
+    names = os.listdir(checkpoints) if os.path.isdir(checkpoints) else []
+    steps = sorted(int(name) for name in names if re.fullmatch(r"[0-9]{1,18}", name))
+    last = _last_metrics(run.directory / "metrics.jsonl")
+    step = int(last.pop("step", 0))
     print_table(
         [
             ("run", run.directory),
-            ("trained by", f"{manifest.get('distiller')}, started {manifest.get('started')}"),
+            (
+                "trained by",
+                f"{manifest.get('distiller', '?')}, started {manifest.get('started', '?')}",
+            ),
             ("command", " ".join([Path(program).name, *words])),
             *((_ROLES.get(who, who), f"{count:,} parameters") for who, count in parameters.items()),
             ("seed", manifest.get("seed")),
             ("devices", abbreviate(manifest.get("devices", []))),
-            ("steps", f"{last.get('step', 0):,} of {manifest.get('total_steps', 0):,}"),
+            ("steps", f"{step:,} of {manifest.get('total_steps', 0):,}"),
             ("checkpoints", f"after steps {abbreviate(steps)}" if steps else "none"),
             ("model", run.model if run.has_model else "not saved yet"),
-            ("versions", ", ".join(f"{name} {manifest[name]}" for name in ("jaxbrewer", "jax"))),
+            (
+                "versions",
+                f"jaxbrewer {manifest.get('jaxbrewer', '?')}, jax {manifest.get('jax', '?')}",
+            ),
         ]
     )
     print_line("")
     if last:
         print_table(
-            [[name, f"{value:.6g}"] for name, value in last.items() if name != "step"],
-            ["metric", f"after step {last['step']}"],
+            [[name, f"{value:.6g}"] for name, value in last.items()],
+            ["metric", f"after step {step}"],
             numbers=(1,),
         )
         print_line("")
 
 
-def _lines(path: Path) -> list[str]:
-    """The complete lines of a file that may still be written to."""
-    if not path.is_file():
-        return []
-    return [line for line in path.read_text(encoding="utf-8").split("\n")[:-1] if line]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
+def _last_metrics(path: Path) -> dict[str, float]:
+    """The last complete line of a file that may still be written to."""
+    if not os.path.isfile(path):
+        return {}
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, OSError) as error:
-        raise UsageError(f"{path} cannot be read: {error}") from None
+        lines = [line for line in path.read_bytes().split(b"\n")[:-1] if line.strip()]
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {reason_of(error)}.") from None
+    if not lines:
+        return {}
+    where = f"{path}:{len(lines)}"
+    row = conform(parse_json(lines[-1], where), dict[str, float], where)
+    conform(row.get("step", 0), int, f"{where}: step")
+    return row
 
 
 def _show_job(job: Job) -> None:

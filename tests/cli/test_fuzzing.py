@@ -340,3 +340,31 @@ def test_safetensors_headers_with_any_value_anywhere(model):
         file.write_bytes(len(changed).to_bytes(8, "little") + changed + content[8 + length :])
         tried.run(draw.choice(model.commands), (path, value))
     tried.verify()
+
+
+MANIFEST = {
+    "run": "0123456789ab", "command": ["jaxbrewer", "train"], "distiller": "BasicTrainer",
+    "started": "now", "parameters": {"student": 10}, "seed": 0, "devices": ["cpu:0"],
+    "total_steps": 3, "jaxbrewer": "0.1.0", "jax": "0.10",
+}  # fmt: skip
+
+
+def test_runs_with_any_value_and_any_bytes(tmp_path):
+    draw = random.Random("runs")
+    tried = Tried()
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "²").mkdir()
+    row = {"step": 3, "total_loss": 0.5, "grad_norm": float("nan")}
+    contents = {"manifest.json": MANIFEST, "metrics.jsonl": row}
+    for _ in range(150 * ROUNDS):
+        for name, content in contents.items():
+            (tmp_path / name).write_text(json.dumps(content) + "\n")
+        name = draw.choice(list(contents))
+        if draw.random() < 0.5:
+            path = draw.choice(list(places_in(contents[name])))
+            changed = json.dumps(replaced(contents[name], path, draw.choice(VALUES))).encode()
+        else:
+            changed = damaged(json.dumps(contents[name]).encode(), draw)
+        (tmp_path / name).write_bytes(changed + b"\n")
+        tried.run(["inspect", tmp_path], (name, changed))
+    tried.verify()
