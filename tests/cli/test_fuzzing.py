@@ -368,3 +368,24 @@ def test_runs_with_any_value_and_any_bytes(tmp_path):
         (tmp_path / name).write_bytes(changed + b"\n")
         tried.run(["inspect", tmp_path], (name, changed))
     tried.verify()
+
+
+@pytest.mark.slow
+def test_caches_with_any_value_and_any_bytes(place, tmp_path):
+    draw = random.Random("caches")
+    tried = Tried()
+    cache = tmp_path / "cache"
+    words = ["--distillation.intermediate_matches", "[]", "--data.unlabelled="]
+    assert status_of("cache", "build", place.file, "--training.cache_dir", cache, *words) == 0
+    content = (cache / "manifest.json").read_bytes()
+    manifest = json.loads(content)
+    places = list(places_in(manifest))
+    for _ in range(60 * ROUNDS):
+        if draw.random() < 0.5:
+            path = draw.choice(places)
+            changed = json.dumps(replaced(manifest, path, draw.choice(VALUES))).encode()
+        else:
+            changed = damaged(content, draw)
+        (cache / "manifest.json").write_bytes(changed)
+        tried.run(["cache", draw.choice(["stat", "verify"]), cache], changed[:300])
+    tried.verify()
