@@ -285,7 +285,7 @@ def test_a_run_is_replaced_only_on_request(again, tmp_path, capsys):
 
 def test_an_unfinished_training_is_refused_as_a_teacher(again, tmp_path, monkeypatch, capsys):
     words = [*again, "--training.overwrite", "true"]
-    monkeypatch.setattr("jaxbrewer.run.tracking.Tracker.add", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("jaxbrewer.run.checkpointer.Checkpointer.save", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["train", *words])
     assert main(["distill", *words]) == 2
