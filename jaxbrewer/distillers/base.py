@@ -46,7 +46,7 @@ class Distiller:
         self._student = as_model(model_S)
         warn_of_moving_lora_base(self._student)
         is_module = isinstance(model_S, nnx.Module)
-        self.student = model_S if is_module else self._student.export(*self._initial_weights)
+        self.student = model_S if is_module else self._student.export(*self._initial_weights())
         self._built: tuple[Any, Any] | None = None
 
     def __enter__(self) -> Self:
@@ -56,7 +56,6 @@ class Distiller:
     def __exit__(self, *_: object) -> None:
         pass
 
-    @property
     def _initial_weights(self) -> tuple[PyTree, PyTree]:
         return self._student.params, self._student.state
 

@@ -38,6 +38,7 @@ from .base import (
     refuse_shared_variables,
     require_adaptor,
 )
+from .postprocessing import Weights
 from .prepared import (
     Optimizer,
     Prepared,
@@ -329,7 +330,7 @@ class MultiTaskDistiller(Distiller):
 
         own = {task: self._postprocess(postprocessors.get(task)) for task in self._tasks}
 
-        def postprocess(batch: TaskBatch, weights: tuple[PyTree, PyTree]) -> TaskBatch:
+        def postprocess(batch: TaskBatch, weights: Weights) -> TaskBatch:
             return TaskBatch(batch.task, as_batch(own[batch.task](batch.batch, weights)))
 
         return Prepared(

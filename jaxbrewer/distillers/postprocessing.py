@@ -12,8 +12,11 @@ from ..forward.model import Batch, Model, PyTree
 Postprocessor: TypeAlias = Callable[..., Any] | None
 """``batch -> batch``, or ``(batch, student=...) -> batch``."""
 
-Postprocess: TypeAlias = Callable[[Batch, tuple[PyTree, PyTree]], Batch]
-"""``(batch, (params, model_state)) -> batch``."""
+Weights: TypeAlias = Callable[[], tuple[PyTree, PyTree]]
+"""Returns ``(params, model_state)``, for those who need them."""
+
+Postprocess: TypeAlias = Callable[[Batch, Weights], Batch]
+"""``(batch, weights) -> batch``."""
 
 
 def make_postprocess(function: Postprocessor, student: Model, given: Any = None) -> Postprocess:
@@ -42,8 +45,8 @@ def make_postprocess(function: Postprocessor, student: Model, given: Any = None)
             stacklevel=4,
         )
 
-    def postprocess(batch: Batch, weights: tuple[PyTree, PyTree]) -> Batch:
-        present = {"student": student.export(*weights)} if with_student else {}
+    def postprocess(batch: Batch, weights: Weights) -> Batch:
+        present = {"student": student.export(*weights())} if with_student else {}
         processed = function(batch, **present)
         if processed is None:
             raise UsageError("batch_postprocessor returned None: it must return the batch.")

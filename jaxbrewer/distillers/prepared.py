@@ -140,8 +140,10 @@ class Prepared:
     def first_batches(self) -> tuple[Any, ...]:
         """The batches of the first step; an iterator loses them."""
         batches = next(self.source(start=None)).batches
-        weights = (self.student.params, self.student.state)
-        return tuple(as_batch(self.postprocess(batch, weights)) for batch in batches)
+        return tuple(
+            as_batch(self.postprocess(batch, lambda: (self.student.params, self.student.state)))
+            for batch in batches
+        )
 
 
 class Fitted(NamedTuple):
@@ -254,7 +256,7 @@ def fit(
             run_directory=open_run(config, prepared.record.distill_configs, _facts(prepared)),
             keep=keep_state,
             postprocess=lambda batch, state: prepared.postprocess(
-                batch, (evaluation_params(state), state.model_state)
+                batch, lambda: (evaluation_params(state), state.model_state)
             ),
             on_checkpoint=functools.partial(_call_back, student, callback),
             has_scores=callback is not None,

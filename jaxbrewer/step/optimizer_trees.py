@@ -47,7 +47,9 @@ class TreeForm:
         arrays = dict(named_leaves(tree))
         if self.places is None:
             return self.structure.unflatten([arrays[names] for names in self.names])
-        taken = {place: {own[-1]: arrays[own]} for own, place in self.places.items()}
+        taken: dict[Names, dict[str, Any]] = {}
+        for own, place in self.places.items():
+            taken.setdefault(place, {})[own[-1]] = arrays[own]
         return self.structure.unflatten([taken.get(names) for names in self.names])
 
     def restore(self, tree: PyTree, like: PyTree) -> PyTree:
@@ -77,7 +79,7 @@ def for_projection(
     """``optimizer`` for the parameters of a projection, or their shapes.
 
     If it holds trees of the student's parameters, it treats the projection's kernel as the first
-    matrix of the student that it moves, and the bias as the first such vector.
+    matrix of the student that it moves, and the bias as the first such vector, if there is one.
     """
     if _takes(optimizer, params):
         return optimizer
@@ -160,10 +162,11 @@ def _takes(optimizer: optax.GradientTransformationExtraArgs, params: PyTree) -> 
 
 
 def _place(optimizer: optax.GradientTransformationExtraArgs, form: TreeForm, rank: int) -> Names:
-    """The first parameter of this rank that the optimizer moves, or the first of all."""
+    """The first parameter that the optimizer moves, if possible one of this rank."""
     own: Names = ("array",)
-    candidates = [n for n, r in zip(form.names, form.ranks, strict=True) if r == rank]
-    for place in candidates:
+    pairs = list(zip(form.names, form.ranks, strict=True))
+    candidates = sorted(pairs, key=lambda pair: pair[1] != rank)  # stable
+    for place, _ in candidates:
         fitting = _in_form(optimizer, dataclasses.replace(form, places={own: place}))
         params = {own[0]: jnp.ones((1,) * rank)}
         try:
@@ -174,7 +177,7 @@ def _place(optimizer: optax.GradientTransformationExtraArgs, form: TreeForm, ran
                     return place
         except Exception:  # the step reports it
             break
-    return (candidates or form.names)[0]
+    return candidates[0][0]
 
 
 def named_leaves(tree: PyTree) -> list[tuple[Names, Any]]:

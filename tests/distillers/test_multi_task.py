@@ -183,3 +183,21 @@ def test_tasks_under_one_config_share_their_projections(task, monkeypatch):
     assert jax.tree.map(jnp.shape, first) == {"0": {"kernel": (6, 8), "bias": (8,)}}
     one.train(optax.sgd(0.1), loaders(), num_steps=1)
     assert not np.array_equal(one.projections["0"]["kernel"], first["0"]["kernel"])
+
+
+@pytest.mark.slow
+def test_masks_of_the_students_parameters_train_tasks_with_projections():
+    """A projection in the place of a masked parameter is found among those without a gradient."""
+    match = {"layer_T": 0, "layer_S": 0, "feature": "hidden", "loss": "hidden_mse", "weight": 1,
+             "proj": ["linear", 6, 8]}  # fmt: skip
+    distill = {"a": jb.DistillationConfig(intermediate_matches=[match]),
+               "b": jb.DistillationConfig()}  # fmt: skip
+    mask = jax.tree.map(lambda leaf: leaf.ndim > 1, student_params())
+    groups = {"trained": optax.adam(0.1), "frozen": optax.set_to_zero()}
+    labels = {"trunk": "trained", "head": {"a": "trained", "b": "frozen"}}
+    for optimizer in (optax.adamw(0.1, mask=mask), optax.multi_transform(groups, labels)):
+        one = distiller(distill=distill)
+        trained, history = one.train(optimizer, loaders(), num_steps=6)
+        assert np.isfinite(history["total_loss"]).all()
+        assert not np.array_equal(trained["trunk"], student_params()["trunk"])
+        assert float(jnp.abs(one.projections["a"]["0"]["bias"]).max()) > 0
