@@ -1,7 +1,7 @@
-"""Outputs of a module's submodules, by path, without touching the module.
+"""Captures the outputs of a module's submodules by path; the module stays unchanged.
 
-Captured values leave the forward pass as part of its result, so nothing is registered that would
-have to be removed, and nothing is kept from one call to the next.
+Captured values are part of the forward pass's result: no hook is registered, and nothing is kept
+between calls.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from ..configs.module_paths import split_module_path
 from ..errors import UsageError
 
 Select = Callable[[str], bool]
-"""Whether the output of the submodule at a path (names joined by dots) is wanted."""
+"""Whether to capture the output of the submodule at a path, names joined by dots."""
 
 _MARK = "_captured_at"
 _NAME = "captured_output"
@@ -35,9 +35,9 @@ def call_nnx(
     """``call(module)``, with what the selected submodules returned and what was sown.
 
     Args:
-        module: A module of the caller's own, such as a merged copy: it is marked.
-        call: Calls it.
-        select: Says which submodules' outputs are captured; ``None`` captures none.
+        module: A copy that may be changed, such as a merged one: its submodules are marked.
+        call: Calls the module.
+        select: Which submodules' outputs are captured; ``None`` captures none.
         sown: The variable types whose sown values are returned, by name.
 
     Returns:
@@ -64,10 +64,10 @@ def call_nnx(
 
 @contextlib.contextmanager
 def _recording(classes: Mapping[type, None]) -> Iterator[None]:
-    """While a forward pass is traced, marked instances of these classes keep their outputs.
+    """Within this context, marked instances of these classes sow their outputs.
 
-    The classes' ``__call__`` is replaced for that time and put back, also after an error; one
-    thread at a time, and instances without a mark notice nothing.
+    The classes' ``__call__`` is replaced and restored, also after an error, by one thread at a
+    time. Instances without a mark are not affected.
     """
     with _lock:
         own = {cls: cls.__dict__.get("__call__") for cls in classes}
@@ -103,7 +103,7 @@ def call_linen(
     Args:
         call: The module's ``apply`` with all its other arguments.
         mutable: The collections that it may change.
-        select: Says which submodules.
+        select: Which submodules.
 
     Returns:
         The result, the changed collections, and the captured outputs by path.

@@ -16,7 +16,8 @@ from ..configs import DistillationConfig
 from ..errors import UsageError
 from ..forward.adaptors import Outputs
 from ..losses import loss_dtype, per_position, selected
-from .logit_masks import pair_selected, pairs_by_rank, per_head
+from .head_masks import per_head
+from .logit_masks import pair_selected, pairs_by_rank
 from .schedules import weight_schedule
 from .top_k import TopK
 from .value_checks import Checks, unequal_counts

@@ -34,17 +34,17 @@ def match_terms(
     """The terms of one match: its loss and, for a transport match, the costs of the layers.
 
     Args:
-        key: The match's place, under which its projection is kept.
-        name: Of the term.
-        match: Written out.
+        key: The key of the match's projection, for messages.
+        name: The name of the term.
+        match: The match, resolved.
         loss: ``loss(state_S, state_T, mask=) -> Mean``, and its row.
-        student: The student's outputs.
-        teachers: Those of all teachers.
-        projection: Its parameters, if it has one.
-        weights: The layers' weights of a transport match; ``None`` for equal ones.
+        student: Outputs of the student.
+        teachers: Outputs of each teacher.
+        projection: Parameters of the match's projection, if it has one.
+        weights: Layer weights of a transport match; ``None`` for equal ones.
 
     Raises:
-        UsageError: Something it needs is missing or does not fit.
+        UsageError: A layer, a module or a mask is missing or does not fit.
     """
     if match.teacher >= len(teachers):
         raise UsageError(

@@ -21,15 +21,8 @@ from ..forward.adaptors import Outputs
 from ..losses import Mean, add_means
 from ..registry import KD_LOSS_MAP, MATCH_LOSS_MAP, KDLossRow, loss_and_parameters
 from .ensemble import Ensemble, Targets, Weight, as_targets, make_ensemble
-from .logit_masks import (
-    classes_as_positions,
-    masks_of_heads,
-    pair_selected,
-    pairs_by_rank,
-    probability_shift,
-    select_classes,
-    weights_of_head,
-)
+from .head_masks import classes_as_positions, masks_of_heads, select_classes, weights_of_head
+from .logit_masks import pair_selected, pairs_by_rank, probability_shift
 from .loss_calls import BoundLoss, LossCall, as_sum_and_count, require_classes, weighted
 from .match_terms import Projection, match_terms
 from .optimal_transport import LAYER_WEIGHTS, cost_attention, equal_weights, shared_weights
