@@ -1,4 +1,4 @@
-"""The teacher's logits as they are compared: labels shifted, positions paired with the student's."""
+"""The teacher's logits as they are compared: shifted, and paired with the student's positions."""
 
 import jax
 import jax.numpy as jnp
