@@ -55,6 +55,19 @@ def setup(accumulation=1, *, optimizer=None, adaptor=exact_adaptor, precision=No
     return jax.jit(step), state
 
 
+@functools.cache
+def standard(accumulation=1):
+    """The step that several tests share, so that it compiles once."""
+    return setup(accumulation)
+
+
+@functools.cache
+def raw_outputs():
+    """The teacher's outputs, as a cache of the user's would hold them."""
+    forward = jax.jit(lambda params: TEACHER.apply(params, {}, DATA, train=False)[0])
+    return forward(TEACHER.params)
+
+
 def rows(*bounds):
     return tuple(
         {key: value[start:stop] for key, value in DATA.items()}
@@ -73,9 +86,9 @@ def rows(*bounds):
 )
 def test_any_split_into_micro_batches_gives_the_step_of_the_whole_batch(bounds):
     """Lesson B.6, 34: means of micro-batches were averaged."""
-    whole, state = setup()
+    whole, state = standard()
     expected, metrics = whole(state, TEACHER.variables, DATA)
-    split, state = setup(3)
+    split, state = standard(3)
     actual, split_metrics = split(state, TEACHER.variables, rows(*bounds))
     close = functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-6)
     jax.tree.map(close, actual.trainable, expected.trainable)
@@ -86,7 +99,7 @@ def test_counting_a_group_adds_no_forward_pass():
     """The pass that adds up counts must vanish from the compiled program."""
 
     def flops(accumulation, batch):
-        step, state = setup(accumulation)
+        step, state = standard(accumulation)
         compiled = step.lower(state, TEACHER.variables, batch).compile()
         return compiled.cost_analysis()["flops"]
 
@@ -124,11 +137,11 @@ def test_student_and_projections_move_and_the_step_counts():
 
 @pytest.mark.slow
 def test_split_batches_and_cached_teachers_give_the_same_step():
-    step, state = setup()
+    step, state = standard()
     expected = step(state, TEACHER.variables, DATA)[1]
     split = {"teacher": DATA, "student": DATA}
-    teach = make_teacher_step(TEACHER, exact_adaptor)
-    raw = TEACHER.apply(TEACHER.params, {}, DATA, train=False)[0]
+    teach = jax.jit(make_teacher_step(TEACHER, exact_adaptor))
+    raw = raw_outputs()
     poisoned = jax.tree.map(lambda leaf: leaf * jnp.nan, TEACHER.variables)
     for batch, variables in (
         (split, TEACHER.variables),
@@ -143,9 +156,9 @@ def test_split_batches_and_cached_teachers_give_the_same_step():
 @pytest.mark.slow
 def test_nan_in_the_teachers_padding_changes_nothing():
     """NaN where neither mask is set reaches no number and no gradient."""
-    step, state = setup()
+    step, state = standard()
     expected, _ = step(state, TEACHER.variables, DATA)
-    raw = TEACHER.apply(TEACHER.params, {}, DATA, train=False)[0]
+    raw = raw_outputs()
     padding = (DATA["attention_mask"] == 0)[..., None]
     hidden = [jnp.where(padding, jnp.nan, layer) for layer in raw["hidden"]]
     batch = {**DATA, "teacher_cache": {**raw, "hidden": hidden}}
@@ -158,7 +171,7 @@ def test_nan_in_the_teachers_padding_changes_nothing():
 @pytest.mark.slow
 def test_evaluated_parts_add_up_to_the_whole_data_set():
     objective = jb.make_objective(CONFIG, total_steps=10)
-    _, state = setup()
+    _, state = standard()
     evaluate = jax.jit(
         make_eval_step(
             STUDENT, TEACHER, objective, adaptor_S=exact_adaptor, adaptor_T=exact_adaptor
@@ -174,7 +187,7 @@ def test_evaluated_parts_add_up_to_the_whole_data_set():
 @pytest.mark.slow
 @pytest.mark.parametrize("half", [jnp.bfloat16, jnp.float16])
 def test_half_precision_follows_float32(half):
-    full, state = setup()
+    full, state = standard()
     _, metrics = full(state, TEACHER.variables, DATA)
     policy = Policy(param=jnp.float32, compute=half, loss_scaling=half == jnp.float16)
     step, state = setup(precision=policy)
@@ -190,7 +203,7 @@ def test_half_precision_follows_float32(half):
 def test_an_overflow_changes_nothing_but_the_loss_scale():
     policy = Policy(param=jnp.float32, compute=jnp.float16, loss_scaling=True)
     step, state = setup(precision=policy, optimizer=optax.adam(1e-2))
-    raw = TEACHER.apply(TEACHER.params, {}, DATA, train=False)[0]
+    raw = raw_outputs()
     overflow = {**raw, "hidden": [layer + jnp.inf for layer in raw["hidden"]]}
     after, metrics = step(state, TEACHER.variables, {**DATA, "teacher_cache": overflow})
     same = jax.tree.map(
@@ -205,7 +218,7 @@ def test_an_overflow_changes_nothing_but_the_loss_scale():
 
 
 def test_a_group_of_the_wrong_size_is_refused():
-    step, state = setup(3)
+    step, state = standard(3)
     with pytest.raises(jb.UsageError, match="tuple of 3"):
         step(state, TEACHER.variables, DATA)
 
