@@ -34,7 +34,7 @@ def build(job: Job, *, kind: str, k: int, bits: int, batch_size: int) -> None:
 
     report_wait("loading JAX and the teacher")
     from ..cache import Storage, build_cache
-    from ..devices.sharding import on_device
+    from ..devices.mesh import on_device
     from ..forward.precision import policy_of
     from ..text import TextLoader
     from ..text.classification import adaptor

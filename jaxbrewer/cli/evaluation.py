@@ -79,7 +79,7 @@ def _evaluate(
         read[name] = source, classes, tokenizer, texts
 
     report_wait("loading JAX and the model")
-    from ..devices.sharding import on_device
+    from ..devices.mesh import on_device
     from . import job_models
 
     models = {}

@@ -22,7 +22,7 @@ def plan(job: Job, *, fake_devices: bool) -> None:
     """
     import jax
 
-    from ..devices.sharding import devices_of
+    from ..devices.mesh import devices_of
 
     config = job.config.training
     if fake_devices:

@@ -57,7 +57,7 @@ def train(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
     test_texts = None if test is None else tokenize(tokenizer, test, data)
 
     report_wait("loading JAX and the model")
-    from ..devices.sharding import on_device
+    from ..devices.mesh import on_device
     from ..text.classification import make_fine_tuning
     from . import job_models
 
@@ -135,7 +135,7 @@ def prepare_distillation(job: Job) -> PreparedDistillation:
     require_matching_cache(job, source.directory, texts.encoded)
 
     report_wait("loading JAX and the models")
-    from ..devices.sharding import on_device
+    from ..devices.mesh import on_device
     from ..text.classification import make_distillation
     from . import job_models
 
@@ -172,7 +172,7 @@ def distill(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
     test = prepared.test
     test_texts = None if test is None else tokenize(tokenizer, test, data)
 
-    from ..devices.sharding import on_device
+    from ..devices.mesh import on_device
     from . import job_models
 
     with on_device(config.training):

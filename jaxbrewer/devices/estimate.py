@@ -11,15 +11,8 @@ import jax.numpy as jnp
 from ..configs import TrainingConfig
 from ..forward.model import Batch, Model, PyTree
 from ..step.state import TrainState
-from .sharding import (
-    Teachers,
-    batch_sharding,
-    jit_step,
-    make_layout,
-    on_device,
-    state_shardings,
-    teacher_shardings,
-)
+from .mesh import make_layout, on_device
+from .sharding import Teachers, batch_sharding, jit_step, state_shardings, teacher_shardings
 
 
 @dataclasses.dataclass(frozen=True)

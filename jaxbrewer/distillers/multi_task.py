@@ -14,7 +14,8 @@ from ..configs import DistillationConfig, TrainingConfig
 from ..data.batches import as_batch
 from ..data.groups import count_examples
 from ..devices.estimate import Estimate
-from ..devices.sharding import make_layout, models_for_use
+from ..devices.mesh import make_layout
+from ..devices.sharding import models_for_use
 from ..errors import UsageError, suggest
 from ..forward.adaptors import Adaptor
 from ..forward.as_model import as_model

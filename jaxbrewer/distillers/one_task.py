@@ -14,7 +14,8 @@ from ..data.batch_parts import objective_entry
 from ..data.batches import as_batch
 from ..data.groups import groups
 from ..devices.estimate import Estimate
-from ..devices.sharding import make_layout, models_for_use
+from ..devices.mesh import make_layout
+from ..devices.sharding import models_for_use
 from ..errors import UsageError
 from ..forward.adaptors import Adaptor
 from ..forward.as_model import as_model

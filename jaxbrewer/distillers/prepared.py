@@ -19,15 +19,8 @@ from ..configs import TrainingConfig
 from ..data.batches import as_batch
 from ..data.groups import GroupSource
 from ..devices.estimate import Estimate, estimate_step
-from ..devices.sharding import (
-    Teachers,
-    gather,
-    init_state,
-    make_layout,
-    on_device,
-    place_teacher,
-    readable,
-)
+from ..devices.mesh import make_layout, on_device
+from ..devices.sharding import Teachers, gather, init_state, place_teacher, readable
 from ..errors import StopTraining, UsageError
 from ..forward.model import Model, PyTree
 from ..forward.precision import policy_of

@@ -14,8 +14,9 @@ from ..checksums import leaves_by_path
 from ..configs import TrainingConfig
 from ..data.batches import as_batch, batch_size, signature
 from ..data.groups import GroupSource, count_batches
+from ..devices.mesh import DeviceLayout, on_device
 from ..devices.processes import exit_all_on_error
-from ..devices.sharding import DeviceLayout, jit_step, on_device, place_batch
+from ..devices.sharding import jit_step, place_batch
 from ..errors import NonFiniteError, UsageError
 from ..forward.model import PyTree
 from ..objective.term_weights import TermWeight

@@ -17,10 +17,10 @@ import numpy as np
 import optax
 
 import jaxbrewer as jb
+from jaxbrewer.devices.mesh import make_layout
 from jaxbrewer.devices.sharding import (
     init_state,
     jit_step,
-    make_layout,
     models_for_use,
     place_batch,
     place_teacher,

@@ -13,7 +13,8 @@ import optax
 
 import jaxbrewer as jb
 from jaxbrewer.checksums import checksums
-from jaxbrewer.devices.sharding import init_state, make_layout
+from jaxbrewer.devices.mesh import make_layout
+from jaxbrewer.devices.sharding import init_state
 from tests.recovery import Crash, Crashing, left_behind
 from tests.toys import Encoder, hidden_adaptor, quiet, text_data
 
