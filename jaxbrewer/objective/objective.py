@@ -7,8 +7,7 @@ add up, which makes the split of a batch irrelevant.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,21 +17,17 @@ import optax
 from ..configs import DistillationConfig, EMDMatch
 from ..errors import UsageError
 from ..forward.adaptors import Outputs
-from ..losses import Mean, add_means
-from ..registry import KD_LOSS_MAP, MATCH_LOSS_MAP, KDLossRow, loss_and_parameters
-from .ensemble import Ensemble, Targets, Weight, as_targets, make_ensemble
-from .head_masks import classes_as_positions, masks_of_heads, select_classes, weights_of_head
-from .logit_masks import pair_selected, pairs_by_rank, probability_shift
-from .loss_calls import BoundLoss, LossCall, as_sum_and_count, require_classes, weighted
+from ..losses import Mean
+from ..registry import MATCH_LOSS_MAP
+from .ensemble import Ensemble, Targets, as_targets, make_ensemble
+from .logits_loss import LogitsLoss, make_logits_loss
+from .loss_calls import BoundLoss, as_sum_and_count
 from .match_terms import Projection, match_terms
 from .optimal_transport import LAYER_WEIGHTS, cost_attention, equal_weights, shared_weights
 from .projections import init_projection
 from .schedules import temperature_schedule
-from .temperature_rules import temperature_rule
 from .term_weights import TermWeight, Weights, make_weights
-from .top_k import TopK, pair_top_k, require_kept_logits_suffice, to_buckets
-from .value_checks import Checks, as_metric, fractional_mask, is_check, report, unequal_counts
-from .vocabulary import fit_vocabularies
+from .value_checks import as_metric, is_check, report
 
 Terms = dict[str, tuple[Mean, ...]]
 """Each loss by its metric name; the loss is the sum of the means."""
@@ -62,10 +57,8 @@ class Objective:
     temperature: optax.Schedule | float
     ensemble: Ensemble
     total_steps: int | None
-    _kd_row: KDLossRow
-    _kd_loss: LossCall
+    _logits: LogitsLoss
     _match_losses: tuple[BoundLoss, ...]
-    _rule: Callable[..., Any] | None
 
     def __call__(
         self,
@@ -182,7 +175,9 @@ class Objective:
         if self.total_steps is not None:
             last = {name: self._weight_at(name, self.total_steps) for name in self.weights}
             weights = {
-                name: weight if weight == last[name] else replace(weight, last=last[name])
+                name: weight
+                if weight == last[name]
+                else dataclasses.replace(weight, last=last[name])
                 for name, weight in weights.items()
             }
         return weights
@@ -190,9 +185,10 @@ class Objective:
     def _weight_at(self, name: str, step: int) -> TermWeight:
         weight = self.weights[name]
         value = float(weight(step) if callable(weight) else weight)
-        if name != "kd_loss" or not self._kd_row.temperature_power:
+        if name != "kd_loss" or not self._logits.loss.row.temperature_power:
             return TermWeight(value)
-        return TermWeight(value, float(self.base_temperature(step)), self._kd_row.temperature_power)
+        power = self._logits.loss.row.temperature_power
+        return TermWeight(value, float(self.base_temperature(step)), power)
 
     def terms(
         self,
@@ -218,8 +214,8 @@ class Objective:
         targets = as_targets(self.ensemble, teacher, step=step, temperature=temperature)
         if targets is not None:
             if student.logits and targets.compared[0].logits:
-                terms["kd_loss"] = self._kd_terms(student, targets, temperature)
-                terms |= self._checks_of_masks(student, targets)
+                terms["kd_loss"] = self._logits.terms(student, targets, temperature)
+                terms |= self._logits.checks(student, targets)
             elif not self._named_matches() or (
                 (student.logits or targets.compared[0].logits) and self.weights["kd_loss"] != 0
             ):
@@ -280,108 +276,6 @@ class Objective:
             report(metrics)
         return total, {"total_loss": total, **metrics}
 
-    def _checks_of_masks(self, student: Outputs, targets: Targets) -> Checks:
-        """What is checked of the values of both models' ``logits_mask``."""
-        checks = dict(targets.checks)
-        for mask in student.logits_mask:
-            checks |= fractional_mask("The student's", mask)
-        for index, teacher in enumerate(targets.compared):
-            whose = f" of teacher {index}" if len(targets.compared) > 1 else ""
-            for mask in teacher.logits_mask:
-                checks |= fractional_mask("The teacher's", mask)
-            for head, (mask_S, mask_T) in enumerate(masks_of_heads(student, teacher)):
-                if mask_S is None or mask_T is None or student.logits[head].ndim == 2:
-                    continue
-                if pairs_by_rank(mask_S, mask_T, self.config.mask_pairing):
-                    checks |= unequal_counts(f"logits[{head}]{whose}", mask_S, mask_T)
-        return checks
-
-    def _kd_terms(self, student: Outputs, targets: Targets, temperature: Any) -> tuple[Mean, ...]:
-        """One :class:`Mean` per head, a weighted one where the losses of several are averaged."""
-        several = len(targets.compared) > 1
-        parts = [
-            self._kd_terms_of_one(
-                student,
-                teacher,
-                self.ensemble.temperature(index, temperature) if several else temperature,
-                weight,
-            )
-            for index, (teacher, weight) in enumerate(
-                zip(targets.compared, targets.weights, strict=True)
-            )
-        ]
-        return tuple(add_means(*heads) for heads in zip(*parts, strict=True))
-
-    def _kd_terms_of_one(
-        self, student: Outputs, teacher: Outputs, temperature: Any, weight: Weight | None
-    ) -> tuple[Mean, ...]:
-        heads = len(student.logits)
-        if len(teacher.logits) != heads:
-            raise UsageError(
-                f"The student's adaptor returned {heads} 'logits', the teacher's "
-                f"{len(teacher.logits)}: each head needs its counterpart."
-            )
-        labels = student.labels or teacher.labels
-        if self.config.probability_shift and len(labels) != heads:
-            raise UsageError(
-                f"probability_shift needs 'labels' from the student's adaptor for each of its "
-                f"{heads} heads, got {len(labels)}."
-            )
-        masks, pairing = masks_of_heads(student, teacher), self.config.mask_pairing
-        means = []
-        for head in range(heads):
-            weights = weights_of_head(student, teacher, head, masks[head], pairing)
-            loss = weighted(self._kd_loss, weight, self._kd_row, positions=weights)
-            label = labels[head] if len(labels) == heads else None
-            pair = student.logits[head], teacher.logits[head]
-            means.append(
-                self._kd_term(f"logits[{head}]", loss, *pair, temperature, masks[head], label)
-            )
-        return tuple(means)
-
-    def _kd_term(
-        self,
-        what: str,
-        loss: LossCall,
-        logits_S: jax.Array,
-        logits_T: Any,
-        temperature: Any,
-        masks: tuple[jax.Array | None, jax.Array | None],
-        label: jax.Array | None,
-    ) -> Mean:
-        """The loss of one head."""
-        name, _ = loss_and_parameters(self.config.kd_loss_type)
-        for who, logits in (("student", logits_S), ("teacher", logits_T)):
-            require_classes(f"{what} of the {who}", name, self._kd_row, logits)
-        mask, has_positions, is_top_k = None, logits_S.ndim > 2, isinstance(logits_T, TopK)
-        if is_top_k:
-            require_kept_logits_suffice(self.config)
-        if has_positions:
-            pair: Any = pair_top_k if is_top_k else pair_selected
-            logits_T, mask = pair(logits_T, *masks, pairing=self.config.mask_pairing)
-        if logits_S.shape[:-1] == logits_T.shape[:-1] and not is_top_k:
-            logits_S, logits_T = fit_vocabularies(
-                logits_S,
-                logits_T,
-                self.config.vocabulary,
-                what=what,
-                rules_out=self._kd_row.teacher_rules_out,
-            )
-        _same_shape(what, logits_S, logits_T)
-        if not has_positions:
-            logits_S, logits_T, mask = select_classes(what, logits_S, logits_T, masks)
-        if self.config.probability_shift:
-            assert label is not None
-            logits_T = probability_shift(logits_T, label)
-        tau = temperature
-        if self._rule is not None:
-            tau = self._rule(logits_S, logits_T, temperature, mask)
-        if is_top_k:
-            logits_S, logits_T = to_buckets(logits_S, logits_T, tau, mask)
-        if not has_positions and self._kd_row.elementwise:
-            logits_S, logits_T, mask = classes_as_positions(logits_S, logits_T, masks, mask)
-        return loss(logits_S, logits_T, tau, mask=mask, labels=label)
-
 
 def make_objective(config: DistillationConfig, *, total_steps: int | None = None) -> Objective:
     """Builds the objective of a config.
@@ -409,19 +303,13 @@ def make_objective(config: DistillationConfig, *, total_steps: int | None = None
             "teacher_outputs)."
         )
     temperature = temperature_schedule(config.temperature, total_steps)
-    rule = None
-    if config.temperature_scheduler != "none":
-        rule = temperature_rule(config.temperature_scheduler)
-    kd_row = KD_LOSS_MAP.row(config.kd_loss_type)
-    kd_loss = as_sum_and_count(KD_LOSS_MAP, config.kd_loss_type)
     matches = (*config.intermediate_matches, *config.custom_matches)
     match_losses = tuple(as_sum_and_count(MATCH_LOSS_MAP, match.loss) for match in matches)
     ensemble = make_ensemble(config, total_steps)
+    logits = make_logits_loss(config, ensemble)
     named = list(zip(_unique_names(matches), matches, strict=True))
     weights = make_weights(config, named, total_steps)
-    return Objective(
-        config, weights, temperature, ensemble, total_steps, kd_row, kd_loss, match_losses, rule
-    )
+    return Objective(config, weights, temperature, ensemble, total_steps, logits, match_losses)
 
 
 def _unique_names(matches: Sequence[Any]) -> list[str]:
@@ -432,10 +320,3 @@ def _unique_names(matches: Sequence[Any]) -> list[str]:
         name if not earlier else f"{name}#{earlier + 1}"
         for name, earlier in zip(names, repeats, strict=True)
     ]
-
-
-def _same_shape(what: str, student: jax.Array, teacher: jax.Array) -> None:
-    if student.shape != teacher.shape:
-        raise UsageError(
-            f"{what}: the student's shape {student.shape} and the teacher's {teacher.shape} differ."
-        )
