@@ -7,12 +7,12 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-from flax import core, traverse_util
+from flax import core
 from flax.errors import InvalidRngError, ModifyScopeVariableError
 
 from ..errors import UsageError
 from .capture import Select, call_linen
-from .model import Apply, Batch, Model, PyTree
+from .model import Apply, Batch, Model, PyTree, check_variables
 from .model_call import ModelCall, method_of
 
 
@@ -107,7 +107,7 @@ def from_linen(
                 outputs, changed = call(bound, batch, args, train=train, rng=rng)
             if not changed:
                 return outputs, state
-            _check_variables(name, state, changed)
+            check_variables(name, state, changed, "call module.init in training mode")
             return outputs, changed
 
         return apply
@@ -158,14 +158,3 @@ def _evaluation(name: str) -> Iterator[None]:
 
 def _first_sentence(error: Exception) -> str:
     return str(error).partition(" (http")[0].rstrip(".")
-
-
-def _check_variables(name: str, before: PyTree, after: PyTree) -> None:
-    """Raises :class:`UsageError` if a training forward pass created variables."""
-    known = traverse_util.flatten_dict(before, sep="/")
-    created = [path for path in traverse_util.flatten_dict(after, sep="/") if path not in known]
-    if created:
-        raise UsageError(
-            f"{name} creates the variables {', '.join(map(repr, created[:3]))} in training, which "
-            "its initial variables lack: call module.init in training mode."
-        )

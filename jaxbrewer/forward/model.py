@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
+from flax import traverse_util
 
+from ..errors import UsageError
 from .capture import Select
 
 PyTree = Any
@@ -72,3 +74,24 @@ class Model:
     def variables(self) -> dict[str, PyTree]:
         """``{"params": ..., "state": ...}``, as a train step takes a teacher."""
         return {"params": self.params, "state": self.state}
+
+
+def check_variables(name: str, before: PyTree, after: PyTree, remedy: str) -> None:
+    """Checks that a training forward pass created no variables.
+
+    Args:
+        name: The module's class.
+        before: Its state before, nested dicts.
+        after: Its state after.
+        remedy: What creates the variables beforehand.
+
+    Raises:
+        UsageError: It did.
+    """
+    known = traverse_util.flatten_dict(before, sep="/")
+    created = [path for path in traverse_util.flatten_dict(after, sep="/") if path not in known]
+    if created:
+        raise UsageError(
+            f"{name} creates the variables {', '.join(map(repr, created[:3]))} in a training step, "
+            f"which its state lacks: {remedy}."
+        )

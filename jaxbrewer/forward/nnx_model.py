@@ -10,7 +10,7 @@ from flax import nnx
 
 from .capture import Select, call_nnx
 from .evaluation_check import check_evaluation
-from .model import Apply, Batch, Model, PyTree
+from .model import Apply, Batch, Model, PyTree, check_variables
 from .model_call import MODE_FLAGS, ModelCall, method_of
 
 
@@ -36,7 +36,7 @@ def from_nnx(
             them, nested dicts of tuples. Values sown into other types are dropped.
 
     Raises:
-        UsageError: The module has no such method.
+        UsageError: The module has no such method or, in a call, creates variables.
 
     Examples:
         >>> class Net(nnx.Module):
@@ -89,8 +89,9 @@ def from_nnx(
                 check_evaluation(run, keys, batch, module, state)
             if not train or not own_state:
                 return outputs, state
-            new_state = nnx.to_pure_dict(nnx.state(module, is_kept))
-            return outputs, _string_keys(new_state)
+            new_state = _string_keys(nnx.to_pure_dict(nnx.state(module, is_kept)))
+            check_variables(type(model).__name__, state, new_state, "create them in __init__")
+            return outputs, new_state
 
         return apply
 

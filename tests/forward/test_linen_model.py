@@ -143,5 +143,5 @@ def test_variables_that_appear_in_training_are_named():
                 self.variable("stats", "late", jnp.zeros, ())
             return nn.Dense(CLASSES)(x)
 
-    with pytest.raises(jb.UsageError, match="Late creates the variables 'stats/late' in training"):
+    with pytest.raises(jb.UsageError, match="Late creates the variables 'stats/late' in a tr"):
         forward(jb.as_model(pair(Late())), train=True)

@@ -178,6 +178,16 @@ def test_values_left_by_an_earlier_call_are_not_part_of_the_model():
     assert hasattr(module, "hidden")
 
 
+def test_variables_that_appear_in_training_are_named():
+    class Late(Sowing):
+        def __call__(self, x):
+            self.layer.last = Balance(x)
+            return super().__call__(x)
+
+    with pytest.raises(jb.UsageError, match="Late creates the variables 'layer/last' in a tr"):
+        train_mode(jb.as_model(Late(0)), 1)
+
+
 class OwnFlag(NnxMLP):
     """Keeps its mode in an attribute that ``nnx.view`` does not know."""
 
