@@ -142,15 +142,19 @@ def refuse_pytorch_arguments(args: dict[str, Any]) -> None:
 
 
 def check_config(config: DistillationConfig) -> None:
-    """Raises :class:`UsageError` for a config whose objective cannot be built."""
-    make_objective(without_open_matches(config), total_steps=1)
+    """Raises :class:`UsageError` for a config whose objective cannot be built.
 
-
-def without_open_matches(config: DistillationConfig) -> DistillationConfig:
-    """The config without its matches if some of them depend on the models' layers."""
-    if config.is_resolved:
-        return config
-    return dataclasses.replace(config, intermediate_matches=(), custom_matches=())
+    Matches that depend on the models' layers are not checked yet; a weight of the labels stands for
+    theirs, so that the others may be 0.
+    """
+    if not config.is_resolved:
+        config = dataclasses.replace(
+            config,
+            intermediate_matches=(),
+            custom_matches=(),
+            hard_label_weight=config.hard_label_weight or 1,
+        )
+    make_objective(config, total_steps=1)
 
 
 def peek(dataloader: Any) -> tuple[Any, Any]:

@@ -182,3 +182,13 @@ def test_half_precision_weights_are_warned_of_unless_it_is_chosen():
         distiller(student=(mlp, params)).train(SGD, BATCHES, num_steps=1)
     chosen = quiet(fp16=True, half_dtype="bfloat16")
     distiller(chosen, student=(mlp, params)).train(SGD, BATCHES, num_steps=1)
+
+
+def test_open_matches_may_have_all_the_weight():
+    """Whether a match has a weight is known when it is resolved."""
+    config = jb.DistillationConfig(kd_loss_weight=0, intermediate_matches="emd")
+    models = Encoder(6, 2, seed=1), Encoder(6, 1)
+    general = jb.GeneralDistiller(quiet(), config, *models, hidden_adaptor, hidden_adaptor)
+    general.check(SGD, [text_data(4)], num_steps=1)
+    with pytest.raises(jb.UsageError, match="all weights are 0"):
+        distiller(distill=jb.DistillationConfig(kd_loss_weight=0))

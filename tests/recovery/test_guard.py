@@ -108,6 +108,7 @@ def test_labels_out_of_range_are_named_and_not_the_learning_rate():
     assert "Lower the learning rate" in str(error.value)
 
 
+@pytest.mark.filterwarnings("ignore:The student's weights are float16:UserWarning")
 def test_float16_weights_under_adam_name_eps():
     def half(params):
         return jax.tree.map(lambda leaf: leaf.astype(jnp.float16), params)

@@ -161,8 +161,7 @@ def test_a_resumed_training_equals_an_unbroken_one(make, crashes, tmp_path):
     if isinstance(expected.student, dict):
         assert bits(actual.student) == bits(expected.student)
     starts = json.loads((broken / "run" / "manifest.json").read_text())["resumed"]
-    kept_nothing = crashes[0] < 3 * (2 if make is with_everything else 1)
-    assert len(starts) == len(crashes) - kept_nothing
+    assert len(starts) == len(crashes)  # steps without a checkpoint are a run too
 
 
 def test_sigterm_saves_between_checkpoints_and_the_resumed_run_equals_an_unbroken_one(
