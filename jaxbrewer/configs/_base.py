@@ -18,7 +18,7 @@ LARGEST_SEED = 2**32 - 1
 """A seed beyond that would be cut off to 32 bits, and be the seed 0 for 2**32."""
 
 
-LARGEST = 3.4e38
+LARGEST = 3.4028234663852886e38
 """Numbers beyond it are infinite in float32."""
 
 

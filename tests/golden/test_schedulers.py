@@ -19,31 +19,18 @@ CLAIMS = claims(
     [case.name for case in cases("schedulers")],
     {
         f"schedulers/{name}": f"no temperature is below {FLOOR}, where TextBrewer's may be 0 or "
-        "negative; equal with minimum=-inf"
+        "negative; equal above it"
         for name in ("flsw_dict", "flsw_eps")
     },
 )
 
 
-def spec_of(case: Case, **options):
-    builder = case.args["builder"]
-    if isinstance(builder, str):
-        return builder
-    if isinstance(builder[-1], dict):
-        spec = [*builder[:-1], {**builder[-1], **options}]
-    else:
-        spec = [*builder, options]
-    return tuple(spec) if case.args["builder_is_tuple"] else spec
-
-
 def temperatures(case: Case, x):
     base = case.args["base_temperature"]
     dtype = x["logits_S"].dtype
-    free, floored = (
-        jnp.asarray(temperature_rule(spec)(x["logits_S"], x["logits_T"], base), dtype)
-        for spec in (spec_of(case, minimum=-jnp.inf), spec_of(case))
-    )
-    return {"tau": free, "mean_tau": free.mean(), "floored": floored}
+    rule = temperature_rule(case.args["builder"])
+    tau = jnp.asarray(rule(x["logits_S"], x["logits_T"], base), dtype)
+    return {"tau": tau, "mean_tau": tau.mean()}
 
 
 @functools.cache
@@ -57,14 +44,15 @@ def test_temperatures_are_textbrewers(case: Case, precision: str):
     result = computed(precision)[case.name]
     for name in ("tau", "mean_tau"):
         assert result[name].dtype == precision
-        case.outputs[name].check(result[name], name)
+        if CLAIMS[case.name].kind == "equal":
+            case.outputs[name].check(result[name], name)
 
 
 @pytest.mark.parametrize("case", RULES, ids=str)
 def test_temperature_has_a_floor(case: Case):
     """Differs on purpose: TextBrewer's temperatures may be 0 or negative, ours may not."""
     result = computed("float64")[case.name]
-    np.testing.assert_allclose(result["floored"], np.maximum(result["tau"], FLOOR))
+    np.testing.assert_allclose(result["tau"], np.maximum(case.outputs["tau"].float64, FLOOR))
 
 
 def test_some_case_needs_the_floor():

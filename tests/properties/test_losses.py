@@ -16,7 +16,7 @@ from hypothesis.extra.numpy import arrays
 
 from jaxbrewer.losses import add_means
 from jaxbrewer.testing._subject import PADDING, Subject
-from tests.losses.test_contract import CLAIMS, loss_of
+from tests.losses.test_contract import ALL, NAMES, claims_of, loss_of
 
 BATCH, LENGTH, WIDTH = 3, 3, 4
 SHAPES = {
@@ -31,7 +31,7 @@ NUMBERS = [-3, -1, -0.5, 0, 0.5, 1, 3]  # exact in every dtype
 
 @functools.cache
 def subject_of(name):
-    return Subject(loss_of(name), CLAIMS[name]["inputs"], PARAMETERS.get(name, {}), None, None)
+    return Subject(loss_of(name), claims_of(name)["inputs"], PARAMETERS.get(name, {}), None, None)
 
 
 @st.composite
@@ -49,7 +49,7 @@ def batches(draw, subject):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CLAIMS)
+@ALL
 def test_numbers_are_finite_exact_and_blind_to_padding(name):
     subject = subject_of(name)
 
@@ -89,7 +89,7 @@ def alone(batch, example, length):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [x for x, claims in CLAIMS.items() if claims.get("splits", True)])
+@pytest.mark.parametrize("name", [x for x in NAMES if claims_of(x)["splits"]])
 def test_a_padded_batch_is_its_examples_one_by_one(name):
     subject = subject_of(name)
     lengths = st.lists(st.integers(1, LENGTH), min_size=BATCH, max_size=BATCH)
