@@ -60,12 +60,20 @@ class Outputs:
     def __post_init__(self) -> None:
         """Puts single arrays and lists into tuples."""
         for field in _BY_HEAD:
-            value = getattr(self, field)
-            if isinstance(value, (list, Mean)) or hasattr(value, "shape"):
-                items = tuple(value) if isinstance(value, list) else (value,)
-                if field == "losses":
-                    items = tuple(map(_as_mean, items))
-                object.__setattr__(self, field, items)
+            items = _single_or_list(getattr(self, field))
+            if field == "losses" and isinstance(items, tuple):
+                items = tuple(_as_mean(x) if hasattr(x, "shape") else x for x in items)
+            object.__setattr__(self, field, items)
+        if isinstance(self.features, dict):
+            features = {name: _single_or_list(layers) for name, layers in self.features.items()}
+            object.__setattr__(self, "features", features)
+
+
+def _single_or_list(value: Any) -> Any:
+    """A tuple for a single array or a list; anything else, such as a pytree's leaf, as it is."""
+    if isinstance(value, list):
+        return tuple(value)
+    return (value,) if isinstance(value, Mean) or hasattr(value, "shape") else value
 
 
 def collect(answer: Mapping[str, Any], who: str, *, examples: int | None = None) -> Outputs:

@@ -151,6 +151,9 @@ def test_outputs_take_single_arrays_and_lists_for_tuples():
     assert [len(x) for x in (single.logits, single.logits_mask, single.labels)] == [1, 1, 1]
     assert float(single.losses[0].value()) == 1
     assert Outputs(losses=single.losses[0]).losses == single.losses
+    assert Outputs(losses=(jnp.ones(BATCH), 2.0)).losses[0].count == BATCH
+    layers = Outputs(features={"hidden": HIDDEN, "attention": MASK}).features
+    assert [len(layers["hidden"]), layers["attention"][0].shape] == [2, MASK.shape]
     assert Outputs(logits=keep_top_k(LOGITS, 2)).logits[0].shape == LOGITS.shape
     objective = jb.make_objective(jb.DistillationConfig())
     assert objective(Outputs(logits=LOGITS), Outputs(logits=LOGITS), {})[0] > 0
