@@ -82,6 +82,8 @@ def probabilities(subject: str, scores: Float[Array, "batch ... keys"]) -> Check
         subject: What they are, for the message.
         scores: Attention of a layer, ``[batch, [heads,] queries, keys]``.
     """
+    if scores.ndim < 3:  # no attention; the loss refuses it
+        return {}
     last = max(scores.shape[-2] - 1, 1)
     rows = jax.lax.stop_gradient(scores)[..., ::last, :].astype(jnp.float32)
     sums = jnp.sum(rows, axis=-1)
