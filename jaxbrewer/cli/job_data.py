@@ -117,6 +117,10 @@ def tokenize(tokenizer: Tokenizer, examples: Examples, data: DataConfig) -> Text
 
 def classes_to_train(source: ModelDirectory, examples: Examples) -> Classes:
     """The model's own classes if the examples have the same ones, else a new head's."""
+    if len(examples.label_names) < 2:
+        raise UsageError(
+            f"data.train has one class, {abbreviate(examples.label_names)}: a classifier needs two."
+        )
     if source.has_head and set(source.labels) == set(examples.label_names):
         return Classes(source.labels)
     return Classes(examples.label_names, new_head=True)
@@ -132,6 +136,8 @@ def classes_of(source: ModelDirectory, examples: Examples, data: DataConfig) -> 
         UsageError: The examples have other classes.
     """
     found, count = examples.label_names, len(source.labels)
+    if count < 2:
+        raise UsageError(f"{source.directory} has {count} classes: a classifier needs two.")
     if set(found) <= set(source.labels):
         return Classes(source.labels)
     if source.labels_are_numbers:

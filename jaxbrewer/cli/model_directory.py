@@ -48,7 +48,11 @@ class ModelDirectory:
     @property
     def labels(self) -> tuple[str, ...]:
         """The names of the classes in order."""
-        names = self.fields.get("id2label") or {}
+        names = self.fields.get("id2label")
+        if not names:  # as in transformers
+            number = self.fields.get("num_labels", 2)
+            count = number if isinstance(number, int) and 0 <= number < 2**24 else 0
+            return tuple(f"LABEL_{label}" for label in range(count))
         try:
             by_number = {int(number): str(name) for number, name in names.items()}
             return tuple(by_number[number] for number in range(len(by_number)))

@@ -183,6 +183,16 @@ def test_bad_model_directories_are_refused_in_one_line(data, tmp_path, capsys):
     assert "a model of type 'gpt2'" in refused(capsys, "evaluate", model / "model", file)
 
 
+def test_one_class_is_no_classification(job, data, tmp_path, capsys):
+    (tmp_path / "one.csv").write_text("label,text\ncat,it purrs\ncat,it meows\n")
+    words = ["--data.train", tmp_path / "one.csv", "--data.test="]
+    line = refused(capsys, "train", job, *words)
+    assert line == "data.train has one class, cat: a classifier needs two."
+    teacher = write_model(tmp_path / "t", head=True, num_labels=1, labels=("cat",))
+    line = refused(capsys, "distill", job, *words, "--teacher.path", teacher)
+    assert "t has 1 classes: a classifier needs two." in line
+
+
 def test_run_directories_that_cannot_be_written_are_refused(job, tmp_path, capsys):
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     (tmp_path / "circle").symlink_to(tmp_path / "circle")
