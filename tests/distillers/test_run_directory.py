@@ -177,10 +177,12 @@ def test_without_a_teacher_only_hard_labels_have_a_weight(capsys):
 
 def test_progress_without_a_terminal_is_plain_lines(tmp_path, capsys):
     distiller(quiet(progress=True)).train(SGD, BATCHES, num_epochs=2)
-    weights, line = capsys.readouterr().err.strip().splitlines()
+    weights, *waiting, line = capsys.readouterr().err.strip().splitlines()
     assert weights == (
         "effective weights at step 0: kd_loss 0.25 (1 / T^2, T = 2), hard_label_loss 0.5"
     )
+    assert waiting[0].endswith("reading the first batch")
+    assert all(text.startswith("step ") for text in waiting)
     assert line.startswith("step 6/6  loss ")
     assert "examples/s" in line
     assert line.endswith("s left")
