@@ -120,7 +120,7 @@ def test_a_missing_cache_is_built_with_is_caching_logits(tmp_path, capsys):
     with pytest.raises(jb.UsageError, match="holds no teacher cache: .* makes one"):
         train(config)
     built = train(dataclasses.replace(config, progress=True), distill=CACHING)
-    assert "teacher cache: the teacher runs over the data" in capsys.readouterr().err
+    assert "teacher cache: the teacher runs once over the data" in capsys.readouterr().err
     assert Manifest.read(tmp_path / "cache").examples == 24
     np.testing.assert_array_equal(train(config, teacher=None), built)
 

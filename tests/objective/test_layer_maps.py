@@ -132,7 +132,7 @@ def test_mismatches_are_refused_in_one_line(matches, student, says):
     [
         ("unifrom", "'unifrom' is unknown: did you mean 'uniform'"),
         ("L3_hidden_kl", "is unknown"),
-        ({"map": "L3_hidden_mse", "loss": "cos"}, "names its feature and its loss already"),
+        ({"map": "L3_hidden_mse", "loss": "cos"}, "already names its feature and its loss"),
         ({"map": "last", "feature": "hiden"}, "LayerMap.feature 'hiden'"),
         ({"map": "last", "loss": "cosine"}, "LayerMap.loss 'cosine'"),
         ({"kind": "emd", "epsilon": 0}, "EMDMatch.epsilon must be a positive number"),
