@@ -1,6 +1,7 @@
 """Settings of all tests: CPU, a lasting compile cache, no rank promotion, no time limits."""
 
 import os
+import signal
 from pathlib import Path
 
 from hypothesis import settings
@@ -11,6 +12,9 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background job
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("quiet", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
