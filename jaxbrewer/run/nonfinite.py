@@ -133,7 +133,7 @@ class NonFiniteGuard:
             self._warned |= report(
                 watched.finite.checks or {}, where=f"Step {watched.number}: ", known=self._warned
             )
-            if not np.asarray(watched.finite.step):
+            if not jax.device_get(watched.finite.step):
                 return watched
         return None
 
@@ -152,7 +152,7 @@ class NonFiniteGuard:
             arrays: Further trees to search, by the name they have in the message.
             kept: A sentence on the checkpoint that is left.
         """
-        finite = np.asarray(bad.finite.gradients)
+        finite = jax.device_get(bad.finite.gradients)
         gradients = [name for name, fine in zip(self._gradients, finite, strict=True) if not fine]
         found = {f"{len(finite)} gradients": gradients} | {
             name: nonfinite_arrays(tree) for name, tree in arrays.items()
