@@ -32,11 +32,16 @@ def as_batch(batch: Any) -> Batch:
         ...
         jaxbrewer.errors.UsageError: The dataloader yields single examples, not batches...
     """
-    arrays = as_arrays(batch)
     if isinstance(batch, Mapping):
         for name in batch:
             if not isinstance(name, str):
                 raise UsageError(f"The entries of a batch must have names, got the key {name!r}.")
+    if isinstance(batch, list) and batch and all(isinstance(item, Mapping) for item in batch):
+        raise UsageError(
+            f"The dataloader yields a list of {len(batch)} dicts, not a batch: collate them into "
+            "one dict of arrays, np.stack for each entry."
+        )
+    arrays = as_arrays(batch)
     parts = [student_part(arrays)]
     if is_split(arrays):
         given = arrays["teacher"]

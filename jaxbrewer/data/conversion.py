@@ -12,6 +12,10 @@ import numpy as np
 from ..errors import UsageError
 
 _TEXT = (str, bytes)
+_TOO_LONG = {np.dtype(kind) for kind in (np.longdouble, np.clongdouble)} - {
+    np.dtype(kind) for kind in (np.float64, np.complex128)
+}
+"""Dtypes that JAX does not have."""
 
 
 def as_arrays(batch: Any) -> Any:
@@ -71,10 +75,18 @@ def _converted(value: Any, path: str, convert: Callable[[Any, str], Any]) -> Any
             return convert(value, path)
         if isinstance(value, list) and value and isinstance(value[0], _TEXT):
             return convert(value[0], path)
+        if any(item is None for item in value) and any(map(_is_numbers, value)):
+            return convert(np.asarray(value, object), path)
         return tuple(_converted(item, f"{path}[{i}]", convert) for i, item in enumerate(value))
     if value is None or _is_leaf(value):
         return None if value is None else convert(value, path)
-    return _mapped(value, lambda item, name: _converted(item, f"{path}.{name}".strip("."), convert))
+
+    def child(item: Any, name: Any) -> Any:
+        return _converted(item, f"{path}.{name}".strip("."), convert)
+
+    if type(value) is dict:  # in its own order, which JAX would sort
+        return {name: child(item, name) for name, item in value.items()}
+    return _mapped(value, child)
 
 
 def _mapped(node: Any, function: Callable[[Any, str], Any]) -> Any:
@@ -102,7 +114,13 @@ def _array(value: Any, path: str) -> Any:
             f"{entry} holds {type(value).__name__}, which does not convert to an array: "
             f"{' '.join(str(error).split())}"
         ) from None
-    if jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool:
+    if isinstance(array, np.ma.MaskedArray):
+        raise UsageError(f"{entry} is a masked array, whose mask JAX ignores: give .filled(value).")
+    if array.dtype in _TOO_LONG:
+        raise UsageError(f"{entry} is {array.dtype}, which JAX does not have: convert it.")
+    if jnp.issubdtype(array.dtype, jnp.number):
+        return array
+    if array.dtype == bool:
         return array
     if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
         return array
@@ -127,11 +145,11 @@ def _plain(value: Any) -> Any:
 def _contents(array: Any) -> str:
     """The type of what an array holds, for messages."""
     if array.dtype == object:
-        items = [item for item in array.reshape(-1) if not isinstance(item, (int, float))]
-        return type(items[0]).__name__ if items else "object"
+        kinds = [type(item) for item in array.reshape(-1) if not isinstance(item, (int, float))]
+        return "None" if type(None) in kinds else (*(k.__name__ for k in kinds), "object")[0]
     if array.dtype.kind in "US":
         return "str" if array.dtype.kind == "U" else "bytes"
-    return array.dtype.name
+    return str(array.dtype.name)
 
 
 def _is_numbers(value: Any) -> bool:

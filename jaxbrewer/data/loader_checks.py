@@ -53,6 +53,13 @@ def check_loader(dataloader: Any) -> None:
             f"The dataloader must be an iterable of batches, got {dataloader.__name__} itself: "
             "call it."
         )
+    if isinstance(dataloader, (list, tuple)):
+        axes = {np.ndim(item) if hasattr(item, "shape") else None for item in dataloader}
+        if len(axes) > 1 and None not in axes:
+            raise UsageError(
+                f"The dataloader is a {kind} of arrays with different numbers of axes, not of "
+                "batches: give ArrayLoader((x, y), batch_size)."
+            )
     library = _library_of(dataloader)
     if library is not None and not isinstance(dataloader, Iterable):
         raise UsageError(

@@ -1,8 +1,7 @@
 """A model and its adaptor as one function."""
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -13,6 +12,7 @@ from ..errors import UsageError
 from .adaptors import Adaptor, Outputs, collect
 from .call_arguments import arguments_of
 from .capture import element
+from .error_context import adaptor_errors_name, model_errors_name
 from .model import Batch, Model, PyTree
 from .precision import Policy
 from .tracing_errors import tracing_errors_name
@@ -75,7 +75,7 @@ def make_forward(
 
             def run(params: PyTree, state: PyTree, inputs: Batch, key: Any) -> tuple[Any, PyTree]:
                 is_training = key is not None
-                with tracing_errors_name(f"The {who}"), _usage_errors_name(who):
+                with tracing_errors_name(f"The {who}"), model_errors_name(who, inputs):
                     return apply(params, state, inputs, train=is_training, rng=key, args=args)
 
             outputs, new_state = precision.run(
@@ -92,7 +92,10 @@ def make_forward(
                     address: element(address, captured[split_module_path(address)[0]])
                     for address in modules
                 }
-        with tracing_errors_name(f"The {who}'s adaptor"):
+        with (
+            tracing_errors_name(f"The {who}'s adaptor"),
+            adaptor_errors_name(who, batch, outputs),
+        ):
             answer = adaptor(batch, outputs)
         collected = collect(answer, who, examples=_examples(batch))
         return dataclasses.replace(collected, modules=captured), new_state
@@ -104,15 +107,6 @@ def _examples(batch: Batch) -> int | None:
     """Number of examples, where all arrays of the batch agree about it."""
     sizes = {np.shape(leaf)[0] for leaf in jax.tree.leaves(batch) if np.ndim(leaf)}
     return sizes.pop() if len(sizes) == 1 else None
-
-
-@contextlib.contextmanager
-def _usage_errors_name(who: str) -> Iterator[None]:
-    """Puts the model's role before the message of a :class:`UsageError`."""
-    try:
-        yield
-    except UsageError as error:
-        raise UsageError(f"{who.capitalize()}: {error}") from error.__cause__
 
 
 def module_shapes(
@@ -131,7 +125,7 @@ def module_shapes(
     args = arguments_of(model, who, args)
 
     def run(variables: PyTree, batch: Batch) -> Any:
-        with _usage_errors_name(who):
+        with model_errors_name(who, batch):
             (_, captured), _ = apply(
                 variables["params"],
                 variables["state"],

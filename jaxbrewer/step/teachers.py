@@ -11,6 +11,7 @@ from ..configs import CustomMatch, DistillationConfig
 from ..data.batch_parts import is_split, objective_entry, teacher_part
 from ..errors import UsageError
 from ..forward.adaptors import Adaptor, Outputs, collect
+from ..forward.error_context import adaptor_errors_name
 from ..forward.forward_pass import Forward, make_forward
 from ..forward.model import Batch, Model, PyTree
 from ..forward.precision import AS_GIVEN, Policy
@@ -156,7 +157,9 @@ def _read_cached(cached: Any, adaptor: Adaptor | None, batch: Batch) -> Outputs:
     if isinstance(cached, Outputs):
         return cached
     if adaptor is not None:
-        return collect(adaptor(batch, cached), "teacher")
+        with adaptor_errors_name("teacher", batch, cached):
+            answer = adaptor(batch, cached)
+        return collect(answer, "teacher")
     return collect(cached if isinstance(cached, Mapping) else {"logits": cached}, "teacher")
 
 

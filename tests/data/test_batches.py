@@ -62,6 +62,8 @@ def test_single_examples_are_refused(row, entry):
             "without examples",
         ),
         ({0: np.ones((2, 3))}, "must have names, got the key 0"),
+        ({"x": np.ones((2, 3)), 1: np.ones(2)}, "must have names, got the key 1"),
+        ([{"x": np.ones(3)}] * 2, "a list of 2 dicts, not a batch: collate them"),
         (
             {"x": list(np.ones((4, 2))), "labels": np.ones(4)},
             r"'x' is a list of 4 arrays of shape \(2,\), one per example",

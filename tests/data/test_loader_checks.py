@@ -89,6 +89,7 @@ def test_an_endless_loader_needs_num_steps(monkeypatch):
         (Frame(x=[1]), "is a Frame, which yields its names"),
         (np.ones((4, 2)), r"is an array \(ndarray\), which yields its rows"),
         (Tensor(np.ones((4, 2))), r"is an array \(Tensor\), which yields its rows"),
+        ((np.ones((4, 2)), np.ones(4)), "is a tuple of arrays with different numbers of axes"),
         ("data.csv", "must be an iterable of batches, got str"),
         (None, "must be an iterable of batches, got NoneType"),
         (jb.ArrayLoader, "got ArrayLoader itself: call it"),
