@@ -30,9 +30,10 @@ def recompute(name: str, *, ours: bool) -> dict[str, np.ndarray]:
     Args:
         name: A case of the trajectories, of BasicTrainer, BasicDistiller or GeneralDistiller.
         ours: Clips student and projections together, by ``max_norm / norm``; takes scheduled
-            weights from the first update on; averages masked losses over all positions of an
-            update. TextBrewer clips the student alone, by ``max_norm / (norm + 1e-6)``; begins
-            with the constant weights; averages the means of the batches.
+            weights from the first step on; averages masked losses over all positions of a step;
+            selects token logits by ``inputs_mask``. TextBrewer clips the student alone, by
+            ``max_norm / (norm + 1e-6)``; begins with the constant weights; averages the means of
+            the batches; compares all positions of token logits.
     """
     case = next(case for case in cases("trajectories") if case.name == name)
     with jax.enable_x64(True):
@@ -43,7 +44,7 @@ def _run(case: Case, ours: bool) -> dict[str, np.ndarray]:
     batches, updates = batches_of(case, "float64"), steps_of(case)
     params: Params = arrays(case, "S", "float64")
     params |= {PROJECTED + key: x for key, x in arrays(case, "proj", "float64").items()}
-    gradient = jax.jit(jax.grad(functools.partial(_total, case), has_aux=True))
+    gradient = jax.jit(jax.grad(functools.partial(_total, case, ours), has_aux=True))
     slots: Params = {}
     out: dict[str, Any] = {"grad_norm": [], "kd_weight": [], "hard_weight": []}
     for number, steps in enumerate(updates):
@@ -85,7 +86,7 @@ def _weights(case: Case, number: int, total: int, ours: bool) -> dict[str, float
     return weights
 
 
-def _total(case: Case, params: Params, batch: Any, weights: Any, share: Any) -> Any:
+def _total(case: Case, ours: bool, params: Params, batch: Any, weights: Any, share: Any) -> Any:
     """The loss of one batch; ``share`` multiplies what is averaged over masked positions."""
     args, config = case.args, case.args.get("d_config", {})
     inputs = {key: batch[key] for key in ("x", "ids", "mask") if key in batch}
@@ -94,8 +95,12 @@ def _total(case: Case, params: Params, batch: Any, weights: Any, share: Any) -> 
     if "teacher" in args:
         weights_T = jax.tree.map(jnp.asarray, arrays(case, "T", "float64"))
         T = make_model(args["teacher"])(weights_T, **inputs)
-        selected = batch["mask"] if "logits_mask" in args["adaptor_S"] else None
+        masks = {"logits_mask"}
+        if ours and S["logits"][0].ndim == 3:
+            masks |= {"inputs_mask"}
+        selected = batch["mask"] if masks & set(args["adaptor_S"]) else None
         kd = losses.kd_ce_loss(S["logits"][0], T["logits"][0], config["temperature"], selected)
+        kd = kd if selected is None else kd * share
         terms.append(weights["kd_loss"] * kd)
         logs["unweighted_kd_loss"] = kd
     for index, match in enumerate(config.get("intermediate_matches", ())):

@@ -45,8 +45,8 @@ DIFFERENCES = {
     "basic_mlp_clip_lambda_lr_gas3": CLIP,
     "basic_mlp_weight_schedulers_gas2": "scheduled weights apply from the first step on",
     "general_transformer_proj_own_lr_adamw_clip": "clips the student and projections together",
-    "general_num_steps_gas3": "a masked loss is the mean over all positions of a step, not the "
-    f"mean of the batches' means; {CLIP}",
+    "general_num_steps_gas3": "inputs_mask selects token logits; a masked loss is the mean over "
+    f"all positions of a step, not the mean of the batches' means; {CLIP}",
 }
 """Runs that are recomputed by hand, and why."""
 
