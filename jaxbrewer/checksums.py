@@ -1,4 +1,4 @@
-"""Checksums of arrays, computed where the arrays live, whatever devices they are spread over."""
+"""Checksums of arrays, computed on the devices that hold them."""
 
 import hashlib
 from typing import Any
@@ -13,8 +13,8 @@ PyTree = Any
 def checksums(tree: PyTree) -> dict[str, int]:
     """A 32-bit checksum of each array, under its path.
 
-    It is a sum of hashes, one of each element with its place: any order of addition, and so any
-    sharding, gives the same integer. Shapes and dtypes do not enter it.
+    It is a sum of hashes of each element with its place, so any order of addition, and any
+    sharding, gives the same integer. It does not depend on shapes and dtypes.
 
     Examples:
         >>> one, other = jnp.arange(3.0), jnp.array([0.0, 2.0, 1.0])
@@ -28,7 +28,7 @@ def checksums(tree: PyTree) -> dict[str, int]:
 
 
 def fingerprint(tree: PyTree) -> str:
-    """Sixteen hexadecimal digits that tell trees of arrays apart: paths, shapes, dtypes, values."""
+    """Sixteen hexadecimal digits that identify a tree of arrays: paths, shapes, dtypes, values."""
     described = [
         f"{name} {jnp.shape(leaf)} {jnp.result_type(leaf)} {value}"
         for (name, leaf), value in zip(

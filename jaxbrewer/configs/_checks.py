@@ -45,7 +45,7 @@ def require_loss(field: str, spec: object, table: Table[Any]) -> None:
 
 
 def require_match_loss(match: Config, layers: int) -> None:
-    """Raises :class:`UsageError` unless ``match.loss`` is a loss of so many layers."""
+    """Raises :class:`UsageError` unless ``match.loss`` is a loss of ``layers`` layers."""
     field, spec = f"{type(match).__name__}.loss", match.loss  # type: ignore[attr-defined]
     require_loss(field, spec, MATCH_LOSS_MAP)
     takes = MATCH_LOSS_MAP.row(spec).layers

@@ -146,7 +146,7 @@ class DistillationConfig(Config):
 
     @property
     def is_resolved(self) -> bool:
-        """Whether all matches name their layers, modules and projections: nothing is left open."""
+        """Whether all matches name their layers, modules and projections."""
         return all(map(is_resolved, (*self.intermediate_matches, *self.custom_matches)))
 
     def _check_teachers(self) -> None:

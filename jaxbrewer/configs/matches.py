@@ -33,7 +33,7 @@ class IntermediateMatch(Config):
     two for ``fsp`` (``gram``) and ``mmd`` (``nst``)."""
 
     layer_S: int | Sequence[int]
-    """The same for the student."""
+    """Index into the student adaptor's list."""
 
     weight: float
     """Weight of the loss in the total."""
@@ -109,7 +109,7 @@ class IntermediateMatch(Config):
 
 @dataclasses.dataclass(frozen=True)
 class EMDMatch(Config):
-    """Every student layer learns from every teacher layer, by an optimal-transport plan.
+    """Every student layer learns from every teacher layer, weighted by optimal transport.
 
     In ``intermediate_matches`` its dict has ``"kind": "emd"``. See
     :mod:`jaxbrewer.objective.optimal_transport`.
@@ -129,13 +129,13 @@ class EMDMatch(Config):
     """The cost between two layers, a name of ``MATCH_LOSS_MAP`` for one layer."""
 
     weight: float = 1
-    """Of the transport cost in the total."""
+    """Weight of the transport cost in the total."""
 
     layer_T: Sequence[int] | None = None
     """The teacher's layers; ``None`` takes all, found when the models are known."""
 
     layer_S: Sequence[int] | None = None
-    """The student's."""
+    """The student's layers; ``None`` takes all."""
 
     proj: Sequence[Any] | None = None
     """As in :class:`IntermediateMatch`; each student layer has a projection of its own."""
@@ -144,7 +144,7 @@ class EMDMatch(Config):
     """Entropy of the plan, relative to the mean cost; towards 0 it becomes exact."""
 
     iterations: int = 200
-    """Of Sinkhorn's algorithm."""
+    """Iterations of Sinkhorn's algorithm."""
 
     adapt: bool = True
     """Whether the layers' weights follow the costs (cost attention), or stay equal."""
@@ -157,7 +157,7 @@ class EMDMatch(Config):
     """Replaces ``weight`` by a schedule."""
 
     teacher: int = 0
-    """Which teacher, where there are several."""
+    """Which teacher, counted from 0, where there are several."""
 
     kind: str = "emd"
     """``"emd"``."""
@@ -208,7 +208,7 @@ class CustomMatch(Config):
     of a tuple; ``"layers[3]"`` is a layer of a scanned stack."""
 
     module_S: str
-    """Path of the student's, likewise; both stand for equally many."""
+    """Path of the student's module; with ``*`` it must match as many modules as ``module_T``."""
 
     weight: float = 1
     """Weight of the loss in the total."""
@@ -227,7 +227,7 @@ class CustomMatch(Config):
     """Replaces ``weight`` by a schedule."""
 
     teacher: int = 0
-    """Which teacher, where there are several."""
+    """Which teacher, counted from 0, where there are several."""
 
     def __post_init__(self) -> None:
         """Checks each field and turns lists into tuples."""
@@ -292,7 +292,7 @@ def as_match(entry: Any, *, custom: bool = False) -> Match:
 
 
 def is_resolved(match: Match) -> bool:
-    """Whether a match can be computed as it is, with no word from the models."""
+    """Whether a match names its layers, modules and projections."""
     if isinstance(match, EMDMatch):
         return match.layer_S is not None and match.layer_T is not None
     if isinstance(match, CustomMatch):

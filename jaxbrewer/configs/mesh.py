@@ -50,7 +50,7 @@ def check_rules(name: str, rules: Any, axes: Sequence[str]) -> None:
             re.compile(rule[0])
         except re.error as error:
             raise UsageError(
-                f"{where}: {shown(rule[0])} is no regular expression: {error}."
+                f"{where}: {shown(rule[0])} is not a regular expression: {error}."
             ) from None
         _check_spec(where, rule[1], axes)
 

@@ -137,7 +137,7 @@ def standardized_kl_loss(
         \mathcal Z(z) = \frac{z - \bar z}{\sqrt{\tfrac{1}{C} \sum_c (z_c - \bar z)^2}}
 
     Shifting and (positively) scaling the logits of either model changes nothing, so the student
-    need not reach the teacher's confidence. Equal logits stay equal (0) and get no gradient. The
+    need not reach the teacher's confidence. Equal logits stay 0 and have no gradient. The
     deviation is the paper's, with :math:`1 / C`; the authors' code has :math:`1 / (C - 1)`.
 
     Args:

@@ -60,7 +60,7 @@ def kl_loss(
 def reverse_kl_loss(
     logits_S: Logits, logits_T: Logits, temperature: Temperature = 1, mask: Mask | None = None
 ) -> Mean:
-    r"""Reverse KL divergence, from student to teacher: the student keeps to what the teacher says.
+    r"""Reverse KL divergence, from student to teacher: it keeps the student in the teacher's modes.
 
     .. math:: \frac{1}{N} \sum_n \tau_n^2 \sum_c q_{nc} (\log q_{nc} - \log p_{nc})
 
@@ -72,7 +72,8 @@ def reverse_kl_loss(
         mask: As in :func:`kl_loss`.
 
     Returns:
-        A scalar, in float32 (float64 if an input is); ``reverse_kl_loss.sum_and_count`` likewise.
+        A scalar, in float32 (float64 if an input is); ``reverse_kl_loss.sum_and_count`` returns
+        the sum and the number of positions.
 
     Raises:
         UsageError: The shapes of logits, temperature and mask do not fit.
@@ -108,7 +109,7 @@ def jsd_loss(
     :math:`JSD_\beta / \beta \to KL(p \| q)` for :math:`\beta \to 0` and
     :math:`JSD_\beta / (1 - \beta) \to KL(q \| p)` for :math:`\beta \to 1`, so near the ends the
     weight of the loss must grow for the same pull. (TRL has this equation too, but takes the
-    undivided KL divergences at exactly 0 and 1; here those have their own names, ``kl`` and
+    KL divergences without these factors at exactly 0 and 1; here those are ``kl`` and
     ``reverse_kl``.)
 
     Args:
@@ -119,7 +120,8 @@ def jsd_loss(
         beta: :math:`0 < \beta < 1`, the teacher's share in the mixture.
 
     Returns:
-        A scalar, in float32 (float64 if an input is); ``jsd_loss.sum_and_count`` likewise.
+        A scalar, in float32 (float64 if an input is); ``jsd_loss.sum_and_count`` returns the sum
+        and the number of positions.
 
     Raises:
         UsageError: ``beta`` is out of its range, or shapes do not fit.
@@ -151,8 +153,8 @@ def skew_kl_loss(
     .. math:: \frac{1}{N} \sum_n \tau_n^2 \,
         KL\left(p_n \,\|\, \alpha p_n + (1 - \alpha) q_n\right)
 
-    At most :math:`-\tau^2 \log \alpha`, however little the student gives to a class of the
-    teacher's. For :math:`\alpha \to 0` it becomes ``kl``, for :math:`\alpha \to 1` it vanishes.
+    At most :math:`-\tau^2 \log \alpha`, even if the student gives no probability to a class of the
+    teacher. For :math:`\alpha \to 0` it becomes ``kl``, for :math:`\alpha \to 1` it vanishes.
 
     Args:
         logits_S: Student's :math:`z_S`; any class may be ruled out by either or both models.
@@ -162,7 +164,8 @@ def skew_kl_loss(
         alpha: :math:`0 < \alpha < 1`, the teacher's share in the mixture.
 
     Returns:
-        A scalar, in float32 (float64 if an input is); ``skew_kl_loss.sum_and_count`` likewise.
+        A scalar, in float32 (float64 if an input is); ``skew_kl_loss.sum_and_count`` returns
+        the sum and the number of positions.
 
     Raises:
         UsageError: ``alpha`` is out of its range, or shapes do not fit.
@@ -238,7 +241,8 @@ def tvd_loss(
         mask: As in :func:`kl_loss`.
 
     Returns:
-        A scalar, in float32 (float64 if an input is); ``tvd_loss.sum_and_count`` likewise.
+        A scalar, in float32 (float64 if an input is); ``tvd_loss.sum_and_count`` returns the sum
+        and the number of positions.
 
     Raises:
         UsageError: The shapes of logits, temperature and mask do not fit.

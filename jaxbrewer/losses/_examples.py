@@ -101,7 +101,7 @@ def crd_loss(
     temperature: float = 0.07,
     dataset_size: int | None = None,
 ) -> Mean:
-    r"""Contrastive distillation: the student tells the teacher's view of its example from others.
+    r"""Contrastive distillation: the student recognizes the teacher's state of its own example.
 
     .. math:: -\frac{1}{B} \sum_i \Big[\log h(t_i, s_i) + \sum_{j \ne i} \log(1 - h(t_j, s_i))\Big],
         \; h(t, s) = \frac{e^{t \cdot s / \tau}}{e^{t \cdot s / \tau} + N / M}
@@ -170,7 +170,7 @@ def _pairs(x: Array, mask: Array | None) -> tuple[Array, Array]:
 
 
 def _if_pairs(total: Array, number: Array) -> Mean:
-    """The sum and count of a batch, nothing at all if it has no pair of examples."""
+    """The sum and count of a batch; both are 0 if it has no pair of examples."""
     has_pairs = number >= 2
     return Mean(jnp.where(has_pairs, total, 0), jnp.where(has_pairs, number, 0))
 

@@ -1,7 +1,7 @@
-"""Where losses are averaged: a mean is kept as a sum and a count until the very end.
+"""Averages losses: a mean is a sum and a count until the end.
 
-A loss that is written as ``(sum, count)`` can be added up over micro-batches, devices and
-processes and divided once, which gives the number of the whole batch whatever the split.
+Sums and counts add up over micro-batches, devices and processes and are divided once, which gives
+the number of the whole batch for any split.
 """
 
 import functools
@@ -20,7 +20,7 @@ class Mean(NamedTuple):
 
     Attributes:
         total: Sum of the loss over the valid positions, a scalar.
-        count: How many (or, with fractional masks, how much weight) there were, a scalar.
+        count: The number of positions, or their total weight with fractional masks, a scalar.
 
     Examples:
         >>> print(Mean(jnp.float32(6.0), jnp.float32(4.0)).value())
@@ -38,7 +38,7 @@ class Mean(NamedTuple):
 
 
 class Loss(Protocol[P]):
-    """A function that returns a scalar, and the undivided form of it."""
+    """A function that returns a scalar, with the form that returns a :class:`Mean`."""
 
     sum_and_count: Callable[P, Mean]
 
@@ -49,8 +49,8 @@ class Loss(Protocol[P]):
 def as_loss(sum_and_count: Callable[P, Mean]) -> Loss[P]:
     """Turns a function that returns a :class:`Mean` into a loss.
 
-    The loss returns the scalar ``total / count``; its attribute ``sum_and_count`` is the undivided
-    function, which is what the objective calls.
+    The loss returns the scalar ``total / count``; its attribute ``sum_and_count`` is the given
+    function, which the objective calls.
 
     Examples:
         >>> @as_loss

@@ -1,4 +1,4 @@
-"""What a loss says when the arrays of student and teacher cannot be compared."""
+"""Errors of losses on arrays of student and teacher that cannot be compared."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-r"""Layer maps that write themselves: which student layer learns from which teacher layer.
+r"""Resolves layer maps: which student layer learns from which teacher layer.
 
 Layers of hidden states count from the embeddings, 0; attention has one layer for each block, or
 one more at the front. With :math:`K` student blocks and :math:`D` teacher blocks,
@@ -6,9 +6,9 @@ one more at the front. With :math:`K` student blocks and :math:`D` teacher block
 * ``uniform`` pairs block :math:`i` with block :math:`\mathrm{round}(i D / K)`, embeddings too;
 * ``skip`` pairs :math:`i` with :math:`i \lfloor D / K \rfloor` for :math:`0 < i < K`, and ``last``
   pairs :math:`i` with :math:`D - K + i` (Sun et al., Patient knowledge distillation, 2019, section
-  3.2, https://arxiv.org/abs/1908.09355: the last block is left out, the logits speak for it);
-* ``emd`` lets each learn from each: hidden states and, if both models return it with as many heads,
-  attention, with common weights of the layers (:class:`~jaxbrewer.EMDMatch`);
+  3.2, https://arxiv.org/abs/1908.09355: the last block is left out, since the logits represent it);
+* ``emd`` compares all layers with all: hidden states and, if both models return it with equal
+  numbers of heads, attention, with shared weights of the layers (:class:`~jaxbrewer.EMDMatch`);
 * a name of TextBrewer's examples is ``uniform`` for a student of that many blocks (``small``:
   every second block of a student of any depth), without the embeddings for attention.
 """
@@ -42,16 +42,16 @@ def resolve(
     """The config with every match written out: layers, modules, and projections where needed.
 
     Args:
-        config: May hold layer maps, transport matches without layers, globs of modules.
-        student: What the student's adaptor returns, or its shapes.
-        teachers: The same for each teacher.
+        config: A config, possibly with layer maps, transport matches without layers, or globs.
+        student: Outputs of the student's adaptor, or their shapes.
+        teachers: Outputs of each teacher's adaptor, or their shapes.
         modules_S: What the student's submodules return by path, or its shapes; needed for
             ``custom_matches``.
         modules_T: The same for each teacher.
 
     Raises:
-        UsageError: A feature is missing, a student has another depth than its preset, a path is
-            no module's (the nearest are listed).
+        UsageError: A feature is missing, the student has another depth than its preset, or no
+            module has a path (the nearest are listed).
     """
     matches: list[Any] = []
     for index, match in enumerate(config.intermediate_matches):
@@ -76,7 +76,7 @@ def table(
     modules_S: Mapping[str, Any] | None = None,
     modules_T: Sequence[Mapping[str, Any]] = (),
 ) -> str:
-    """What a resolved config matches, one line each: layers, widths, loss, weight, projection."""
+    """A table of the matches of a resolved config: layers, widths, loss, weight, projection."""
     rows: list[tuple[str, ...]] = [("student", "teacher", "loss", "weight", "projection")]
     for match in config.intermediate_matches:
         shapes_S, shapes_T = student, _of_teacher(match, teachers)
@@ -229,7 +229,7 @@ def _with_layers(match: EMDMatch, student: Shapes, teacher: Shapes) -> EMDMatch:
 
 
 def _blocks(who: str, shapes: Shapes, feature: str) -> int:
-    """How many blocks a model has; hidden states have one layer more, the embeddings."""
+    """The number of blocks of a model; hidden states have one more layer, the embeddings."""
     layers = shapes.features.get(feature, ())
     if not layers:
         raise _missing(who, feature)

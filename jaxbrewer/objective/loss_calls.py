@@ -1,4 +1,4 @@
-"""How an objective calls a loss: in one way, as a sum and a count, after checks by its row."""
+"""Calls losses in one way: as a sum and a count, after the checks that their rows state."""
 
 import dataclasses
 import functools
@@ -92,7 +92,7 @@ def as_sum_and_count(table: Table[Any], spec: Any) -> BoundLoss:
 
 
 def _fails_on(name: str, row: Any, student: list[Any], teacher: list[Any], error: Any) -> str:
-    """What a loss of one's own says of states that it cannot compare."""
+    """The message for states that a user's loss cannot compare."""
     shapes = (", ".join(map(str, side)) for side in (student, teacher))
     (*_, ours), (*_, theirs) = student[0], teacher[0]
     remedy = ""
@@ -143,7 +143,7 @@ def weighted(
         )
 
     def call(*args: Any, mask: jax.Array | None, labels: jax.Array | None) -> Mean:
-        # What is not asked may be anything: zeros, since a weight of 0 would not stop a NaN.
+        # Zeros at a weight of 0, because a NaN there would survive a product with 0.
         asked = (jnp.where(per_position(weight, x) != 0, x, 0) for x in args[:2])
         args = (*asked, *args[2:])
         if jnp.ndim(weight) == 0:

@@ -6,8 +6,8 @@ Every student layer :math:`i` has a weight :math:`u_i`, every teacher layer :mat
 .. math:: F = \arg\min_{F \ge 0} \sum_{ij} F_{ij} C_{ij}
     \quad \text{with} \quad \sum_j F_{ij} = u_i, \; \sum_i F_{ij} = v_j
 
-says how much each learns from which, and :math:`\sum_{ij} F_{ij} C_{ij}` is the loss. Plan and
-weights get no gradient. Li et al., BERT-EMD, 2020, section 3, https://arxiv.org/abs/2010.06133,
+assigns teacher layers to student layers, and :math:`\sum_{ij} F_{ij} C_{ij}` is the loss. Plan and
+weights have no gradient. Li et al., BERT-EMD, 2020, section 3, https://arxiv.org/abs/2010.06133,
 solve it exactly on the host; here an entropic plan is computed in the compiled step.
 """
 
@@ -22,10 +22,10 @@ from ..errors import UsageError
 from ..losses import Mean
 
 LAYER_WEIGHTS = ("student", "teacher")
-"""Names under which a state holds the layers' weights."""
+"""Keys of the layers' weights in the objective's state."""
 
 SMALLEST_COST = 1e-3
-"""Of a layer, relative to the largest, so that a layer that fits does not take all the weight."""
+"""Least cost of a layer, relative to the largest: a perfect layer does not take all weight."""
 
 
 def sinkhorn(
@@ -41,17 +41,17 @@ def sinkhorn(
     .. math:: F = \arg\min \sum_{ij} F_{ij} C_{ij} + \epsilon \bar C \sum_{ij} F_{ij} \log F_{ij}
 
     The entropy falls from the largest cost to :math:`\epsilon \bar C` over the first half of the
-    iterations, which is what makes few of them enough.
+    iterations, so that few iterations are enough.
 
     Args:
         cost: :math:`C`, not negative.
         u: Positive, with sum 1.
         v: Positive, with sum 1.
         epsilon: Relative to the mean cost.
-        iterations: How many.
+        iterations: Number of iterations.
 
     Returns:
-        The plan; its rows sum to ``u`` and its columns to ``v``, converged or not.
+        The plan. Its rows sum to ``u`` and its columns to ``v``, even before convergence.
 
     Examples:
         >>> cost = jnp.array([[0.0, 1.0], [1.0, 0.0]])
@@ -83,7 +83,7 @@ def sinkhorn(
 
 
 def _feasible(plan: Array, u: Array, v: Array) -> Array:
-    """The plan with exact sums: what is too much is scaled down, what then lacks is spread."""
+    """The plan with exact sums: surplus mass is scaled down, missing mass is spread."""
     plan = plan * jnp.minimum(1, u / jnp.sum(plan, axis=1))[:, None]
     plan = plan * jnp.minimum(1, v / jnp.sum(plan, axis=0))[None, :]
     lacks_u, lacks_v = u - jnp.sum(plan, axis=1), v - jnp.sum(plan, axis=0)
@@ -92,7 +92,7 @@ def _feasible(plan: Array, u: Array, v: Array) -> Array:
 
 
 class Transport(NamedTuple):
-    r"""The loss, and what the layers' weights follow, all as sums and counts.
+    r"""The loss, and the costs that the layers' weights follow, as sums and counts.
 
     Attributes:
         loss: :math:`\sum_{ij} F_{ij} C_{ij}`.
@@ -117,17 +117,17 @@ def transport_loss(
 ) -> Transport:
     r"""The transport cost between layers; the gradient goes through the costs, not the plan.
 
-    The unit cost of a layer is what its weight is moved for:
-    :math:`\bar c_i = \sum_j F_{ij} C_{ij} / u_i`, and likewise for the teacher.
+    The unit cost of a student layer is :math:`\bar c_i = \sum_j F_{ij} C_{ij} / u_i`, that of a
+    teacher layer :math:`\bar c_j = \sum_i F_{ij} C_{ij} / v_j`.
 
     Args:
         states_S: The student's layers, of one shape.
         states_T: The teacher's.
         loss: ``loss(state_S, state_T) -> Mean``.
         u: The student layers' weights.
-        v: The teacher layers'.
+        v: The teacher layers' weights.
         epsilon: See :func:`sinkhorn`.
-        iterations: Likewise.
+        iterations: See :func:`sinkhorn`.
 
     Raises:
         UsageError: The layers of a model differ in shape.
@@ -135,7 +135,7 @@ def transport_loss(
     pairs = jax.vmap(jax.vmap(loss, in_axes=(None, 0)), in_axes=(0, None))
     costs = pairs(_stacked("student", states_S), _stacked("teacher", states_T))
     count = costs.count[0, 0]
-    values = jax.lax.stop_gradient(costs.total)  # no plan hangs on the scale of all costs
+    values = jax.lax.stop_gradient(costs.total)  # the plan does not depend on a common scale
     u, v = u.astype(values.dtype), v.astype(values.dtype)
     plan = jax.lax.stop_gradient(sinkhorn(values, u, v, epsilon=epsilon, iterations=iterations))
     moved = plan * costs.total
@@ -148,13 +148,13 @@ def transport_loss(
 
 
 def cost_attention(weights: Float[Array, " layers"], cost: Mean) -> Float[Array, " layers"]:
-    r"""The layers' weights after an update: in inverse proportion to their unit costs.
+    r"""The layers' weights after a step: in inverse proportion to their unit costs.
 
     .. math:: w_i \leftarrow \frac{1 / \bar c_i}{\sum_k 1 / \bar c_k}
 
     Args:
-        weights: Before; kept if nothing was counted or a cost is not finite.
-        cost: The unit costs of the whole update.
+        weights: The weights before; they stay if nothing was counted or a cost is not finite.
+        cost: The unit costs of the whole group of micro-batches.
 
     Examples:
         >>> cost = Mean(jnp.array([1.0, 3.0]), jnp.float32(1))
@@ -165,7 +165,7 @@ def cost_attention(weights: Float[Array, " layers"], cost: Mean) -> Float[Array,
         Li et al., BERT-EMD, 2020, section 3.4, in the form of the authors' code, which normalises
         by the sum.
     """
-    unit = jnp.asarray(cost.total, weights.dtype)  # nor do the weights
+    unit = jnp.asarray(cost.total, weights.dtype)  # a common scale cancels
     unit = jnp.maximum(unit, SMALLEST_COST * jnp.max(unit))
     inverse = 1 / jnp.where(unit > 0, unit, 1)
     new = inverse / jnp.sum(inverse)
@@ -174,7 +174,7 @@ def cost_attention(weights: Float[Array, " layers"], cost: Mean) -> Float[Array,
 
 
 def equal_weights(student: int, teacher: int) -> dict[str, Array]:
-    """The weights before the first update: all layers of a model alike.
+    """The weights before the first step: equal for all layers of a model.
 
     Examples:
         >>> print(equal_weights(2, 4)["teacher"])
@@ -189,7 +189,7 @@ def equal_weights(student: int, teacher: int) -> dict[str, Array]:
 def shared_weights(
     weights: Mapping[str, dict[str, Array]], groups: Mapping[str, str | None]
 ) -> dict[str, dict[str, Array]]:
-    """The weights with the mean of its group in place of each that has a group."""
+    """The weights, with the mean of the group for each member of a group."""
     shared = dict(weights)
     for name, group in groups.items():
         if group is not None:
@@ -202,7 +202,7 @@ def _stacked(who: str, states: Sequence[Any]) -> Array:
     shapes = {state.shape for state in states}
     if len(shapes) > 1:
         raise UsageError(
-            f"The {who}'s layers have different shapes, {sorted(shapes)}: a transport plan needs "
+            f"The {who}'s layers have different shapes, {sorted(shapes)}: optimal transport needs "
             "layers of one shape."
         )
     return jnp.stack(states)

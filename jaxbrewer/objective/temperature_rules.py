@@ -44,7 +44,7 @@ def constant_temperature() -> TemperatureRule:
 def flsw_temperature(
     beta: float, gamma: float, eps: float = 1e-4, *, minimum: float = 0.01
 ) -> TemperatureRule:
-    r"""Focal logit-similarity weights: hotter where the models agree, colder where they do not.
+    r"""Focal logit-similarity weights: higher where the models agree, lower where they differ.
 
     .. math:: \tau_i = \max\left(\tau_{min},\;
         \tau_0 + \beta \left(\tfrac{1}{N} \textstyle\sum_n w_n - w_i\right)\right), \;
@@ -53,9 +53,9 @@ def flsw_temperature(
 
     Args:
         beta: :math:`\beta`, how far the temperature may move.
-        gamma: :math:`\gamma \ge 0`, how much more the dissimilar positions weigh.
+        gamma: :math:`\gamma \ge 0`, the extra weight of dissimilar positions.
         eps: :math:`\epsilon`, added to the norms.
-        minimum: :math:`\tau_{min}`, which TextBrewer does not have: there the temperature can
+        minimum: :math:`\tau_{min}`, above 0. TextBrewer has none, so that its temperature can
             become 0 or negative.
 
     Returns:
@@ -91,7 +91,7 @@ def flsw_temperature(
 
 
 def cwsm_temperature(beta: float, *, minimum: float = 0.01) -> TemperatureRule:
-    r"""Confidence-weighted softening: hotter where the student is confident.
+    r"""Confidence-weighted softening: higher where the student is confident.
 
     .. math:: \tau_i = \max\left(\tau_{min},\;
         \tau_0 + \beta \left(\tfrac{1}{N} \textstyle\sum_n w_n - w_i\right)\right), \;
@@ -99,7 +99,7 @@ def cwsm_temperature(beta: float, *, minimum: float = 0.01) -> TemperatureRule:
 
     Args:
         beta: :math:`\beta`, how far the temperature may move.
-        minimum: :math:`\tau_{min}`, which TextBrewer does not have: there the temperature can
+        minimum: :math:`\tau_{min}`, above 0. TextBrewer has none, so that its temperature can
             become 0 or negative.
 
     Returns:

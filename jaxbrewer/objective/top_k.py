@@ -1,15 +1,15 @@
 r"""A teacher's largest logits and the exact weight of all others, and the loss on them.
 
-The classes that are not kept are taken together as one further class, for teacher and student
-alike. By the log-sum inequality any divergence of this kind is at most that of all classes, and the
-gap is what the two models differ in *among* the classes not kept:
+All classes that are not kept form one further class, for teacher and student. By the log-sum
+inequality such a divergence is at most that of all classes. The gap is the difference of the two
+models *among* the classes that are not kept:
 
 .. math:: KL(p \| q) = KL_{k+1}(p \| q) + p_{rest}\, KL(p_{|rest} \| q_{|rest})
 
 The gradient with respect to the student's logits, times the temperature, differs by
-:math:`p_{rest} (p_{c|rest} - q_{c|rest})`, which is 0 for the classes kept and at most
-:math:`2 p_{rest}` in all. A student that puts its mass on other classes is punished: all of it
-stands in the one further class.
+:math:`p_{rest} (p_{c|rest} - q_{c|rest})`, which is 0 for the kept classes and at most
+:math:`2 p_{rest}` in total. A student that puts its mass on other classes is penalized: all of that
+mass is in the further class.
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ class TopK:
         logits: Their logits, ``[..., k]``.
         log_tail: Log-sum-exp of all other logits, each divided by the temperature, ``[..., t]``
             for the ``t`` temperatures.
-        classes: How many classes there are.
+        classes: Number of classes.
         temperatures: Where the log-sum-exp is known, ascending.
     """
 
@@ -130,11 +130,11 @@ class TopK:
 def keep_top_k(
     logits: Float[Array, "*batch classes"], k: int, temperatures: Sequence[float] = (1.0,)
 ) -> TopK:
-    """The ``k`` largest logits, and what the others weigh at each temperature.
+    """The ``k`` largest logits, and the weight of the others at each temperature.
 
     Args:
         logits: The teacher's, ``[..., classes]``.
-        k: How many to keep; all if there are fewer.
+        k: Number of logits to keep; all if there are fewer.
         temperatures: Where the weight of the others is exact.
 
     Examples:
@@ -196,9 +196,9 @@ def to_buckets(
     temperature: Any,
     mask: Shaped[Array, "*batch"] | None = None,
 ) -> tuple[Float[Array, "*batch k1"], Float[Array, "*batch k1"]]:
-    """Both models' logits of the kept classes and of all others as one.
+    """Both models' logits of the kept classes, and of all others as one class.
 
-    A loss between distributions at this ``temperature`` is then taken of the two as of any logits.
+    A loss between distributions at this ``temperature`` takes the two like any logits.
 
     Args:
         logits_S: The student's logits of all classes.

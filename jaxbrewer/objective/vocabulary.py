@@ -1,9 +1,9 @@
 """Logits of different widths: one vocabulary, padded to different multiples.
 
-Embedding tables are padded to a multiple that suits the hardware, so that models with the same
-tokenizer may have 152,064 and 151,936 columns. The columns that only one of them has are no tokens.
-Filling the narrower up with zeros would give these columns the weight of real tokens; they are
-left out instead, or ruled out.
+Embedding tables are padded to a multiple that suits the hardware, so models with the same tokenizer
+may have 152,064 and 151,936 columns. The columns that only one model has are not tokens. Zeros in
+the narrower model would give them the weight of real tokens; they are left out instead, or ruled
+out.
 """
 
 import warnings
@@ -14,22 +14,22 @@ from jaxtyping import Array, Float
 from ..errors import UsageError
 
 LARGEST_PADDING = 0.01
-"""Of the narrower width: more columns than that are not taken for padding without being told."""
+"""Largest surplus that ``"auto"`` takes for padding, as a fraction of the narrower width."""
 SMALLEST_VOCABULARY = 1_000
 MULTIPLE = 64
-"""What padded widths are multiples of."""
+"""Padded widths are multiples of this."""
 
 
 def common_columns(
     columns: tuple[int, int], rule: str, *, what: str, names: tuple[str, str]
 ) -> int:
-    """How many columns two models' logits have in common.
+    """The number of columns that the logits of two models share.
 
     Args:
         columns: The two widths.
         rule: ``"auto"`` takes the surplus for padding if it is under 1 % of more than 1,000
-            columns and ends at a multiple of 64, and says so; ``"common"`` always does, without a
-            word; ``"equal"`` never.
+            columns and ends at a multiple of 64, with a warning; ``"common"`` always does, without
+            a warning; ``"equal"`` never.
         what: Names the logits in messages.
         names: The two models.
 
@@ -52,7 +52,7 @@ def common_columns(
             f"the last {surplus} are padding, set DistillationConfig.vocabulary='common'."
         )
     warnings.warn(
-        f"{widths}: the last {surplus} are taken for padding of the vocabulary and not compared.",
+        f"{widths}: the last {surplus} are taken for padding of the vocabulary and are not compared.",
         stacklevel=3,
     )
     return narrow
@@ -69,9 +69,9 @@ def fit_vocabularies(
 ) -> tuple[Float[Array, "*batch classes"], Float[Array, "*batch classes"]]:
     """Student's and teacher's logits over the same columns.
 
-    What the teacher has too many of is cut off, so that its distribution is that over the student's
-    columns. What the student has too many of, the teacher rules out with ``-inf`` where the loss
-    allows it, so that the student learns to give it nothing; else it is cut off.
+    Surplus columns of the teacher are cut off: its distribution is over the student's columns.
+    Surplus columns of the student are ruled out by the teacher with ``-inf`` where the loss allows
+    it, so that the student learns to give them no probability; otherwise they are cut off.
 
     Args:
         logits_S: Student's logits.

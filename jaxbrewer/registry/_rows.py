@@ -1,9 +1,9 @@
 """Rows of the tables: a function and what is known of it.
 
 A row holds a function and its facts: what a config may set, what the function compares, what it
-needs. Whoever asks for a fact asks the row, so that a new function needs one row and no list of
-names anywhere. The function of a packaged row is text, ``"module:name"``, which is imported when it
-is first called, so that a config is read and checked before JAX is loaded.
+needs. Code that depends on a fact reads the row, so a new function needs one row and no list of
+names anywhere. A packaged row holds its function as text, ``"module:name"``, which is imported at
+the first call: configs are read and checked before JAX is loaded.
 """
 
 import dataclasses
@@ -112,14 +112,14 @@ class KDLossRow(Row):
     """A loss between logits, ``f(logits_S, logits_T, temperature, mask) -> scalar or Mean``.
 
     Attributes:
-        least_classes: Fewer classes than that leave nothing to compare: 2 for a loss between
-            distributions, 1 for a loss on each number.
+        least_classes: Logits with fewer classes are refused: 2 for a loss between distributions, 1
+            for a loss on each number.
         between_distributions: Whether it compares distributions over the classes, so that the
             classes that a :class:`~jaxbrewer.TopK` does not keep may be taken as one.
         elementwise: Whether it is the mean over classes of a loss of each class by itself, so that
             a class that a mask leaves out does not count.
-        teacher_rules_out: Whether the student is to learn to give nothing to a class that only the
-            teacher rules out with ``-inf``; otherwise such a class is cut off both.
+        teacher_rules_out: Whether the student learns to give no probability to a class that only
+            the teacher rules out with ``-inf``; otherwise such a class is cut off both.
         temperature_power: Its gradient at the temperature T is ``1 / T**temperature_power`` of that
             at 1, for large T; 0 for a loss that is multiplied back.
         labels: Whether it needs the adaptor's ``labels``.

@@ -21,27 +21,28 @@ def check_loss(
     widths: tuple[int, int] | None = None,
     only: Collection[str] | None = None,
 ) -> str:
-    """Checks that a loss keeps what a distillation relies on, and says all that it breaks.
+    """Checks a loss against the contract that distillation relies on, and reports every violation.
 
-    The loss is called on small batches of random numbers with padded, single-position and empty
-    examples. Checked are, by name:
+    The loss runs on small batches of random numbers with padded, single-position and empty
+    examples. The properties, by name:
 
-    - ``gradient``: it is that of central differences, in float64;
+    - ``gradient``: it equals central differences, in float64;
     - ``equality``: at equal student and teacher the loss is ``floor``, and less than elsewhere;
     - ``padding length``, ``padding content``: padding changes nothing, even if it is NaN or
       infinite, and gets no gradient;
     - ``empty mask`` gives 0; ``single position``, ``zero vectors``, ``large and equal numbers``,
       ``ruled-out classes`` (``-inf`` in both models' logits): value and gradient are finite;
-    - ``mask of ones`` is no mask; ``mask dtype``: booleans and floats are as good as integers;
+    - ``mask of ones`` gives the loss without a mask; ``mask dtype``: booleans, floats and integers
+      give the same;
     - ``micro-batches``: sums and counts of any parts add up to the whole batch's;
     - ``half precision``: bfloat16 and float16 inputs give float32, within 1e-5 (1e-6
       absolute) of float64;
     - ``order of examples`` changes nothing;
-    - ``transformations``: with and without jit, beside a gradient, and under vmap it is one
-      number; ``sharding``: on several devices too (give JAX several:
+    - ``transformations``: jit, a gradient and vmap do not change the loss; ``sharding``: neither do
+      several devices (give JAX several:
       ``jax.config.update("jax_num_cpu_devices", 4)``);
-    - ``temperature``: one per example or position is as good as a scalar;
-    - ``teacher``: an objective with this loss gives its number, and the teacher no gradient.
+    - ``temperature``: one per example or position works like a scalar;
+    - ``teacher``: an objective with this loss gives the same loss, and no gradient for the teacher.
 
     Args:
         loss: ``loss(student, teacher, mask=None) -> scalar``, for ``"logits"`` with the
@@ -133,7 +134,7 @@ def _counted(properties: list[str]) -> str:
 
 
 def _unchecked(subject: Subject, splits: bool) -> dict[str, str]:
-    """What cannot be checked of this loss, or is not claimed of it, and why."""
+    """The properties that cannot be checked or are not claimed, and why."""
     reasons: dict[str, str] = {}
     if not subject.takes("mask"):
         named = ("padding length", "padding content", "empty mask", "single position",

@@ -1,4 +1,4 @@
-"""What a loss keeps to: one function per property, which yields what breaks it."""
+"""The contract of losses: one function per property, which yields what breaks it."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -43,7 +43,7 @@ def gradient(subject: Subject) -> Failures:
 
 
 def equality(subject: Subject) -> Failures:
-    """Where student and teacher agree the loss is its floor, and nowhere else, near or far, less.
+    """At equal student and teacher the loss is its floor, and larger everywhere else.
 
     The gradient there is finite; it need not be 0, for a loss may have a kink.
     """
@@ -126,7 +126,7 @@ def ruled_out(subject: Subject) -> Failures:
 
 
 def mask_of_ones(subject: Subject) -> Failures:
-    """A mask of ones is no mask."""
+    """A mask of ones gives the loss without a mask."""
     batch = subject.mapped(np.abs, subject.batch())  # negative scores may mean padding
     ones = {**batch, "mask": np.ones_like(batch["mask"])}
     without = {key: value for key, value in batch.items() if key != "mask"}
@@ -135,7 +135,7 @@ def mask_of_ones(subject: Subject) -> Failures:
 
 
 def mask_dtype(subject: Subject) -> Failures:
-    """A mask of booleans or of floats is the mask of integers."""
+    """Masks of booleans, floats and integers give the same loss."""
     batch = subject.batch()
     for dtype in (bool, jnp.bfloat16):
         actual = subject.value({**batch, "mask": jnp.asarray(batch["mask"], dtype)})
@@ -193,7 +193,7 @@ def order(subject: Subject) -> Failures:
 
 
 def transformations(subject: Subject) -> Failures:
-    """Without jit, under jit, differentiated and under vmap it is the same number."""
+    """The loss is the same without jit, under jit, differentiated and under vmap."""
     first, second = subject.batch(), subject.batch(seed=1)
     expected, other = _value(subject, first), _value(subject, second)
     yield from _compare("without jit the loss", subject.scalar(first), expected)
@@ -203,7 +203,7 @@ def transformations(subject: Subject) -> Failures:
 
 
 def sharding(subject: Subject) -> Failures:
-    """A batch that lies on several devices gives the value and gradient of one device."""
+    """A batch on several devices gives the value and gradient of one device."""
     batch = subject.batch()
     size = max(n for n in (1, 2, 4) if n <= len(jax.devices()))
     mesh = Mesh(np.array(jax.devices()[:size]), ("data",))
@@ -215,7 +215,7 @@ def sharding(subject: Subject) -> Failures:
 
 
 def temperature(subject: Subject) -> Failures:
-    """A temperature per example or position is that temperature, and gradients scale as said."""
+    """Temperatures per example or position work like scalars; gradients scale as claimed."""
     batch = subject.batch()
     equal, different = np.full((4, 6), TEMPERATURE), np.array([1, 2, 3, 4], np.float32)
     actual, expected = subject.value(batch, equal), _value(subject, batch)
@@ -233,7 +233,7 @@ def temperature(subject: Subject) -> Failures:
 
 
 def teacher(subject: Subject) -> Failures:
-    """In an objective it is the same number, and the teacher gets no gradient."""
+    """An objective gives the same loss, and no gradient for the teacher."""
     batch = subject.batch()
     name, table = "being checked", KD_LOSS_MAP if subject.kind == "logits" else MATCH_LOSS_MAP
     facts: dict[str, Any] = {} if subject.has_equal_widths else {"equal_widths": False}
@@ -296,7 +296,7 @@ PROPERTIES: dict[str, Callable[[Subject], Failures]] = {
 
 
 def _value(subject: Subject, batch: Batch) -> Any:
-    """The loss, of the program that all properties share: compiling is what a check costs."""
+    """The loss, from the program that all properties share, since compiling dominates a check."""
     value, _ = subject.value_and_grad(batch)
     return value
 
@@ -304,7 +304,7 @@ def _value(subject: Subject, batch: Batch) -> Any:
 def _compare(
     what: str, actual: Any, expected: Any, rtol: float = RTOL, atol: float = ATOL
 ) -> Failures:
-    """Says by how much ``actual`` is off, if it is."""
+    """Yields the difference of ``actual`` and ``expected``, if there is one."""
     pairs = zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True)
     arrays = [(np.float64(np.asarray(a)), np.float64(np.asarray(e))) for a, e in pairs]
     if all(np.allclose(a, e, rtol, atol) for a, e in arrays):

@@ -42,12 +42,12 @@ class Subject:
         return getattr(self.loss, "__name__", repr(self.loss))
 
     @functools.cached_property
-    def undivided(self) -> Callable[..., Any]:
+    def sum_and_count(self) -> Callable[..., Any]:
         return getattr(self.loss, "sum_and_count", self.loss)
 
     @functools.cached_property
     def _takes(self) -> list[str]:
-        return list(inspect.signature(self.undivided).parameters)
+        return list(inspect.signature(self.sum_and_count).parameters)
 
     def takes(self, argument: str) -> bool:
         if argument == "temperature":  # the third argument of a loss between logits
@@ -68,7 +68,7 @@ class Subject:
         """What the loss returns: a :class:`Mean` if it can, else a scalar."""
         given = (temperature,) if self.takes("temperature") else ()
         named = {key: batch[key] for key in ("mask", "labels") if batch.get(key) is not None}
-        return self.undivided(
+        return self.sum_and_count(
             batch["student"], batch["teacher"], *given, **self.parameters, **named
         )
 
