@@ -52,7 +52,7 @@ def common_columns(
             f"the last {surplus} are padding, set DistillationConfig.vocabulary='common'."
         )
     warnings.warn(
-        f"{widths}: the last {surplus} are taken for padding of the vocabulary and are not compared.",
+        f"{widths}: the last {surplus} are taken for padding of the vocabulary and not compared.",
         stacklevel=3,
     )
     return narrow
