@@ -137,8 +137,9 @@ def change_one_file(draw, place):
         return f"renamed {chosen.name} to {name}", chosen
     files = files_of(place)
     texts = [path for path in files if is_text(path)]
-    path = draw.choice(texts if draw.random() < 0.7 else files)
-    change = change_json if path in texts and draw.random() < 0.6 else draw.choice(BYTES)
+    own = [path for path in texts if path.suffix or path.name == "_CHECKPOINT_METADATA"]
+    path = draw.choice(draw.choice([own, own, texts, files]))
+    change = change_json if path in texts and draw.random() < 0.7 else draw.choice(BYTES)
     change(draw, path)
     return f"{change.__name__} {path.relative_to(place)}", path
 
