@@ -130,10 +130,10 @@ class NonFiniteGuard:
         """
         while len(self._pending) > lead:
             watched = self._pending.popleft()
-            self._warned |= report(
-                watched.finite.checks or {}, where=f"Step {watched.number}: ", known=self._warned
-            )
-            if not jax.device_get(watched.finite.step):
+            # One read of what is on the device: a read for each flag would cost as much again.
+            is_finite, checks = jax.device_get((watched.finite.step, watched.finite.checks or {}))
+            self._warned |= report(checks, where=f"Step {watched.number}: ", known=self._warned)
+            if not is_finite:
                 return watched
         return None
 
