@@ -139,7 +139,8 @@ class OneTaskDistiller(Distiller):
                 which they are scaled down; -1 does not clip.
             callback: Called as ``callback(model=student, step=step)`` after each checkpoint, with a
                 copy of the student in evaluation mode. It may return a dict of numbers, by which
-                ``keep_best`` chooses checkpoints.
+                ``keep_best`` chooses checkpoints, or raise :class:`~jaxbrewer.StopTraining` to end
+                the training in order.
             batch_postprocessor: ``batch -> batch``, applied before anything else. With a parameter
                 ``student``, it gets the student of that step too, in evaluation mode, of the kind
                 that was given (an NNX module, Linen variables, parameters), to sample from it;

@@ -112,15 +112,15 @@ def program(layout):
     objective = jb.make_objective(
         jb.DistillationConfig(intermediate_matches=[{**MATCH, "proj": ["linear", 256, 256]}])
     )
-    rule = jb.make_optimizer(optax.adam(1e-3), objective)
+    optimizer = jb.make_optimizer(optax.adam(1e-3), objective)
     where = make_layout(quiet(**layout))
     models = models_for_use(student, teacher, where)
     step = jb.make_train_step(
-        *models, objective, rule, adaptor_S=hidden_adaptor, adaptor_T=hidden_adaptor
+        *models, objective, optimizer, adaptor_S=hidden_adaptor, adaptor_T=hidden_adaptor
     )
 
     def start(weights):
-        return jb.init_train_state(student, objective, rule)
+        return jb.init_train_state(student, objective, optimizer)
 
     state = init_state(start, {**student.variables, "projections": None}, student, where)
     variables = place_teacher(teacher.variables, teacher, where)

@@ -90,8 +90,8 @@ def test_a_checkpoint_holds_the_whole_state_and_the_student_alone(tmp_path):
     alone = jb.load_student(tmp_path / "run")
     jax.tree.map(np.testing.assert_array_equal, alone, trained.variables)
     objective = jb.make_objective(config)
-    rule = jb.make_optimizer(optax.adam(1e-2), objective)
-    like = jb.init_train_state(trained, objective, rule)
+    optimizer = jb.make_optimizer(optax.adam(1e-2), objective)
+    like = jb.init_train_state(trained, objective, optimizer)
     with contextlib.closing(CheckpointStore(tmp_path / "run")) as store:
         _, state, position, _ = store.load(2, like)
     assert (position["epoch"], position["batch"]) == (0, 2)

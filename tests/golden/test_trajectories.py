@@ -101,8 +101,8 @@ def _train(
     else:
         teacher = _teacher(case, precision)
         cls = getattr(jb, f"{args['distiller']}Distiller")
-        lesson = jb.DistillationConfig.from_dict(args["d_config"])
-        distiller = cls(config, lesson, teacher, student, *_adaptors(case))
+        distill_config = jb.DistillationConfig.from_dict(args["d_config"])
+        distiller = cls(config, distill_config, teacher, student, *_adaptors(case))
     if args["distiller"] != "MultiTask":
         distiller.projections = _transposed(arrays(case, "proj", precision))  # where to begin
     called: dict[int, Any] = {}

@@ -129,12 +129,12 @@ def test_the_modules_return_value_is_compared(kind):
         jb.DistillationConfig(custom_matches=matches), student=teacher, teacher=teacher
     )
     objective = jb.make_objective(config)
-    rule = jb.make_optimizer(optax.sgd(0.1), objective)
+    optimizer = jb.make_optimizer(optax.sgd(0.1), objective)
     other = jax.tree.map(lambda leaf: leaf + 0.1, teacher.params)
     step = jb.make_train_step(
-        teacher, teacher, objective, rule, adaptor_S=logits_adaptor, adaptor_T=logits_adaptor
+        teacher, teacher, objective, optimizer, adaptor_S=logits_adaptor, adaptor_T=logits_adaptor
     )
-    state = jb.init_train_state(teacher, objective, rule)
+    state = jb.init_train_state(teacher, objective, optimizer)
     _, metrics = jax.jit(step)(state, {**teacher.variables, "params": other}, DATA)
     by_hand = [
         affine(DATA["x"], params["first"]["kernel"], params["first"]["bias"])
@@ -463,6 +463,8 @@ def test_mismatches_are_refused_in_one_line():
 
 
 def test_custom_matches_refuse_a_cached_teacher():
-    lesson = jb.DistillationConfig(custom_matches=MATCHES["nnx"], is_caching_logits=True)
+    distill_config = jb.DistillationConfig(custom_matches=MATCHES["nnx"], is_caching_logits=True)
     with pytest.raises(jb.UsageError, match="custom_matches need the teacher itself"):
-        jb.GeneralDistiller(quiet(), lesson, Net(6, 2), Net(3, 2), logits_adaptor, logits_adaptor)
+        jb.GeneralDistiller(
+            quiet(), distill_config, Net(6, 2), Net(3, 2), logits_adaptor, logits_adaptor
+        )

@@ -150,11 +150,11 @@ def test_the_weights_are_trained_exact_over_micro_batches_and_checkpointed(tmp_p
     (match,) = config.intermediate_matches
     assert (match.layer_S, match.layer_T, match.proj) == ((1, 2), (1, 2, 3, 4), ("linear", 6, 8))
     objective = jb.make_objective(config)
-    rule = jb.make_optimizer(optax.adam(0.03), objective)
-    state = jb.init_train_state(student, objective, rule)
+    optimizer = jb.make_optimizer(optax.adam(0.03), objective)
+    state = jb.init_train_state(student, objective, optimizer)
     assert state.trainable["projections"]["0"]["kernel"].shape == (2, 6, 8)
     step = jb.make_train_step(
-        student, teacher, objective, rule, adaptor_S=hidden_adaptor, adaptor_T=hidden_adaptor,
+        student, teacher, objective, optimizer, adaptor_S=hidden_adaptor, adaptor_T=hidden_adaptor,
         gradient_accumulation_steps=2,
     )  # fmt: skip
     jitted, values = jax.jit(step), []

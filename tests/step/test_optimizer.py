@@ -37,11 +37,11 @@ def exact_adaptor(batch, outputs):
 
 def setup(accumulation=1, *, optimizer=None, adaptor=exact_adaptor, precision=None, config=CONFIG):
     objective = jb.make_objective(config, total_steps=10)
-    rule = jb.make_optimizer(optimizer or optax.sgd(1.0), objective)
+    grouped = jb.make_optimizer(optimizer or optax.sgd(1.0), objective)
     policy = precision or Policy()
-    state = jb.init_train_state(STUDENT, objective, rule, precision=policy)
+    state = jb.init_train_state(STUDENT, objective, grouped, precision=policy)
     step = jb.make_train_step(
-        STUDENT, TEACHER, objective, rule, adaptor_S=adaptor, adaptor_T=adaptor,
+        STUDENT, TEACHER, objective, grouped, adaptor_S=adaptor, adaptor_T=adaptor,
         gradient_accumulation_steps=accumulation, precision=policy,
     )  # fmt: skip
     return jax.jit(step), state
@@ -111,10 +111,10 @@ def test_bad_projection_settings_are_refused(optimizer, settings, says):
 def test_clipping_uses_the_norm_of_student_and_projections():
     """Lesson B.6, 36: a projection moved by 124 under a norm of 1e-6."""
     objective = jb.make_objective(CONFIG)
-    rule = jb.make_optimizer(optax.sgd(1.0), objective, max_grad_norm=1e-3)
-    state = jb.init_train_state(STUDENT, objective, rule)
+    grouped = jb.make_optimizer(optax.sgd(1.0), objective, max_grad_norm=1e-3)
+    state = jb.init_train_state(STUDENT, objective, grouped)
     step = jb.make_train_step(
-        STUDENT, TEACHER, objective, rule, adaptor_S=hidden_adaptor, adaptor_T=hidden_adaptor
+        STUDENT, TEACHER, objective, grouped, adaptor_S=hidden_adaptor, adaptor_T=hidden_adaptor
     )
     after, metrics = jax.jit(step)(state, TEACHER.variables, DATA)
     update = jax.tree.map(jnp.subtract, after.trainable, state.trainable)

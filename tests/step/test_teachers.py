@@ -39,10 +39,10 @@ NARROW = jb.as_model((mlp, mlp_params(3)))
 
 def step_of(config, teachers=NETS, student=NARROW, adaptor=logits_adaptor, accumulation=1):
     objective = jb.make_objective(config)
-    rule = jb.make_optimizer(optax.sgd(0.5), objective)
-    state = jb.init_train_state(student, objective, rule)
+    optimizer = jb.make_optimizer(optax.sgd(0.5), objective)
+    state = jb.init_train_state(student, objective, optimizer)
     step = jb.make_train_step(
-        student, teachers, objective, rule, adaptor_S=adaptor, adaptor_T=adaptor,
+        student, teachers, objective, optimizer, adaptor_S=adaptor, adaptor_T=adaptor,
         gradient_accumulation_steps=accumulation,
     )  # fmt: skip
     return jax.jit(step), state
@@ -131,12 +131,12 @@ def test_memory_of_averaged_logits_does_not_grow_with_teachers():
         config = jb.DistillationConfig(temperature=1, teacher_average=average)
         objective = jb.make_objective(config)
         student = jb.as_model((wide, jnp.zeros((8, 5000))))
-        rule = jb.make_optimizer(optax.sgd(0.5), objective)
+        optimizer = jb.make_optimizer(optax.sgd(0.5), objective)
         step = jb.make_train_step(
-            student, models, objective, rule,
+            student, models, objective, optimizer,
             adaptor_S=lambda batch, z: {"logits": z}, adaptor_T=lambda batch, z: {"logits": z},
         )  # fmt: skip
-        state = jax.eval_shape(lambda: jb.init_train_state(student, objective, rule))
+        state = jax.eval_shape(lambda: jb.init_train_state(student, objective, optimizer))
         batch = {"x": jax.ShapeDtypeStruct((64, 8), jnp.float32)}
         variables = tuple(model.variables for model in models)
         compiled = jax.jit(step).lower(state, variables, batch).compile()

@@ -45,11 +45,11 @@ def exact_adaptor(batch, outputs):
 
 def setup(accumulation=1, *, optimizer=None, adaptor=exact_adaptor, precision=None, config=CONFIG):
     objective = jb.make_objective(config, total_steps=10)
-    rule = jb.make_optimizer(optimizer or optax.sgd(1.0), objective)
+    grouped = jb.make_optimizer(optimizer or optax.sgd(1.0), objective)
     policy = precision or Policy()
-    state = jb.init_train_state(STUDENT, objective, rule, precision=policy)
+    state = jb.init_train_state(STUDENT, objective, grouped, precision=policy)
     step = jb.make_train_step(
-        STUDENT, TEACHER, objective, rule, adaptor_S=adaptor, adaptor_T=adaptor,
+        STUDENT, TEACHER, objective, grouped, adaptor_S=adaptor, adaptor_T=adaptor,
         gradient_accumulation_steps=accumulation, precision=policy,
     )  # fmt: skip
     return jax.jit(step), state
@@ -232,12 +232,12 @@ def test_one_compilation_per_batch_shape():
 
     model = jb.as_model((mlp, mlp_params(3)))
     objective = jb.make_objective(jb.DistillationConfig())
-    rule = jb.make_optimizer(optax.adamw(optax.linear_schedule(1e-2, 0, 9)), objective)
+    grouped = jb.make_optimizer(optax.adamw(optax.linear_schedule(1e-2, 0, 9)), objective)
     step = jax.jit(
-        jb.make_train_step(model, model, objective, rule, adaptor_S=counting,
+        jb.make_train_step(model, model, objective, grouped, adaptor_S=counting,
                            adaptor_T=logits_adaptor), donate_argnums=0,
     )  # fmt: skip
-    state = jb.init_train_state(model, objective, rule)
+    state = jb.init_train_state(model, objective, grouped)
     loader = jb.ArrayLoader(vector_data(20), 8)
     for _ in range(3):
         for batch in loader:  # 8, 8, 4
