@@ -132,7 +132,13 @@ NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("extending.md", 5), ("adaptors.md", 3), ("own-loop.md", 1), ("schedules.md", 1)],
+    [
+        ("extending.md", 5),
+        ("adaptors.md", 3),
+        ("own-loop.md", 1),
+        ("schedules.md", 1),
+        ("cache.md", 1),
+    ],
 )
 def test_programs_of_a_page_print_what_it_shows(name, count, tmp_path):
     page = (ROOT / "docs" / name).read_text()
