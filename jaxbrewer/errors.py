@@ -24,7 +24,7 @@ class UsageError(ValueError):
 
 
 class NonFiniteError(UsageError):
-    """A loss or a gradient that is not finite ended the training; the message says where.
+    """A loss or a gradient that is not finite ended the training; the message names where.
 
     The step that it names did not change the weights of any checkpoint.
     """

@@ -1,4 +1,4 @@
-"""Reads JSON strictly and writes it atomically: a file on disk is input that nobody vouches for.
+"""Reads JSON strictly and writes it atomically: a file on disk is untrusted input.
 
 A file that is damaged, or valid JSON of another shape, is a :class:`UsageError` of one line that
 names the file and the entry. Every file that the package reads back goes through here.
@@ -218,7 +218,7 @@ def _is_plain(value: Any, kind: Any) -> bool:
 
 
 def _is_like(value: Any, kind: Any) -> bool:
-    """Whether a value is the container that a kind describes, whatever it contains."""
+    """Whether a value is a container of this kind; its items are not checked."""
     origin = typing.get_origin(kind)
     if origin in _LISTS:
         return isinstance(value, list)

@@ -198,7 +198,7 @@ def _crc(plain: Mapping[str, Any]) -> int:
 def identities(
     directories: str | Path | Sequence[str | Path | None] | None,
 ) -> list[str | None] | None:
-    """What tells caches apart wherever they lie: a digest of what each was built from.
+    """Digests of what caches were built from, which identify them in any directory.
 
     Args:
         directories: ``TrainingConfig.cache_dir``.

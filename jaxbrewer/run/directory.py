@@ -316,7 +316,7 @@ def _make_directory(field: str, path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
         reason = None if os.access(path, os.W_OK | os.X_OK) else "no permission to write"
     except (OSError, ValueError) as error:
-        reason = "it links to nothing" if _is_dangling(path) else reason_of(error)
+        reason = "it is a link to a missing directory" if _is_dangling(path) else reason_of(error)
     if reason is not None:
         raise UsageError(f"{field} {str(path)!r} cannot be written: {reason}.")
 

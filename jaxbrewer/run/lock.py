@@ -23,7 +23,7 @@ LOCK = "run.lock"
 
 
 class _Holder(TypedDict):
-    """What the lock file says of the process that holds the lock."""
+    """The content of the lock file: the process that holds the lock."""
 
     process: int
     host: str
@@ -78,7 +78,7 @@ class DirectoryLock:
         _HELD.add(self)
 
     def release(self) -> None:
-        """Gives the directory free."""
+        """Releases the directory."""
         self._release()
 
 

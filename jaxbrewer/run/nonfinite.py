@@ -202,8 +202,8 @@ _ADVICE_ON_FLOAT16 = (
 def _advice_on_labels(bad: PendingStep) -> str:
     """What to look at if the loss on labels alone is not finite; else nothing."""
     losses = {name: value for name, value in bad.metrics.items() if "unweighted_" in name}
-    spoilt = [name for name, value in jax.device_get(losses).items() if not np.isfinite(value)]
-    if not spoilt or not all("hard_label_loss" in name for name in spoilt):
+    nonfinite = [name for name, value in jax.device_get(losses).items() if not np.isfinite(value)]
+    if not nonfinite or not all("hard_label_loss" in name for name in nonfinite):
         return ""
     ranges = [
         f"{name} has values from {np.min(leaf)} to {np.max(leaf)}"

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Self
 import jax
 import numpy as np
 
+from ..errors import UsageError
 from ..objective.term_weights import TermWeight, describe
 from .logs import Events, JsonLines
 from .progress import ProgressDisplay
@@ -33,7 +34,7 @@ class Tracker:
         directory: The directory of ``metrics.jsonl``; ``None`` writes none.
         log_dir: The directory of TensorBoard's events; ``None`` writes none.
         total_steps: Number of steps in all.
-        run: The run's name, which tells its events from others in ``log_dir``.
+        run: The run's name, which identifies its events in ``log_dir``.
         resumed_at: The step after which the training resumes: rows of later steps are removed, the
             others become the beginning of the history. ``None`` starts a run.
         show: Whether to show progress: a bar on a terminal, else a line every ten seconds.
@@ -62,10 +63,13 @@ class Tracker:
             _warn_of_gaps(lines.rows, resumed_at or 0, directory / METRICS)
             self._history.extend(lines.rows)
         if log_dir is not None and is_writer:
-            keeps = (
-                -1 if resumed_at == 0 else resumed_at
-            )  # a run that starts again writes everything again
-            self._files.append(Events(log_dir, run, keeps))
+            # A run that resumes before its first checkpoint writes everything again.
+            keeps = -1 if resumed_at == 0 else resumed_at
+            try:
+                self._files.append(Events(log_dir, run, keeps))
+            except UsageError:
+                self._close_files()
+                raise
         self._weights = weights
         self._skips, self._uncounted = SkippedStepWatch(), UncountedTerms(weights)
         self._pending: list[_PendingStep] = []
@@ -86,10 +90,13 @@ class Tracker:
                 self.read()
                 self._uncounted.end()
         finally:
-            for file in self._files:
-                file.close()
+            self._close_files()
             if self._shown is not None:
                 self._shown.close()
+
+    def _close_files(self) -> None:
+        for file in self._files:
+            file.close()
 
     def waits_for(self, step: int, what: str) -> None:
         """Shows what ``step`` waits for, such as a compilation."""

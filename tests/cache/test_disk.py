@@ -246,7 +246,7 @@ def test_records_are_written_below_a_directory_of_any_name(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["back\\slash", "nul\0", "\ud800", "n" * 300, "file/inner"])
-def test_directories_that_cannot_be_are_refused_in_one_line(name, tmp_path):
+def test_impossible_directories_are_refused_in_one_line(name, tmp_path):
     (tmp_path / "file").write_text("")
     for use in (build, TeacherCache):
         with pytest.raises(jb.UsageError) as error:

@@ -128,7 +128,7 @@ def test_a_bad_log_dir_does_not_cost_the_run_that_would_be_replaced(copy):
 
 @pytest.mark.parametrize("field", ["output_dir", "cache_dir", "log_dir"])
 @pytest.mark.parametrize("name", ["nul\0", "\ud800", "n" * 300, "file/inner", "link", "link/inner"])
-def test_paths_that_cannot_be_are_refused_in_one_line(field, name, tmp_path):
+def test_impossible_paths_are_refused_in_one_line(field, name, tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "link").symlink_to(tmp_path / "missing")
 
