@@ -68,6 +68,14 @@ def _check_part(part: Batch) -> None:
     """Checks the part of a batch that one model sees."""
     if isinstance(part, Mapping):
         part = {name: value for name, value in part.items() if name not in OBJECTIVE_ENTRIES}
+    sizes = [len(leaf) if np.ndim(leaf) else 0 for leaf in jax.tree.leaves(part)]
+    if not sizes or not all(sizes):
+        _check_leaves(part)
+    _check_lists(part)
+
+
+def _check_leaves(part: Batch) -> None:
+    """Checks a batch some of whose leaves are numbers or have no examples."""
     leaves = {
         jax.tree_util.keystr(path, simple=True, separator="."): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(part)
@@ -91,7 +99,6 @@ def _check_part(part: Batch) -> None:
             "number. Batch them, with ArrayLoader, dataset.batch(n) or a DataLoader; a value for a "
             "whole batch is an argument, train(..., name=value)."
         )
-    _check_lists(part, arrays)
 
 
 def _is_example(arrays: Mapping[str, Any], numbers: list[str]) -> bool:
@@ -104,9 +111,9 @@ def _is_example(arrays: Mapping[str, Any], numbers: list[str]) -> bool:
     return is_named or len(arrays) < 2 or all(np.ndim(leaf) == 1 for leaf in arrays.values())
 
 
-def _check_lists(part: Batch, arrays: Mapping[str, Any]) -> None:
+def _check_lists(part: Batch) -> None:
     """Refuses a list of one array per example; lists of layers hold whole batches."""
-    if not isinstance(part, Mapping):
+    if not isinstance(part, Mapping) or not any(map(_is_list, part.values())):
         return
     sizes = {value.shape[0] for value in part.values() if getattr(value, "shape", ())}
     for name, value in part.items():

@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import UsageError
 
 _TEXT = (str, bytes)
+_ARRAYS = (np.ndarray, jax.Array)
 _TOO_LONG = {np.dtype(kind) for kind in (np.longdouble, np.clongdouble)} - {
     np.dtype(kind) for kind in (np.float64, np.complex128)
 }
@@ -43,6 +44,8 @@ def as_arrays(batch: Any) -> Any:
 
 def as_pytree(batch: Any) -> Any:
     """``batch`` with containers that JAX can take apart, and its leaves unchanged."""
+    if isinstance(batch, _ARRAYS):
+        return batch
     if _is_table(batch):
         return {str(name): batch[name].to_numpy() for name in batch.columns}
     if isinstance(batch, (list, tuple)) and not hasattr(batch, "_fields"):
@@ -70,6 +73,8 @@ def to_numpy(tensor: Any) -> np.ndarray:
 
 def _converted(value: Any, path: str, convert: Callable[[Any, str], Any]) -> Any:
     """Arrays for the leaves of a pytree, lists of numbers among them."""
+    if isinstance(value, _ARRAYS):
+        return convert(value, path)
     if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
         if _is_numbers(value):
             return convert(value, path)
@@ -103,7 +108,7 @@ def _mapped(node: Any, function: Callable[[Any, str], Any]) -> Any:
 def _array(value: Any, path: str) -> Any:
     entry = f"The batch entry {path!r}" if path else "The batch"
     try:
-        is_array = isinstance(value, (jax.Array, np.ndarray)) and value.dtype != object
+        is_array = isinstance(value, _ARRAYS) and value.dtype != object
         array = value if is_array else _numbers(value)
     except (ValueError, TypeError, RuntimeError) as error:
         if isinstance(error, ValueError) and "inhomogeneous" in str(error):
