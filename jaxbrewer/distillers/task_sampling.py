@@ -74,7 +74,7 @@ def task_groups(
     Raises:
         UsageError: A task's data have no batches, or are not those that ``start`` belongs to.
     """
-    update = 0 if start is None else start["update"]
+    step = 0 if start is None else start["update"]
     begins = dict.fromkeys(dataloaders) if start is None else start["tasks"]
     streams = {
         task: groups(dataloader, 1, start=begins[task]) for task, dataloader in dataloaders.items()
@@ -84,16 +84,16 @@ def task_groups(
     }
     while True:
         batches = []
-        for task in sorted(draw(update, size)):
+        for task in sorted(draw(step, size)):
             group = next(streams[task])
             batches.append(TaskBatch(task, group.batches[0]))
             places[task] = group.make_position
-        update += 1
-        locate = functools.partial(_locate, update, size, dict(places))
-        yield Group(tuple(batches), 0, update * size, locate)
+        step += 1
+        locate = functools.partial(_locate, step, size, dict(places))
+        yield Group(tuple(batches), 0, step * size, locate)
 
 
-def _locate(update: int, size: int, places: Mapping[str, Callable[[], Any]]) -> Position:
+def _locate(step: int, size: int, places: Mapping[str, Callable[[], Any]]) -> Position:
     """The step, and the position in each task's data."""
     tasks = {task: place() for task, place in places.items()}
-    return {"epoch": 0, "batch": update * size, "update": update, "tasks": tasks}
+    return {"epoch": 0, "batch": step * size, "update": step, "tasks": tasks}

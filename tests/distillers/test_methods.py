@@ -96,3 +96,16 @@ def test_a_further_training_under_equal_settings_compiles_nothing(kind):
         distiller.train(OPTIMIZER, BATCHES, **{"num_steps": 2, **scale, **settings})
         assert TRACED
         TRACED.clear()
+
+
+def test_an_optimizers_closures_are_walked_for_a_run_directory_alone(monkeypatch, tmp_path):
+    walked = []
+    monkeypatch.setattr(
+        "jaxbrewer.distillers.prepared.closure_settings", lambda update: walked.append(1) or {}
+    )
+    distiller = DISTILLERS[jb.BasicTrainer](quiet())
+    distiller.train(OPTIMIZER, BATCHES, num_steps=1)
+    assert not walked
+    distiller.train_config = quiet(output_dir=tmp_path / "run")
+    distiller.train(OPTIMIZER, BATCHES, num_steps=1)
+    assert walked
