@@ -6,29 +6,20 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
-import optax
-
 from ..checksums import fingerprint
 from ..configs import DistillationConfig, TrainingConfig
 from ..data.batches import as_batch
-from ..data.groups import count_examples
 from ..devices.estimate import Estimate
 from ..devices.mesh import make_layout
 from ..devices.sharding import models_for_use
 from ..errors import UsageError, suggest
 from ..forward.adaptors import Adaptor
 from ..forward.as_model import as_model
-from ..forward.model import Model, PyTree
-from ..forward.precision import policy_of
-from ..objective.objective import make_objective
 from ..run.loop import plan_training
 from ..run.nonfinite import FlaggedStep, finite_gradients, with_finite_flags
 from ..run.plan import Plan
 from ..step.optimizer import make_optimizer
-from ..step.resolve_matches import resolve_matches
-from ..step.state import init_train_state
-from ..step.tasks import TaskBatch, TaskObjective, make_task_step, present_in
+from ..step.tasks import TaskBatch, make_task_step
 from ..step.teachers import Adaptors, Teacher
 from ..step.unused_parameters import skip_absent
 from .base import (
@@ -47,10 +38,10 @@ from .prepared import (
     RunRecord,
     check,
     estimate,
-    named_models,
     variables_of,
 )
-from .task_sampling import make_draw, task_groups, task_probabilities
+from .task_models import TaskModels
+from .task_sampling import loader_probabilities, make_draw, task_groups
 
 Tasks = Mapping[str, Any]
 
@@ -142,16 +133,9 @@ class MultiTaskDistiller(Distiller):
             task: tuple(map(as_model, model)) if isinstance(model, list) else as_model(model)
             for task, model in model_T.items()
         }
-        refuse_shared_variables(self._student, self._named_teachers().values())
+        refuse_shared_variables(self._student, self._models({}).named_teachers().values())
         for config in self.distill_configs.values():
             check_config(config)
-
-    def _named_teachers(self) -> dict[str, Model]:
-        return {
-            name: model
-            for task, teacher in self._teachers.items()
-            for name, model in named_models(teacher, f"teacher{{}} of {task}").items()
-        }
 
     def _require_tasks(self, field: str, given: Any) -> None:
         if not isinstance(given, Mapping):
@@ -273,8 +257,9 @@ class MultiTaskDistiller(Distiller):
             UsageError: A match does not fit the models.
         """
         firsts, _ = self._first_batches(dataloaders, batch_postprocessors or {})
+        models = self._models(args)
         return "\n".join(
-            f"{task}:\n{self._resolve(task, batch, args)[1]}" for task, batch in firsts.items()
+            f"{task}:\n{models.resolve(task, batch)[1]}" for task, batch in firsts.items()
         )
 
     def _prepare(
@@ -294,38 +279,29 @@ class MultiTaskDistiller(Distiller):
         config = self.train_config
         plan = plan_training(config, dataloaders, None, num_steps)
         firsts, dataloaders = self._first_batches(dataloaders, postprocessors)
-        objectives = {
-            task: make_objective(
-                self._resolved_config(task, batch, args, shows_table=shows_tables),
-                total_steps=plan.total_steps,
-            )
-            for task, batch in firsts.items()
-        }
-        projections = [
-            {name: match.proj for name, match in objective.projected.items()}
-            for objective in objectives.values()
-        ]
-        objective = TaskObjective(
-            objectives,
-            config.gradient_accumulation_steps,
-            shares_projections=self._has_one_config and projections[1:] == projections[:-1],
+        models = self._models(args)
+        objective = models.make_objective(
+            firsts,
+            plan.total_steps,
+            has_one_config=self._has_one_config,
+            shows_tables=shows_tables,
         )
-        draw = make_draw(self._probabilities(dataloaders, tau), config.seed)
+        draw = make_draw(loader_probabilities(dataloaders, tau), config.seed)
         grouped = skip_absent(
             make_optimizer(
                 optimizer, objective, max_grad_norm=max_grad_norm, student=self._student
             ),
-            self._present(firsts, objective, args),
+            models.present(firsts, objective, self.projections),
         )
-        models = models_for_use(self._student, self._teachers, make_layout(config))
+        in_use = models_for_use(self._student, self._teachers, make_layout(config))
 
         def make_step(micro_batches: int) -> FlaggedStep:
             step = make_task_step(
-                *models,
+                *in_use,
                 dataclasses.replace(objective, micro_batches=micro_batches),
                 grouped,
                 extra_metrics=finite_gradients,
-                **self._forward_settings(args),
+                **models.forward_settings(),
             )
             return with_finite_flags(step, skips=config.on_nonfinite == "skip")
 
@@ -351,7 +327,7 @@ class MultiTaskDistiller(Distiller):
             record=RunRecord(
                 type(self).__name__,
                 self.distill_configs,
-                {"student": self._student, **self._named_teachers()},
+                models.named(),
                 lambda: fingerprint(variables_of(self._teachers)),
             ),
         )
@@ -371,77 +347,13 @@ class MultiTaskDistiller(Distiller):
             firsts[task] = as_batch(postprocess(batch, self._initial_weights))
         return firsts, loaders
 
-    def _forward_settings(self, args: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            "adaptors_S": self.adaptor_S,
-            "adaptors_T": self.adaptor_T,
-            "precision": policy_of(self.train_config),
-            "args": args,
-        }
-
-    def _present(
-        self, firsts: Mapping[str, Any], objective: TaskObjective, args: Mapping[str, Any]
-    ) -> dict[str, PyTree]:
-        """By task, the parameters that its loss depends on."""
-        precision, seed = policy_of(self.train_config), self.train_config.seed
-        state = jax.eval_shape(
-            lambda student, projections: init_train_state(
-                dataclasses.replace(self._student, **student),
-                objective,
-                optax.identity(),
-                seed=seed,
-                precision=precision,
-                projections=projections,
-            ),
-            self._student.variables,
-            self.projections,
-        )
-        return {
-            task: present_in(
-                state,
-                variables_of(self._teachers),
-                TaskBatch(task, batch),
-                self._student,
-                self._teachers,
-                objective,
-                **self._forward_settings(args),
-            )
-            for task, batch in firsts.items()
-        }
-
-    def _resolved_config(
-        self, task: str, batch: Any, args: Mapping[str, Any], *, shows_table: bool
-    ) -> DistillationConfig:
-        """The task's config with its matches resolved."""
-        config = self.distill_configs[task]
-        if config.is_resolved and not config.custom_matches:
-            return config
-        config, table = self._resolve(task, batch, args)
-        if shows_table and jax.process_index() == 0:
-            print(f"{task}:\n{table}")
-        return config
-
-    def _resolve(
-        self, task: str, batch: Any, args: Mapping[str, Any]
-    ) -> tuple[DistillationConfig, str]:
-        return resolve_matches(
-            self.distill_configs[task],
+    def _models(self, args: Mapping[str, Any]) -> TaskModels:
+        return TaskModels(
+            self.train_config,
+            self.distill_configs,
             self._student,
-            self._teachers[task],
-            batch,
-            adaptor_S=self.adaptor_S[task],
-            adaptor_T=self.adaptor_T[task],
-            args=args,
+            self._teachers,
+            self.adaptor_S,
+            self.adaptor_T,
+            args,
         )
-
-    def _probabilities(self, dataloaders: Tasks, tau: float) -> dict[str, float]:
-        sizes = {task: count_examples(dataloaders[task]) for task in self._tasks}
-        unknown = [task for task, size in sizes.items() if size is None]
-        if unknown:
-            warnings.warn(
-                f"The numbers of examples of {unknown} are unknown: tau={tau} has no effect, and "
-                "all tasks are drawn alike.",
-                stacklevel=4,
-            )
-            tau = 0.0
-        return task_probabilities({task: size or 1 for task, size in sizes.items()}, tau)

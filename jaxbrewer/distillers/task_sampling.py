@@ -1,12 +1,13 @@
 """The draw of tasks, and the batches of several tasks as one stream."""
 
 import functools
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from ..data.groups import Group, groups
+from ..data.groups import Group, count_examples, groups
 from ..data.position import Position
 from ..errors import UsageError
 from ..step.tasks import TaskBatch
@@ -32,6 +33,23 @@ def task_probabilities(sizes: Mapping[str, int], tau: float) -> dict[str, float]
     logs = tau * np.log(np.maximum(1, np.fromiter(sizes.values(), float)))
     powers = np.exp(logs - logs.max())
     return dict(zip(sizes, (powers / powers.sum()).tolist(), strict=True))
+
+
+def loader_probabilities(dataloaders: Mapping[str, Any], tau: float) -> dict[str, float]:
+    """The probability of each task, by the examples of its loader.
+
+    Where a loader does not say how many it has, all tasks are equally probable, with a warning.
+    """
+    sizes = {task: count_examples(loader) for task, loader in dataloaders.items()}
+    unknown = [task for task, size in sizes.items() if size is None]
+    if unknown:
+        warnings.warn(
+            f"The numbers of examples of {unknown} are unknown: tau={tau} has no effect, and "
+            "all tasks are drawn alike.",
+            stacklevel=5,
+        )
+        tau = 0.0
+    return task_probabilities({task: size or 1 for task, size in sizes.items()}, tau)
 
 
 def make_draw(probabilities: Mapping[str, float], seed: int) -> Draw:
