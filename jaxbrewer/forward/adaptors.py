@@ -32,16 +32,19 @@ class Outputs:
     Attributes:
         logits: One array per head, ``[batch, classes]`` or ``[batch, length, classes]``.
         logits_mask: Positions that are compared, ``[batch, length]``: one per head, or one for
-            all; every value but 0 selects. Where both models have one, a position counts that both
-            select; masks of different lengths pair by rank
-            (:func:`~jaxbrewer.objective.logit_masks.pair_selected`).
+            all; every value but 0 selects. If both models have one, a position counts where both
+            select it; masks of different lengths pair by rank
+            (:func:`~jaxbrewer.objective.logit_masks.pair_selected`). Of heads
+            ``[batch, classes]`` a mask ``[batch]`` selects examples, one of their own shape classes
+            (:func:`~jaxbrewer.objective.head_masks.masks_of_heads`).
         logits_weights: Weights of the positions, float ``[batch, length]`` (``[batch]`` for 2-D
             heads): one per head, or one for all.
         losses: The student's own losses (those on labels, usually).
         labels: One array of class numbers per head; negative ones are ignored.
         inputs_mask: ``[batch, length]``, 1 for tokens and 0 for padding.
-        features: ``"hidden"``, ``"attention"`` and registered features: a tuple of layers each, in
-            which ``None`` stands for a layer that was not kept.
+        features: ``"hidden"`` (``[batch, length, width]``), ``"attention"`` (scores before the
+            softmax, ``[batch, heads, length, length]``) and registered features: a tuple of layers
+            each, in which ``None`` stands for a layer that was not kept.
         modules: Outputs of submodules by their paths, as ``custom_matches`` need them.
         modules_mask: Masks of modules whose positions are not those of ``inputs_mask``, by path;
             ``None`` for a module whose positions all count.
