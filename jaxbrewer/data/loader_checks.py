@@ -20,7 +20,7 @@ class _RowLibrary(NamedTuple):
 _ROW_LIBRARIES = (
     _RowLibrary(
         ("datasets.arrow_dataset", "datasets.iterable_dataset"),
-        'ArrayLoader(dataset.with_format("numpy")[:], batch_size)',
+        'dataset.batch(batch_size), or ArrayLoader(dataset.with_format("numpy")[:], batch_size)',
     ),
     _RowLibrary(("tensorflow.python.data",), "dataset.batch(batch_size)"),
     _RowLibrary(("torch.utils.data",), "torch.utils.data.DataLoader(dataset, batch_size)"),
