@@ -12,6 +12,8 @@ from ..json_files import read_json
 
 DEEPEST = 50
 """Nesting of lists and dicts beyond which a field is refused; a cycle has no end."""
+MOST_ITEMS = 100_000
+"""Values in lists and dicts beyond which a field is refused; a file may repeat one list."""
 LARGEST_COUNT = 2**31 - 1
 """Counts of steps and examples are 32-bit integers on the devices."""
 LARGEST_SEED = 2**32 - 1
@@ -29,8 +31,11 @@ class Config:
         """Refuses names that are no fields, and required fields that are missing."""
         if args or values:  # a copy is made without any
             cls._require_fields(args, values)
-            if _is_deeper_than([args, values], DEEPEST):
-                raise UsageError(f"{cls.__name__} has a field nested deeper than {DEEPEST} levels.")
+            if _is_too_large([args, values]):
+                raise UsageError(
+                    f"{cls.__name__} has a field that is nested deeper than {DEEPEST} levels, or "
+                    f"holds more than {MOST_ITEMS} values."
+                )
         return super().__new__(cls)
 
     @classmethod
@@ -175,11 +180,18 @@ class Config:
         object.__setattr__(self, field, frozen(getattr(self, field)))
 
 
-def _is_deeper_than(value: Any, levels: int) -> bool:
-    if not isinstance(value, (Mapping, list, tuple)):
-        return False
-    items = value.values() if isinstance(value, Mapping) else value
-    return levels <= 0 or any(_is_deeper_than(item, levels - 1) for item in items)
+def _is_too_large(value: Any) -> bool:
+    """Whether containers are nested or hold more than any config: cycles, lists of one list."""
+    left, open_ = MOST_ITEMS, [(value, 0)]
+    while open_:
+        container, depth = open_.pop()
+        items = container.values() if isinstance(container, Mapping) else container
+        inner = [item for item in items if isinstance(item, (Mapping, list, tuple))]
+        left -= len(items)
+        if left < 0 or (inner and depth >= DEEPEST):
+            return True
+        open_ += [(item, depth + 1) for item in inner]
+    return False
 
 
 def plain(value: Any) -> Any:

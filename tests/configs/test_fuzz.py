@@ -62,6 +62,14 @@ def deep(levels):
     return value
 
 
+def shared(levels):
+    """A list whose copy has two to the power of ``levels`` items."""
+    value = []
+    for _ in range(levels):
+        value = [value, value]
+    return value
+
+
 SCALARS = [
     None, True, False, 0, 1, -1, 2, 3.5, -0.0, 10**30, -(10**30), 2**31, 2**32, 2**63, 10**400,
     float("nan"), float("inf"), -float("inf"), 1e-320, 1j, "", "a", "none", "1", "true", "cpu",
@@ -71,7 +79,8 @@ SCALARS = [
     datetime.date(2020, 1, 1), Path("a"), object, len, max, print, dataclasses, jb.TrainingConfig(),
 ]  # fmt: skip
 BUILDERS = [
-    Hostile, cyclic, lambda: deep(5), lambda: deep(3000), dict, list, tuple, set,
+    Hostile, cyclic, lambda: shared(40), lambda: deep(5), lambda: deep(3000),
+    dict, list, tuple, set,
     lambda: np.zeros(3), lambda: np.zeros(0), lambda: np.array(True),
     lambda: np.array([True, False]), lambda: np.array(1), lambda: jnp.ones(()),
     lambda: jnp.array([1, 0]), lambda: iter([1]),
