@@ -99,7 +99,7 @@ settings = {
     },
 }  # fmt: skip
 for name, matches in settings.items():
-    config = jb.DistillationConfig(hard_label_weight=1, **matches)
+    config = jb.DistillationConfig(kd_loss_weight=0, hard_label_weight=1, **matches)
     distiller = jb.GeneralDistiller(training, config, teacher, new_student(), inner, classifier)
     print(f"\n{distiller.table(texts)}")
     show(name, *distiller.train(adamw(), texts, num_steps=STEPS))

@@ -50,16 +50,31 @@ def call_nnx(
         types = list(dict.fromkeys([nnx.Intermediate, *types]))
         for path, submodule in nnx.iter_modules(module):
             name = ".".join(map(str, path))
-            if path and select(name):
+            if path and select(name) and not isinstance(submodule, nnx.Dict):
                 setattr(submodule, _MARK, name)
                 marked.append(type(submodule))
     capture: Any = nnx.capture
     with _recording(dict.fromkeys(marked)):
-        answer = capture(call, *types)(module)
+        answer = capture(_with_plain_dicts(call), *types)(module)
     result, *states = answer if types else (answer,)
     values = {kind: nnx.to_pure_dict(state) for kind, state in zip(types, states, strict=True)}
     captured = _by_path(values[nnx.Intermediate], _NAME, select) if select else {}
     return result, captured, {name: values[kind] for name, kind in sown.items()}
+
+
+def _with_plain_dicts(call: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """``call`` on a module whose ``nnx.Dict``s have no attribute of ``nnx.capture``.
+
+    Every attribute of an ``nnx.Dict`` is one of its items.
+    """
+
+    def plain(module: nnx.Module) -> Any:
+        for _, submodule in nnx.iter_modules(module):
+            if isinstance(submodule, nnx.Dict):
+                vars(submodule).pop("__captures__", None)
+        return call(module)
+
+    return plain
 
 
 @contextlib.contextmanager

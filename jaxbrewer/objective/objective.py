@@ -220,7 +220,10 @@ class Objective:
                 (student.logits or targets.compared[0].logits) and self.weights["kd_loss"] != 0
             ):
                 missing = "student" if not student.logits else "teacher"
-                raise UsageError(f"The {missing}'s adaptor returned no 'logits' to distil.")
+                raise UsageError(
+                    f"The {missing}'s adaptor returned no 'logits' to distil: return them, or set "
+                    "kd_loss_weight=0 and match layers."
+                )
             for index, (key, name, match) in enumerate(self._named_matches()):
                 terms |= match_terms(
                     key,

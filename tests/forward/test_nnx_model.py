@@ -154,6 +154,30 @@ def test_sown_values_and_captured_modules_come_together():
     np.testing.assert_array_equal(sown["Intermediate"]["hidden"][0], captured["layer"])
 
 
+def test_a_dict_of_modules_holds_its_own_items_only():
+    class Heads(nnx.Module):
+        def __init__(self):
+            rngs = nnx.Rngs(0)
+            heads = {name: nnx.Linear(4, CLASSES, rngs=rngs) for name in ("first", "second")}
+            self.heads = nnx.Dict(heads)
+
+        def __call__(self, x):
+            outputs = {name: head(x) for name, head in self.heads.items()}
+            self.sow(Balance, "number", len(self.heads))
+            return outputs
+
+    module = Heads()
+    expected = {name: head(X) for name, head in module.heads.items()}
+    for model in (jb.as_model(module), jb.from_nnx(module, sown=[Balance])):
+        apply = model.capturing(lambda path: True)
+        outputs, captured = apply(model.params, model.state, {"x": X}, train=True)[0]
+        outputs = outputs[0] if isinstance(outputs, tuple) else outputs
+        assert outputs.keys() == expected.keys()
+        for name in expected:
+            np.testing.assert_allclose(outputs[name], expected[name], rtol=1e-6)
+            np.testing.assert_array_equal(captured[f"heads.{name}"], outputs[name])
+
+
 def test_an_adaptor_trains_on_a_sown_loss():
     """Only the balancing loss is trained on: it falls."""
 
