@@ -59,6 +59,17 @@ class Zygote:
         os.kill(process, signal.SIGKILL)
         return self.status()
 
+    def killed_at(self, process, directory, rows, delay):
+        """Kills a training ``delay`` seconds after it has written ``rows`` rows of metrics."""
+        metrics = directory / "run" / "metrics.jsonl"
+        while not metrics.exists() or metrics.read_bytes().count(b"\n") < rows:
+            if (status := self.ended_within(0.005)) is not None:
+                return status
+        if (status := self.ended_within(delay)) is not None:
+            return status
+        os.kill(process, signal.SIGKILL)
+        return self.status()
+
     def ended_within(self, seconds):
         """The exit status, or ``None`` if the process runs longer."""
         with contextlib.suppress(queue.Empty):
