@@ -104,7 +104,10 @@ def test_logits_of_one_model_alone_are_refused_unless_they_have_no_weight():
     match = {**HIDDEN_MATCH, "proj": None}
     config = jb.DistillationConfig(intermediate_matches=[match])
     says = refused(hidden, without, config)
-    assert says == "The teacher's adaptor returned no 'logits' to distil."
+    assert says == (
+        "The teacher's adaptor returned no 'logits' to distil: return them, or set "
+        "kd_loss_weight=0 and match layers."
+    )
     assert refused(without, hidden, config) == says.replace("teacher", "student")
     for adaptors, weight in (((without, without), 1), ((hidden, without), 0)):
         config = jb.DistillationConfig(intermediate_matches=[match], kd_loss_weight=weight)
