@@ -74,7 +74,7 @@ def test_each_teacher_may_have_its_own_batch_and_cache():
     split = {"teacher": (DATA, seconds), "student": DATA}
     expected = step(state, VARIABLES, split)[1]
     assert expected["total_loss"] != step(state, VARIABLES, DATA)[1]["total_loss"]
-    teach = make_teacher_step(NETS, [logits_adaptor, logits_adaptor])
+    teach = jax.jit(make_teacher_step(NETS, [logits_adaptor, logits_adaptor]))
     cached = teach(VARIABLES, split)
     poisoned = jax.tree.map(lambda leaf: leaf * jnp.nan, VARIABLES)
     for given, variables in ((cached, poisoned), ((cached[0], None), (poisoned[0], VARIABLES[1]))):
