@@ -83,7 +83,8 @@ class _Parser(argparse.ArgumentParser):
     """Raises :class:`UsageError` where argparse would print its usage and exit."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (see {self.prog} --help)")
+        shown = message if len(message) <= 300 else f"{message[:297]}..."
+        raise UsageError(f"{shown} (see {self.prog} --help)")
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):

@@ -108,6 +108,7 @@ def test_help_names_fields_of_the_job_and_their_defaults():
         (["train", "job.yaml", "--dry"], "--dry"),
         (["demo", "--large.size", "3"], "--large.size: `jaxbrewer demo` takes no overrides"),
         (["evaluate", "model", "--batch-size", "few"], "--batch-size"),
+        (["evaluate", "model", "--batch-size", "9" * 5000], "... (see jaxbrewer evaluate --help)"),
     ],
 )
 def test_words_that_make_no_command_are_refused(words, says, capsys):
