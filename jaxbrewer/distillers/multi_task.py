@@ -69,7 +69,7 @@ class MultiTaskDistiller(Distiller):
         UsageError: A task is missing somewhere.
 
     Examples:
-        >>> import jax.numpy as jnp, numpy as np
+        >>> import jax.numpy as jnp, numpy as np, optax
         >>> def model(params, x):
         ...     return {name: x @ w for name, w in params.items()}
         >>> def head(name):

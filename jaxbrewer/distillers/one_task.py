@@ -197,7 +197,7 @@ class OneTaskDistiller(Distiller):
             UsageError: Something does not fit.
 
         Examples:
-            >>> import jax.numpy as jnp, optax
+            >>> import jax.numpy as jnp, numpy as np, optax
             >>> from jaxbrewer import BasicTrainer
             >>> model = (lambda params, x: x @ params, jnp.zeros((2, 3)))
             >>> config = TrainingConfig(output_dir=None)

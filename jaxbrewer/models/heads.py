@@ -1,5 +1,6 @@
 """The base of all models: an encoder, a head for a task, and checks of their inputs."""
 
+import abc
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar
@@ -41,13 +42,13 @@ class EncoderModel(nnx.Module):
     def __init__(self, config: Any, *, rngs: nnx.Rngs):
         self.config = config
 
+    @abc.abstractmethod
     def head(self, hidden: Hidden, mask: Mask | None) -> Outputs:
         """Computes the head's outputs from the last hidden states."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def embedding_table(self) -> Float[Array, "vocabulary width"]:
         """The word embeddings, to which the decoder of a masked language model is tied."""
-        raise NotImplementedError
 
     def with_head(
         self, outputs: Outputs, mask: Mask | None, last_hidden: Hidden | None = None

@@ -106,8 +106,8 @@ def test_other_data_are_refused_unless_the_checksum_is_dropped(make):
     other = start | {"checksum": start["checksum"] ^ 1}
     with pytest.raises(jb.UsageError, match="does not yield batch 3 of epoch 0 as it did before"):
         next(groups(make(), 3, start=other))
-    told = next(groups(make(), 3, start=without_entries(other, "checksum")))
-    assert sums([told]) == sums(itertools.islice(groups(make(), 3), 1, 2))
+    following = next(groups(make(), 3, start=without_entries(other, "checksum")))
+    assert sums([following]) == sums(itertools.islice(groups(make(), 3), 1, 2))
 
 
 def test_an_order_that_cannot_be_reproduced_is_refused():

@@ -9,7 +9,7 @@ from jaxbrewer.forward.adaptors import Outputs
 from jaxbrewer.objective import layer_maps
 
 
-def told(blocks, width, heads=4, attention_layers=None):
+def outputs(blocks, width, heads=4, attention_layers=None):
     """The shapes of a model with this many blocks."""
     hidden = tuple(jax.ShapeDtypeStruct((2, 7, width), jnp.float32) for _ in range(blocks + 1))
     scores = tuple(
@@ -51,7 +51,7 @@ TEXTBREWER = {  # examples/matches/matches.py: student layers and teacher layers
 def test_presets_are_textbrewers(name):
     blocks, width, loss, expected, projected = TEXTBREWER[name]
     # TextBrewer's models return one attention more, at the front.
-    student, teacher = told(blocks, width, 12, blocks + 1), told(12, 768, 12, 13)
+    student, teacher = outputs(blocks, width, 12, blocks + 1), outputs(12, 768, 12, 13)
     matches = resolved(name, student, teacher)
     doubled = loss in ("mmd", "gram")
     assert [(match.layer_S, match.layer_T) for match in matches] == [
@@ -64,14 +64,17 @@ def test_presets_are_textbrewers(name):
 
 
 def test_presets_fit_any_depth():
-    assert pairs("L5_hidden_mse", told(5, 8), told(24, 8)) == [
+    assert pairs("L5_hidden_mse", outputs(5, 8), outputs(24, 8)) == [
         (0, 0), (1, 5), (2, 10), (3, 14), (4, 19), (5, 24),
     ]  # fmt: skip
-    assert pairs("L2_attention_mse", told(2, 8), told(6, 8)) == [(0, 2), (1, 5)]  # from 0 here
+    assert pairs("L2_attention_mse", outputs(2, 8), outputs(6, 8)) == [
+        (0, 2),
+        (1, 5),
+    ]  # from 0 here
 
 
 def test_maps_follow_their_definitions():
-    student, teacher = told(3, 6), told(6, 8)
+    student, teacher = outputs(3, 6), outputs(6, 8)
     assert pairs("uniform", student, teacher) == [(0, 0), (1, 2), (2, 4), (3, 6)]
     assert pairs("skip", student, teacher) == [(1, 2), (2, 4)]
     assert pairs("last", student, teacher) == [(1, 4), (2, 5)]
@@ -82,22 +85,24 @@ def test_maps_follow_their_definitions():
 
 
 def test_emd_takes_all_layers_but_the_embeddings():
-    hidden, attention = resolved("emd", told(2, 6), told(4, 8))
+    hidden, attention = resolved("emd", outputs(2, 6), outputs(4, 8))
     assert (hidden.layer_S, hidden.layer_T) == ((1, 2), (1, 2, 3, 4))
     assert (attention.layer_S, attention.layer_T) == ((0, 1), (0, 1, 2, 3))
     assert (hidden.proj, attention.proj) == (("linear", 6, 8), None)
     assert (hidden.loss, attention.loss) == ("hidden_mse", "attention_mse")
     assert hidden.group == attention.group == "emd"
-    (alone,) = resolved("emd", told(2, 6, heads=4), told(4, 8, heads=8))  # heads do not compare
+    (alone,) = resolved(
+        "emd", outputs(2, 6, heads=4), outputs(4, 8, heads=8)
+    )  # heads do not compare
     assert (alone.feature, alone.group) == ("hidden", None)
     (chosen,) = resolved(
-        [{"map": "emd", "feature": "hidden", "loss": "cos"}], told(2, 6), told(4, 8)
+        [{"map": "emd", "feature": "hidden", "loss": "cos"}], outputs(2, 6), outputs(4, 8)
     )
     assert (chosen.feature, chosen.loss) == ("hidden", "cos")
 
 
 def test_the_table_names_layers_widths_and_projections():
-    student, teacher = told(2, 6), told(4, 8)
+    student, teacher = outputs(2, 6), outputs(4, 8)
     config = jb.DistillationConfig(intermediate_matches=["last", "emd"])
     config = layer_maps.resolve(config, student, [teacher])
     lines = layer_maps.table(config, student, [teacher]).splitlines()
@@ -114,16 +119,20 @@ def test_the_table_names_layers_widths_and_projections():
 @pytest.mark.parametrize(
     ("matches", "student", "says"),
     [
-        ("L3_hidden_mse", told(4, 6), "for a student with 3 layers.*has 4: use 'L4_hidden_mse'"),
-        ("uniform", told(8, 6), "1 to 6 layers.*has 8"),
+        (
+            "L3_hidden_mse",
+            outputs(4, 6),
+            "for a student with 3 layers.*has 4: use 'L4_hidden_mse'",
+        ),
+        ("uniform", outputs(8, 6), "1 to 6 layers.*has 8"),
         ("uniform", Outputs(), r"intermediate_matches\[0\]: it needs 'hidden'.*student"),
-        ([{"map": "last", "teacher": 1}], told(3, 6), "no teacher 1 among 1"),
+        ([{"map": "last", "teacher": 1}], outputs(3, 6), "no teacher 1 among 1"),
     ],
 )
 def test_mismatches_are_refused_in_one_line(matches, student, says):
     config = jb.DistillationConfig(intermediate_matches=matches)
     with pytest.raises(jb.UsageError, match=says) as error:
-        layer_maps.resolve(config, student, [told(6, 8)])
+        layer_maps.resolve(config, student, [outputs(6, 8)])
     assert "\n" not in str(error.value)
 
 

@@ -95,10 +95,10 @@ def test_a_match_uses_the_teacher_it_names():
         alone = jb.make_objective(jb.DistillationConfig(intermediate_matches=[
             {**matches[index], "teacher": 0}
         ]))  # fmt: skip
-        told = hidden_adaptor(data, teachers[index].apply(
+        teacher_outputs = hidden_adaptor(data, teachers[index].apply(
             teachers[index].params, {}, data, train=False)[0])  # fmt: skip
         projections = {"0": state.trainable["projections"][str(index)]}
-        _, single = alone(student, collect(told, "teacher"), projections)
+        _, single = alone(student, collect(teacher_outputs, "teacher"), projections)
         np.testing.assert_allclose(
             metrics[f"unweighted_{name}"], single["unweighted_hidden_hidden_mse_-1_-1"], rtol=1e-5
         )
@@ -110,14 +110,14 @@ def _inputs(data):
 
 def test_only_the_layers_that_matches_need_are_kept():
     layers = tuple(np.full((1, 1, 1), i) for i in range(4))
-    told = Outputs(features={"hidden": layers, "attention": layers})
+    teacher_outputs = Outputs(features={"hidden": layers, "attention": layers})
     config = jb.DistillationConfig(
         intermediate_matches=[{**HIDDEN_MATCH, "layer_T": 1}, {**HIDDEN_MATCH, "layer_T": -1}]
     )
-    kept = only_needed(told, config).features
+    kept = only_needed(teacher_outputs, config).features
     assert [layer is not None for layer in kept["hidden"]] == [False, True, False, True]
     assert kept.keys() == {"hidden"}
-    assert only_needed(told, config, teacher=1).features == {}
+    assert only_needed(teacher_outputs, config, teacher=1).features == {}
 
 
 def test_memory_of_averaged_logits_does_not_grow_with_teachers():
