@@ -256,10 +256,12 @@ def test_impossible_directories_are_refused_in_one_line(name, tmp_path):
 
 FULL = """
 import resource, sys
+import jax
 from jaxbrewer import UsageError
 from tests.cache import test_disk
 from jaxbrewer.cache import writer
 
+jax.config.update("jax_enable_compilation_cache", False)  # its files would be cut, too
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), -1))
 writer._COMMIT_EXAMPLES = 8
 try:

@@ -64,7 +64,10 @@ def test_rules_that_match_no_weight_are_refused(rules, says):
         ({"student_rules": [["kernel", ["tensor"]]]}, "student_rules need a mesh"),
         ({"mesh": {"data": 2}, "student_rules": [["k", ["tensor"]]]}, "has no axis 'tensor'"),
         ({"mesh": {"fsdp": 2}, "teacher_rules": [["k", ["fsdp", "fsdp"]]]}, "two axes .*'fsdp'"),
-        ({"mesh": {"data": 2}, "teacher_rules": [["(", []]]}, r"teacher_rules\[0\]: '\(' is no re"),
+        (
+            {"mesh": {"data": 2}, "teacher_rules": [["(", []]]},
+            r"teacher_rules\[0\]: '\(' is not a re",
+        ),
         ({"mesh": {"data": 2}, "teacher_rules": ["kernel"]}, "must be a pair such as"),
     ],
 )

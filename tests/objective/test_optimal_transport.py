@@ -195,7 +195,8 @@ def test_a_transport_is_one_term_among_others():
     objective = jb.make_objective(config)
     total, metrics = objective(student, teacher, {}, state=objective.init_state())
     names = ["kd_loss", "hidden_emd_hidden_mse", "hidden_cos_1_2", "hard_label_loss"]
-    parts = {"total_loss", *(f"{kind}weighted_{name}" for kind in ("", "un") for name in names)}
+    forms = ("weighted", "unweighted", "count")
+    parts = {"total_loss", *(f"{form}_{name}" for form in forms for name in names)}
     assert set(metrics) == parts
     np.testing.assert_allclose(
         total,
