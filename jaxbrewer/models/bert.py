@@ -157,13 +157,15 @@ class BertOutput(nnx.Module):
 class BertAttention(nnx.Module):
     """Self-attention and its output map."""
 
+    self_attention: ClassVar[type] = BertSelfAttention
+
     def __init__(self, config: Any, *, rngs: nnx.Rngs):
-        self.self = BertSelfAttention(config, rngs=rngs)
+        self.self = self.self_attention(config, rngs=rngs)
         self.output = BertOutput(config.hidden_size, config, rngs=rngs)
 
-    def __call__(self, x: Tokens, bias: Array) -> tuple[Tokens, Scores, Scores]:
+    def __call__(self, x: Tokens, *positions: Any) -> tuple[Tokens, Scores, Scores]:
         """The block's output, the scores and the probabilities."""
-        context, scores, probabilities = self.self(x, bias)
+        context, scores, probabilities = self.self(x, *positions)
         return self.output(context, x), scores, probabilities
 
 
@@ -180,16 +182,23 @@ class BertIntermediate(nnx.Module):
 
 
 class BertLayer(nnx.Module):
-    """Attention, then the feed-forward block."""
+    """Attention, then the feed-forward block; other families have other kinds of attention."""
+
+    attention_block: ClassVar[type] = BertAttention
 
     def __init__(self, config: Any, *, rngs: nnx.Rngs):
-        self.attention = BertAttention(config, rngs=rngs)
+        self.attention = self.attention_block(config, rngs=rngs)
         self.intermediate = BertIntermediate(config, rngs=rngs)
         self.output = BertOutput(config.intermediate_size, config, rngs=rngs)
 
-    def __call__(self, x: Tokens, bias: Array) -> tuple[Tokens, Scores, Scores]:
-        """The layer's output, the scores and the probabilities."""
-        x, scores, probabilities = self.attention(x, bias)
+    def __call__(self, x: Tokens, *positions: Any) -> tuple[Tokens, Scores, Scores]:
+        """The layer's output, the scores and the probabilities.
+
+        Args:
+            x: The hidden states of all tokens.
+            positions: What the attention knows of them, such as the bias of padding.
+        """
+        x, scores, probabilities = self.attention(x, *positions)
         return self.output(self.intermediate(x), x), scores, probabilities
 
 
@@ -242,6 +251,7 @@ class BertHead(EncoderModel):
     """What all BERTs share: the config, the encoder and the inputs."""
 
     stack = "bert.encoder.layer"
+    words = "bert.embeddings.word_embeddings"
     pooled: ClassVar[bool] = False
     config: BertConfig
 
@@ -286,10 +296,6 @@ class BertHead(EncoderModel):
         return self.with_head(
             self.bert(ids, attention_mask, token_type_ids, position_ids), attention_mask
         )
-
-    def embedding_table(self) -> Float[Array, "vocabulary width"]:
-        """The word embeddings."""
-        return self.bert.embeddings.word_embeddings.embedding[...]
 
 
 class BertForSequenceClassification(BertHead):

@@ -16,7 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from ..errors import UsageError
-from .bert import BertIntermediate, BertOutput
+from .bert import BertAttention, BertLayer
 from .config import ACTIVATION_NAMES, EncoderConfig
 from .families import Family
 from .heads import EncoderModel, MaskedLM, SpanFinder, TokenClassifier
@@ -294,31 +294,16 @@ class DebertaV2SelfAttention(nnx.Module):
         return total
 
 
-class DebertaV2Attention(nnx.Module):
+class DebertaV2Attention(BertAttention):
     """Self-attention and its output map."""
 
-    def __init__(self, config: DebertaV2Config, *, rngs: nnx.Rngs):
-        self.self = DebertaV2SelfAttention(config, rngs=rngs)
-        self.output = BertOutput(config.hidden_size, config, rngs=rngs)
-
-    def __call__(self, x: Tokens, *positions: Any) -> tuple[Tokens, Scores, Scores]:
-        """The block's output, the scores and the probabilities."""
-        context, scores, probabilities = self.self(x, *positions)
-        return self.output(context, x), scores, probabilities
+    self_attention = DebertaV2SelfAttention
 
 
-class DebertaV2Layer(nnx.Module):
+class DebertaV2Layer(BertLayer):
     """Attention, then the feed-forward block."""
 
-    def __init__(self, config: DebertaV2Config, *, rngs: nnx.Rngs):
-        self.attention = DebertaV2Attention(config, rngs=rngs)
-        self.intermediate = BertIntermediate(config, rngs=rngs)
-        self.output = BertOutput(config.intermediate_size, config, rngs=rngs)
-
-    def __call__(self, x: Tokens, *positions: Any) -> tuple[Tokens, Scores, Scores]:
-        """The layer's output, the scores and the probabilities."""
-        x, scores, probabilities = self.attention(x, *positions)
-        return self.output(self.intermediate(x), x), scores, probabilities
+    attention_block = DebertaV2Attention
 
 
 class DebertaV2Encoder(nnx.Module):
@@ -386,6 +371,7 @@ class DebertaV2Head(EncoderModel):
     """What all DeBERTas share: the config, the encoder and the inputs."""
 
     stack = "deberta.encoder.layer"
+    words = "deberta.embeddings.word_embeddings"
     config: DebertaV2Config
 
     def __init__(self, config: DebertaV2Config, *, rngs: nnx.Rngs):
@@ -406,10 +392,6 @@ class DebertaV2Head(EncoderModel):
             token_type_ids=token_type_ids,
         )
         return self.with_head(self.deberta(ids, attention_mask, token_type_ids), attention_mask)
-
-    def embedding_table(self) -> Float[Array, "vocabulary width"]:
-        """The word embeddings."""
-        return self.deberta.embeddings.word_embeddings.embedding[...]
 
 
 class DebertaV2ForSequenceClassification(DebertaV2Head):

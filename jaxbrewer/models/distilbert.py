@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from .config import EncoderConfig
 from .families import Family
@@ -169,6 +169,7 @@ class DistilBertHead(EncoderModel):
     """What all DistilBERTs share: the config, the encoder and the inputs."""
 
     stack = "distilbert.transformer.layer"
+    words = "distilbert.embeddings.word_embeddings"
     config: DistilBertConfig
 
     def __init__(self, config: DistilBertConfig, *, rngs: nnx.Rngs):
@@ -180,10 +181,6 @@ class DistilBertHead(EncoderModel):
         longest = self.config.longest_input
         ids = self.checked(input_ids, longest=longest, attention_mask=attention_mask)
         return self.with_head(self.distilbert(ids, attention_mask), attention_mask)
-
-    def embedding_table(self) -> Float[Array, "vocabulary width"]:
-        """The word embeddings."""
-        return self.distilbert.embeddings.word_embeddings.embedding[...]
 
 
 class DistilBertForSequenceClassification(DistilBertHead):

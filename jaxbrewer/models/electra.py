@@ -10,7 +10,6 @@ import dataclasses
 from typing import ClassVar
 
 from flax import nnx
-from jaxtyping import Array, Float
 
 from .bert import BertConfig, BertEmbeddings, BertEncoder
 from .families import Family
@@ -87,6 +86,7 @@ class ElectraHead(EncoderModel):
     """What all ELECTRAs share: the config, the encoder and the inputs."""
 
     stack = "electra.encoder.layer"
+    words = "electra.embeddings.word_embeddings"
     config: ElectraConfig
 
     def __init__(self, config: ElectraConfig, *, rngs: nnx.Rngs):
@@ -111,10 +111,6 @@ class ElectraHead(EncoderModel):
         return self.with_head(
             self.electra(ids, attention_mask, token_type_ids, position_ids), attention_mask
         )
-
-    def embedding_table(self) -> Float[Array, "vocabulary width"]:
-        """The word embeddings."""
-        return self.electra.embeddings.word_embeddings.embedding[...]
 
 
 class ElectraForSequenceClassification(SequenceClassifier, ElectraHead):

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar
 
@@ -32,11 +33,13 @@ class EncoderModel(nnx.Module):
     Attributes:
         task: The task of the head, a key of ``TASKS``.
         stack: The path of the list of layers.
+        words: The path of the word embeddings.
         config: The family's config.
     """
 
     task: ClassVar[str]
     stack: ClassVar[str]
+    words: ClassVar[str]
     config: EncoderConfig
 
     def __init__(self, config: Any, *, rngs: nnx.Rngs):
@@ -46,9 +49,9 @@ class EncoderModel(nnx.Module):
     def head(self, hidden: Hidden, mask: Mask | None) -> Outputs:
         """Computes the head's outputs from the last hidden states."""
 
-    @abc.abstractmethod
     def embedding_table(self) -> Float[Array, "vocabulary width"]:
         """The word embeddings, to which the decoder of a masked language model is tied."""
+        return operator.attrgetter(self.words)(self).embedding[...]
 
     def with_head(
         self, outputs: Outputs, mask: Mask | None, last_hidden: Hidden | None = None
@@ -235,10 +238,8 @@ def cut_layers(model: Model, layers: Sequence[int]) -> Model:
     count = model.config.num_hidden_layers
     chosen = _layer_numbers(layers, count)
     student = nnx.clone(model)
-    *owners, name = model.stack.split(".")
-    owner: Any = student
-    for part in owners:
-        owner = getattr(owner, part)
+    path, _, name = model.stack.rpartition(".")
+    owner = operator.attrgetter(path)(student)
     stack = getattr(owner, name)
     setattr(owner, name, nnx.List([stack[number] for number in chosen]))
     student.config = dataclasses.replace(

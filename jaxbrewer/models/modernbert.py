@@ -270,6 +270,7 @@ class ModernBertHead(EncoderModel):
     """What all ModernBERTs share: the config, the encoder, the prediction head and the inputs."""
 
     stack = "model.layers"
+    words = "model.embeddings.tok_embeddings"
     config: ModernBertConfig
 
     def __init__(self, config: ModernBertConfig, *, rngs: nnx.Rngs):
@@ -288,10 +289,6 @@ class ModernBertHead(EncoderModel):
         outputs = self.model(ids, attention_mask)
         last = self.model.final_norm(outputs["hidden_states"][-1])
         return self.with_head(outputs, attention_mask, last)
-
-    def embedding_table(self) -> Float[Array, "vocabulary width"]:
-        """The word embeddings."""
-        return self.model.embeddings.tok_embeddings.embedding[...]
 
 
 class ModernBertForSequenceClassification(ModernBertHead):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from .bert import BertIntermediate, BertOutput
+from .bert import BertLayer
 from .config import EncoderConfig
 from .families import Family
 from .heads import (
@@ -154,18 +154,10 @@ class MPNetAttention(nnx.Module):
         return self.LayerNorm(self.dropout(gathered) + x), scores, probabilities
 
 
-class MPNetLayer(nnx.Module):
+class MPNetLayer(BertLayer):
     """Attention, then the feed-forward block."""
 
-    def __init__(self, config: MPNetConfig, *, rngs: nnx.Rngs):
-        self.attention = MPNetAttention(config, rngs=rngs)
-        self.intermediate = BertIntermediate(config, rngs=rngs)
-        self.output = BertOutput(config.intermediate_size, config, rngs=rngs)
-
-    def __call__(self, x: Tokens, bias: Array) -> tuple[Tokens, Scores, Scores]:
-        """The layer's output, the scores and the probabilities."""
-        x, scores, probabilities = self.attention(x, bias)
-        return self.output(self.intermediate(x), x), scores, probabilities
+    attention_block = MPNetAttention
 
 
 class RelativeBias(nnx.Module):
@@ -220,6 +212,7 @@ class MPNetHead(EncoderModel):
     """What all MPNets share: the config, the encoder and the inputs."""
 
     stack = "mpnet.encoder.layer"
+    words = "mpnet.embeddings.word_embeddings"
     config: MPNetConfig
 
     def __init__(self, config: MPNetConfig, *, rngs: nnx.Rngs):
@@ -240,10 +233,6 @@ class MPNetHead(EncoderModel):
             position_ids=position_ids,
         )
         return self.with_head(self.mpnet(ids, attention_mask, position_ids), attention_mask)
-
-    def embedding_table(self) -> Float[Array, "vocabulary width"]:
-        """The word embeddings."""
-        return self.mpnet.embeddings.word_embeddings.embedding[...]
 
 
 class MPNetForSequenceClassification(SequenceClassifier, MPNetHead):

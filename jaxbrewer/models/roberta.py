@@ -11,7 +11,6 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
 
 from .bert import BertConfig, BertModel
 from .families import Family
@@ -79,6 +78,7 @@ class RobertaHead(EncoderModel):
     """What all RoBERTas share: the config, the encoder and the inputs."""
 
     stack = "roberta.encoder.layer"
+    words = "roberta.embeddings.word_embeddings"
     config: RobertaConfig
 
     def __init__(self, config: RobertaConfig, *, rngs: nnx.Rngs):
@@ -108,10 +108,6 @@ class RobertaHead(EncoderModel):
         return self.with_head(
             self.roberta(ids, attention_mask, token_type_ids, position_ids), attention_mask
         )
-
-    def embedding_table(self) -> Float[Array, "vocabulary width"]:
-        """The word embeddings."""
-        return self.roberta.embeddings.word_embeddings.embedding[...]
 
 
 class RobertaForSequenceClassification(SequenceClassifier, RobertaHead):
