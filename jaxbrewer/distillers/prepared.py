@@ -311,7 +311,7 @@ def _call_back(
 
 
 def _facts(prepared: Prepared) -> dict[str, Any]:
-    """What the manifest of a run directory says of the models, the optimizer and the length."""
+    """The models, the optimizer and the length, as the run's manifest records them."""
     if prepared.config.output_dir is None:
         return {}
     return {

@@ -298,7 +298,7 @@ def _matching(field: str, pattern: str, modules: Mapping[str, Any]) -> list[str]
     if not found:
         nearest = difflib.get_close_matches(glob, list(modules), n=5, cutoff=0.0)
         listed = ", ".join(map(repr, nearest)) or "it has none that are called"
-        raise UsageError(f"{field} {glob!r} is no module; the nearest: {listed}.")
+        raise UsageError(f"{field} {glob!r} is not a module; the nearest: {listed}.")
     return [path + pattern[len(glob) :] for path in sorted(found, key=_natural)]
 
 

@@ -147,7 +147,7 @@ def _optax_schedule(name: Any, arguments: dict[str, Any]) -> Schedule:
     require_call(f"schedule {name!r}", builder, (), arguments)
     try:
         return builder(**arguments)
-    except Exception as error:  # whatever optax says of arguments of wrong types and values
+    except Exception as error:  # optax checks some arguments only by failing
         raise UsageError(f"schedule {name!r}: {first_line(error)}") from None
 
 

@@ -443,7 +443,9 @@ def refused(custom, teacher=None, student=None, batch=DATA):
 def test_mismatches_are_refused_in_one_line():
     match = {"module_T": "blocks.0", "module_S": "blocks.0", "proj": "linear"}
     message = refused({**match, "module_S": "block.0.dens"})
-    says = "custom_matches[0]: module_S 'block.0.dens' is no module; the nearest: 'blocks.0.dense'"
+    says = (
+        "custom_matches[0]: module_S 'block.0.dens' is not a module; the nearest: 'blocks.0.dense'"
+    )
     assert says in message
     assert "equally many" in refused({**match, "module_S": "blocks.*"})
     assert '"proj": "linear"' in refused({**match, "proj": None})
