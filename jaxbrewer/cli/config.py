@@ -16,7 +16,7 @@ class DataConfig(Config):
     """The files with the texts.
 
     Args:
-        train: Labelled texts: JSONL, CSV or TSV.
+        train: Labelled texts: JSONL, CSV, TSV, Parquet, or a saved ``datasets`` directory.
         unlabelled: More texts for distillation; their labels, if any, are not used.
         test: Labelled texts that score the result.
         text: Column of the text.

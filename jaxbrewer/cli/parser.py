@@ -18,7 +18,7 @@ _OVERRIDES = """\
 Every field of the job can be set as --section.field VALUE; values are read as YAML.
 `jaxbrewer inspect JOB` lists all fields with their values."""
 _DATA_FIELDS = {
-    "data.train": ("FILE", "labelled texts: JSONL, CSV or TSV"),
+    "data.train": ("FILE", "labelled texts: JSONL, CSV, TSV or Parquet"),
     "data.test": ("FILE", "labelled texts that score the result"),
     "data.max_length": ("TOKENS", "longer texts are cut"),
 }

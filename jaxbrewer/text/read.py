@@ -1,38 +1,22 @@
-"""Reads text files with named columns; errors name the file and the line."""
+"""Texts and their labels, from files with named columns; errors name the file and the line."""
 
-import bz2
-import csv
 import dataclasses
-import gzip
-import io
-import lzma
 import math
-import os
 import re
 import unicodedata
 import warnings
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
-from ..errors import UsageError, reason_of, suggest
-from ..json_files import parse_json
+from ..errors import UsageError, suggest
+from .rows import read_rows
 
 UNLABELLED = -100
 """The class number of a text without a label."""
-
-_COMPRESSION: dict[str, Callable[[Path], Any]] = {
-    ".gz": gzip.open,
-    ".bz2": bz2.open,
-    ".xz": lzma.open,
-}
-_UNREADABLE = (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error)
-
-Row = dict[str, Any]
 
 
 class UnknownLabelError(UsageError):
@@ -106,14 +90,10 @@ def read_examples(
     label: str | None = "label",
     labels: Sequence[str] | None = None,
 ) -> Examples:
-    r"""Reads a JSONL, CSV or TSV file, also compressed (``.csv.gz``, ``.tsv.xz``, ...).
-
-    CSV and TSV files start with a line of column names. CSV fields may be quoted; in TSV files a
-    quote is an ordinary character. In both, a field ``nan`` or ``NaN`` is a missing value. Other
-    columns, columns without a name and blank lines are skipped.
+    r"""Reads texts and labels from a file with named columns; see :func:`read_rows` for formats.
 
     Args:
-        path: The file; its suffix is its format.
+        path: The file; its suffix is its format. Or a directory written by ``save_to_disk``.
         text: Column of the text.
         text_pair: Column of a second text, if examples are pairs.
         label: Column of the label, a string or an integer; ``None`` for texts without labels.
@@ -143,7 +123,7 @@ def read_examples(
     wanted = {field: column for field, column in columns.items() if column is not None}
     found: dict[str, list[str]] = {field: [] for field in wanted}
     lines: list[int] = []
-    for line, row in _rows(path):
+    for line, row in read_rows(path):
         for field, column in wanted.items():
             if column not in row:
                 raise UsageError(
@@ -226,76 +206,3 @@ def _label(value: Any, where: str) -> str:
     if not isinstance(value, (str, float)):
         raise UsageError(f"{where} must be a string or an integer, got {_shown(value)}.")
     return _text(value, where)
-
-
-def _rows(path: Path) -> Iterator[tuple[int, Row]]:
-    """Yields the line number and the columns of each row."""
-    suffix = path.suffix.lower()
-    compressed = suffix in _COMPRESSION
-    kind = Path(path.stem).suffix.lower() if compressed else suffix
-    if kind not in _READERS:
-        raise UsageError(
-            f"{path} has a format that cannot be read: "
-            + suggest(kind, [*_READERS, *(f".csv{end}" for end in _COMPRESSION)])
-        )
-    if not os.path.isfile(path):
-        raise UsageError(f"{path} does not exist, or is not a file.")
-    try:
-        with _COMPRESSION[suffix](path) if compressed else path.open("rb") as raw:
-            # newline="" leaves line ends inside quoted fields to the csv module
-            lines = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
-            yield from _READERS[kind](lines, path)
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            f"{path} is not UTF-8 text: {error.reason}. Convert it, for example with "
-            "`iconv -f latin1 -t utf-8`."
-        ) from None
-    except UsageError:
-        raise
-    except _UNREADABLE as error:
-        raise UsageError(f"{path} cannot be read: {reason_of(error)}.") from None
-
-
-def _json_lines(lines: Iterator[str], path: Path) -> Iterator[tuple[int, Row]]:
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        row = parse_json(line, f"{path}:{number}")
-        if not isinstance(row, dict):
-            raise UsageError(f"{path}:{number}: expected a JSON object, got {line.strip()[:40]!r}.")
-        yield number, row
-
-
-def _table(lines: Iterator[str], path: Path, **dialect: Any) -> Iterator[tuple[int, Row]]:
-    largest = csv.field_size_limit(2**31 - 1)  # the default, 131,072, is less than a long text
-    rows = csv.reader(lines, strict=True, **dialect)
-    try:
-        header = next(filter(None, rows), [])
-        named = [name for name in header if name]
-        if len(set(named)) < len(named):
-            raise UsageError(f"{path}:{rows.line_num}: two columns have the same name: {named}.")
-        for row in filter(None, rows):
-            if len(row) != len(header):
-                raise UsageError(
-                    f"{path}:{rows.line_num}: {len(row)} columns, but the first line has "
-                    f"{len(header)}: {', '.join(header)[:200]}."
-                )
-            # a table has only text, so a missing value is the word
-            cells = (math.nan if cell in ("nan", "NaN") else cell for cell in row)
-            columns = zip(header, cells, strict=True)
-            yield rows.line_num, {name: cell for name, cell in columns if name}
-    except csv.Error as error:
-        raise UsageError(f"{path}:{rows.line_num}: malformed line: {error}.") from error
-    finally:
-        csv.field_size_limit(largest)
-
-
-def _csv(lines: Iterator[str], path: Path) -> Iterator[tuple[int, Row]]:
-    return _table(lines, path)
-
-
-def _tsv(lines: Iterator[str], path: Path) -> Iterator[tuple[int, Row]]:
-    return _table(lines, path, delimiter="\t", quoting=csv.QUOTE_NONE)
-
-
-_READERS = {".jsonl": _json_lines, ".csv": _csv, ".tsv": _tsv}
