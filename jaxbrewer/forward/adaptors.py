@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ..errors import UsageError, suggest
-from ..losses import Mean, loss_dtype
+from ..losses import LogitsOf, Mean, loss_dtype
 from ..registry import ADAPTOR_KEYS
 
 Adaptor = Callable[[Any, Any], Mapping[str, Any]]
@@ -30,7 +30,9 @@ class Outputs:
     A single array or a list stands for a tuple.
 
     Attributes:
-        logits: One array per head, ``[batch, classes]`` or ``[batch, length, classes]``.
+        logits: One array per head, ``[batch, classes]`` or ``[batch, length, classes]``, or a
+            :class:`~jaxbrewer.LogitsOf` of this shape; a teacher's may be a
+            :class:`~jaxbrewer.TopK`.
         logits_mask: Positions that are compared, ``[batch, length]``: one per head, or one for
             all; every value but 0 selects. If both models have one, a position counts where both
             select it; masks of different lengths pair by rank
@@ -153,7 +155,19 @@ def _as_tuple(who: str, key: str, value: Any) -> tuple[Any, ...]:
                 f"The {who}'s adaptor returned {type(item).__name__} under {key!r}; "
                 "it must be an array or a list of arrays."
             )
-    return tuple(item if isinstance(item, Mean) else jnp.asarray(item) for item in items)
+    return tuple(_as_arrays(f"{who}'s {key}", item) for item in items)
+
+
+def _as_arrays(what: str, item: Any) -> Any:
+    """An entry as an array, or logits in another form with their parts as arrays."""
+    if isinstance(item, LogitsOf):
+        parts = {name: getattr(item, name) for name in ("hidden", "kernel", "bias")}
+        parts = {name: None if x is None else jnp.asarray(x) for name, x in parts.items()}
+        item = dataclasses.replace(item, **parts)
+        item.check(f"The {what}")
+        return item
+    is_kept = isinstance(item, Mean) or hasattr(item, "log_tail")  # a Mean, or a TopK
+    return item if is_kept else jnp.asarray(item)
 
 
 def _check_examples(who: str, entries: Mapping[str, Any], examples: int | None) -> None:

@@ -39,6 +39,7 @@ from ._logits import kd_ce_loss as kd_ce_loss
 from ._logits import kd_mse_loss as kd_mse_loss
 from ._logits import per_position as per_position
 from ._logits import squared_error as squared_error
+from ._logits_of import LogitsOf as LogitsOf
 from ._minilm import minilm_attention_loss as minilm_attention_loss
 from ._minilm import minilm_relation_loss as minilm_relation_loss
 from ._reduction import Loss as Loss

@@ -9,7 +9,7 @@ import jax
 from ..configs import DistillationConfig
 from ..errors import UsageError
 from ..forward.adaptors import Outputs
-from ..losses import Mean, add_means
+from ..losses import LogitsOf, Mean, add_means
 from ..registry import KD_LOSS_MAP, loss_and_parameters
 from .ensemble import Ensemble, Targets, Weight
 from .head_masks import classes_as_positions, masks_of_heads, select_classes, weights_of_head
@@ -90,9 +90,14 @@ class LogitsLoss:
             weights = weights_of_head(student, teacher, head, masks[head], pairing)
             loss = weighted(self.loss, weight, self.loss.row, positions=weights)
             label = labels[head] if len(labels) == heads else None
-            pair = student.logits[head], teacher.logits[head]
+            logits_S, logits_T = [
+                logits.logits() if isinstance(logits, LogitsOf) else logits
+                for logits in (student.logits[head], teacher.logits[head])
+            ]
             means.append(
-                self._term(f"logits[{head}]", loss, *pair, temperature, masks[head], label)
+                self._term(
+                    f"logits[{head}]", loss, logits_S, logits_T, temperature, masks[head], label
+                )
             )
         return tuple(means)
 
