@@ -129,7 +129,7 @@ def read_examples(
                 raise UsageError(
                     f"{path}:{line}: no column {column!r} for {field}: {suggest(column, row)}"
                 )
-            check = _label if field == "label" else _text
+            check = _label if field == "label" else check_text
             found[field].append(check(row[column], f"{path}:{line}: the {field} {column!r}"))
         lines.append(line)
     if not lines:
@@ -176,7 +176,16 @@ def _sorted_names(names: set[str]) -> tuple[str, ...]:
     return tuple(sorted(names, key=int if numeric else None))
 
 
-def _text(value: Any, where: str) -> str:
+def check_text(value: Any, where: str) -> str:
+    """A text of a file, checked.
+
+    Args:
+        value: What the file has.
+        where: File, line and column, for messages.
+
+    Raises:
+        UsageError: It is missing, empty, or no text.
+    """
     if isinstance(value, float) and math.isnan(value):
         raise UsageError(f"{where} is NaN, a missing value: fill it or remove the line.")
     if not isinstance(value, str):
@@ -205,4 +214,4 @@ def _label(value: Any, where: str) -> str:
         raise UsageError(f"{where} is missing.")
     if not isinstance(value, (str, float)):
         raise UsageError(f"{where} must be a string or an integer, got {_shown(value)}.")
-    return _text(value, where)
+    return check_text(value, where)

@@ -5,7 +5,7 @@ import dataclasses
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -19,6 +19,7 @@ TOKENIZER_FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
+    "chat_template.jinja",
 )
 """The files of a tokenizer in a Hugging Face directory; none of them is required."""
 
@@ -78,6 +79,18 @@ class Encoded:
             batch[name] = np.full(mask.shape, fill, np.int32)
             batch[name][mask] = getattr(self, name)[source]
         return batch
+
+
+class Spans(NamedTuple):
+    """The tokens of one text, and their places in it.
+
+    Attributes:
+        ids: Token ids, int32 ``[tokens]``.
+        places: First character, and the one after the last, int64 ``[tokens, 2]``.
+    """
+
+    ids: Int[np.ndarray, " tokens"]
+    places: Int[np.ndarray, "tokens 2"]
 
 
 class Tokenizer:
@@ -151,6 +164,49 @@ class Tokenizer:
                 f"The tokenizer of {self._directory} makes no tokens of {inputs[empty]!r:.60}."
             )
         return Encoded(np.concatenate(ids), np.concatenate(types), offsets, self.pad_id)
+
+    def spans(self, texts: Sequence[str]) -> list[Spans]:
+        """Tokenizes texts as they are: without special tokens, uncut; a text may be empty."""
+        with _library_errors(f"The tokenizer of {self._directory} cannot read the texts"):
+            self._tokenizer.no_truncation()
+            return [
+                Spans(
+                    np.array(encoding.ids, np.int32),
+                    np.array(encoding.offsets, np.int64).reshape(-1, 2),
+                )
+                for start in range(0, len(texts), _TEXTS_PER_CALL)
+                for encoding in self._tokenizer.encode_batch(
+                    texts[start : start + _TEXTS_PER_CALL], add_special_tokens=False
+                )
+            ]
+
+    @property
+    def around(self) -> tuple[list[int], list[int]]:
+        """The special tokens that go before and after a text."""
+        with _library_errors(f"The tokenizer of {self._directory} cannot read a text"):
+            plain = self._tokenizer.encode("a", add_special_tokens=False).ids
+            whole = self._tokenizer.encode("a").ids
+        count = len(whole) - len(plain) + 1
+        start = next((i for i in range(count) if whole[i : i + len(plain)] == plain), 0)
+        return whole[:start], whole[start + len(plain) :]
+
+    @property
+    def eos_id(self) -> int | None:
+        """Id of the token that ends a text, ``eos_token``; ``None`` if there is none."""
+        token = _settings(self._directory).get("eos_token")
+        token = token.get("content") if isinstance(token, dict) else token
+        with _library_errors(f"The tokenizer of {self._directory} has no token {token!r}"):
+            return None if token is None else self._tokenizer.token_to_id(str(token))
+
+    def decode(self, ids: Sequence[int] | Int[np.ndarray, " tokens"]) -> str:
+        """The text of tokens, without special ones."""
+        with _library_errors(f"The tokenizer of {self._directory} cannot decode the tokens"):
+            return self._tokenizer.decode([int(token) for token in ids])
+
+    @property
+    def directory(self) -> Path:
+        """The directory that it was read from."""
+        return self._directory
 
     def save(self, directory: str | Path) -> None:
         """Copies the tokenizer's files into ``directory``, beside a saved model.
