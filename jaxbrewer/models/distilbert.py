@@ -228,8 +228,8 @@ FAMILY = Family(
         DistilBertForQuestionAnswering,
         DistilBertForMaskedLM,
     ),
-    encoder="distilbert",
-    encoder_parts=("embeddings", "transformer"),
+    body="distilbert",
+    body_parts=("embeddings", "transformer"),
     architectures={"distilbert": "DistilBert"},
     fresh=(
         "classifier", "pre_classifier", "qa_outputs", "vocab_transform", "vocab_layer_norm",

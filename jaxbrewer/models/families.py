@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import UsageError, suggest
-from .config import EncoderConfig
-from .heads import TASKS, EncoderModel
+from .config import TransformerConfig
+from .heads import TASKS, TransformerModel
 
 FAMILIES = {
     "bert": "bert",
@@ -19,8 +19,12 @@ FAMILIES = {
     "deberta-v2": "deberta",
     "distilbert": "distilbert",
     "electra": "electra",
+    "llama": "llama",
+    "mistral": "mistral",
     "modernbert": "modernbert",
     "mpnet": "mpnet",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
     "roberta": "roberta",
     "xlm-roberta": "roberta",
 }
@@ -29,44 +33,52 @@ FAMILIES = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Family:
-    """A family of encoders.
+    """A family of models.
 
     Attributes:
         config: Its config.
         heads: Its models, one for each task.
-        encoder: The attribute of the encoder, which is the prefix of its tensors' names in files.
-        encoder_parts: The names after that prefix. Names in files of a bare encoder start with
-            these.
+        body: The attribute of the model without its head, which is the prefix of its tensors'
+            names in files.
+        body_parts: The names after that prefix. Names in files of a model without a head start
+            with these.
         architectures: The start of Hugging Face's names of its models, by ``model_type``.
+        endings: The ends of these names by task, where they differ from ``TASKS``.
         fresh: Prefixes of the tensors that a file may lack; these get random weights.
         other_heads: Prefixes of the tensors of heads that no model here has.
         names: Prefixes that differ between our paths and the names in files: ours to theirs.
+        untransposed: Names of the dense maps whose kernels files hold as ``[inputs, outputs]``.
     """
 
-    config: type[EncoderConfig]
-    heads: tuple[type[EncoderModel], ...]
-    encoder: str
-    encoder_parts: tuple[str, ...]
+    config: type[TransformerConfig]
+    heads: tuple[type[TransformerModel], ...]
+    body: str
+    body_parts: tuple[str, ...]
     architectures: Mapping[str, str]
-    fresh: tuple[str, ...]
+    fresh: tuple[str, ...] = ()
+    endings: Mapping[str, str] = dataclasses.field(default_factory=dict)
     other_heads: tuple[str, ...] = ()
     names: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    untransposed: tuple[str, ...] = ()
 
     @property
-    def by_task(self) -> dict[str, type[EncoderModel]]:
+    def by_task(self) -> dict[str, type[TransformerModel]]:
         """Its models by their tasks."""
         return {head.task: head for head in self.heads}
 
-    def architecture(self, model: EncoderModel) -> str:
+    def architecture(self, model: TransformerModel) -> str:
         """The name of a model's class in Hugging Face's library."""
-        return self.architectures[model.config.model_type] + TASKS[model.task]
+        return self.architectures[model.config.model_type] + self._ending(model.task)
 
-    def head_for(self, model_type: str, architectures: Any) -> type[EncoderModel] | None:
+    def _ending(self, task: str) -> str:
+        return self.endings.get(task, TASKS[task])
+
+    def head_for(self, model_type: str, architectures: Any) -> type[TransformerModel] | None:
         """The model that a config's ``architectures`` names, if it is one of the family's."""
         start = self.architectures[model_type]
         architectures = architectures if isinstance(architectures, list) else []
         for head in self.heads:
-            if start + TASKS[head.task] in architectures:
+            if start + self._ending(head.task) in architectures:
                 return head
         return None
 
@@ -78,7 +90,7 @@ def family_of(model_type: Any) -> Family:
         UsageError: There is none; the message lists those that there are.
 
     Examples:
-        >>> family_of("bert").encoder
+        >>> family_of("bert").body
         'bert'
         >>> family_of("t5")
         Traceback (most recent call last):

@@ -1,4 +1,4 @@
-"""The base of all models: an encoder, a head for a task, and checks of their inputs."""
+"""The base of all models, encoders with a head for a task, and checks of their inputs."""
 
 import abc
 import dataclasses
@@ -20,15 +20,13 @@ TASKS = {
     "token-classification": "ForTokenClassification",
     "question-answering": "ForQuestionAnswering",
     "masked-language-modeling": "ForMaskedLM",
+    "causal-language-modeling": "ForCausalLM",
 }
 """The task of a head, and the end of Hugging Face's names of models with such a head."""
 
 
-class EncoderModel(nnx.Module):
-    """An encoder and a head.
-
-    A subclass per family makes the encoder, under the name that it has in Hugging Face's files, and
-    names its inputs; a subclass of that per task makes the head and computes :meth:`head`.
+class TransformerModel(nnx.Module):
+    """A model of any family.
 
     Attributes:
         task: The task of the head, a key of ``TASKS``.
@@ -40,25 +38,14 @@ class EncoderModel(nnx.Module):
     task: ClassVar[str]
     stack: ClassVar[str]
     words: ClassVar[str]
-    config: EncoderConfig
+    config: Any
 
     def __init__(self, config: Any, *, rngs: nnx.Rngs):
         self.config = config
 
-    @abc.abstractmethod
-    def head(self, hidden: Hidden, mask: Mask | None) -> Outputs:
-        """Computes the head's outputs from the last hidden states."""
-
     def embedding_table(self) -> Float[Array, "vocabulary width"]:
-        """The word embeddings, to which the decoder of a masked language model is tied."""
+        """The word embeddings, to which the output map of a language model may be tied."""
         return operator.attrgetter(self.words)(self).embedding[...]
-
-    def with_head(
-        self, outputs: Outputs, mask: Mask | None, last_hidden: Hidden | None = None
-    ) -> Outputs:
-        """The encoder's outputs and the head's; ``last_hidden`` where a norm follows the layers."""
-        hidden = outputs["hidden_states"][-1] if last_hidden is None else last_hidden
-        return {**self.head(hidden, mask), **outputs}
 
     def checked(self, input_ids: Any, *, longest: int | None, **others: Any) -> Ids:
         """Checks all inputs and returns ``input_ids`` as an array.
@@ -91,6 +78,27 @@ class EncoderModel(nnx.Module):
                     f"got {list(jnp.shape(value))}."
                 )
         return ids
+
+
+class EncoderModel(TransformerModel):
+    """An encoder and a head.
+
+    A subclass per family makes the encoder, under the name that it has in Hugging Face's files, and
+    names its inputs; a subclass of that per task makes the head and computes :meth:`head`.
+    """
+
+    config: EncoderConfig
+
+    @abc.abstractmethod
+    def head(self, hidden: Hidden, mask: Mask | None) -> Outputs:
+        """Computes the head's outputs from the last hidden states."""
+
+    def with_head(
+        self, outputs: Outputs, mask: Mask | None, last_hidden: Hidden | None = None
+    ) -> Outputs:
+        """The encoder's outputs and the head's; ``last_hidden`` where a norm follows the layers."""
+        hidden = outputs["hidden_states"][-1] if last_hidden is None else last_hidden
+        return {**self.head(hidden, mask), **outputs}
 
 
 def mean_of_tokens(hidden: Hidden, mask: Mask | None) -> Float[Array, "batch width"]:
@@ -209,7 +217,7 @@ class MaskedLMHead(nnx.Module):
         return x @ table.astype(x.dtype).T + self.bias[...].astype(x.dtype)[None]
 
 
-Model = TypeVar("Model", bound=EncoderModel)
+Model = TypeVar("Model", bound=TransformerModel)
 
 
 def cut_layers(model: Model, layers: Sequence[int]) -> Model:

@@ -17,9 +17,9 @@ from flax import nnx
 
 from ..errors import UsageError, suggest
 from .bert import BertConfig, BertHead
-from .config import EncoderConfig
+from .config import TransformerConfig
 from .families import FAMILIES, Family, family_of
-from .heads import EncoderModel, cut_layers
+from .heads import TransformerModel, cut_layers
 from .weight_files import CONFIG, WEIGHTS, WeightFiles, open_weights, read_config, safetensors
 
 logger = logging.getLogger("jaxbrewer")
@@ -42,7 +42,7 @@ def load(
     seed: int = 0,
     dtype: Any = jnp.float32,
     **settings: Any,
-) -> EncoderModel:
+) -> TransformerModel:
     """Loads a model from a Hugging Face directory, in evaluation mode.
 
     ``model_type`` in ``config.json`` is the family. The tensors are in ``model.safetensors``, or in
@@ -99,7 +99,7 @@ def load(
     return model if layers is None else cut_layers(model, layers)
 
 
-def save(model: EncoderModel, directory: str | os.PathLike[str]) -> None:
+def save(model: TransformerModel, directory: str | os.PathLike[str]) -> None:
     """Writes ``config.json`` and ``model.safetensors``, which ``transformers`` loads.
 
     A model that ``transformers`` cannot compute (``classifier_pooling="mean"``) has a
@@ -117,7 +117,7 @@ def save(model: EncoderModel, directory: str | os.PathLike[str]) -> None:
     for path, leaf in _flat(nnx.state(model, nnx.Param)).items():
         array = np.asarray(leaf)
         name = _name(path, family)
-        tensors[name] = np.ascontiguousarray(array.T if path[-1] == "kernel" else array)
+        tensors[name] = np.ascontiguousarray(array.T if _is_transposed(path, family) else array)
     config = {
         "architectures": [family.architecture(model)],
         "torch_dtype": str(next(iter(tensors.values())).dtype),
@@ -146,21 +146,21 @@ def load_bert(
     return model
 
 
-def save_bert(model: EncoderModel, directory: str | os.PathLike[str]) -> None:
+def save_bert(model: TransformerModel, directory: str | os.PathLike[str]) -> None:
     """:func:`save`, under the name that goes with :func:`load_bert`."""
     save(model, directory)
 
 
 def _build(
-    head: type[EncoderModel],
+    head: type[TransformerModel],
     family: Family,
-    config: EncoderConfig,
+    config: TransformerConfig,
     files: WeightFiles,
     *,
     new_head: bool,
     seed: int,
     dtype: Any,
-) -> EncoderModel:
+) -> TransformerModel:
     """Builds the model from the tensors of the files; missing ones get random weights."""
     make: Any = head
     abstract = nnx.eval_shape(lambda: make(config, rngs=nnx.Rngs(seed)))
@@ -169,7 +169,7 @@ def _build(
     shapes = _flat(weights)
     names = _canonical_names(files, family)
     wanted = {path: _name(path, family) for path in shapes}
-    heads = _starts(fresh for fresh in family.fresh if not fresh.startswith(f"{family.encoder}."))
+    heads = _starts(fresh for fresh in family.fresh if not fresh.startswith(f"{family.body}."))
     replaced = {name for name in wanted.values() if new_head and name.startswith(heads)}
     found = {path: name for path, name in wanted.items() if name in names and name not in replaced}
     _report(files, family, names, wanted, found, replaced)
@@ -177,12 +177,11 @@ def _build(
     draw = np.random.default_rng(seed)  # NumPy's has nothing to compile
     leaves = {}
     for path, leaf in shapes.items():
-        is_kernel = path[-1] == "kernel"
         if path not in found:
             leaves[path] = jnp.array(_drawn(path, leaf.shape, config, draw).astype(dtype))
             continue
         tensor = files.read(names[found[path]])
-        tensor = tensor.T if is_kernel else tensor
+        tensor = tensor.T if _is_transposed(path, family) else tensor
         if tensor.shape != leaf.shape:
             _refuse_shape(files, family, names[found[path]], path, tensor.shape, leaf.shape)
         leaves[path] = jnp.array(tensor.astype(dtype, order="C"))
@@ -194,13 +193,13 @@ def _build(
         return next(keys) if is_key else jnp.array(np.zeros(leaf.shape, leaf.dtype))
 
     streams = jax.tree.map(start, nnx.to_pure_dict(rest))
-    model: EncoderModel = nnx.merge(graph, nnx.traversals.unflatten_mapping(leaves), streams)
+    model: TransformerModel = nnx.merge(graph, nnx.traversals.unflatten_mapping(leaves), streams)
     model.eval()
     return model
 
 
 def _drawn(
-    path: WeightPath, shape: tuple[int, ...], config: EncoderConfig, draw: np.random.Generator
+    path: WeightPath, shape: tuple[int, ...], config: TransformerConfig, draw: np.random.Generator
 ) -> np.ndarray:
     """Initial values: normal for matrices, 1 for the scales of norms, 0 for biases."""
     if path[-1] == "scale":
@@ -226,6 +225,11 @@ def _name(path: WeightPath, family: Family) -> str:
     return name
 
 
+def _is_transposed(path: WeightPath, family: Family) -> bool:
+    """Whether a file holds this weight as ``[outputs, inputs]``."""
+    return path[-1] == "kernel" and path[-2] not in family.untransposed
+
+
 def _canonical_names(files: WeightFiles, family: Family) -> dict[str, str]:
     """Maps our names, with the encoder's prefix, ``weight`` and ``bias``, to those in the files.
 
@@ -236,8 +240,8 @@ def _canonical_names(files: WeightFiles, family: Family) -> dict[str, str]:
     for stored in files.names:
         stem, _, leaf = stored.rpartition(".")
         name = f"{stem}.{_OLD_NAMES.get(leaf, leaf)}" if stem else leaf
-        if name.startswith(_starts(family.encoder_parts)):
-            name = f"{family.encoder}.{name}"
+        if name.startswith(_starts(family.body_parts)):
+            name = f"{family.body}.{name}"
         if name in names:
             raise UsageError(
                 f"{files.where} holds {name} twice, as {names[name]!r} and as {stored!r}: remove "
@@ -260,7 +264,7 @@ def _report(
     lacking = [name for name in missing if not name.startswith(_starts(family.fresh))]
     if lacking:
         raise UsageError(
-            f"{files.where} lacks {len(lacking)} tensors of the encoder: {_listed(lacking)}. "
+            f"{files.where} lacks {len(lacking)} tensors of the model: {_listed(lacking)}. "
             f"It has {_listed(list(names.values()))}."
         )
     there = [name for name in missing if name in replaced and name in names]
@@ -292,9 +296,9 @@ def _refuse_shape(
     given: Sequence[int],
     wanted: Sequence[int],
 ) -> None:
-    if path[-1] == "kernel":
+    if _is_transposed(path, family):
         given, wanted = given[::-1], wanted[::-1]
-    is_head = path[0] != family.encoder
+    is_head = path[0] != family.body
     remedy = " Give num_labels as the file has it, or new_head=True." if is_head else ""
     raise UsageError(
         f"{files.where} {name} has shape {list(given)}, the config asks for {list(wanted)}.{remedy}"
@@ -304,10 +308,10 @@ def _refuse_shape(
 def _head_for(
     task: str | None,
     family: Family,
-    config: EncoderConfig,
+    config: TransformerConfig,
     fields: Mapping[str, Any],
     folder: Path,
-) -> type[EncoderModel]:
+) -> type[TransformerModel]:
     if task is not None:
         if task not in family.by_task:
             raise UsageError(f"task {task!r} is unknown: {suggest(task, family.by_task)}")
@@ -332,14 +336,14 @@ def _require_single_label(fields: Mapping[str, Any], folder: Path) -> None:
         )
 
 
-def _changed(config: EncoderConfig, settings: Mapping[str, Any]) -> EncoderConfig:
+def _changed(config: TransformerConfig, settings: Mapping[str, Any]) -> TransformerConfig:
     known = vars(config)
     for name in settings:
         if name not in known:
             raise UsageError(
                 f"{type(config).__name__} has no field {name!r}: {suggest(name, known)}"
             )
-    if settings.get("num_labels", config.num_labels) != config.num_labels:
+    if settings.get("num_labels") not in (None, known.get("num_labels")):
         settings = {"labels": None, **settings}
     return type(config)(**{**known, **settings})
 

@@ -1,4 +1,4 @@
-"""The building blocks of all encoder families, in Flax NNX.
+"""The building blocks of all families, in Flax NNX.
 
 Legend of axes: ``batch``; ``length``, the positions; ``width``, the hidden size; ``heads``;
 ``tokens`` = batch x length, the form in which hidden states pass through the dense layers: for
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Shaped
 
-from .config import EncoderConfig
+from .config import TransformerConfig
 
 
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -59,7 +59,7 @@ class Embedding(nnx.Module):
     """A table of vectors; an id outside of it gives NaN."""
 
     def __init__(
-        self, rows: int, config: EncoderConfig, *, rngs: nnx.Rngs, width: int | None = None
+        self, rows: int, config: TransformerConfig, *, rngs: nnx.Rngs, width: int | None = None
     ):
         init = nnx.initializers.normal(config.initializer_range)
         shape = (rows, config.hidden_size if width is None else width)
@@ -71,7 +71,7 @@ class Embedding(nnx.Module):
 
 
 def dense(
-    inputs: int, outputs: int, config: EncoderConfig, rngs: nnx.Rngs, *, use_bias: bool = True
+    inputs: int, outputs: int, config: TransformerConfig, rngs: nnx.Rngs, *, use_bias: bool = True
 ) -> nnx.Linear:
     """A dense map with the initial weights of the encoder's config."""
     init = nnx.initializers.normal(config.initializer_range)

@@ -86,7 +86,8 @@ class ModernBertConfig(EncoderConfig):
 
     MODEL_TYPES: ClassVar[tuple[str, ...]] = ("modernbert",)
     FILE_KEYS: ClassVar[dict[str, str]] = {"hidden_act": "hidden_activation"}
-    SUPPORTED: ClassVar[dict[str, Any]] = {"rope_scaling": None, "sparse_prediction": False}
+    SUPPORTED: ClassVar[dict[str, Any]] = {"sparse_prediction": False}
+    CHECKED: ClassVar[dict[str, Any]] = {"rope_scaling": None}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -127,12 +128,6 @@ class ModernBertConfig(EncoderConfig):
             f"cannot have, global every n layers: take every layer of a range, or only multiples "
             f"of {every}."
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """As :meth:`EncoderConfig.to_dict`, without ``rope_scaling``, which is always ``None``."""
-        fields = super().to_dict()
-        del fields["rope_scaling"]
-        return fields
 
 
 def rotate(
@@ -377,8 +372,8 @@ FAMILY = Family(
         ModernBertForQuestionAnswering,
         ModernBertForMaskedLM,
     ),
-    encoder="model",
-    encoder_parts=("embeddings", "layers", "final_norm"),
+    body="model",
+    body_parts=("embeddings", "layers", "final_norm"),
     architectures={"modernbert": "ModernBert"},
     fresh=("head", "classifier", "decoder"),
     names={"prediction_head": "head", "decoder_bias": "decoder.bias"},

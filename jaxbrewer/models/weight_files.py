@@ -17,7 +17,7 @@ from ..errors import UsageError, missing_extra
 from ..json_files import read_json
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-_BUFFERS = ("position_ids",)
+_BUFFERS = ("position_ids", "rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 """The types of weights that can be read, as safetensors calls them, and their sizes."""
 

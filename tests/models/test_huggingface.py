@@ -222,7 +222,7 @@ def drop(prefix):
         (
             drop("bert.encoder.layer.1"),
             {},
-            "lacks 16 tensors of the encoder: bert.encoder.layer.1.* and 12 more",
+            "lacks 16 tensors of the model: bert.encoder.layer.1.* and 12 more",
         ),
         (
             drop("bert."),

@@ -1,0 +1,182 @@
+"""The base of all decoders: inputs, the head, and reading with a cache."""
+
+import abc
+import operator
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from .causal_attention import KeyValueCache, LayerCache, View, positions_of, visible
+from .decoder_config import SLIDING, CausalConfig
+from .heads import TransformerModel
+from .layers import Hidden, Ids, Mask, Outputs, Tokens, dense
+from .rotary import Rope
+
+
+class CausalLM(TransformerModel):
+    """A model that gives each token the ``logits`` of the next, ``[batch, length, vocabulary]``.
+
+    A subclass per family makes the body under the name that it has in Hugging Face's files, and
+    names its final norm. The output map is the table of word embeddings where the config ties it.
+
+    Attributes:
+        final_norm: The path of the norm after the last layer.
+    """
+
+    task = "causal-language-modeling"
+    final_norm: ClassVar[str]
+    config: CausalConfig
+
+    def __init__(self, config: Any, *, rngs: nnx.Rngs):
+        super().__init__(config, rngs=rngs)
+        if not config.tie_word_embeddings:
+            self.lm_head = dense(
+                config.hidden_size, config.vocab_size, config, rngs, use_bias=False
+            )
+
+    @abc.abstractmethod
+    def embed(self, input_ids: Ids, position_ids: Ids) -> Hidden:
+        """What the first layer reads."""
+
+    def __call__(
+        self,
+        input_ids: Ids,
+        attention_mask: Mask | None = None,
+        segment_ids: Ids | None = None,
+        position_ids: Ids | None = None,
+    ) -> Outputs:
+        """Computes the logits of the next token at each position.
+
+        Args:
+            input_ids: Token ids.
+            attention_mask: 0 for padding, which no position sees; it may be on either side.
+            segment_ids: The document of each token in packed rows: a token sees only its own.
+            position_ids: The position of each token; ``None`` counts the tokens of each row from
+                0, without padding, and again in each segment.
+
+        Returns:
+            ``logits`` in float32; ``hidden_states``: the embeddings, the output of every layer but
+            the last, and the normalized output of the last; if the config says
+            ``output_attentions``, ``attention_scores`` and ``attentions``, one per layer, in which
+            heads of queries have an axis of their own. With ``fused_logits``, ``logits`` is a
+            :class:`~jaxbrewer.LogitsOf`.
+
+        Raises:
+            UsageError: An input has another shape, or the input is longer than a table of
+                positions.
+        """
+        ids = self.checked(
+            input_ids, longest=self.config.longest_input, attention_mask=attention_mask,
+            segment_ids=segment_ids, position_ids=position_ids,
+        )  # fmt: skip
+        mask = None if attention_mask is None else jnp.asarray(attention_mask) != 0
+        segments = None if segment_ids is None else jnp.asarray(segment_ids)
+        if position_ids is None:
+            position_ids = positions_of(jnp.ones_like(ids) if mask is None else mask, segments)
+        slots = jnp.arange(ids.shape[1])
+        is_plain = mask is None and segments is None
+        views = {
+            kind: View(
+                (ids.shape[0], ids.shape[1]),
+                None if is_plain else visible(slots, slots, window, mask, segments),
+                window,
+                rope.rotation(position_ids) if rope else None,
+            )
+            for kind, window, rope in self._kinds()
+        }
+        outputs, _ = self._run(self.embed(ids, position_ids), views, None)
+        return {"logits": self.logits(outputs["hidden_states"][-1]), **outputs}
+
+    def _kinds(self) -> Iterator[tuple[str, int | None, Rope | None]]:
+        """The kinds of the layers, with their windows and rotary positions."""
+        config = self.config
+        for kind in sorted({config.layer_kind(i) for i in range(config.num_hidden_layers)}):
+            yield kind, config.window if kind == SLIDING else None, config.rope_of(kind)
+
+    def _run(
+        self, x: Hidden, views: Mapping[str, View], cache: KeyValueCache | None
+    ) -> tuple[Outputs, list[LayerCache]]:
+        """The outputs of all layers, and their caches."""
+        tokens, hidden = x.reshape(-1, x.shape[-1]), [x]
+        scores, probabilities, parts = [], [], []
+        for number, layer in enumerate(operator.attrgetter(self.stack)(self)):
+            part = None if cache is None else cache.layer(number)
+            view = views[self.config.layer_kind(number)]
+            tokens, gathered = layer(tokens, view, part, with_maps=self.config.output_attentions)
+            hidden.append(tokens.reshape(x.shape))
+            scores.append(gathered.scores)
+            probabilities.append(gathered.probabilities)
+            parts.append(gathered.cache)
+        hidden[-1] = operator.attrgetter(self.final_norm)(self)(hidden[-1])
+        outputs = {"hidden_states": tuple(hidden)}
+        if self.config.output_attentions:
+            outputs["attention_scores"] = tuple(scores)
+            outputs["attentions"] = tuple(probabilities)
+        return outputs, parts
+
+    def logits(self, hidden: Hidden) -> Any:
+        """The logits of the next tokens, from the normalized output of the last layer."""
+        batch, length, width = hidden.shape
+        tokens = hidden.reshape(batch * length, width)
+        logits = self._project(tokens).reshape(batch, length, self.config.vocab_size)
+        softcap = self.config.logit_softcap
+        return logits if softcap is None else softcap * jnp.tanh(logits / softcap)
+
+    def _project(self, tokens: Tokens) -> Float[Array, "tokens vocabulary"]:
+        wide = jnp.promote_types(tokens.dtype, jnp.float32)
+        if self.config.tie_word_embeddings:
+            table = self.embedding_table().astype(tokens.dtype)
+            return jnp.einsum("td,vd->tv", tokens, table, preferred_element_type=wide)
+        kernel = self.lm_head.kernel[...].astype(tokens.dtype)
+        return jnp.einsum("td,dv->tv", tokens, kernel, preferred_element_type=wide)
+
+    def start_cache(self, batch: int, slots: int) -> KeyValueCache:
+        """An empty cache for :meth:`extend`.
+
+        Args:
+            batch: Number of rows.
+            slots: The largest number of positions of a row, padding included.
+        """
+        config = self.config
+        dtype = self.embedding_table().dtype
+        return KeyValueCache.empty(
+            config.num_hidden_layers, batch, slots, config.key_heads, config.head_size, dtype
+        )
+
+    def extend(
+        self, cache: KeyValueCache, input_ids: Ids, attention_mask: Mask | None = None
+    ) -> tuple[Hidden, KeyValueCache]:
+        """Reads the next tokens.
+
+        Args:
+            cache: What the model has read.
+            input_ids: The next tokens; the cache must have slots for them.
+            attention_mask: 0 for padding, which may only precede a text.
+
+        Returns:
+            The last hidden states of these tokens, for :meth:`logits`, and the cache that holds
+            them.
+        """
+        batch, length = input_ids.shape
+        mask = jnp.ones_like(input_ids) if attention_mask is None else attention_mask
+        start, new = cache.filled, cache.with_tokens(mask != 0)
+        slot_positions = positions_of(new.valid)
+        positions = jax.lax.dynamic_slice_in_dim(slot_positions, start, length, axis=1)
+        queries, slots = start + jnp.arange(length), jnp.arange(new.valid.shape[1])
+        lengths = jnp.sum(new.valid, axis=1)
+        views = {
+            kind: View(
+                (batch, length),
+                visible(queries, slots, window, new.valid),
+                window,
+                rope.rotation(positions, lengths) if rope else None,
+                rope.rotation(slot_positions, lengths) if rope and rope.depends_on_length else None,
+            )
+            for kind, window, rope in self._kinds()
+        }
+        outputs, parts = self._run(self.embed(input_ids, positions), views, cache)
+        return outputs["hidden_states"][-1], new.with_layers(parts)
