@@ -1,4 +1,4 @@
-"""Encoders and decoders in Flax NNX that read and write Hugging Face directories, one module per family.
+"""Encoders and decoders in Flax NNX, one module per family; reads Hugging Face directories.
 
 The public names are listed in ``__init__.pyi`` and imported when they are first used, so that the
 command line can read ``config.json`` and shapes of weights before JAX is loaded.
