@@ -3,7 +3,7 @@
 from .build import build_cache as build_cache
 from .build import teacher_settings as teacher_settings
 from .disk import TeacherCache as TeacherCache
-from .keys import example_ids as example_ids
+from .examples import examples_of as examples_of
 from .lookup import with_outputs as with_outputs
 from .manifest import Manifest as Manifest
 from .manifest import Storage as Storage

@@ -20,7 +20,8 @@ from ..forward.model import Model
 from ..forward.precision import AS_GIVEN, Policy
 from ..objective.top_k import keep_top_k
 from ..step.teachers import make_teacher_step, only_needed
-from .keys import content_digests, example_ids, teacher_inputs
+from .examples import examples_of, teacher_inputs
+from .keys import content_digests
 from .manifest import FILE, Manifest, Storage
 from .writer import RECORDS, CacheWriter
 
@@ -87,11 +88,12 @@ def build_cache(
             if index % part[1] != part[0]:
                 continue
             batch = as_batch(batch_postprocessor(batch) if batch_postprocessor else batch)
-            inputs_T = teacher_inputs(batch, number)
-            ids, content = example_ids(batch), content_digests(inputs_T, inputs)
-            missing = writer.missing(ids, content)
+            examples = examples_of(batch, number)
+            content = content_digests(examples.inputs, inputs)
+            missing = writer.missing(examples.ids, content)
             if missing:
-                writer.add(teach(model.variables, batch), inputs_T, ids, content, missing)
+                inputs_T, outputs = teacher_inputs(batch, number), teach(model.variables, batch)
+                writer.add(outputs, inputs_T, examples, content, missing)
         return writer.finish()
 
 

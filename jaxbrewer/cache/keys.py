@@ -6,9 +6,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Int, UInt64
+from jaxtyping import UInt64
 
-from ..data.batch_parts import is_split
 from ..errors import UsageError
 
 EXAMPLE_ID = "example_id"
@@ -16,35 +15,6 @@ EXAMPLE_ID = "example_id"
 
 _NOT_CONTENT = (EXAMPLE_ID, "teacher_cache", "labels")
 _LANES = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F], np.uint64)
-
-
-def teacher_inputs(batch: Any, number: int | None = None) -> Any:
-    """The teacher's part of a batch, or that of one of several teachers."""
-    if is_split(batch):
-        part = batch["teacher"]
-        several = isinstance(part, (tuple, list)) and all(isinstance(p, Mapping) for p in part)
-        return part[number] if several and number is not None else part
-    return batch
-
-
-def example_ids(batch: Any) -> Int[np.ndarray, " batch"] | None:
-    """The batch's ``example_id``, at the top or in a part; ``None`` if there is none.
-
-    Raises:
-        UsageError: They are not integers, one per example.
-    """
-    if not isinstance(batch, Mapping):
-        return None
-    for part in (batch, batch.get("teacher"), batch.get("student")):
-        if isinstance(part, Mapping) and EXAMPLE_ID in part:
-            ids = np.asarray(part[EXAMPLE_ID])
-            if ids.dtype.kind not in "iu" or ids.ndim != 1:
-                raise UsageError(
-                    f"The batch's {EXAMPLE_ID!r} must hold one integer per example, got "
-                    f"{ids.dtype} {ids.shape}."
-                )
-            return ids.astype(np.int64)
-    return None
 
 
 def content_digests(

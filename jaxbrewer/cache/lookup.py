@@ -6,7 +6,8 @@ from typing import Any, Protocol
 from ..errors import UsageError
 from ..forward.adaptors import Outputs
 from .batch_widths import widths_of
-from .keys import content_digests, example_ids, keys_of, show_key, teacher_inputs
+from .examples import examples_of
+from .keys import content_digests, keys_of, show_key
 from .manifest import Manifest
 from .record_layout import RecordLayout
 from .records import content_check, decode, is_sound
@@ -57,9 +58,9 @@ class OutputLookup:
             UsageError: An example is not in the cache, has changed since the cache was built, or
                 is damaged on disk.
         """
-        inputs_T = teacher_inputs(batch, self._number)
-        content = content_digests(inputs_T, self._manifest.inputs)
-        ids = example_ids(batch) if self._manifest.keys == "example_id" else None
+        examples = examples_of(batch, self._number)
+        content = content_digests(examples.inputs, self._manifest.inputs)
+        ids = examples.ids if self._manifest.keys == "example_id" else None
         if ids is None and self._manifest.keys == "example_id":
             raise UsageError(
                 f"{self._name} identifies examples by 'example_id', which this batch lacks."
@@ -67,7 +68,8 @@ class OutputLookup:
         keys = keys_of(content if ids is None else ids)
         found = zip(keys, self._records.read(keys), content[:, 0], strict=True)
         checked = [self._checked(*row) for row in found]
-        return decode(checked, self._layout, widths_of(self._manifest.widths, inputs_T))
+        widths = widths_of(self._manifest.widths, examples.inputs)
+        return examples.join(decode(checked, self._layout, widths))
 
     def _checked(self, key: bytes, record: bytes | None, check: Any) -> bytes:
         if record is None:

@@ -13,7 +13,8 @@ from ..data.groups import count_batches, set_epoch
 from ..errors import UsageError
 from ..forward.adaptors import Outputs
 from .batch_widths import chosen_paths, common_paths
-from .keys import content_digests, example_ids, keys_of, teacher_inputs
+from .examples import BatchExamples, examples_of, teacher_inputs
+from .keys import content_digests, keys_of
 from .lookup import OutputLookup, with_outputs
 from .manifest import Manifest, Storage
 from .record_layout import RecordLayout, layout_of
@@ -132,15 +133,18 @@ class MemoryCache:
 
     def lacks(self, batch: Any) -> bool:
         """Whether an example of the batch is missing."""
-        return any(key not in self._records for key in keys_of(_ids(batch)))
+        return any(
+            key not in self._records for key in keys_of(_ids(examples_of(batch, self._number)))
+        )
 
     def add(self, batch: Any, outputs: Outputs) -> None:
         """Stores the outputs of a batch's examples; stored examples are not replaced."""
         self._layout = self._layout or layout_of(outputs)
         self._common = common_paths(self._common, outputs, teacher_inputs(batch, self._number))
-        checks = content_digests(teacher_inputs(batch, self._number))[:, 0]
-        records = encode(outputs, self._layout, checks)
-        for key, record in zip(keys_of(_ids(batch)), records, strict=True):
+        examples = examples_of(batch, self._number)
+        checks = content_digests(examples.inputs)[:, 0]
+        records = encode(examples.split(outputs), self._layout, checks)
+        for key, record in zip(keys_of(_ids(examples)), records, strict=True):
             self._records.setdefault(key, record)
 
     def outputs(self, batch: Any) -> Outputs:
@@ -156,11 +160,10 @@ class MemoryCache:
         return [self._records.get(key) for key in keys]
 
 
-def _ids(batch: Any) -> np.ndarray:
-    ids = example_ids(batch)
-    if ids is None:
+def _ids(examples: BatchExamples) -> np.ndarray:
+    if examples.ids is None:
         raise UsageError("Some batches of the dataloader have an 'example_id' and others do not.")
-    return ids
+    return examples.ids
 
 
 def cache_by_example(

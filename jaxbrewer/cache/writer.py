@@ -16,6 +16,7 @@ from ..json_files import is_there, read_json, write_json
 from . import measure
 from .batch_widths import chosen_paths, common_paths, shared_paths
 from .database import RecordDatabase
+from .examples import BatchExamples
 from .keys import keys_of, show_key
 from .manifest import FILE, Manifest, Storage
 from .record_layout import RecordLayout, layout_of
@@ -122,11 +123,19 @@ class CacheWriter:
         self,
         outputs: Outputs,
         inputs_T: Any,
-        ids: np.ndarray | None,
+        examples: BatchExamples,
         content: np.ndarray,
         rows: list[int],
     ) -> None:
-        """Takes a batch's outputs, which the device may still compute."""
+        """Takes a batch's outputs, which the device may still compute.
+
+        Args:
+            outputs: The outputs.
+            inputs_T: The teacher's inputs, of the same width.
+            examples: The examples in them.
+            content: Their digests.
+            rows: Which of them to store.
+        """
         half = self._storage.kind != "full"
         layout = layout_of(outputs, half=half, bits=self._storage.bits)
         if self._layout is not None and not self._layout.holds_as(layout):
@@ -141,8 +150,10 @@ class CacheWriter:
         self._places = common_paths(self._places, outputs, inputs_T)
         if not is_there(self._progress_file(self._part[0])):
             self._save_progress(done=False)
-        keys = keys_of(content if ids is None else ids)
-        job = self._worker.submit(self._keep, outputs, self._layout, content[:, 0], keys, rows)
+        keys = keys_of(content if examples.ids is None else examples.ids)
+        job = self._worker.submit(
+            self._keep, outputs, examples, self._layout, content[:, 0], keys, rows
+        )
         self._running.append(job)
         while len(self._running) > _AHEAD:
             self._running.pop(0).result()
@@ -179,12 +190,13 @@ class CacheWriter:
     def _keep(
         self,
         outputs: Outputs,
+        examples: BatchExamples,
         layout: RecordLayout,
         checks: np.ndarray,
         keys: list[bytes],
         rows: list[int],
     ) -> None:
-        outputs = jax.device_get(outputs)
+        outputs = examples.split(jax.device_get(outputs))
         if len(rows) < len(keys):
             outputs = jax.tree.map(lambda leaf: leaf[np.array(rows)], outputs)
         records = encode(outputs, layout, checks[rows])

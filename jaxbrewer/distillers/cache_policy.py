@@ -13,7 +13,7 @@ from ..cache import (
     TeacherCache,
     build_cache,
     cache_by_example,
-    example_ids,
+    examples_of,
     teacher_settings,
     with_outputs,
 )
@@ -101,7 +101,7 @@ class CachePolicy:
             announce("teacher cache: the teacher runs over the data, into memory")
         set_epoch(named, 0)
         first = next(iter(named), None)
-        if first is None or not is_by_example or example_ids(first) is None:
+        if first is None or not is_by_example or examples_of(first).ids is None:
             seed = self.train_config.seed
             return CachedLoader(dataloader, teacher_step, batch_postprocessor, seed=seed), None
         return named, cache_by_example(named, teacher_step, batch_postprocessor)
