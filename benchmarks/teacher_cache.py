@@ -40,7 +40,8 @@ from jaxbrewer.models import BertConfig, BertForSequenceClassification
 from jaxbrewer.objective.top_k import keep_top_k, to_buckets
 from jaxbrewer.step.teachers import make_teacher_step, only_needed
 from jaxbrewer.text import Encoded, TextLoader
-from jaxbrewer.text.classification import adaptor, make_adamw
+from jaxbrewer.text.tasks.classification import adaptor
+from jaxbrewer.text.training import make_adamw
 
 WAYS = [
     Storage("float16"),

@@ -23,12 +23,14 @@ import optax
 from flax import nnx
 
 import jaxbrewer as jb
+from jaxbrewer.configs import DataConfig
 from jaxbrewer.demo.wordnet import splits
 from jaxbrewer.models import BertConfig, BertForSequenceClassification, load_bert
-from jaxbrewer.text.classification import adaptor as classifier
-from jaxbrewer.text.classification import evaluate
+from jaxbrewer.text.inference import run_model
+from jaxbrewer.text.tasks.classification import Classification, accuracy
 from jaxbrewer.text.tokenize import Tokenizer
 
+TASK = Classification(DataConfig())
 TEXTS = int(sys.argv[1]) if len(sys.argv) > 1 else 640
 STEPS = int(sys.argv[2]) if len(sys.argv) > 2 else 150
 WIDTH, BATCH = 24, 32  # tokens per text, texts per batch
@@ -67,8 +69,9 @@ def inner(batch, outputs):
 
 
 def show(name, student, history):
-    accuracy = evaluate(student, test, np.asarray(data.test.labels[:1_000])).accuracy
-    print(f"{name}: accuracy {accuracy:.1%} on {len(test)} texts")
+    logits = run_model(TASK, student, test).predictions.rows["logits"]
+    share = accuracy(logits, data.test.labels[: len(test)])
+    print(f"{name}: accuracy {share:.1%} on {len(test)} texts")
     for term, values in history.items():
         if term.startswith("unweighted_") and "hard_label" not in term:
             print(f"  {term.removeprefix('unweighted_')}: {values[0]:.3f} -> {values[-1]:.3f}")
@@ -79,7 +82,7 @@ def adamw():
 
 
 training = jb.TrainingConfig(output_dir=None, progress=False)
-alone = jb.BasicTrainer(training, new_student(), classifier)
+alone = jb.BasicTrainer(training, new_student(), TASK.adaptor)
 show("labels alone", *alone.train(adamw(), texts, num_steps=STEPS))
 
 CONTEXT = "bert.encoder.layer.{}.attention.self"  # before attention's output projection
@@ -100,6 +103,6 @@ settings = {
 }  # fmt: skip
 for name, matches in settings.items():
     config = jb.DistillationConfig(kd_loss_weight=0, hard_label_weight=1, **matches)
-    distiller = jb.GeneralDistiller(training, config, teacher, new_student(), inner, classifier)
+    distiller = jb.GeneralDistiller(training, config, teacher, new_student(), inner, TASK.adaptor)
     print(f"\n{distiller.table(texts)}")
     show(name, *distiller.train(adamw(), texts, num_steps=STEPS))

@@ -4,7 +4,7 @@ import contextlib
 import contextvars
 import difflib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 
 class UsageError(ValueError):
@@ -106,6 +106,18 @@ class StopTraining(Exception):  # not an error
     def __init__(self, scores: Mapping[str, float] | None = None):
         super().__init__("The training stops here.")
         self.scores = scores
+
+
+def abbreviate(items: Sequence[object], most: int = 6) -> str:
+    """The items, comma-separated; of more than ``most``, only the first ones and the last.
+
+    Examples:
+        >>> abbreviate([1, 2, 3]), abbreviate(range(100))
+        ('1, 2, 3', '0, 1, 2, 3, 4, ..., 99')
+    """
+    names = [str(item) for item in items]
+    shown = names if len(names) <= most else [*names[: most - 1], "...", names[-1]]
+    return ", ".join(shown)
 
 
 def suggest(name: object, allowed: Iterable[object]) -> str:

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from ..configs import DistillationConfig
-from ..errors import UsageError
+from ..errors import UsageError, abbreviate
+from ..text import task_of
 from .config import Job
 from .job_data import fingerprints, read_distillation_texts
 from .messages import report_wait
-from .output import abbreviate, format_bytes, print_line, print_table
+from .output import format_bytes, print_line, print_table
 from .run_paths import find_teacher
 
 MAX_LISTED = 20
@@ -28,28 +29,28 @@ def build(job: Job, *, kind: str, k: int, bits: int, batch_size: int) -> None:
         raise UsageError("training.cache_dir must be one directory: a job has one teacher.")
     if batch_size < 1:
         raise UsageError(f"--batch-size must be at least 1, got {batch_size}.")
-    source = find_teacher(job)
+    task, source = task_of(config.data), find_teacher(job)
     report_wait("reading the texts")
-    data = read_distillation_texts(job, source)
+    data = read_distillation_texts(job, task, source)
 
     report_wait("loading JAX and the teacher")
-    from ..cache import Storage, build_cache
+    from ..cache import Storage
     from ..devices.mesh import on_device
     from ..forward.precision import policy_of
-    from ..text import TextLoader
-    from ..text.classification import adaptor
+    from ..text.training import cache_teacher
     from . import job_models
 
     storage = Storage(kind, k, bits, temperatures_of(config.distillation))
     with on_device(config.training):
-        teacher = job_models.load(source, data.classes)
+        teacher = job_models.load(task, source, data.head)
         job_models.check_fits("teacher", teacher.config, data.tokenizer, config.data, [data.texts])
         print_line(f"The teacher reads {len(data.texts.encoded):,} texts once.")
-        build_cache(
+        cache_teacher(
             directory,
+            task,
             teacher,
-            adaptor,
-            TextLoader(data.texts.encoded, batch_size, shuffle=False),
+            data.texts.encoded,
+            batch_size=batch_size,
             storage=storage,
             config=config.distillation,
             precision=policy_of(config.training),

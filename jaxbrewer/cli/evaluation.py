@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..configs import TrainingConfig
+from ..configs import DataConfig, TrainingConfig
 from ..errors import UsageError
-from ..text import Tokenizer
-from .config import DataConfig, Job, read_job
-from .job_data import classes_of, in_order, read_labelled, tokenize
+from ..models.model_directory import ModelDirectory, read_text_model
+from ..text import Tokenizer, task_of
+from .config import Job, read_job
+from .job_data import Texts
 from .messages import report_wait
-from .model_directory import ModelDirectory, read_bert_directory
 from .run_paths import find_teacher, student_run, teacher_run
 
 
@@ -35,7 +35,7 @@ def evaluate(
         job = job._replace(config=dataclasses.replace(job.config, data=data))
         job.need("data.test", "a file with labelled texts")
         return _evaluate(_models_of(job), data, job.config.training, batch_size)
-    source = read_bert_directory(path)
+    source = read_text_model(path)
     if overrides:
         raise UsageError(f"{overrides[0]}: {path} is a model; only a job takes overrides.")
     if "test" not in given:
@@ -51,7 +51,7 @@ def _models_of(job: Job) -> dict[str, ModelDirectory]:
     if teacher_run(training).has_model or student_run(training).has_model:
         models["teacher"] = find_teacher(job)
     if student_run(training).has_model:
-        models["student"] = read_bert_directory(student_run(training).model)
+        models["student"] = read_text_model(student_run(training).model)
     if not models:
         raise UsageError(
             f"{training.output_dir} holds no model yet: run `jaxbrewer train {job.path}` and "
@@ -66,17 +66,15 @@ def _evaluate(
     training: TrainingConfig,
     batch_size: int,
 ) -> None:
-    path, read = str(data.test), {}
+    task, path, read = task_of(data), str(data.test), {}
     report_wait("reading the texts")
     for name, source in sources.items():
-        if not source.has_head:
-            raise UsageError(f"{source.directory} has no classification head.")
         names = data.labels or (None if source.labels_are_numbers else source.labels)
-        examples = read_labelled(path, data, names, origin=str(source.directory))
-        classes = classes_of(source, examples, data)
-        tokenizer = Tokenizer(source.directory)
-        texts = tokenize(tokenizer, in_order(examples, classes.names), data)
-        read[name] = source, classes, tokenizer, texts
+        task.require_head(source)
+        examples = task.read(path, names=names, origin=str(source.directory))
+        head = task.head_to_use(source, examples)
+        tokenizer, examples = Tokenizer(source.directory), task.with_head(examples, head)
+        read[name] = source, head, tokenizer, Texts(examples, task.encode(tokenizer, examples))
 
     report_wait("loading JAX and the model")
     from ..devices.mesh import on_device
@@ -84,9 +82,9 @@ def _evaluate(
 
     models = {}
     with on_device(training):
-        for name, (source, classes, tokenizer, texts) in read.items():
-            model = job_models.load(source, classes)
+        for name, (source, head, tokenizer, texts) in read.items():
+            model = job_models.load(task, source, head)
             job_models.check_fits(name, model.config, tokenizer, data, [texts])
             models[name] = job_models.ModelToScore(model, source.directory, texts)
         title = f"{len(texts.examples):,} texts of {path}"
-        job_models.print_scores(models, title=title, batch_size=batch_size)
+        job_models.print_scores(task, models, title=title, batch_size=batch_size)

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-from ..errors import UsageError, reason_of
+from ..errors import UsageError, abbreviate, reason_of
 from ..json_files import conform, parse_json, read_json
+from ..models.model_directory import ModelDirectory, read_model_directory
 from ..models.weight_files import Tensor, is_model_directory
 from .config import Job, flatten, read_job
-from .model_directory import ModelDirectory, read_model_directory
-from .output import abbreviate, format_bytes, print_line, print_table
+from .output import format_bytes, print_line, print_table
 from .run_paths import RunPaths
 
 _SIZES = (
@@ -56,7 +56,7 @@ def _show_model(source: ModelDirectory) -> None:
         *((name, fields[name]) for name in _SIZES if name in fields),
         (
             "classes",
-            f"{len(source.labels)}: {abbreviate(source.labels)}" if source.has_head else "no head",
+            f"{len(source.labels)}: {abbreviate(source.labels)}" if source.heads else "no head",
         ),
     ]
     print_table(facts)

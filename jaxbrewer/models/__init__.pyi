@@ -5,8 +5,6 @@ from .bert import BertForSequenceClassification as BertForSequenceClassification
 from .bert import BertForTokenClassification as BertForTokenClassification
 from .bert import BertHead as BertHead
 from .causal_lm import CausalLM as CausalLM
-from .families import FAMILIES as FAMILIES
-from .heads import TASKS as TASKS
 from .heads import EncoderModel as EncoderModel
 from .heads import TransformerModel as TransformerModel
 from .heads import cut_layers as cut_layers
@@ -16,3 +14,5 @@ from .huggingface import save as save
 from .huggingface import save_bert as save_bert
 from .llama import LlamaConfig as LlamaConfig
 from .llama import LlamaForCausalLM as LlamaForCausalLM
+from .model_types import FAMILIES as FAMILIES
+from .model_types import TASKS as TASKS

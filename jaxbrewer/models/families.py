@@ -1,6 +1,6 @@
 """The table of model families, with the facts that reading, writing and cutting need.
 
-A family is one module with a ``FAMILY`` and one row of ``FAMILIES``.
+A family is one module with a ``FAMILY`` and rows in :mod:`~jaxbrewer.models.model_types`.
 """
 
 import dataclasses
@@ -10,25 +10,8 @@ from typing import Any
 
 from ..errors import UsageError, suggest
 from .config import TransformerConfig
-from .heads import TASKS, TransformerModel
-
-FAMILIES = {
-    "bert": "bert",
-    "mean_pooled_bert": "bert",
-    "camembert": "roberta",
-    "deberta-v2": "deberta",
-    "distilbert": "distilbert",
-    "electra": "electra",
-    "llama": "llama",
-    "mistral": "mistral",
-    "modernbert": "modernbert",
-    "mpnet": "mpnet",
-    "qwen2": "qwen2",
-    "qwen3": "qwen3",
-    "roberta": "roberta",
-    "xlm-roberta": "roberta",
-}
-"""The ``model_type`` of ``config.json``, and the module of its family."""
+from .heads import TransformerModel
+from .model_types import FAMILIES, TASKS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

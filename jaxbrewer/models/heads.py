@@ -15,15 +15,6 @@ from ..errors import UsageError
 from .config import EncoderConfig
 from .layers import ACTIVATIONS, Hidden, Ids, LayerNorm, Mask, Outputs, dense
 
-TASKS = {
-    "sequence-classification": "ForSequenceClassification",
-    "token-classification": "ForTokenClassification",
-    "question-answering": "ForQuestionAnswering",
-    "masked-language-modeling": "ForMaskedLM",
-    "causal-language-modeling": "ForCausalLM",
-}
-"""The task of a head, and the end of Hugging Face's names of models with such a head."""
-
 
 class TransformerModel(nnx.Module):
     """A model of any family.

@@ -18,8 +18,9 @@ from flax import nnx
 from ..errors import UsageError, suggest
 from .bert import BertConfig, BertHead
 from .config import TransformerConfig
-from .families import FAMILIES, Family, family_of
+from .families import Family, family_of
 from .heads import TransformerModel, cut_layers
+from .model_types import FAMILIES
 from .weight_files import CONFIG, WEIGHTS, WeightFiles, open_weights, read_config, safetensors
 
 logger = logging.getLogger("jaxbrewer")

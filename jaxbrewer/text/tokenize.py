@@ -3,13 +3,14 @@
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
+from ..data.packing import IGNORED
 from ..errors import UsageError, missing_extra
 from ..json_files import read_json
 
@@ -37,12 +38,22 @@ class Encoded:
             ``[tokens]``.
         offsets: Start of each example, and the total, int64 ``[examples + 1]``.
         pad_id: Id of the padding token, which is masked.
+        token_columns: More integers of each token, ``[tokens]``, by their name in a batch, where
+            padding has ``IGNORED``.
+        columns: More values of each example, ``[examples, ...]``, by their name in a batch.
+        token_facts: Facts about each token, ``[tokens, ...]``, that stay out of batches, such as
+            its place in the text.
+        facts: Facts about each example, ``[examples, ...]``, that stay out of batches.
     """
 
     input_ids: Int[np.ndarray, " tokens"]
     token_type_ids: Int[np.ndarray, " tokens"]
     offsets: Int[np.ndarray, " bounds"]
     pad_id: int = 0
+    token_columns: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    columns: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    token_facts: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    facts: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -52,6 +63,16 @@ class Encoded:
         """Tokens of each example."""
         return np.diff(self.offsets)
 
+    def without(self, *names: str) -> "Encoded":
+        """The same examples without some of their columns."""
+
+        def others(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            return {name: values for name, values in columns.items() if name not in names}
+
+        return dataclasses.replace(
+            self, token_columns=others(self.token_columns), columns=others(self.columns)
+        )
+
     def batch(self, rows: Sequence[int] | Int[np.ndarray, " rows"], width: int) -> dict[str, Any]:
         """Makes a batch of examples, padded to ``width`` tokens.
 
@@ -60,7 +81,8 @@ class Encoded:
             width: Tokens per row, at least those of the longest example.
 
         Returns:
-            ``input_ids``, ``attention_mask`` and ``token_type_ids``, int32 ``[rows, width]``.
+            ``input_ids``, ``attention_mask`` and ``token_type_ids``, int32 ``[rows, width]``, the
+            ``token_columns``, of that shape too, and the ``columns``, ``[rows, ...]``.
 
         Examples:
             >>> tokens = np.array([5, 6, 7], np.int32)
@@ -75,10 +97,14 @@ class Encoded:
         if len(source) < lengths.sum():
             raise UsageError(f"Examples of {lengths.max()} tokens do not fit a width of {width}.")
         batch = {"attention_mask": mask.astype(np.int32)}
-        for name, fill in (("input_ids", self.pad_id), ("token_type_ids", 0)):
+        for name, fill, values in (
+            ("input_ids", self.pad_id, self.input_ids),
+            ("token_type_ids", 0, self.token_type_ids),
+            *((name, IGNORED, values) for name, values in self.token_columns.items()),
+        ):
             batch[name] = np.full(mask.shape, fill, np.int32)
-            batch[name][mask] = getattr(self, name)[source]
-        return batch
+            batch[name][mask] = values[source]
+        return batch | {name: values[rows] for name, values in self.columns.items()}
 
 
 class Spans(NamedTuple):

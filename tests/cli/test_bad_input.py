@@ -85,7 +85,8 @@ def test_labels_outside_the_set_are_refused(job, data, tmp_path, capsys):
         ),
         (
             ["--data.text_pair=text", "--student.layers=", "--student.size={type_vocab_size: 1}"],
-            "The texts come in pairs, but the student has a type_vocab_size of 1",
+            "The tokens are of 2 types (first and second text), but the student has a "
+            "type_vocab_size of 1",
         ),
         (["--data.max_length", "17"], "data.max_length 17 is more than the teacher can read"),
         (["--data.max_lengths", "17"], "no field 'max_lengths': did you mean 'max_length'?"),
@@ -126,7 +127,8 @@ def test_bad_distillations_are_refused_in_one_line(job, data, capsys, words, say
 def test_unusable_teachers_are_refused_with_a_remedy(job, data, tmp_path, capsys):
     remedy = f"Run `jaxbrewer train {job}` first, which trains a teacher on data.train."
     line = refused(capsys, "distill", job)
-    assert line == f"{data / 'base'} has no classification head. {remedy}"
+    head = "no sequence classification head, which data.task 'classification' needs"
+    assert line == f"{data / 'base'} has {head}. {remedy}"
     line = refused(capsys, "distill", job, "--teacher.path", data / "other")
     assert line.endswith(f"than the data (3: cat, dog, fox). {remedy}")
     line = refused(capsys, "distill", job, "--teacher.path", data)

@@ -13,13 +13,16 @@ import shutil
 import traceback
 import types
 
+import numpy as np
 import pytest
 import yaml
 
 from jaxbrewer.cli import job_models, main
 from jaxbrewer.cli.config import JobConfig
 from jaxbrewer.run.plan import Plan
-from jaxbrewer.text import classification
+from jaxbrewer.text import training
+from jaxbrewer.text.inference import Inference
+from jaxbrewer.text.tasks import Predictions
 from tests.cli.conftest import KINDS, write_model
 
 ROUNDS = int(os.environ.get("JAXBREWER_FUZZ", "1"))
@@ -206,10 +209,14 @@ def test_words_of_the_command_line(place):
 @pytest.fixture
 def without_models_running(monkeypatch):
     """What a model computes does not depend on what is odd in these files, and takes long."""
-    scores = classification.Scores(0.5, 1.0, 1.0)
     plan = Plan(total_steps=10, steps_per_epoch=5)
-    monkeypatch.setattr(classification.ClassifierTraining, "check", lambda self: plan)
-    monkeypatch.setattr(job_models, "evaluate", lambda *_, **__: scores)
+    monkeypatch.setattr(training.TextTraining, "check", lambda self: plan)
+
+    def run_model(task, model, encoded, **_):
+        logits = np.zeros((len(encoded), model.config.num_labels), np.float32)
+        return Inference(Predictions({"logits": logits}), 1.0)
+
+    monkeypatch.setattr(job_models, "run_model", run_model)
     monkeypatch.setattr(job_models, "describe_match", lambda *_: "")
 
 
@@ -218,10 +225,10 @@ def models_loaded_once(without_models_running, monkeypatch):
     """For files beside a model that stays the same."""
     loaded, load = {}, job_models.load
 
-    def load_once(source, classes, **settings):
-        key = classes, str(settings)
+    def load_once(task, source, head, **settings):
+        key = str(head), str(settings)
         if key not in loaded:
-            loaded[key] = load(source, classes, **settings)
+            loaded[key] = load(task, source, head, **settings)
         return loaded[key]
 
     monkeypatch.setattr(job_models, "load", load_once)

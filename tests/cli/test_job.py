@@ -11,10 +11,12 @@ import pytest
 import yaml
 
 from jaxbrewer.cli import main
-from jaxbrewer.cli.model_directory import read_model_directory
+from jaxbrewer.configs import DataConfig
 from jaxbrewer.models import load_bert, save_bert
+from jaxbrewer.models.model_directory import read_model_directory
 from jaxbrewer.text import Tokenizer, read_examples
-from jaxbrewer.text.classification import accuracy, predict
+from jaxbrewer.text.inference import run_model
+from jaxbrewer.text.tasks.classification import Classification, accuracy
 from tests.cli.conftest import KINDS, run, texts, write_model
 
 pytestmark = pytest.mark.slow
@@ -52,8 +54,10 @@ def shuffled(done, tmp_path_factory):
 
 def logits_of(directory, path):
     examples = read_examples(path)
-    encoded = Tokenizer(directory).encode(examples.texts, max_length=8)
-    return predict(load_bert(directory), encoded), examples.labels
+    task = Classification(DataConfig(max_length=8))
+    encoded = task.encode(Tokenizer(directory), examples)
+    predictions, _ = run_model(task, load_bert(directory), encoded)
+    return predictions.rows["logits"], examples.labels
 
 
 def rows_of(printed):
@@ -163,7 +167,7 @@ def test_a_dry_run_of_a_distillation_shows_its_matches(done, tmp_path):
         in printed
     )
     assert "logits ce at temperature 2, weight 1; labels, weight 0.5" in printed
-    assert "random weights: BERT of 1 layers x 8" in printed
+    assert "random weights: bert of 1 layers x 8" in printed
     assert "after steps 2, 4, 5" in printed
     assert (done.run / "student" / "model" / "config.json").exists()
 
@@ -280,7 +284,7 @@ def test_a_run_is_replaced_only_on_request(again, tmp_path, capsys):
     assert "would be overwritten" in capsys.readouterr().err
     (model / "config.json").write_text("old")
     run("train", *words)
-    assert read_model_directory(model).has_head
+    assert read_model_directory(model).has_head("sequence-classification")
 
 
 def test_an_unfinished_training_is_refused_as_a_teacher(again, tmp_path, monkeypatch, capsys):

@@ -63,7 +63,7 @@ def test_errors_come_without_jax_as_one_line_with_status_2(job, data):
         (["train", "nowhere.yaml"], "nowhere.yaml: No such file or directory"),
         (["train", job, "--data.train", "nowhere.tsv"], "nowhere.tsv does not exist"),
         (["distill", job, "--training.sed", "1"], "did you mean 'seed'"),
-        (["evaluate", data / "base", data / "test.jsonl"], "no classification head"),
+        (["evaluate", data / "base", data / "test.jsonl"], "no sequence classification head"),
     ):
         done = without_jax(*words)
         assert done.returncode == 2, done.stderr

@@ -8,7 +8,7 @@ import jaxbrewer as jb
 from jaxbrewer.demo import run
 from jaxbrewer.models import load_bert
 from jaxbrewer.text import Tokenizer
-from jaxbrewer.text.classification import evaluate
+from jaxbrewer.text.inference import run_model
 
 
 @pytest.mark.slow
@@ -31,8 +31,9 @@ def test_the_demo_trains_reports_and_saves(tmp_path, monkeypatch, capsys):
     directory = tmp_path / "demo" / "student" / "model"
     student, tokenizer = load_bert(directory), Tokenizer(directory)
     assert student.config.labels == data.test.label_names
-    encoded = tokenizer.encode(data.test.texts, max_length=run.MAX_LENGTH)
-    assert evaluate(student, encoded, data.test.labels).accuracy == rows[-1].accuracy
+    encoded = run.TASK.encode(tokenizer, data.test)
+    predictions, _ = run_model(run.TASK, student, encoded)
+    assert run.TASK.score(data.test, encoded, predictions)["accuracy"] == rows[-1].accuracy
 
     with pytest.raises(jb.UsageError, match="already holds a demo"):
         run.run_demo(output_dir=tmp_path / "demo")

@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError, suggest
-from ..models.weight_files import (
+from .model_types import FAMILIES, TASKS, head_tensors
+from .weight_files import (
     Tensor,
     is_model_directory,
     open_weights,
     paths_of_weights,
     read_config,
 )
-
-BERTS = ("bert", "mean_pooled_bert")
-"""The values of ``model_type`` that the commands support."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +37,30 @@ class ModelDirectory:
         return sum(path.stat().st_size for path in paths_of_weights(self.directory, self.fields))
 
     @property
-    def has_head(self) -> bool:
-        """Whether the model has a classification head."""
-        names = {name.removeprefix("bert.") for name in self.tensors}
-        pooled = self.fields.get("classifier_pooling", "cls") == "cls"
-        return {"classifier.weight", *(["pooler.dense.weight"] if pooled else [])} <= names
+    def model_type(self) -> str:
+        """The key of the model's family in ``FAMILIES``."""
+        return str(self.fields.get("model_type", "bert"))
+
+    def has_head(self, task: str) -> bool:
+        """Whether the files hold a head for a task, a key of ``TASKS``."""
+        architectures = self.fields.get("architectures")
+        named = architectures if isinstance(architectures, list) else []
+        tasks = {key for key, end in TASKS.items() for name in named if str(name).endswith(end)}
+        if tasks and task not in tasks:
+            return False
+        model_type = self.model_type
+        if model_type == "bert" and self.fields.get("classifier_pooling", "cls") == "mean":
+            model_type = "mean_pooled_bert"
+        ends = head_tensors(model_type, task)
+        return ends is not None and all(
+            any(f".{name}".endswith(f".{end}") for name in self.tensors) for end in ends
+        )
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The tasks that the files hold a head for."""
+        is_known = self.model_type in FAMILIES
+        return tuple(task for task in TASKS if self.has_head(task)) if is_known else ()
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -96,13 +113,16 @@ def read_model_directory(directory: str | Path) -> ModelDirectory:
     return ModelDirectory(directory, fields, weights)
 
 
-def read_bert_directory(directory: str | Path) -> ModelDirectory:
-    """As :func:`read_model_directory`, and refuses models other than BERTs."""
+def read_text_model(directory: str | Path) -> ModelDirectory:
+    """As :func:`read_model_directory`, and refuses models of unknown families.
+
+    Raises:
+        UsageError: As there; or ``model_type`` is not in ``FAMILIES``.
+    """
     source = read_model_directory(directory)
-    kind = source.fields.get("model_type", "bert")
-    if kind not in BERTS:
+    if source.model_type not in FAMILIES:
         raise UsageError(
-            f"{directory} is a model of type {kind!r}, which the command line does not support: "
-            f"{suggest(kind, BERTS)}"
+            f"{directory} is a model of type {source.model_type!r}, which is not supported: "
+            f"{suggest(source.model_type, FAMILIES)}"
         )
     return source

@@ -1,0 +1,86 @@
+"""The table of model types and of the heads in their files.
+
+Imports no JAX, so that a command can read it before JAX is loaded.
+"""
+
+from collections.abc import Mapping
+
+FAMILIES = {
+    "bert": "bert",
+    "mean_pooled_bert": "bert",
+    "camembert": "roberta",
+    "deberta-v2": "deberta",
+    "distilbert": "distilbert",
+    "electra": "electra",
+    "llama": "llama",
+    "mistral": "mistral",
+    "modernbert": "modernbert",
+    "mpnet": "mpnet",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "roberta": "roberta",
+    "xlm-roberta": "roberta",
+}
+"""The ``model_type`` of ``config.json``, and the module of its family."""
+
+TASKS = {
+    "sequence-classification": "ForSequenceClassification",
+    "token-classification": "ForTokenClassification",
+    "question-answering": "ForQuestionAnswering",
+    "masked-language-modeling": "ForMaskedLM",
+    "causal-language-modeling": "ForCausalLM",
+}
+"""The task of a head, and the end of Hugging Face's names of models with such a head."""
+
+_CLASSIFIER, _SPANS = ("classifier.weight",), ("qa_outputs.weight",)
+_POOLED = ("pooler.dense.weight", *_CLASSIFIER)
+_TWO_LAYERS = ("classifier.dense.weight", "classifier.out_proj.weight")
+_BERT_LM = ("cls.predictions.transform.dense.weight",)
+_ROBERTA_LM = ("lm_head.dense.weight",)
+_DECODER: Mapping[str, tuple[str, ...]] = {"causal-language-modeling": ()}
+
+
+def _heads(
+    sequence: tuple[str, ...],
+    words: tuple[str, ...],
+    token: tuple[str, ...] = _CLASSIFIER,
+    spans: tuple[str, ...] = _SPANS,
+) -> Mapping[str, tuple[str, ...]]:
+    return {
+        "sequence-classification": sequence,
+        "token-classification": token,
+        "question-answering": spans,
+        "masked-language-modeling": words,
+    }
+
+
+_HEAD_TENSORS = {
+    "bert": _heads(_POOLED, _BERT_LM),
+    "deberta": _heads(_POOLED, _BERT_LM),
+    "distilbert": _heads(("pre_classifier.weight", *_CLASSIFIER), ("vocab_transform.weight",)),
+    "electra": _heads(_TWO_LAYERS, ("generator_predictions.dense.weight",)),
+    "modernbert": _heads(
+        ("head.dense.weight", *_CLASSIFIER),
+        ("head.dense.weight",),
+        ("head.dense.weight", *_CLASSIFIER),
+        ("head.dense.weight", *_CLASSIFIER),
+    ),
+    "mpnet": _heads(_TWO_LAYERS, _ROBERTA_LM),
+    "roberta": _heads(_TWO_LAYERS, _ROBERTA_LM),
+}
+"""The tensors of the heads of each family of encoders, by task."""
+
+
+def head_tensors(model_type: str, task: str) -> tuple[str, ...] | None:
+    """Ends of the names of the tensors without which a file has no head for a task.
+
+    A decoder's head may be tied to its word embeddings, and then has no tensors. ``None`` if the
+    family has no such head.
+
+    Examples:
+        >>> head_tensors("roberta", "token-classification")
+        ('classifier.weight',)
+    """
+    if (model_type, task) == ("mean_pooled_bert", "sequence-classification"):
+        return _CLASSIFIER
+    return _HEAD_TENSORS.get(FAMILIES[model_type], _DECODER).get(task)

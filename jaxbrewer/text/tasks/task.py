@@ -1,0 +1,185 @@
+"""What a task on text is: its columns, its examples' encoding, its head, its metrics.
+
+The commands know tasks only through :class:`Task`. Reading and checking need no JAX; the methods
+that compute with arrays of a model import it.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
+
+import numpy as np
+
+from ...configs import DataConfig
+from ...errors import UsageError
+from ...models.model_directory import ModelDirectory
+from ..tokenize import Encoded, Tokenizer
+
+Arrays = Mapping[str, Any]
+"""Arrays by name: a batch, or the outputs of a model or an adaptor."""
+
+
+class Dataset(Protocol):
+    """The examples of a file, as a task reads them."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, rows: Any) -> Self:
+        """Selects examples by number."""
+        ...
+
+    def with_unlabelled(self, more: Self) -> Self:
+        """Appends examples without their labels."""
+        ...
+
+
+Data = TypeVar("Data", bound=Dataset)
+
+
+class Head(NamedTuple):
+    """What a model's head must be for a task.
+
+    Attributes:
+        names: The names of its outputs, in order; empty for a head whose outputs have no names.
+        is_new: Whether the model gets new weights for it.
+        settings: Fields of the model's config that the task sets.
+    """
+
+    names: tuple[str, ...] = ()
+    is_new: bool = False
+    settings: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """What a task keeps of a model's outputs for the rows of an :class:`Encoded`, in their order.
+
+    Attributes:
+        rows: Arrays ``[rows, ...]`` by name.
+        tokens: Arrays ``[tokens, ...]`` by name, without padding, as in ``Encoded.input_ids``.
+    """
+
+    rows: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    tokens: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+
+class Task(abc.ABC, Generic[Data]):
+    """A task.
+
+    A subclass is one module and one row of ``TASKS``; its class docstring is the line that help
+    shows.
+
+    Args:
+        data: The columns and settings of a job.
+
+    Attributes:
+        name: The task's name in a job, ``data.task``.
+        head: The head it needs of a model, a key of :data:`jaxbrewer.models.TASKS`.
+        main_metric: The metric that chooses the best checkpoint and leads a table.
+        larger_is_better: Whether a larger ``main_metric`` is better.
+        reads_same_tokens: Whether teacher and student must have the same tokenizer.
+        learns_from_text: Whether a model can be trained on texts without labels.
+    """
+
+    name: ClassVar[str]
+    head: ClassVar[str]
+    main_metric: ClassVar[str]
+    larger_is_better: ClassVar[bool] = True
+    reads_same_tokens: ClassVar[bool] = True
+    learns_from_text: ClassVar[bool] = False
+
+    def __init__(self, data: DataConfig):
+        self.data = data
+
+    # Data
+
+    @abc.abstractmethod
+    def read(
+        self, path: str, *, names: Sequence[str] | None = None, origin: str = "data.train"
+    ) -> Data:
+        """Reads the labelled examples of a file.
+
+        Args:
+            path: The file.
+            names: The names that labels may have; by default those of ``data.labels`` or, if that
+                is not given, those in the file.
+            origin: Where ``names`` come from, for messages.
+
+        Raises:
+            UsageError: The file cannot be read or does not fit the task.
+        """
+
+    @abc.abstractmethod
+    def read_unlabelled(self, path: str) -> Data:
+        """Reads the examples of a file without their labels."""
+
+    @abc.abstractmethod
+    def encode(self, tokenizer: Tokenizer, examples: Data) -> Encoded:
+        """Tokenizes examples, with their labels as columns, at most ``data.max_length`` tokens."""
+
+    def describe(self, examples: Data) -> list[tuple[str, str]]:
+        """Rows for the table that a command prints about its data, a name and a value each."""
+        return []
+
+    # The head
+
+    @abc.abstractmethod
+    def head_to_train(self, source: ModelDirectory, examples: Data) -> Head:
+        """The head of a model that is trained on labelled examples."""
+
+    @abc.abstractmethod
+    def head_to_use(self, source: ModelDirectory, examples: Data) -> Head:
+        """The head of a trained model that reads these examples.
+
+        Raises:
+            UsageError: The model has no such head, or its outputs do not fit the examples.
+        """
+
+    def with_head(self, examples: Data, head: Head) -> Data:
+        """Numbers the labels of examples as a head does."""
+        return examples
+
+    # The model's outputs
+
+    @abc.abstractmethod
+    def adaptor(self, batch: Arrays, outputs: Arrays) -> dict[str, Any]:
+        """The adaptor of a model with the task's head; see ``docs/adaptors.md``."""
+
+    @abc.abstractmethod
+    def keep(self, batch: Arrays, outputs: Arrays) -> tuple[Arrays, Arrays]:
+        """What predictions and metrics need of a model's outputs; traced by JAX.
+
+        Returns:
+            Arrays ``[batch, ...]``, and arrays ``[batch, length, ...]`` whose padding is dropped.
+        """
+
+    # Results
+
+    @abc.abstractmethod
+    def score(self, examples: Data, encoded: Encoded, predictions: Predictions) -> dict[str, float]:
+        """The metrics of a model's predictions, the main one first, for the labelled examples."""
+
+    @abc.abstractmethod
+    def decode(
+        self, examples: Data, encoded: Encoded, predictions: Predictions, names: Sequence[str]
+    ) -> Iterator[dict[str, Any]]:
+        """What a model predicts for each example, as an object for a line of JSON.
+
+        Args:
+            examples: The examples.
+            encoded: Their tokens.
+            predictions: The model's.
+            names: The names of the head's outputs.
+        """
+
+    # Shared by tasks
+
+    def require_head(self, source: ModelDirectory) -> None:
+        """Raises :class:`UsageError` if a model has no head for the task."""
+        if not source.has_head(self.head):
+            raise UsageError(
+                f"{source.directory} has no {self.head.replace('-', ' ')} head, which data.task "
+                f"{self.name!r} needs."
+            )

@@ -1,0 +1,168 @@
+"""Trains a model for a task on text: fine-tuning, distillation, and a cached teacher."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import optax
+
+from ..cache import build_cache
+from ..configs import DistillationConfig, OptimizationConfig, TrainingConfig
+from ..devices.estimate import Estimate
+from ..distillers import BasicTrainer, GeneralDistiller, Result
+from ..forward.freezing import freeze
+from ..run.plan import Plan
+from .loader import TextLoader
+from .tasks import Task
+from .tokenize import Encoded
+
+
+def make_adamw(optimization: OptimizationConfig, total_steps: int) -> optax.GradientTransformation:
+    """AdamW with linear warm-up and decay over ``total_steps``; only matrices decay."""
+    peak = optimization.learning_rate
+    warmup = round(optimization.warmup * total_steps)
+    rate = optax.join_schedules(
+        [
+            optax.linear_schedule(0.0, peak, warmup),
+            optax.linear_schedule(peak, 0.0, total_steps - warmup),
+        ],
+        [warmup],
+    )
+    return optax.adamw(rate, weight_decay=optimization.weight_decay, mask=_matrices)
+
+
+def _matrices(params: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+@dataclasses.dataclass(frozen=True)
+class TextTraining:
+    """A training that is ready to run.
+
+    Attributes:
+        trainer: The trainer or distiller.
+        loader: The texts.
+        optimization: The optimizer's settings.
+    """
+
+    trainer: BasicTrainer | GeneralDistiller
+    loader: TextLoader
+    optimization: OptimizationConfig
+
+    def train(self) -> Result:
+        """Runs the training."""
+        return self._call(self.trainer.train)
+
+    def check(self) -> Plan:
+        """Raises the errors that :meth:`train` would raise, by tracing the first step."""
+        return self._call(self.trainer.check)
+
+    def estimate(self) -> Estimate:
+        """Estimates what a step needs of each device, without running it."""
+        return self._call(self.trainer.estimate)
+
+    def _call(self, method: Callable[..., Any]) -> Any:
+        optimization = self.optimization
+        steps_per_epoch = len(self.loader) // self.trainer.train_config.gradient_accumulation_steps
+        steps = optimization.num_steps or optimization.num_epochs * max(steps_per_epoch, 1)
+        return method(
+            make_adamw(optimization, steps),
+            self.loader,
+            num_epochs=None if optimization.num_steps else optimization.num_epochs,
+            num_steps=optimization.num_steps,
+            max_grad_norm=optimization.max_grad_norm,
+        )
+
+
+def make_fine_tuning(
+    task: Task[Any],
+    model: Any,
+    encoded: Encoded,
+    optimization: OptimizationConfig,
+    training: TrainingConfig,
+    *,
+    frozen: tuple[str, ...] = (),
+) -> TextTraining:
+    """Prepares to train a model on labels.
+
+    Args:
+        task: The task.
+        model: The model.
+        encoded: The examples, with their labels.
+        optimization: The optimizer's settings.
+        training: Directories, devices and checkpoints.
+        frozen: Prefixes of the paths of parameters that stay as they are.
+    """
+    loader = _make_loader(encoded, optimization, training)
+    trainer = BasicTrainer(training, freeze(model, *frozen), task.adaptor)
+    return TextTraining(trainer, loader, optimization)
+
+
+def make_distillation(
+    task: Task[Any],
+    teacher: Any,
+    student: Any,
+    encoded: Encoded,
+    distillation: DistillationConfig,
+    optimization: OptimizationConfig,
+    training: TrainingConfig,
+) -> TextTraining:
+    """Prepares to distil a model on labelled and, where labels are missing, other texts.
+
+    Args:
+        task: The task.
+        teacher: The teacher.
+        student: The student.
+        encoded: The examples.
+        distillation: Losses, temperature and matches.
+        optimization: The optimizer's settings.
+        training: Directories, devices and checkpoints; its ``cache_dir`` may hold the teacher's
+            outputs, from :func:`cache_teacher`.
+    """
+    loader = _make_loader(encoded, optimization, training)
+    distiller = GeneralDistiller(
+        training, distillation, teacher, student, task.adaptor, task.adaptor
+    )
+    return TextTraining(distiller, loader, optimization)
+
+
+def cache_teacher(
+    directory: str | Path,
+    task: Task[Any],
+    teacher: Any,
+    encoded: Encoded,
+    *,
+    batch_size: int = 64,
+    **options: Any,
+) -> None:
+    """Runs a teacher over texts once and stores its outputs in a cache on disk.
+
+    Trainings on these texts, or on the first of them, read it as their
+    ``TrainingConfig.cache_dir``.
+
+    Args:
+        directory: Where to store it.
+        task: The task.
+        teacher: The teacher.
+        encoded: The texts.
+        batch_size: Texts per batch.
+        options: Options of :func:`~jaxbrewer.build_cache`.
+    """
+    texts = encoded.without("labels")
+    loader = TextLoader(texts, min(batch_size, len(texts)), shuffle=False)
+    build_cache(directory, teacher, task.adaptor, loader, **options)
+
+
+def _make_loader(
+    encoded: Encoded, optimization: OptimizationConfig, training: TrainingConfig
+) -> TextLoader:
+    """The loader of a training; a step is compiled for each combination of its widths."""
+    return TextLoader(
+        encoded,
+        optimization.batch_size,
+        seed=training.seed,
+        num_widths=max(4 // training.gradient_accumulation_steps, 1),
+        per_process=training.local_batches,
+    )
