@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from ..data.packing import IGNORED
 from ..errors import UsageError, missing_extra
 from ..json_files import read_json
+from .read import UNLABELLED
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -39,7 +39,7 @@ class Encoded:
         offsets: Start of each example, and the total, int64 ``[examples + 1]``.
         pad_id: Id of the padding token, which is masked.
         token_columns: More integers of each token, ``[tokens]``, by their name in a batch, where
-            padding has ``IGNORED``.
+            padding has ``UNLABELLED``.
         columns: More values of each example, ``[examples, ...]``, by their name in a batch.
         token_facts: Facts about each token, ``[tokens, ...]``, that stay out of batches, such as
             its place in the text.
@@ -100,7 +100,7 @@ class Encoded:
         for name, fill, values in (
             ("input_ids", self.pad_id, self.input_ids),
             ("token_type_ids", 0, self.token_type_ids),
-            *((name, IGNORED, values) for name, values in self.token_columns.items()),
+            *((name, UNLABELLED, values) for name, values in self.token_columns.items()),
         ):
             batch[name] = np.full(mask.shape, fill, np.int32)
             batch[name][mask] = values[source]
