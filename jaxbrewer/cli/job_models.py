@@ -106,10 +106,11 @@ def check_fits(
             f"The {who} has a vocab_size of {config.vocab_size:,}, but the tokenizer has "
             f"{tokenizer.vocab_size:,} tokens."
         )
-    if data.max_length > config.longest_input:
+    longest = config.longest_input
+    if longest is not None and data.max_length > longest:
         raise UsageError(
             f"data.max_length {data.max_length} is more than the {who} can read: its "
-            f"max_position_embeddings allow {config.longest_input} tokens."
+            f"max_position_embeddings allow {longest} tokens."
         )
     kinds = max(int(part.encoded.token_type_ids.max()) + 1 for part in texts)
     known = getattr(config, "type_vocab_size", 0)
