@@ -49,13 +49,14 @@ def test_the_readme_lists_every_page():
 def test_the_design_page_lists_every_module():
     page = (ROOT / "docs" / "design.md").read_text()
     (tree,) = re.findall(r"^```text\njaxbrewer/\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
-    folder, listed = "", []
+    folders, listed = [], []
     for line in tree.splitlines():
         indent, name = re.match(r"( *)(\S+)", line).groups()
+        del folders[len(indent) // 2 - 1 :]
         if name.endswith("/"):
-            folder = name
+            folders.append(name)
         else:
-            listed.append((folder if len(indent) > 2 else "") + name)
+            listed.append("".join([*folders, name]))
     package = ROOT / "jaxbrewer"
     modules = {str(path.relative_to(package)) for path in package.rglob("*.py")}
     ignored = {name for name in modules if Path(name).name.startswith("__")} | {"_version.py"}
