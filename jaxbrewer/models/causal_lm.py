@@ -10,10 +10,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from ..losses import LogitsOf
 from .causal_attention import KeyValueCache, LayerCache, View, positions_of, visible
 from .decoder_config import SLIDING, CausalConfig
-from .heads import TransformerModel
-from .layers import Hidden, Ids, Mask, Outputs, Tokens, dense
+from .heads import TransformerModel, per_token
+from .layers import Hidden, Ids, Mask, Outputs, dense
 from .rotary import Rope
 
 
@@ -63,7 +64,7 @@ class CausalLM(TransformerModel):
             the last, and the normalized output of the last; if the config says
             ``output_attentions``, ``attention_scores`` and ``attentions``, one per layer, in which
             heads of queries have an axis of their own. With ``fused_logits``, ``logits`` is a
-            :class:`~jaxbrewer.LogitsOf`.
+            :class:`~jaxbrewer.losses.LogitsOf`.
 
         Raises:
             UsageError: An input has another shape, or the input is longer than a table of
@@ -89,7 +90,8 @@ class CausalLM(TransformerModel):
             for kind, window, rope in self._kinds()
         }
         outputs, _ = self._run(self.embed(ids, position_ids), views, None)
-        return {"logits": self.logits(outputs["hidden_states"][-1]), **outputs}
+        head = self.logits_of if self.config.fused_logits else self.logits
+        return {"logits": head(outputs["hidden_states"][-1]), **outputs}
 
     def _kinds(self) -> Iterator[tuple[str, int | None, Rope | None]]:
         """The kinds of the layers, with their windows and rotary positions."""
@@ -118,21 +120,23 @@ class CausalLM(TransformerModel):
             outputs["attentions"] = tuple(probabilities)
         return outputs, parts
 
-    def logits(self, hidden: Hidden) -> Any:
-        """The logits of the next tokens, from the normalized output of the last layer."""
-        batch, length, width = hidden.shape
-        tokens = hidden.reshape(batch * length, width)
-        logits = self._project(tokens).reshape(batch, length, self.config.vocab_size)
-        softcap = self.config.logit_softcap
-        return logits if softcap is None else softcap * jnp.tanh(logits / softcap)
+    def logits_of(self, hidden: Hidden) -> LogitsOf:
+        """The logits of the next tokens, as the normalized output of the last layer and the head.
 
-    def _project(self, tokens: Tokens) -> Float[Array, "tokens vocabulary"]:
-        wide = jnp.promote_types(tokens.dtype, jnp.float32)
-        if self.config.tie_word_embeddings:
-            table = self.embedding_table().astype(tokens.dtype)
-            return jnp.einsum("td,vd->tv", tokens, table, preferred_element_type=wide)
-        kernel = self.lm_head.kernel[...].astype(tokens.dtype)
-        return jnp.einsum("td,dv->tv", tokens, kernel, preferred_element_type=wide)
+        Args:
+            hidden: The last of ``hidden_states``.
+        """
+        tied = self.config.tie_word_embeddings
+        kernel = self.embedding_table() if tied else self.lm_head.kernel[...]
+        return LogitsOf(hidden, kernel, softcap=self.config.logit_softcap, tied=tied)
+
+    def logits(self, hidden: Hidden) -> Float[Array, "batch length vocabulary"]:
+        """The logits of the next tokens, in float32 at least.
+
+        Args:
+            hidden: The last of ``hidden_states``.
+        """
+        return per_token(lambda tokens: self.logits_of(tokens).logits(), hidden)
 
     def start_cache(self, batch: int, slots: int) -> KeyValueCache:
         """An empty cache for :meth:`extend`.

@@ -19,6 +19,7 @@ from ..errors import UsageError, suggest
 from .bert import BertConfig, BertHead
 from .config import TransformerConfig
 from .families import Family, family_of
+from .gguf_files import gguf_file, open_gguf
 from .heads import TransformerModel, cut_layers
 from .model_types import FAMILIES
 from .weight_files import CONFIG, WEIGHTS, WeightFiles, open_weights, read_config, safetensors
@@ -85,7 +86,9 @@ def load(
         ('BertForTokenClassification', 2)
     """
     folder = Path(directory)
-    fields = read_config(folder)
+    file = gguf_file(folder)
+    gguf = None if file is None else open_gguf(file)
+    fields = read_config(folder) if gguf is None else gguf.config()
     family = family_of(fields.get("model_type", "bert"))
     if labels is not None:
         settings |= {"labels": tuple(labels), "num_labels": len(labels)}
@@ -95,7 +98,8 @@ def load(
     head = _head_for(task, family, config, fields, folder)
     if head.task == "sequence-classification" and not new_head:
         _require_single_label(fields, folder)
-    with open_weights(folder, fields) as files:
+    opened = open_weights(folder, fields) if gguf is None else gguf.weights()
+    with opened as files:
         model = _build(head, family, config, files, new_head=new_head, seed=seed, dtype=dtype)
     return model if layers is None else cut_layers(model, layers)
 
