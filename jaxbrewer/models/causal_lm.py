@@ -64,7 +64,7 @@ class CausalLM(TransformerModel):
             the last, and the normalized output of the last; if the config says
             ``output_attentions``, ``attention_scores`` and ``attentions``, one per layer, in which
             heads of queries have an axis of their own. With ``fused_logits``, ``logits`` is a
-            :class:`~jaxbrewer.losses.LogitsOf`.
+            :class:`~jaxbrewer.LogitsOf`.
 
         Raises:
             UsageError: An input has another shape, or the input is longer than a table of

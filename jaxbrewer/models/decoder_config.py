@@ -21,7 +21,7 @@ class CausalConfig(TransformerConfig):
         eos_token_id: The token that ends it, or several such tokens.
         output_attentions: Whether the model returns ``attention_scores`` and ``attentions``. It
             computes them only then.
-        fused_logits: Whether ``logits`` is a :class:`~jaxbrewer.losses.LogitsOf`, the last hidden states
+        fused_logits: Whether ``logits`` is a :class:`~jaxbrewer.LogitsOf`, the last hidden states
             and the output map, instead of an array.
     """
 

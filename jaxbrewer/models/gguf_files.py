@@ -7,9 +7,10 @@ References:
     The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
+import contextlib
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -123,15 +124,14 @@ class GgufModel:
             **{name: value for name, value in fields.items() if value is not None},
         }
 
-    def weights(self) -> WeightFiles:
+    @contextlib.contextmanager
+    def weights(self) -> Iterator[WeightFiles]:
         """The tensors under Hugging Face's names.
 
         Raises:
             UsageError: A tensor has no such name.
         """
-        names = {
-            _name(name): name for name in self.stored if not name.startswith("rope_freqs")
-        }
+        names = {_name(name): name for name in self.stored if not name.startswith("rope_freqs")}
         unknown = [stored for name, stored in names.items() if name is None]
         if unknown:
             raise UsageError(
@@ -142,7 +142,7 @@ class GgufModel:
             str(name): Tensor(tuple(int(size) for size in reversed(self.stored[own].shape)), "F32")
             for name, own in names.items()
         }
-        return WeightFiles(self.path.name, tensors, lambda name: self._read(name, names[name]))
+        yield WeightFiles(self.path.name, tensors, lambda name: self._read(name, names[name]))
 
     def _model_type(self) -> str:
         if self.architecture not in _MODEL_TYPES:

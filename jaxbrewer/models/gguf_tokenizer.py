@@ -76,7 +76,9 @@ def save_tokenizer(model: GgufModel, directory: Path) -> None:
             )
     names = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
     roles = {ours: _entry(model, f"{theirs}_token_id", None) for ours, theirs in names.items()}
-    special = {f"{role}_token": tokens[number] for role, number in roles.items() if number is not None}
+    special = {
+        f"{role}_token": tokens[number] for role, number in roles.items() if number is not None
+    }
     adds_start = bool(_entry(model, "add_bos_token", False)) and "bos_token" in special
     if adds_start:
         start = special["bos_token"]

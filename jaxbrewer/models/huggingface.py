@@ -98,8 +98,7 @@ def load(
     head = _head_for(task, family, config, fields, folder)
     if head.task == "sequence-classification" and not new_head:
         _require_single_label(fields, folder)
-    opened = open_weights(folder, fields) if gguf is None else gguf.weights()
-    with opened as files:
+    with open_weights(folder, fields) if gguf is None else gguf.weights() as files:
         model = _build(head, family, config, files, new_head=new_head, seed=seed, dtype=dtype)
     return model if layers is None else cut_layers(model, layers)
 

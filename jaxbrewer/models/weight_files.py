@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -57,12 +57,6 @@ class WeightFiles:
     where: str
     tensors: Mapping[str, Tensor]
     read: Callable[[str], np.ndarray]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Nothing is open that has to be closed; :func:`open_weights` closes its files."""
 
     @property
     def names(self) -> tuple[str, ...]:
