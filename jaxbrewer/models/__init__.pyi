@@ -6,7 +6,6 @@ from .bert import BertForTokenClassification as BertForTokenClassification
 from .bert import BertHead as BertHead
 from .causal_lm import CausalLM as CausalLM
 from .convert import convert_gguf as convert_gguf
-from .heads import TASKS as TASKS
 from .heads import EncoderModel as EncoderModel
 from .heads import TransformerModel as TransformerModel
 from .heads import cut_layers as cut_layers
