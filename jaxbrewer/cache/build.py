@@ -18,6 +18,7 @@ from ..forward.as_model import as_model
 from ..forward.call_arguments import arguments_of
 from ..forward.model import Model
 from ..forward.precision import AS_GIVEN, Policy
+from ..objective.sampled_tail import keep_sampled, seeds_of_positions
 from ..objective.top_k import keep_top_k
 from ..step.teachers import make_teacher_step, only_needed
 from .examples import examples_of, teacher_inputs
@@ -80,6 +81,12 @@ def build_cache(
             found.record_layout(root).require_layers(config, number, f"the cache {root}")
         return found
     inputs = None if model.takes is None else sorted(model.takes)
+
+    def seeds_of_rows(inputs_T: Any) -> Any:
+        if storage.kind != "sampled":
+            return None
+        return content_digests(inputs_T, inputs)[:, 1].astype(np.uint32)
+
     teach = _make_teach(model, adaptor, storage, config, number, precision, args)
     started = Manifest(digests, settings, storage.to_dict(), "", inputs, {}, {})
     with CacheWriter(root, started, found, storage, part) as writer:
@@ -92,7 +99,8 @@ def build_cache(
             content = content_digests(examples.inputs, inputs)
             missing = writer.missing(examples.ids, content)
             if missing:
-                inputs_T, outputs = teacher_inputs(batch, number), teach(model.variables, batch)
+                inputs_T = teacher_inputs(batch, number)
+                outputs = teach(model.variables, batch, seeds_of_rows(inputs_T))
                 writer.add(outputs, inputs_T, examples, content, missing)
         return writer.finish()
 
@@ -117,12 +125,12 @@ def _make_teach(
     number: int | None,
     precision: Policy,
     args: Mapping[str, Any],
-) -> Callable[[Any, Any], Outputs]:
+) -> Callable[[Any, Any, Any], Outputs]:
     """A jitted function that returns the outputs to keep, on the device."""
     run_teacher = make_teacher_step(model, adaptor, precision=precision, args=args)
 
     @jax.jit
-    def teach(variables: Any, batch: Any) -> Outputs:
+    def teach(variables: Any, batch: Any, seeds: Any) -> Outputs:
         outputs = run_teacher(variables, _own_part(batch, number))
         assert isinstance(outputs, Outputs)
         if config is None:
@@ -132,6 +140,18 @@ def _make_teach(
         logits: Any = outputs.logits
         if storage.kind == "top_k":
             logits = tuple(keep_top_k(x, storage.k, storage.temperatures) for x in logits)
+        if storage.kind == "sampled":
+            (temperature,) = storage.temperatures
+            logits = tuple(
+                keep_sampled(
+                    x,
+                    storage.k,
+                    storage.samples,
+                    temperature,
+                    seeds_of_positions(seeds, x.shape[1:-1], storage.seed),
+                )
+                for x in logits
+            )
         if not logits and not outputs.features:
             raise UsageError(
                 "There is nothing to cache: the teacher's adaptor returned no 'logits'."

@@ -65,7 +65,8 @@ class TeacherCache(OutputLookup):
         top_k = [entry for entry in self.layout.entries if entry.stored == "top_k"]
         if not top_k or config.kd_loss_weight == 0:
             return
-        require_kept_logits_suffice(config)
+        sampled_at = top_k[0].temperatures[0] if top_k[0].samples else None
+        require_kept_logits_suffice(config, sampled_at=sampled_at)
         exact = top_k[0].temperatures
         if config.temperature not in exact and top_k[0].k < top_k[0].classes:
             warnings.warn(

@@ -14,7 +14,7 @@ from .record_layout import BITS, RecordLayout
 
 FILE = "manifest.json"
 FORMAT = 1
-KINDS = ("full", "float16", "top_k")
+KINDS = ("full", "float16", "top_k", "sampled")
 
 _CRC = "crc"
 
@@ -26,11 +26,14 @@ class Storage:
     Args:
         kind: ``"full"`` stores every number as the teacher returns it; ``"float16"`` halves
             float32; ``"top_k"`` stores the largest logits and the exact log-sum-exp of the others,
-            and hidden states as float16.
-        k: ``"top_k"`` only: number of logits.
-        bits: ``"top_k"`` only: bits per logit, 4 to 16, or 32 for float32.
-        temperatures: ``"top_k"`` only: temperatures at which the weight of the other classes is
-            exact.
+            and hidden states as float16; ``"sampled"`` stores ``samples`` draws from the others as
+            well, which give ``ce`` and ``kl`` a gradient without bias.
+        k: Number of logits of ``"top_k"`` and ``"sampled"``.
+        bits: Bits per logit, 4 to 16, or 32 for float32.
+        temperatures: Temperatures at which the weight of the other classes is exact; for
+            ``"sampled"`` the one of the training.
+        samples: ``"sampled"`` only: number of draws per position.
+        seed: ``"sampled"`` only: seed of the draws, which depend on it and on the example.
 
     Raises:
         UsageError: A value is out of range.
@@ -44,6 +47,8 @@ class Storage:
     k: int = 64
     bits: int = 8
     temperatures: Sequence[float] = (1.0,)
+    samples: int = 16
+    seed: int = 0
 
     def __post_init__(self) -> None:
         """Checks each field."""
@@ -57,12 +62,23 @@ class Storage:
         if not temperatures or temperatures[0] <= 0:
             raise UsageError(f"Storage.temperatures must be positive, got {self.temperatures!r}.")
         object.__setattr__(self, "temperatures", temperatures)
+        if not isinstance(self.samples, int) or not 1 <= self.samples < 2**16:
+            raise UsageError(f"Storage.samples must be 1 to 65535, got {self.samples!r}.")
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
+            raise UsageError(f"Storage.seed must be an int from 0 to 2**31 - 1, got {self.seed!r}.")
+        if self.kind == "sampled" and len(temperatures) > 1:
+            raise UsageError(
+                f"Storage.temperatures: samples are drawn at one temperature, got {temperatures}."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """The fields that this kind uses."""
-        if self.kind != "top_k":
+        if self.kind not in ("top_k", "sampled"):
             return {"kind": self.kind}
-        return {**dataclasses.asdict(self), "temperatures": list(self.temperatures)}
+        fields = {**dataclasses.asdict(self), "temperatures": list(self.temperatures)}
+        if self.kind == "top_k":
+            del fields["samples"], fields["seed"]
+        return fields
 
 
 @dataclasses.dataclass(frozen=True)

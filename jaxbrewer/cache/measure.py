@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from ..forward.adaptors import Outputs
+from ..objective.sampled_tail import SampledTail
 from ..objective.top_k import TopK
+from . import top_k_codec as codec
 from .record_layout import RecordLayout, StoredArray, named_arrays, named_masks
 
 SAMPLE = 64
@@ -84,7 +86,11 @@ def add_errors(sums: Sums, exact: Outputs, kept: Outputs, layout: RecordLayout) 
     for entry in layout.entries:
         selected = masks[entry.mask] != 0 if entry.mask else ...
         if entry.stored == "top_k":
-            _add_top_k(sums, before[entry.name], after[entry.name], selected)
+            own, kept_top_k = before[entry.name], after[entry.name]
+            if isinstance(own, SampledTail):  # of which only the logits are rounded
+                own = own.kept
+                kept_top_k = _rounded(own, entry)
+            _add_top_k(sums, own, kept_top_k, selected)
         elif entry.stored != entry.dtype:
             _add_rounded(sums, entry, before[entry.name][selected], after[entry.name][selected])
 
@@ -95,6 +101,13 @@ def _add_top_k(sums: Sums, exact: TopK, kept: TopK, selected: Any) -> None:
     sums.tail += float(np.exp(log_p[:, -1]).sum())
     sums.compared += len(log_p)
     _add_largest(sums, np.asarray(exact.logits)[selected], np.asarray(kept.logits)[selected])
+
+
+def _rounded(top_k: TopK, entry: StoredArray) -> TopK:
+    logits = np.asarray(top_k.logits)
+    packed = codec.pack_values(logits.reshape(-1, entry.k), entry.bits)
+    rounded: Any = codec.unpack_values(packed, entry.k, entry.bits).reshape(logits.shape)
+    return dataclasses.replace(top_k, logits=rounded)
 
 
 def _bucketed(top_k: TopK, selected: Any) -> np.ndarray:

@@ -12,6 +12,7 @@ from ..configs import DistillationConfig
 from ..errors import UsageError
 from ..forward.adaptors import Outputs
 from ..json_files import conform
+from ..objective.sampled_tail import SampledTail
 from ..objective.top_k import TopK
 from . import top_k_codec as codec
 
@@ -34,6 +35,7 @@ class StoredArray:
         bits: Top-k only: bits per logit.
         classes: Top-k only: number of classes of the teacher.
         temperatures: Top-k only: temperatures at which the weight of the other classes is exact.
+        samples: Top-k only: number of draws from the other classes.
     """
 
     name: str
@@ -45,12 +47,15 @@ class StoredArray:
     bits: int = 0
     classes: int = 0
     temperatures: tuple[float, ...] = ()
+    samples: int = 0
 
     @property
     def packed(self) -> int:
         """Bytes per position of a top-k."""
         tail = 4 * len(self.temperatures)
-        return codec.index_bytes(self.classes, self.k) + codec.value_bytes(self.k, self.bits) + tail
+        drawn = codec.index_bytes(self.classes, self.samples) if self.samples else 0
+        values = codec.value_bytes(self.k, self.bits)
+        return codec.index_bytes(self.classes, self.k) + values + tail + drawn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +80,7 @@ class RecordLayout:
     def holds_as(self, other: "RecordLayout") -> bool:
         """Whether both store the same arrays in the same way; shapes may depend on the width."""
         same = [
-            [(entry.name, entry.stored, entry.mask, entry.k) for entry in layout.entries]
+            [(e.name, e.stored, e.mask, e.k, e.samples) for e in layout.entries]
             for layout in (self, other)
         ]
         return same[0] == same[1] and self.masks == other.masks
@@ -162,6 +167,8 @@ def _problem_of(entry: StoredArray, masks: Mapping[str, str]) -> str | None:
         return None if known else f"has an unknown dtype: {entry.dtype!r} or {entry.stored!r}"
     if not (_is_dtype(entry.dtype) and 1 <= entry.k <= entry.classes < 2**31):
         return f"cannot keep {entry.k} of {entry.classes} logits of dtype {entry.dtype!r}"
+    if not 0 <= entry.samples < 2**16 or (entry.samples and len(entry.temperatures) != 1):
+        return f"cannot have {entry.samples} samples at {list(entry.temperatures)}"
     if not (entry.bits in BITS and entry.temperatures and min(entry.temperatures) > 0):
         return f"cannot have {entry.bits} bits and temperatures {list(entry.temperatures)}"
     return None
@@ -192,11 +199,13 @@ def layout_of(outputs: Outputs, *, half: bool = False, bits: int = 8) -> RecordL
     for name, array in named_arrays(outputs).items():
         mask = _mask_of(name, array, outputs)
         positions = array.shape[1:2] if mask else ()
-        if isinstance(array, TopK):
+        if isinstance(array, (TopK, SampledTail)):
+            kept, samples = top_k_of(array)
             entries.append(
                 StoredArray(
-                    name, array.logits.dtype.name, "top_k", mask, (), array.indices.shape[-1],
-                    bits, array.classes, array.temperatures,
+                    name, kept.logits.dtype.name, "top_k", mask, (), kept.indices.shape[-1],
+                    bits, kept.classes, kept.temperatures,
+                    0 if samples is None else samples.shape[-1],
                 )
             )  # fmt: skip
             continue
@@ -210,6 +219,11 @@ def layout_of(outputs: Outputs, *, half: bool = False, bits: int = 8) -> RecordL
         tuple(entries),
         {feature: len(layers) for feature, layers in outputs.features.items()},
     )
+
+
+def top_k_of(array: TopK | SampledTail) -> tuple[TopK, Any]:
+    """The largest logits, and the samples of the other classes, if there are any."""
+    return (array.kept, array.samples) if isinstance(array, SampledTail) else (array, None)
 
 
 def named_arrays(outputs: Outputs) -> dict[str, Any]:

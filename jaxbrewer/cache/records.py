@@ -10,14 +10,16 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ..errors import UsageError
 from ..forward.adaptors import Outputs
+from ..objective.sampled_tail import SampledTail
 from ..objective.top_k import TopK
 from . import top_k_codec as codec
-from .record_layout import RecordLayout, StoredArray, named_arrays, named_masks
+from .record_layout import RecordLayout, StoredArray, named_arrays, named_masks, top_k_of
 
 _HEAD, _MASK, _CRC = struct.Struct("<Q"), struct.Struct("<IIIB"), struct.Struct("<I")
 _OF_LOGITS = ("logits", "labels", "logits_weights")
@@ -126,17 +128,21 @@ def _decode(
 
 def _pack_rows(entry: StoredArray, array: Any, mask: np.ndarray | None) -> np.ndarray:
     """The values as stored, ``[batch, ...]``; padding may hold anything."""
-    if isinstance(array, TopK):
-        indices, logits, tail = map(np.asarray, (array.indices, array.logits, array.log_tail))
+    if isinstance(array, (TopK, SampledTail)):
+        kept, samples = top_k_of(array)
+        indices, logits, tail = map(np.asarray, (kept.indices, kept.logits, kept.log_tail))
         if mask is not None:
             logits, tail = (np.where((mask != 0)[..., None], x, 0) for x in (logits, tail))
         if np.isnan(logits).any() or np.isnan(tail).any():
             raise UsageError(f"The teacher's {entry.name} hold NaN, which a cache does not store.")
-        flat = (
+        flat = [
             codec.pack_indices(indices.reshape(-1, entry.k), entry.classes),
             codec.pack_values(logits.reshape(-1, entry.k), entry.bits),
             np.ascontiguousarray(tail.reshape(-1, tail.shape[-1]), "<f4").view(np.uint8),
-        )
+        ]
+        if samples is not None:
+            drawn = np.asarray(samples).reshape(-1, entry.samples)
+            flat.append(codec.pack_indices(drawn, entry.classes))
         return np.concatenate(flat, axis=1).reshape(*indices.shape[:-1], -1)
     array = np.asarray(array)
     with np.errstate(over="ignore"):
@@ -203,16 +209,14 @@ def _read_entry(
     counts = [int(np.prod(positions))] * len(records) if mask is None else mask.sum(1).tolist()
     if entry.stored == "top_k":
         rows = _read_rows(records, cursors, counts, np.dtype(np.uint8), (entry.packed,))
-        leaves: tuple[Any, ...] = _unpack(rows, entry)
+        found = _unpack(rows, entry)
+        leaves, structure = jax.tree.flatten(found)
         if mask is None:
-            leaves = tuple(leaf.reshape(len(records), *positions, -1) for leaf in leaves)
+            leaves = [leaf.reshape(len(records), *positions, -1) for leaf in leaves]
         else:
-            fill = np.arange(entry.k, dtype=np.int32)
-            leaves = tuple(
-                _scatter(leaf, mask, fill if i == 0 else 0) for i, leaf in enumerate(leaves)
-            )
-        indices, logits, tail = leaves
-        return TopK(indices, logits, tail, entry.classes, entry.temperatures)
+            fill = np.arange(found.indices.shape[-1], dtype=np.int32)
+            leaves = [_scatter(leaf, mask, 0 if i else fill) for i, leaf in enumerate(leaves)]
+        return jax.tree.unflatten(structure, leaves)
     stored, dtype = jnp.dtype(entry.stored), jnp.dtype(entry.dtype)
     if mask is None:
         rows = _read_rows(records, cursors, [1] * len(records), stored, shape)
@@ -260,14 +264,21 @@ def _read_rows(
     return rows
 
 
-def _unpack(rows: np.ndarray, entry: StoredArray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _unpack(rows: np.ndarray, entry: StoredArray) -> TopK:
+    """The top-k of positions; one with samples as the distribution that they estimate."""
     first = codec.index_bytes(entry.classes, entry.k)
     second = first + codec.value_bytes(entry.k, entry.bits)
-    return (
+    third = second + 4 * len(entry.temperatures)
+    arrays: tuple[Any, Any, Any] = (
         codec.unpack_indices(rows[:, :first], entry.k, entry.classes),
         codec.unpack_values(rows[:, first:second], entry.k, entry.bits),
-        np.ascontiguousarray(rows[:, second:]).view("<f4").astype(np.float32, copy=False),
+        np.ascontiguousarray(rows[:, second:third]).view("<f4").astype(np.float32, copy=False),
     )
+    kept = TopK(*arrays, entry.classes, entry.temperatures)
+    if not entry.samples:
+        return kept
+    samples: Any = codec.unpack_indices(rows[:, third:], entry.samples, entry.classes)
+    return SampledTail(kept, samples).estimate()
 
 
 def _scatter(rows: np.ndarray, mask: np.ndarray, fill: Any) -> np.ndarray:

@@ -17,7 +17,7 @@ MAX_LISTED = 20
 """Number of damaged examples that are listed by name."""
 
 
-def build(job: Job, *, kind: str, k: int, bits: int, batch_size: int) -> None:
+def build(job: Job, *, kind: str, k: int, bits: int, samples: int, batch_size: int) -> None:
     """Writes the teacher's outputs on a job's training texts to ``training.cache_dir``.
 
     Raises:
@@ -40,7 +40,7 @@ def build(job: Job, *, kind: str, k: int, bits: int, batch_size: int) -> None:
     from ..text.training import cache_teacher
     from . import job_models
 
-    storage = Storage(kind, k, bits, temperatures_of(config.distillation))
+    storage = Storage(kind, k, bits, temperatures_of(config.distillation, kind), samples)
     with on_device(config.training):
         teacher = job_models.load(task, source, data.head)
         job_models.check_fits("teacher", teacher.config, data.tokenizer, config.data, [data.texts])
@@ -118,12 +118,14 @@ def _describe_error(kind: str, report: Any) -> str:
     if kind == "full":
         return "none"
     error = f"KL {report['kl']:.2g} nats, largest {report['largest_error']:.2g}"
-    if kind == "top_k":
+    if kind in ("top_k", "sampled"):
         error += f"; the other classes have {report['tail']:.2%} of the probability, which is exact"
     return error
 
 
-def temperatures_of(config: DistillationConfig) -> Sequence[float]:
+def temperatures_of(config: DistillationConfig, kind: str) -> Sequence[float]:
     """The temperatures at which a job needs the probability of the classes outside the top k."""
     temperature = config.temperature
+    if kind == "sampled" and isinstance(temperature, (int, float)):
+        return (float(temperature),)
     return (1.0, float(temperature)) if isinstance(temperature, (int, float)) else (1.0,)

@@ -80,6 +80,7 @@ def build_cache(arguments: argparse.Namespace, overrides: Sequence[str]) -> None
         kind=arguments.storage,
         k=arguments.k,
         bits=arguments.bits,
+        samples=arguments.samples,
         batch_size=arguments.batch_size,
     )
 

@@ -266,15 +266,20 @@ def _add_cache(adder: Any) -> None:
     storage = build.add_argument_group("storage")
     storage.add_argument(
         "--storage",
-        choices=("full", "float16", "top_k"),
+        choices=("full", "float16", "top_k", "sampled"),
         default="full",
-        help=_default("full numbers, float16, or only the largest logits"),
+        help=_default(
+            "full numbers, float16, only the largest logits, or these and samples of the others"
+        ),
     )
     storage.add_argument(
-        "--k", type=int, default=64, metavar="N", help=_default("top_k: number of logits")
+        "--k", type=int, default=64, metavar="N", help=_default("top_k, sampled: number of logits")
     )
     storage.add_argument(
-        "--bits", type=int, default=8, metavar="N", help=_default("top_k: bits per logit")
+        "--bits", type=int, default=8, metavar="N", help=_default("top_k, sampled: bits per logit")
+    )
+    storage.add_argument(
+        "--samples", type=int, default=16, metavar="N", help=_default("sampled: number of draws")
     )
     build.add_argument(
         "--batch-size", type=int, default=64, metavar="N", help=_default("texts per batch")

@@ -117,7 +117,8 @@ class LogitsLoss:
             require_classes(f"{what} of the {who}", name, self.loss.row, logits)
         mask, has_positions, is_top_k = None, logits_S.ndim > 2, isinstance(logits_T, TopK)
         if is_top_k:
-            require_kept_logits_suffice(self.config)
+            sampled_at = logits_T.temperatures[0] if logits_T.sampled else None
+            require_kept_logits_suffice(self.config, sampled_at=sampled_at)
         if has_positions:
             pair: Any = pair_top_k if is_top_k else pair_selected
             logits_T, mask = pair(logits_T, *masks, pairing=self.config.mask_pairing)

@@ -48,6 +48,8 @@ class TopK:
             for the ``t`` temperatures.
         classes: Number of classes.
         temperatures: Where the log-sum-exp is known, ascending.
+        sampled: Whether some classes stand for others, from which they were drawn at the only
+            temperature; then a loss must be linear in the teacher's probabilities.
     """
 
     indices: Int[Array, "*batch k"]
@@ -55,6 +57,7 @@ class TopK:
     log_tail: Float[Array, "*batch t"]
     classes: int = dataclasses.field(metadata={"static": True})
     temperatures: tuple[float, ...] = dataclasses.field(metadata={"static": True})
+    sampled: bool = dataclasses.field(default=False, metadata={"static": True})
 
     @classmethod
     def from_log_probabilities(cls, ids: Any, log_probabilities: Any, *, classes: int) -> "TopK":
@@ -251,8 +254,14 @@ def pair_top_k(
     return jax.tree.unflatten(structure, [leaf for leaf, _ in pairs]), pairs[0][1]
 
 
-def require_kept_logits_suffice(config: DistillationConfig) -> None:
+def require_kept_logits_suffice(
+    config: DistillationConfig, *, sampled_at: float | None = None
+) -> None:
     """Refuses a config whose losses need the logits of all classes.
+
+    Args:
+        config: The config.
+        sampled_at: The temperature at which the other classes were sampled, if they were.
 
     Raises:
         UsageError: The field and what it may be.
@@ -270,6 +279,18 @@ def require_kept_logits_suffice(config: DistillationConfig) -> None:
         needs = f"temperature_scheduler={rule!r} needs all of them; 'cwsm' does not"
     if needs is not None:
         raise UsageError(f"Only the teacher's largest logits are cached, but {needs}.")
+    if sampled_at is None:
+        return
+    row = KD_LOSS_MAP.row(config.kd_loss_type)
+    if not row.linear_in_teacher:
+        loss, _ = loss_and_parameters(config.kd_loss_type)
+        suffice = [name for name in KD_LOSS_MAP if KD_LOSS_MAP.row(name).linear_in_teacher]
+        needs = f"kd_loss_type={loss!r} would have a bias; {', '.join(suffice)} do not"
+    elif rule != "none" or config.temperature != sampled_at:
+        other = config.temperature if rule == "none" else f"temperature_scheduler={rule!r}"
+        needs = f"for the temperature {sampled_at}, not {other}: build the cache for that one"
+    if needs is not None:
+        raise UsageError(f"The teacher's other classes are cached as samples, but {needs}.")
 
 
 def _rows(nested: Any) -> tuple[list[np.ndarray], tuple[int, ...]]:

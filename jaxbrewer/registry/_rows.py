@@ -116,6 +116,8 @@ class KDLossRow(Row):
             for a loss on each number.
         between_distributions: Whether it compares distributions over the classes, so that the
             classes that a :class:`~jaxbrewer.TopK` does not keep may be taken as one.
+        linear_in_teacher: Whether its gradient with respect to the student is linear in the
+            teacher's probabilities, so that samples of them give it without bias.
         elementwise: Whether it is the mean over classes of a loss of each class by itself, so that
             a class that a mask leaves out does not count.
         teacher_rules_out: Whether the student learns to give no probability to a class that only
@@ -128,6 +130,7 @@ class KDLossRow(Row):
 
     least_classes: int = 1
     between_distributions: bool = False
+    linear_in_teacher: bool = False
     elementwise: bool = False
     teacher_rules_out: bool = False
     temperature_power: float = 0

@@ -21,10 +21,15 @@ KD_LOSS_MAP = Table(
     KDLossRow,
     {
         "ce": _divergence(
-            "jaxbrewer.losses:kd_ce_loss", teacher_rules_out=True, temperature_power=2
+            "jaxbrewer.losses:kd_ce_loss",
+            teacher_rules_out=True,
+            temperature_power=2,
+            linear_in_teacher=True,
         ),
         "mse": KDLossRow("jaxbrewer.losses:kd_mse_loss", temperature_power=2, elementwise=True),
-        "kl": _divergence("jaxbrewer.losses:kl_loss", teacher_rules_out=True),
+        "kl": _divergence(
+            "jaxbrewer.losses:kl_loss", teacher_rules_out=True, linear_in_teacher=True
+        ),
         "reverse_kl": _divergence("jaxbrewer.losses:reverse_kl_loss"),
         "jsd": _divergence("jaxbrewer.losses:jsd_loss", parameters=("beta",)),
         "skew_kl": _divergence("jaxbrewer.losses:skew_kl_loss", parameters=("alpha",)),

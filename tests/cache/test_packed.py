@@ -6,6 +6,7 @@ import pytest
 
 import jaxbrewer as jb
 from jaxbrewer.cache import Storage, TeacherCache, build_cache, cache_by_example, with_outputs
+from jaxbrewer.cache.record_layout import StoredArray
 from jaxbrewer.text import TextLoader
 from jaxbrewer.text.documents import PackedLoader
 
@@ -70,6 +71,32 @@ def test_a_cache_of_documents_fits_rows_of_any_width_and_epoch(tmp_path):
                 np.asarray(causal_logits(PARAMS, batch)), kept.indices, axis=-1
             )
             np.testing.assert_allclose(kept.logits[mask], live[mask], atol=0.2)
+
+
+def test_samples_of_the_tail_depend_on_the_example_alone(tmp_path):
+    storage = Storage("sampled", k=3, samples=4)
+    found = []
+    for name, loader in (("a", padded(3)), ("b", padded(5))):
+        build_cache(tmp_path / name, (model, PARAMS), adaptor, loader, storage=storage)
+        batch = DOCUMENTS.batch([6, 1], 16) | {"example_id": np.array([6, 1])}
+        found.append(TeacherCache(tmp_path / name).outputs(batch).logits[0])
+    assert found[0].sampled
+    assert found[0].indices.shape == (2, 16, 7)
+    np.testing.assert_array_equal(found[0].indices, found[1].indices)
+    np.testing.assert_allclose(found[0].logits, found[1].logits, rtol=1e-4)
+    (mask,) = (batch["labels"] != -100,)
+    log_p = jax.nn.log_softmax(causal_logits(PARAMS, batch))[mask]
+    total = np.exp(found[0].logits[mask] - np.asarray(log_p).max(-1, keepdims=True)).sum(-1)
+    assert np.isfinite(total).all()
+    entry = TeacherCache(tmp_path / "a").manifest.layout["entries"][0]
+    assert (entry["k"], entry["samples"]) == (3, 4)
+
+
+def test_a_sampled_cache_takes_about_90_bytes_per_token_at_the_vocabulary_of_smollm2():
+    entry = StoredArray(
+        "logits/0", "float32", "top_k", "logits_mask/0", (), 20, 8, 49_152, (1.0,), 14
+    )
+    assert entry.packed == 89
 
 
 def test_the_cache_in_memory_holds_documents_too():
