@@ -61,8 +61,8 @@ def logits_of(directory, path):
 
 
 def rows_of(printed):
-    """The rows of a table of scores by their name: accuracy, loss, parameters."""
-    rows = re.findall(r"^(\w+) +([\d.]+) +([\d.]+) +([\d,]+) ", printed, re.MULTILINE)
+    """The rows of a table of scores by their name: four metrics, parameters."""
+    rows = re.findall(r"^(\w+)" + r" +([\d.]+)" * 4 + r" +([\d,]+) ", printed, re.MULTILINE)
     return {name: tuple(numbers) for name, *numbers in rows}
 
 
@@ -123,7 +123,7 @@ def test_runs_and_models_and_jobs_are_inspected(done, data):
     last = json.loads((done.run / "student" / "metrics.jsonl").read_text().splitlines()[-1])
     assert f"{last['total_loss']:.6g}" in done.inspect
     printed = run("inspect", done.run / "student" / "model")
-    count = rows_of(done.distill)["student"][2]
+    count = rows_of(done.distill)["student"][4]
     assert re.search(rf"^total +\d+ +{count} ", printed, re.MULTILINE)
     assert "classes                  3: cat, dog, fox" in printed
     assert "encoder.layer.0" in printed

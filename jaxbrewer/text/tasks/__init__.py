@@ -5,6 +5,7 @@ from typing import Any
 
 from ...configs import DataConfig
 from ...errors import UsageError, suggest
+from .measure import Measure as Measure
 from .task import Dataset as Dataset
 from .task import Head as Head
 from .task import Predictions as Predictions

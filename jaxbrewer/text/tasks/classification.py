@@ -11,6 +11,7 @@ from ...errors import UsageError, abbreviate
 from ...models.model_directory import ModelDirectory
 from ..read import Examples, UnknownLabelError, read_examples
 from ..tokenize import Encoded, Tokenizer
+from .measure import Measure, Statistics, calibration_error, macro_f1, means
 from .task import Arrays, Head, Predictions, Task
 
 
@@ -54,6 +55,13 @@ class Classification(Task[Examples]):
         """The names of the classes."""
         return [("classes", f"{len(examples.label_names)}: {abbreviate(examples.label_names)}")]
 
+    @classmethod
+    def is_task_of(cls, source: ModelDirectory) -> bool:
+        """Whether it has a head for several classes, of which one is right."""
+        kind = source.fields.get("problem_type") or "single_label_classification"
+        is_single = kind == "single_label_classification" and len(source.labels) > 1
+        return source.has_head(cls.head) and is_single
+
     def head_to_train(self, source: ModelDirectory, examples: Examples) -> Head:
         """The model's own classes if the examples have the same ones, else a new head's."""
         if len(examples.label_names) < 2:
@@ -93,7 +101,7 @@ class Classification(Task[Examples]):
 
         Examples:
             >>> from jaxbrewer.configs import DataConfig
-            >>> examples = Examples(["x", "y"], None, np.array([0, 1]), ("cat", "dog"))
+            >>> examples = Examples(["x", "y"], None, np.int32([0, 1]), ("cat", "dog"))
             >>> head = Head(("dog", "fox", "cat"))
             >>> Classification(DataConfig()).with_head(examples, head).labels
             array([2, 0], dtype=int32)
@@ -112,17 +120,18 @@ class Classification(Task[Examples]):
         """The logits."""
         return {"logits": outputs["logits"]}, {}
 
-    def score(
-        self, examples: Examples, encoded: Encoded, predictions: Predictions
-    ) -> dict[str, float]:
-        """Accuracy and mean cross-entropy in nats."""
+    def measure(self, examples: Examples, encoded: Encoded, predictions: Predictions) -> Measure:
+        """Accuracy, macro-F1, mean cross-entropy in nats, and calibration error."""
         assert examples.labels is not None
         known = examples.labels >= 0
         labels, logits = examples.labels[known], predictions.rows["logits"][known]
-        return {
-            "accuracy": accuracy(logits, labels),
-            "loss": cross_entropy(logits, labels),
-        }
+        return measure_classes(logits, labels)
+
+    def agreement(
+        self, examples: Examples, encoded: Encoded, student: Predictions, teacher: Predictions
+    ) -> Measure:
+        """The share of equal classes, and the KL divergence from the teacher in nats."""
+        return compare_classes(student.rows["logits"], teacher.rows["logits"])
 
     def decode(
         self, examples: Examples, encoded: Encoded, predictions: Predictions, names: Sequence[str]
@@ -173,6 +182,60 @@ def cross_entropy(
     known = labels >= 0
     chosen = np.take_along_axis(log_softmax(logits[known]), labels[known][:, None], axis=-1)
     return float(-chosen.mean())
+
+
+def measure_classes(
+    logits: Float[np.ndarray, "examples classes"], labels: Int[np.ndarray, " examples"]
+) -> Measure:
+    """Accuracy, macro-F1, mean cross-entropy in nats, and calibration error.
+
+    Args:
+        logits: The logits of labelled examples.
+        labels: Their class numbers.
+
+    Examples:
+        >>> logits = np.array([[2.0, 0.0], [0.0, 1.0], [0.0, 3.0]])
+        >>> metrics = measure_classes(logits, np.array([0, 0, 1])).metrics()
+        >>> {name: round(value, 4) for name, value in metrics.items()}
+        {'accuracy': 0.6667, 'macro_f1': 0.6667, 'loss': 0.4963, 'calibration_error': 0.2992}
+    """
+    classes, log_p = logits.shape[-1], log_softmax(logits)
+    chosen = np.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
+
+    def metrics_of(of: Statistics) -> dict[str, Any]:
+        is_correct = of["label"] == of["predicted"]
+        return {
+            "accuracy": is_correct.mean(),
+            "macro_f1": macro_f1(of["label"], of["predicted"], classes),
+            "loss": of["nats"].mean(),
+            "calibration_error": calibration_error(of["confidence"], is_correct),
+        }
+
+    statistics = {
+        "label": labels,
+        "predicted": logits.argmax(-1),
+        "nats": -chosen,
+        "confidence": np.exp(log_p.max(-1)),
+    }
+    return Measure(statistics, metrics_of)
+
+
+def compare_classes(
+    student: Float[np.ndarray, "examples classes"], teacher: Float[np.ndarray, "examples classes"]
+) -> Measure:
+    """How two models' classes differ: the share of equal ones, and KL(teacher || student) in nats.
+
+    Examples:
+        >>> compare_classes(np.array([[0.0, 1.0]]), np.array([[0.0, 1.0]])).metrics()
+        {'top1_agreement': 1.0, 'kl_divergence': 0.0}
+    """
+    log_q, log_p = log_softmax(student), log_softmax(teacher)
+    p = np.exp(log_p)
+    divergence = np.sum(p * np.where(p > 0, log_p - log_q, 0.0), axis=-1)
+    return means(
+        top1_agreement=(student.argmax(-1) == teacher.argmax(-1)).astype(np.float64),
+        kl_divergence=divergence,
+    )
 
 
 def log_softmax(logits: Float[np.ndarray, "*rest classes"]) -> Float[np.ndarray, "*rest classes"]:

@@ -16,6 +16,7 @@ from ...configs import DataConfig
 from ...errors import UsageError
 from ...models.model_directory import ModelDirectory
 from ..tokenize import Encoded, Tokenizer
+from .measure import Measure
 
 Arrays = Mapping[str, Any]
 """Arrays by name: a batch, or the outputs of a model or an adaptor."""
@@ -158,8 +159,17 @@ class Task(abc.ABC, Generic[Data]):
     # Results
 
     @abc.abstractmethod
-    def score(self, examples: Data, encoded: Encoded, predictions: Predictions) -> dict[str, float]:
+    def measure(self, examples: Data, encoded: Encoded, predictions: Predictions) -> Measure:
         """The metrics of a model's predictions, the main one first, for the labelled examples."""
+
+    def agreement(
+        self, examples: Data, encoded: Encoded, student: Predictions, teacher: Predictions
+    ) -> Measure | None:
+        """How a student's predictions for all examples differ from a teacher's.
+
+        ``None`` if the task has no such numbers.
+        """
+        return None
 
     @abc.abstractmethod
     def decode(
@@ -175,6 +185,18 @@ class Task(abc.ABC, Generic[Data]):
         """
 
     # Shared by tasks
+
+    def score(self, examples: Data, encoded: Encoded, predictions: Predictions) -> dict[str, float]:
+        """The values of :meth:`measure`."""
+        return self.measure(examples, encoded, predictions).metrics()
+
+    @classmethod
+    def is_task_of(cls, source: ModelDirectory) -> bool:
+        """Whether a model with the task's head was trained for this task.
+
+        Tasks that share a head tell it by ``problem_type`` in ``config.json``.
+        """
+        return source.has_head(cls.head)
 
     def require_head(self, source: ModelDirectory) -> None:
         """Raises :class:`UsageError` if a model has no head for the task."""
