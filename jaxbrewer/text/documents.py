@@ -1,7 +1,7 @@
 """Tokenized documents for language models, cut into windows, padded or packed."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,33 +20,31 @@ from ..data.process_rows import ProcessRows
 from ..errors import UsageError
 from .tokenize import Encoded
 
+LOSS_MASK = "loss_mask"
+"""The batch entry that is 1 where a token's successor is learned."""
 
-def _none() -> np.ndarray:
-    return np.zeros(0, np.int32)
+_FILL = {"labels": IGNORED, LOSS_MASK: 0}
 
 
 @dataclasses.dataclass(frozen=True)
 class Documents(Encoded):
-    """Tokenized documents with the label of each token.
+    """Tokenized documents, with columns and facts for language models.
 
-    Attributes:
-        labels: The next token of the document, ``IGNORED`` where it is not learned, int32
-            ``[tokens]``.
-        label_bytes: UTF-8 bytes of the text of each label, 0 where there is none, int32
-            ``[tokens]``.
-        document: The document that each piece is cut from, int64 ``[examples]``.
-        first: The place of its first token there, int64 ``[examples]``.
+    Its ``token_columns`` are ``labels``, the next token of the document or ``IGNORED``, and
+    ``loss_mask``, 1 where there is a label. Its ``token_facts`` are ``label_bytes``, the UTF-8
+    bytes of the label's text. Its ``facts`` are ``document``, the document that a piece is cut
+    from, and ``first``, the place of its first token there.
     """
 
-    labels: Int[np.ndarray, " tokens"] = dataclasses.field(default_factory=_none)
-    label_bytes: Int[np.ndarray, " tokens"] = dataclasses.field(default_factory=_none)
-    document: Int[np.ndarray, " examples"] = dataclasses.field(default_factory=_none)
-    first: Int[np.ndarray, " examples"] = dataclasses.field(default_factory=_none)
+    @property
+    def loss_mask(self) -> Int[np.ndarray, " tokens"]:
+        """1 for tokens whose successor is learned."""
+        return self.token_columns[LOSS_MASK]
 
     @property
     def label_count(self) -> int:
-        """Number of tokens with a label."""
-        return int((self.labels != IGNORED).sum())
+        """Number of tokens whose successor is learned."""
+        return int(self.loss_mask.sum())
 
     def windows(self, width: int, *, truncate: bool = False) -> "Documents":
         """Cuts documents into pieces of at most ``width`` tokens.
@@ -70,36 +68,41 @@ class Documents(Encoded):
         offsets = cut_windows(self.offsets, width)
         source = np.searchsorted(self.offsets, offsets[:-1], side="right") - 1
         first = offsets[:-1] - self.offsets[source]
-        has_label = np.add.reduceat(self.labels != IGNORED, offsets[:-1]) > 0
+        has_label = np.add.reduceat(self.loss_mask, offsets[:-1]) > 0
         keep = np.flatnonzero(has_label & ((first == 0) | (not truncate)))
         if not len(keep):
             raise UsageError(
                 f"No window of {width} tokens has a token to learn: prompts fill all of them."
             )
-        return dataclasses.replace(
-            self, offsets=offsets, document=self.document[source], first=self.first[source] + first
-        ).take(keep)
+        facts = {name: values[source] for name, values in self.facts.items()}
+        facts["first"] = facts["first"] + first
+        return dataclasses.replace(self, offsets=offsets, facts=facts).take(keep)
 
     def take(self, rows: Sequence[int] | Int[np.ndarray, " rows"]) -> "Documents":
         """Selects examples by number, in this order."""
         rows = np.asarray(rows, int)
         lengths = self.lengths[rows]
         tokens, _ = segment_positions(self.offsets[rows], lengths)
-        flat = ("input_ids", "token_type_ids", "labels", "label_bytes")
+
+        def of(columns: Mapping[str, np.ndarray], chosen: np.ndarray) -> dict[str, np.ndarray]:
+            return {name: values[chosen] for name, values in columns.items()}
+
         return dataclasses.replace(
             self,
-            **{name: getattr(self, name)[tokens] for name in flat},
+            input_ids=self.input_ids[tokens],
+            token_type_ids=self.token_type_ids[tokens],
             offsets=np.append(0, np.cumsum(lengths)),
-            document=self.document[rows],
-            first=self.first[rows],
+            token_columns=of(self.token_columns, tokens),
+            token_facts=of(self.token_facts, tokens),
+            facts=of(self.facts, rows),
         )
 
     def batch(self, rows: Sequence[int] | Int[np.ndarray, " rows"], width: int) -> dict[str, Any]:
         """Makes a batch with one example per row, padded to ``width`` tokens.
 
         Returns:
-            ``input_ids``, ``labels``, ``attention_mask``, ``segment_ids`` and ``position_ids``,
-            int32 ``[rows, width]``.
+            ``input_ids``, the ``token_columns``, ``attention_mask``, ``segment_ids`` and
+            ``position_ids``, int32 ``[rows, width]``.
         """
         rows = np.asarray(rows, int)
         lengths = self.lengths[rows]
@@ -112,7 +115,8 @@ class Documents(Encoded):
         self, rows: Int[np.ndarray, " segments"], segments: Segments
     ) -> dict[str, Any]:
         """Makes a batch with an example in each of ``segments``."""
-        columns = {"input_ids": (self.input_ids, self.pad_id), "labels": (self.labels, IGNORED)}
+        columns = {"input_ids": (self.input_ids, self.pad_id)}
+        columns |= {name: (values, _FILL[name]) for name, values in self.token_columns.items()}
         return rows_of_tokens(columns, self.offsets, rows, segments)
 
 
@@ -133,11 +137,11 @@ def make_documents(
 
     Examples:
         >>> documents = make_documents([np.array([5, 6, 7]), np.array([8, 9])])
-        >>> documents.labels.tolist()
+        >>> documents.token_columns["labels"].tolist()
         [6, 7, -100, 9, -100]
     """
     offsets = np.append(0, np.cumsum([len(own) for own in tokens])).astype(np.int64)
-    ids = np.concatenate([_none(), *tokens]).astype(np.int32)
+    ids = np.concatenate([np.zeros(0, np.int32), *tokens]).astype(np.int32)
     targets = np.ones(len(ids), bool) if is_target is None else np.concatenate(is_target)
     labels = next_token_labels(ids, offsets, targets)
     label_bytes = np.zeros(len(ids), np.int32)
@@ -149,10 +153,9 @@ def make_documents(
         np.zeros_like(ids),
         offsets,
         pad_id,
-        labels=labels,
-        label_bytes=label_bytes,
-        document=np.arange(len(tokens)),
-        first=np.zeros(len(tokens), np.int64),
+        token_columns={"labels": labels, LOSS_MASK: (labels != IGNORED).astype(np.int32)},
+        token_facts={"label_bytes": label_bytes},
+        facts={"document": np.arange(len(tokens)), "first": np.zeros(len(tokens), np.int64)},
     )
 
 
@@ -163,9 +166,10 @@ class PackedLoader:
     anew which of the documents of a length goes where, and the order of the rows; seed and epoch
     decide both. All rows have one width, and all batches but the last one shape.
 
-    A batch is a dict of ``input_ids``, ``labels``, ``attention_mask``, ``segment_ids`` (from 1 in
-    each row, 0 for padding), ``position_ids`` (which restart with each document) and
-    ``example_id`` (the number of the document, -1 for padding), int32 ``[batch, width]``.
+    A batch is a dict of ``input_ids``, ``labels``, ``loss_mask``, ``attention_mask``,
+    ``segment_ids`` (from 1 in each row, 0 for padding), ``position_ids`` (which restart with each
+    document) and ``example_id`` (the number of the document, -1 for padding), int32
+    ``[batch, width]``.
 
     Args:
         documents: The documents.

@@ -37,7 +37,7 @@ def corpus_of(tmp_path, *rows, columns=Columns()):  # noqa: B008
 def learned(tokenizer, documents, row=0):
     """The text of what a document's labels are."""
     start, stop = documents.offsets[row : row + 2]
-    labels = documents.labels[start:stop]
+    labels = documents.token_columns["labels"][start:stop]
     return tokenizer._tokenizer.decode(
         labels[labels != IGNORED].tolist(), skip_special_tokens=False
     )
@@ -48,11 +48,11 @@ def test_plain_text_is_learned_from_its_second_token_to_its_end(tmp_path):
     documents = encode_corpus(tokenizer, corpus_of(tmp_path, {"text": "Größe"}, {"text": "no"}))
     assert learned(tokenizer, documents) == "röße<|end|>"
     assert learned(tokenizer, documents, 1) == "o<|end|>"
-    assert documents.label_bytes.sum() == len("röße".encode()) + 1
+    assert documents.token_facts["label_bytes"].sum() == len("röße".encode()) + 1
     with_bos = Tokenizer(save_tokenizer(tmp_path / "bos", bos="<|im_start|>"))
     documents = encode_corpus(with_bos, corpus_of(tmp_path, {"text": "Größe"}), end=False)
     assert learned(with_bos, documents) == "Größe"
-    assert documents.label_bytes.sum() == len("Größe".encode())
+    assert documents.token_facts["label_bytes"].sum() == len("Größe".encode())
 
 
 def test_a_prompt_is_read_and_its_completion_learned(tmp_path):
@@ -63,7 +63,7 @@ def test_a_prompt_is_read_and_its_completion_learned(tmp_path):
     documents = encode_corpus(tokenizer, corpus)
     assert learned(tokenizer, documents) == "4<|end|>"
     assert tokenizer.decode(documents.input_ids) == "2+2=4"
-    assert documents.label_bytes.sum() == 1
+    assert documents.token_facts["label_bytes"].sum() == 1
     everything = encode_corpus(tokenizer, corpus, learn_prompts=True)
     assert learned(tokenizer, everything) == "+2=4<|end|>"
 
@@ -167,5 +167,5 @@ def test_bytes_of_a_text_add_up_whatever_its_tokens_are(tmp_path):
     tokenizer = Tokenizer(save_tokenizer(tmp_path / "t", bos="<|im_start|>"))
     texts = ["naïve café 😀 end", "plain", "漢字かな"]
     documents = encode_corpus(tokenizer, corpus_of(tmp_path, *({"text": x} for x in texts)))
-    per_document = np.add.reduceat(documents.label_bytes, documents.offsets[:-1])
+    per_document = np.add.reduceat(documents.token_facts["label_bytes"], documents.offsets[:-1])
     assert per_document.tolist() == [len(text.encode()) for text in texts]

@@ -29,6 +29,10 @@ def epoch_loss(params, loader):
     return jax.tree.map(lambda part: part / count, (total, gradient))
 
 
+def column(documents, name):
+    return documents.input_ids if name == "input_ids" else documents.token_columns[name]
+
+
 def assert_same(one, other):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), one, other)
 
@@ -48,14 +52,14 @@ def test_windows_lose_no_label_and_cross_no_document():
     pieces = documents.windows(16)
     assert pieces.lengths.max() == 16
     assert pieces.label_count == documents.label_count
-    place = documents.offsets[pieces.document] + pieces.first
+    place = documents.offsets[pieces.facts["document"]] + pieces.facts["first"]
     for name in ("input_ids", "labels"):
-        whole, cut = getattr(documents, name), getattr(pieces, name)
+        whole, cut = column(documents, name), column(pieces, name)
         for start, stop, at in zip(pieces.offsets, pieces.offsets[1:], place, strict=False):
             np.testing.assert_array_equal(cut[start:stop], whole[at : at + stop - start])
     first = documents.windows(16, truncate=True)
     assert first.lengths.tolist() == [16, 7, 16, 16, 16]
-    assert (first.first == 0).all()
+    assert (first.facts["first"] == 0).all()
 
 
 def test_the_last_token_of_a_document_has_no_label_in_any_form():
@@ -78,9 +82,9 @@ def test_prompt_tokens_are_no_labels():
         [np.array([0, 0, 1, 1], bool), np.array([0, 1, 0], bool)],
         [np.array([1, 2, 3, 4]), np.array([5, 6, 7])],
     )
-    assert documents.labels.tolist() == [-100, 7, 8, -100, 2, -100, -100]
-    assert documents.label_bytes.tolist() == [0, 3, 4, 0, 6, 0, 0]
-    assert documents.windows(2).labels.tolist() == [-100, 7, 8, -100, 2, -100]
+    assert column(documents, "labels").tolist() == [-100, 7, 8, -100, 2, -100, -100]
+    assert documents.token_facts["label_bytes"].tolist() == [0, 3, 4, 0, 6, 0, 0]
+    assert column(documents.windows(2), "labels").tolist() == [-100, 7, 8, -100, 2, -100]
     with pytest.raises(UsageError, match="prompts fill all of them"):
         documents.take([0]).windows(1, truncate=True)
 
