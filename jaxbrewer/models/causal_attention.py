@@ -7,7 +7,7 @@ queries; ``groups``, those of keys and values, each shared by ``heads / groups``
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -29,15 +29,12 @@ class View:
         window: Number of the last positions that it sees, itself included; ``None`` for all. A
             mask includes the window.
         rotation: Turns queries and keys; ``None`` for models without rotary positions.
-        slot_rotation: Turns the keys of all slots instead, where the angles of earlier keys depend
-            on the length of the input.
     """
 
     shape: tuple[int, int]
     mask: Bool[Array, "batch 1 length slots"] | None
     window: int | None
     rotation: Rotation | None
-    slot_rotation: Rotation | None = None
 
 
 class LayerCache(NamedTuple):
@@ -78,18 +75,15 @@ class KeyValueCache:
         values: The same of the values.
         valid: ``[batch, slots]``: which slots hold a token, not padding.
         filled: Number of slots that are filled, the same in all rows.
+        lengths: ``[batch]``: tokens that each row has in the end; rotary positions that depend on
+            the length of the input are made for it.
     """
 
     keys: tuple[Float[Array, "batch slots groups size"], ...]
     values: tuple[Float[Array, "batch slots groups size"], ...]
     valid: Bool[Array, "batch slots"]
     filled: Int[Array, ""]
-
-    @classmethod
-    def empty(cls, layers: int, batch: int, slots: int, groups: int, size: int, dtype: Any) -> Self:
-        """A cache without any position."""
-        zeros = tuple(jnp.zeros((batch, slots, groups, size), dtype) for _ in range(layers))
-        return cls(zeros, zeros, jnp.zeros((batch, slots), bool), jnp.zeros((), jnp.int32))
+    lengths: Int[Array, " batch"]
 
     def layer(self, number: int) -> LayerCache:
         """The part of a layer."""
@@ -213,13 +207,10 @@ def causal_attention(
     if norms is not None:
         query, key = norms[0](query), norms[1](key)
     if view.rotation is not None:
-        query = view.rotation(query)
-        key = key if view.slot_rotation is not None else view.rotation(key)
+        query, key = view.rotation(query), view.rotation(key)
     if cache is not None:
         cache = cache.append(key, value)
         key, value = cache.keys, cache.values
-    if view.slot_rotation is not None:
-        key = view.slot_rotation(key)
     maps = attend(
         query, key, value, view, dropout, scale=scale, softcap=softcap, with_maps=with_maps
     )

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from ..losses import LogitsOf
 from .causal_attention import KeyValueCache, LayerCache, View, positions_of, visible
@@ -138,17 +138,27 @@ class CausalLM(TransformerModel):
         """
         return per_token(lambda tokens: self.logits_of(tokens).logits(), hidden)
 
-    def start_cache(self, batch: int, slots: int) -> KeyValueCache:
+    def start_cache(
+        self, batch: int, slots: int, lengths: Int[Array, " batch"] | None = None
+    ) -> KeyValueCache:
         """An empty cache for :meth:`extend`.
 
         Args:
             batch: Number of rows.
             slots: The largest number of positions of a row, padding included.
+            lengths: Tokens that each row has in the end; ``None`` for ``slots``. Only rotary
+                positions that depend on the length of the input (``dynamic``, ``longrope``) use
+                it: keys that were read with other frequencies do not fit together.
         """
         config = self.config
-        dtype = self.embedding_table().dtype
-        return KeyValueCache.empty(
-            config.num_hidden_layers, batch, slots, config.key_heads, config.head_size, dtype
+        shape = batch, slots, config.key_heads, config.head_size
+        zeros = (jnp.zeros(shape, self.embedding_table().dtype),) * config.num_hidden_layers
+        return KeyValueCache(
+            zeros,
+            zeros,
+            jnp.zeros((batch, slots), bool),
+            jnp.zeros((), jnp.int32),
+            jnp.full(batch, slots) if lengths is None else lengths,
         )
 
     def extend(
@@ -168,17 +178,14 @@ class CausalLM(TransformerModel):
         batch, length = input_ids.shape
         mask = jnp.ones_like(input_ids) if attention_mask is None else attention_mask
         start, new = cache.filled, cache.with_tokens(mask != 0)
-        slot_positions = positions_of(new.valid)
-        positions = jax.lax.dynamic_slice_in_dim(slot_positions, start, length, axis=1)
+        positions = jax.lax.dynamic_slice_in_dim(positions_of(new.valid), start, length, axis=1)
         queries, slots = start + jnp.arange(length), jnp.arange(new.valid.shape[1])
-        lengths = jnp.sum(new.valid, axis=1)
         views = {
             kind: View(
                 (batch, length),
                 visible(queries, slots, window, new.valid),
                 window,
-                rope.rotation(positions, lengths) if rope else None,
-                rope.rotation(slot_positions, lengths) if rope and rope.depends_on_length else None,
+                rope.rotation(positions, cache.lengths) if rope else None,
             )
             for kind, window, rope in self._kinds()
         }
