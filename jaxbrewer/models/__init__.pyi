@@ -1,4 +1,5 @@
 from .bert import BertConfig as BertConfig
+from .bert import BertForFeatureExtraction as BertForFeatureExtraction
 from .bert import BertForMaskedLM as BertForMaskedLM
 from .bert import BertForQuestionAnswering as BertForQuestionAnswering
 from .bert import BertForSequenceClassification as BertForSequenceClassification

@@ -17,7 +17,14 @@ from jaxtyping import Array, Float
 
 from .config import EncoderConfig
 from .families import Family
-from .heads import EncoderModel, MaskedLM, SpanFinder, TokenClassifier, mean_of_tokens
+from .heads import (
+    FeatureExtractor,
+    FourInputs,
+    MaskedLM,
+    SpanFinder,
+    TokenClassifier,
+    mean_of_tokens,
+)
 from .layers import (
     ACTIVATIONS,
     Embedding,
@@ -247,7 +254,7 @@ class BertModel(nnx.Module):
         return self.encoder(embedded, padding_bias(attention_mask, input_ids))
 
 
-class BertHead(EncoderModel):
+class BertHead(FourInputs):
     """What all BERTs share: the config, the encoder and the inputs."""
 
     stack = "bert.encoder.layer"
@@ -256,46 +263,11 @@ class BertHead(EncoderModel):
     config: BertConfig
 
     def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
-        if not self.pooled:  # the other heads are those of transformers
+        if self.task != "sequence-classification":  # the other heads are those of transformers
             config = dataclasses.replace(config, classifier_pooling="cls")
         super().__init__(config, rngs=rngs)
         pooler = self.pooled and config.classifier_pooling == "cls"
         self.bert = BertModel(config, pooler=pooler, rngs=rngs)
-
-    def __call__(
-        self,
-        input_ids: Ids,
-        attention_mask: Mask | None = None,
-        token_type_ids: Ids | None = None,
-        position_ids: Ids | None = None,
-    ) -> Outputs:
-        """Returns the head's outputs and all inner states; under ``jit``, unused ones cost nothing.
-
-        Args:
-            input_ids: Token ids.
-            attention_mask: 0 at padding; ``None`` for no padding.
-            token_type_ids: ``None`` for all 0.
-            position_ids: ``None`` for 0, 1, 2, ...
-
-        Returns:
-            The head's outputs (see the class); ``hidden_states``, a tuple of the embeddings and
-            each layer's output, ``[batch, length, width]``; ``attention_scores`` and
-            ``attentions``, per layer ``[batch, heads, query, key]``, before and after the softmax,
-            float32 at least. Scores of padded keys are ``PADDING_SCORE``.
-
-        Raises:
-            UsageError: The inputs do not fit each other or the model.
-        """
-        ids = self.checked(
-            input_ids,
-            longest=self.config.longest_input if position_ids is None else None,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-        )
-        return self.with_head(
-            self.bert(ids, attention_mask, token_type_ids, position_ids), attention_mask
-        )
 
 
 class BertForSequenceClassification(BertHead):
@@ -363,9 +335,25 @@ class BertForMaskedLM(MaskedLM, BertHead):
     """
 
 
+class BertForFeatureExtraction(FeatureExtractor, BertHead):
+    """A BERT without a head; Hugging Face's ``BertModel``.
+
+    Examples:
+        >>> config = BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=2,
+        ...     num_attention_heads=2, intermediate_size=16)
+        >>> model = BertForFeatureExtraction(config, rngs=nnx.Rngs(0))
+        >>> outputs = model(jnp.ones((4, 7), jnp.int32))
+        >>> outputs["last_hidden_state"].shape, outputs["pooler_output"].shape
+        ((4, 7, 8), (4, 8))
+    """
+
+    pooled = True
+
+
 FAMILY = Family(
     config=BertConfig,
     heads=(
+        BertForFeatureExtraction,
         BertForSequenceClassification,
         BertForTokenClassification,
         BertForQuestionAnswering,

@@ -19,7 +19,7 @@ from ..errors import UsageError
 from .bert import BertAttention, BertLayer
 from .config import ACTIVATION_NAMES, EncoderConfig
 from .families import Family
-from .heads import EncoderModel, MaskedLM, SpanFinder, TokenClassifier
+from .heads import EncoderModel, FeatureExtractor, MaskedLM, SpanFinder, TokenClassifier
 from .layers import (
     ACTIVATIONS,
     PADDING_SCORE,
@@ -422,9 +422,14 @@ class DebertaV2ForMaskedLM(MaskedLM, DebertaV2Head):
     """A DeBERTa that predicts tokens, with a decoder tied to its word embeddings."""
 
 
+class DebertaV2ForFeatureExtraction(FeatureExtractor, DebertaV2Head):
+    """A DeBERTa without a head; Hugging Face's ``DebertaV2Model``."""
+
+
 FAMILY = Family(
     config=DebertaV2Config,
     heads=(
+        DebertaV2ForFeatureExtraction,
         DebertaV2ForSequenceClassification,
         DebertaV2ForTokenClassification,
         DebertaV2ForQuestionAnswering,

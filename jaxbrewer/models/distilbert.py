@@ -13,7 +13,7 @@ from jaxtyping import Array
 
 from .config import EncoderConfig
 from .families import Family
-from .heads import EncoderModel, MaskedLM, SpanFinder, TokenClassifier
+from .heads import EncoderModel, FeatureExtractor, MaskedLM, SpanFinder, TokenClassifier
 from .layers import (
     ACTIVATIONS,
     Embedding,
@@ -220,9 +220,14 @@ class DistilBertForMaskedLM(MaskedLM, DistilBertHead):
     """A DistilBERT that predicts tokens, with a decoder tied to its word embeddings."""
 
 
+class DistilBertForFeatureExtraction(FeatureExtractor, DistilBertHead):
+    """A DistilBERT without a head; Hugging Face's ``DistilBertModel``."""
+
+
 FAMILY = Family(
     config=DistilBertConfig,
     heads=(
+        DistilBertForFeatureExtraction,
         DistilBertForSequenceClassification,
         DistilBertForTokenClassification,
         DistilBertForQuestionAnswering,

@@ -15,7 +15,8 @@ from .bert import BertConfig, BertEmbeddings, BertEncoder
 from .families import Family
 from .heads import (
     ClassificationHead,
-    EncoderModel,
+    FeatureExtractor,
+    FourInputs,
     MaskedLM,
     SequenceClassifier,
     SpanFinder,
@@ -82,7 +83,7 @@ class ElectraModel(nnx.Module):
         return self.encoder(embedded, padding_bias(attention_mask, input_ids))
 
 
-class ElectraHead(EncoderModel):
+class ElectraHead(FourInputs):
     """What all ELECTRAs share: the config, the encoder and the inputs."""
 
     stack = "electra.encoder.layer"
@@ -92,25 +93,6 @@ class ElectraHead(EncoderModel):
     def __init__(self, config: ElectraConfig, *, rngs: nnx.Rngs):
         super().__init__(config, rngs=rngs)
         self.electra = ElectraModel(config, rngs=rngs)
-
-    def __call__(
-        self,
-        input_ids: Ids,
-        attention_mask: Mask | None = None,
-        token_type_ids: Ids | None = None,
-        position_ids: Ids | None = None,
-    ) -> Outputs:
-        """As :class:`~jaxbrewer.models.bert.BertHead`."""
-        ids = self.checked(
-            input_ids,
-            longest=self.config.longest_input if position_ids is None else None,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-        )
-        return self.with_head(
-            self.electra(ids, attention_mask, token_type_ids, position_ids), attention_mask
-        )
 
 
 class ElectraForSequenceClassification(SequenceClassifier, ElectraHead):
@@ -133,9 +115,14 @@ class ElectraForMaskedLM(MaskedLM, ElectraHead):
     """ELECTRA's generator, with a decoder tied to its word embeddings."""
 
 
+class ElectraForFeatureExtraction(FeatureExtractor, ElectraHead):
+    """An ELECTRA without a head; Hugging Face's ``ElectraModel``."""
+
+
 FAMILY = Family(
     config=ElectraConfig,
     heads=(
+        ElectraForFeatureExtraction,
         ElectraForSequenceClassification,
         ElectraForTokenClassification,
         ElectraForQuestionAnswering,

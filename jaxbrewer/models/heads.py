@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from ..errors import UsageError
 from .config import EncoderConfig
 from .layers import ACTIVATIONS, Hidden, Ids, LayerNorm, Mask, Outputs, dense
+from .model_types import BARE
 
 
 class TransformerModel(nnx.Module):
@@ -80,6 +81,11 @@ class EncoderModel(TransformerModel):
 
     config: EncoderConfig
 
+    @property
+    def body(self) -> Any:
+        """The encoder without a head."""
+        return getattr(self, self.stack.partition(".")[0])
+
     @abc.abstractmethod
     def head(self, hidden: Hidden, mask: Mask | None) -> Outputs:
         """Computes the head's outputs from the last hidden states."""
@@ -106,6 +112,68 @@ def per_token(head: Any, hidden: Hidden) -> Float[Array, "batch length outputs"]
     batch, length, width = hidden.shape
     outputs = head(hidden.reshape(batch * length, width))
     return outputs.reshape(batch, length, outputs.shape[-1])
+
+
+class FeatureExtractor(EncoderModel):
+    """An encoder without a head.
+
+    Its outputs are ``last_hidden_state``, ``[batch, length, width]``, and, where the family has a
+    pooler, ``pooler_output``, ``[batch, width]``.
+    """
+
+    task = BARE
+
+    def head(self, hidden: Hidden, mask: Mask | None) -> Outputs:
+        """The last hidden states, and the pooled sequence."""
+        features = {"last_hidden_state": hidden}
+        if hasattr(self.body, "pooler"):
+            features["pooler_output"] = self.body.pooler(hidden)
+        return features
+
+
+class FourInputs(EncoderModel):
+    """An encoder that reads BERT's four inputs."""
+
+    def default_positions(self, input_ids: Ids) -> Ids | None:
+        """The ``position_ids`` where none are given; ``None`` for 0, 1, 2, ..."""
+        return None
+
+    def __call__(
+        self,
+        input_ids: Ids,
+        attention_mask: Mask | None = None,
+        token_type_ids: Ids | None = None,
+        position_ids: Ids | None = None,
+    ) -> Outputs:
+        """Returns the head's outputs and all inner states; under ``jit``, unused ones cost nothing.
+
+        Args:
+            input_ids: Token ids.
+            attention_mask: 0 at padding; ``None`` for no padding.
+            token_type_ids: ``None`` for all 0.
+            position_ids: ``None`` for those of the family.
+
+        Returns:
+            The head's outputs (see the class); ``hidden_states``, a tuple of the embeddings and
+            each layer's output, ``[batch, length, width]``; ``attention_scores`` and
+            ``attentions``, per layer ``[batch, heads, query, key]``, before and after the softmax,
+            float32 at least. Scores of padded keys are ``PADDING_SCORE``.
+
+        Raises:
+            UsageError: The inputs do not fit each other or the model.
+        """
+        ids = self.checked(
+            input_ids,
+            longest=self.config.longest_input if position_ids is None else None,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+        )
+        if position_ids is None:
+            position_ids = self.default_positions(ids)
+        return self.with_head(
+            self.body(ids, attention_mask, token_type_ids, position_ids), attention_mask
+        )
 
 
 class ClassificationHead(nnx.Module):

@@ -21,7 +21,7 @@ from .config import TransformerConfig
 from .families import Family, family_of
 from .gguf_files import gguf_file, open_gguf
 from .heads import TransformerModel, cut_layers
-from .model_types import FAMILIES
+from .model_types import BARE, FAMILIES
 from .weight_files import CONFIG, WEIGHTS, WeightFiles, open_weights, read_config, safetensors
 
 logger = logging.getLogger("jaxbrewer")
@@ -55,7 +55,7 @@ def load(
     Args:
         directory: The directory of ``config.json`` and the weights.
         task: One of the tasks of the family, such as ``"sequence-classification"``,
-            ``"token-classification"`` or ``"question-answering"``; by default that of the
+            ``"token-classification"`` or ``"feature-extraction"``; by default that of the
             config's ``architectures``.
         num_labels: Outputs of the head; by default those of the config or of ``labels``.
         labels: Names of the classes, in order.
@@ -121,6 +121,8 @@ def save(model: TransformerModel, directory: str | os.PathLike[str]) -> None:
     for path, leaf in _flat(nnx.state(model, nnx.Param)).items():
         array = np.asarray(leaf)
         name = _name(path, family)
+        if model.task == BARE:
+            name = name.removeprefix(f"{family.body}.")
         tensors[name] = np.ascontiguousarray(array.T if _is_transposed(path, family) else array)
     config = {
         "architectures": [family.architecture(model)],

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError, suggest
-from .model_types import FAMILIES, TASKS, head_tensors
+from .model_types import BARE, FAMILIES, TASKS, head_tensors
 from .weight_files import (
     Tensor,
     is_model_directory,
@@ -46,7 +46,7 @@ class ModelDirectory:
         architectures = self.fields.get("architectures")
         named = architectures if isinstance(architectures, list) else []
         tasks = {key for key, end in TASKS.items() for name in named if str(name).endswith(end)}
-        if tasks and task not in tasks:
+        if tasks and task not in tasks and task != BARE:  # an encoder can lose its head
             return False
         model_type = self.model_type
         if model_type == "bert" and self.fields.get("classifier_pooling", "cls") == "mean":
@@ -59,8 +59,9 @@ class ModelDirectory:
     @property
     def heads(self) -> tuple[str, ...]:
         """The tasks that the files hold a head for."""
-        is_known = self.model_type in FAMILIES
-        return tuple(task for task in TASKS if self.has_head(task)) if is_known else ()
+        if self.model_type not in FAMILIES:
+            return ()
+        return tuple(task for task in TASKS if task != BARE and self.has_head(task))
 
     @property
     def labels(self) -> tuple[str, ...]:

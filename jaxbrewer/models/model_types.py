@@ -23,12 +23,16 @@ FAMILIES = {
 }
 """The ``model_type`` of ``config.json``, and the module of its family."""
 
+BARE = "feature-extraction"
+"""The task of an encoder without a head, whose tensors have no prefix in files."""
+
 TASKS = {
     "sequence-classification": "ForSequenceClassification",
     "token-classification": "ForTokenClassification",
     "question-answering": "ForQuestionAnswering",
     "masked-language-modeling": "ForMaskedLM",
     "causal-language-modeling": "ForCausalLM",
+    BARE: "Model",
 }
 """The task of a head, and the end of Hugging Face's names of models with such a head."""
 
@@ -51,6 +55,7 @@ def _heads(
         "token-classification": token,
         "question-answering": spans,
         "masked-language-modeling": words,
+        BARE: (),
     }
 
 

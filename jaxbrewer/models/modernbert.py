@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from ..errors import UsageError
 from .config import ACTIVATION_NAMES, EncoderConfig
 from .families import Family
-from .heads import EncoderModel, mean_of_tokens, per_token
+from .heads import EncoderModel, FeatureExtractor, mean_of_tokens, per_token
 from .layers import (
     ACTIVATIONS,
     PADDING_SCORE,
@@ -261,8 +261,8 @@ class ModernBertPredictionHead(nnx.Module):
         return self.norm(self.activation(self.dense(x)))
 
 
-class ModernBertHead(EncoderModel):
-    """What all ModernBERTs share: the config, the encoder, the prediction head and the inputs."""
+class ModernBertEncoder(EncoderModel):
+    """What all ModernBERTs share: the config, the encoder and the inputs."""
 
     stack = "model.layers"
     words = "model.embeddings.tok_embeddings"
@@ -271,8 +271,6 @@ class ModernBertHead(EncoderModel):
     def __init__(self, config: ModernBertConfig, *, rngs: nnx.Rngs):
         super().__init__(config, rngs=rngs)
         self.model = ModernBertModel(config, rngs=rngs)
-        self.prediction_head = ModernBertPredictionHead(config, rngs=rngs)
-        self.drop = nnx.Dropout(config.classifier_dropout, rngs=rngs)
 
     def __call__(self, input_ids: Ids, attention_mask: Mask | None = None) -> Outputs:
         """As :class:`~jaxbrewer.models.bert.BertHead`, without token types.
@@ -284,6 +282,15 @@ class ModernBertHead(EncoderModel):
         outputs = self.model(ids, attention_mask)
         last = self.model.final_norm(outputs["hidden_states"][-1])
         return self.with_head(outputs, attention_mask, last)
+
+
+class ModernBertHead(ModernBertEncoder):
+    """What all ModernBERTs with a head share: the prediction head."""
+
+    def __init__(self, config: ModernBertConfig, *, rngs: nnx.Rngs):
+        super().__init__(config, rngs=rngs)
+        self.prediction_head = ModernBertPredictionHead(config, rngs=rngs)
+        self.drop = nnx.Dropout(config.classifier_dropout, rngs=rngs)
 
 
 class ModernBertForSequenceClassification(ModernBertHead):
@@ -360,6 +367,10 @@ class ModernBertForMaskedLM(ModernBertHead):
         return {"logits": per_token(decode, hidden)}
 
 
+class ModernBertForFeatureExtraction(FeatureExtractor, ModernBertEncoder):
+    """A ModernBERT without a head; Hugging Face's ``ModernBertModel``."""
+
+
 def _norm(config: ModernBertConfig, rngs: nnx.Rngs) -> LayerNorm:
     return LayerNorm(config.hidden_size, config.norm_eps, rngs, use_bias=config.norm_bias)
 
@@ -367,6 +378,7 @@ def _norm(config: ModernBertConfig, rngs: nnx.Rngs) -> LayerNorm:
 FAMILY = Family(
     config=ModernBertConfig,
     heads=(
+        ModernBertForFeatureExtraction,
         ModernBertForSequenceClassification,
         ModernBertForTokenClassification,
         ModernBertForQuestionAnswering,

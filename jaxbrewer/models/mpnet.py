@@ -14,12 +14,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from .bert import BertLayer
+from .bert import BertLayer, BertPooler
 from .config import EncoderConfig
 from .families import Family
 from .heads import (
     ClassificationHead,
     EncoderModel,
+    FeatureExtractor,
     MaskedLM,
     SequenceClassifier,
     SpanFinder,
@@ -189,11 +190,13 @@ class MPNetEncoder(nnx.Module):
 
 
 class MPNetModel(nnx.Module):
-    """Embeddings and layers."""
+    """Embeddings, layers and, where it is asked for, a pooler."""
 
-    def __init__(self, config: MPNetConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: MPNetConfig, *, pooler: bool, rngs: nnx.Rngs):
         self.embeddings = MPNetEmbeddings(config, rngs=rngs)
         self.encoder = MPNetEncoder(config, rngs=rngs)
+        if pooler:
+            self.pooler = BertPooler(config, rngs=rngs)
 
     def __call__(
         self,
@@ -213,11 +216,12 @@ class MPNetHead(EncoderModel):
 
     stack = "mpnet.encoder.layer"
     words = "mpnet.embeddings.word_embeddings"
+    pooled: ClassVar[bool] = False
     config: MPNetConfig
 
     def __init__(self, config: MPNetConfig, *, rngs: nnx.Rngs):
         super().__init__(config, rngs=rngs)
-        self.mpnet = MPNetModel(config, rngs=rngs)
+        self.mpnet = MPNetModel(config, pooler=self.pooled, rngs=rngs)
 
     def __call__(
         self,
@@ -255,9 +259,16 @@ class MPNetForMaskedLM(MaskedLM, MPNetHead):
     """An MPNet that predicts tokens, with a decoder tied to its word embeddings."""
 
 
+class MPNetForFeatureExtraction(FeatureExtractor, MPNetHead):
+    """An MPNet without a head; Hugging Face's ``MPNetModel``."""
+
+    pooled = True
+
+
 FAMILY = Family(
     config=MPNetConfig,
     heads=(
+        MPNetForFeatureExtraction,
         MPNetForSequenceClassification,
         MPNetForTokenClassification,
         MPNetForQuestionAnswering,
@@ -266,7 +277,6 @@ FAMILY = Family(
     body="mpnet",
     body_parts=("embeddings", "encoder", "pooler"),
     architectures={"mpnet": "MPNet"},
-    fresh=("classifier", "qa_outputs", "lm_head"),
-    other_heads=("lm_head", "mpnet.pooler"),
+    fresh=("classifier", "qa_outputs", "lm_head", "mpnet.pooler"),
     names={"lm.dense": "lm_head.dense", "lm.norm": "lm_head.layer_norm", "lm.bias": "lm_head.bias"},
 )

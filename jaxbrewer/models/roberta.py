@@ -16,13 +16,14 @@ from .bert import BertConfig, BertModel
 from .families import Family
 from .heads import (
     ClassificationHead,
-    EncoderModel,
+    FeatureExtractor,
+    FourInputs,
     MaskedLM,
     SequenceClassifier,
     SpanFinder,
     TokenClassifier,
 )
-from .layers import Ids, Mask, Outputs
+from .layers import Ids
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,40 +75,21 @@ def positions_without_padding(input_ids: Ids, pad_token_id: int) -> Ids:
     return jnp.cumsum(is_token, axis=1) * is_token + pad_token_id
 
 
-class RobertaHead(EncoderModel):
+class RobertaHead(FourInputs):
     """What all RoBERTas share: the config, the encoder and the inputs."""
 
     stack = "roberta.encoder.layer"
     words = "roberta.embeddings.word_embeddings"
+    pooled: ClassVar[bool] = False
     config: RobertaConfig
 
     def __init__(self, config: RobertaConfig, *, rngs: nnx.Rngs):
         super().__init__(config, rngs=rngs)
-        self.roberta = BertModel(config, pooler=False, rngs=rngs)
+        self.roberta = BertModel(config, pooler=self.pooled, rngs=rngs)
 
-    def __call__(
-        self,
-        input_ids: Ids,
-        attention_mask: Mask | None = None,
-        token_type_ids: Ids | None = None,
-        position_ids: Ids | None = None,
-    ) -> Outputs:
-        """As :class:`~jaxbrewer.models.bert.BertHead`.
-
-        Without ``position_ids`` the positions count the tokens that are not ``pad_token_id``.
-        """
-        ids = self.checked(
-            input_ids,
-            longest=self.config.longest_input if position_ids is None else None,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-        )
-        if position_ids is None:
-            position_ids = positions_without_padding(ids, self.config.pad_token_id or 0)
-        return self.with_head(
-            self.roberta(ids, attention_mask, token_type_ids, position_ids), attention_mask
-        )
+    def default_positions(self, input_ids: Ids) -> Ids:
+        """Positions that count the tokens that are not ``pad_token_id``."""
+        return positions_without_padding(input_ids, self.config.pad_token_id or 0)
 
 
 class RobertaForSequenceClassification(SequenceClassifier, RobertaHead):
@@ -130,9 +112,16 @@ class RobertaForMaskedLM(MaskedLM, RobertaHead):
     """A RoBERTa that predicts tokens, with a decoder tied to its word embeddings."""
 
 
+class RobertaForFeatureExtraction(FeatureExtractor, RobertaHead):
+    """A RoBERTa without a head; Hugging Face's ``RobertaModel``."""
+
+    pooled = True
+
+
 FAMILY = Family(
     config=RobertaConfig,
     heads=(
+        RobertaForFeatureExtraction,
         RobertaForSequenceClassification,
         RobertaForTokenClassification,
         RobertaForQuestionAnswering,
@@ -141,7 +130,6 @@ FAMILY = Family(
     body="roberta",
     body_parts=("embeddings", "encoder", "pooler"),
     architectures={"roberta": "Roberta", "xlm-roberta": "XLMRoberta", "camembert": "Camembert"},
-    fresh=("classifier", "qa_outputs", "lm_head"),
-    other_heads=("lm_head", "roberta.pooler"),
+    fresh=("classifier", "qa_outputs", "lm_head", "roberta.pooler"),
     names={"lm.dense": "lm_head.dense", "lm.norm": "lm_head.layer_norm", "lm.bias": "lm_head.bias"},
 )

@@ -79,7 +79,7 @@ MODERN = {"local_attention": 6, "hidden_size": 12, "num_attention_heads": 3,
           "sep_token_id": 2, "bos_token_id": 1, "eos_token_id": 2,
           "reference_compile": False}  # fmt: skip
 HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering",
-         "ForMaskedLM")  # fmt: skip
+         "ForMaskedLM", "Model")  # fmt: skip
 FAMILIES = {
     "bert": ("Bert", SIZE, HEADS[3:]),
     "distilbert": (

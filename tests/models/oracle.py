@@ -2,7 +2,7 @@
 
     python oracle.py DIRECTORY INPUTS.npz OUTPUTS.npz
 
-The inputs are arguments of the model; the outputs are its logits, hidden states and attentions.
+The inputs are arguments of the model; the outputs are its own, all hidden states and attentions.
 """
 
 import json
@@ -13,15 +13,14 @@ import numpy as np
 
 
 def forward(model, inputs):
-    """All outputs of a torch model as arrays: ``logits``, ``hidden_0``, ``attention_0``, ..."""
+    """The outputs of a torch model as arrays: ``logits``, ``hidden_0``, ``attention_0``, ..."""
     import torch
 
     tensors = {name: torch.from_numpy(np.int64(value)) for name, value in inputs.items()}
     with torch.no_grad():
         outputs = model(**tensors, output_hidden_states=True, output_attentions=True)
-    arrays = {
-        name: value for name, value in outputs.items() if name.endswith(("logits", "pooler_output"))
-    }
+    own = ("logits", "pooler_output", "last_hidden_state")
+    arrays = {name: value for name, value in outputs.items() if name.endswith(own)}
     arrays |= {f"hidden_{index}": value for index, value in enumerate(outputs.hidden_states)}
     arrays |= {f"attention_{index}": value for index, value in enumerate(outputs.attentions)}
     return {name: value.numpy() for name, value in arrays.items()}

@@ -315,8 +315,13 @@ class TestDirectories:
             load_bert(tmp_path)
 
     def test_no_task_in_the_config(self, rewrite):
-        with pytest.raises(UsageError, match="names no head .*'BertModel'.* give a task"):
-            load_bert(rewrite(config={"architectures": ["BertModel"]}))
+        with pytest.raises(UsageError, match="names no head .*'BertForPreTraining'.* give a"):
+            load_bert(rewrite(config={"architectures": ["BertForPreTraining"]}))
+
+    def test_a_bare_encoder_in_the_config_loads_without_a_head(self, rewrite):
+        model = load_bert(rewrite(config={"architectures": ["BertModel"]}))
+        assert model.task == "feature-extraction"
+        assert not hasattr(model, "classifier")
 
     @pytest.mark.parametrize("architectures", [5, "BertModel", [None], [["x"]]])
     def test_architectures_of_another_type_name_no_head(self, rewrite, architectures):
