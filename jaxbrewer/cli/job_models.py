@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from flax import nnx
 
 from .. import models
@@ -184,21 +185,35 @@ class ModelToScore(NamedTuple):
 def print_scores(
     task: Task[Any], models: Mapping[str, ModelToScore], *, title: str, batch_size: int = 64
 ) -> None:
-    """Evaluates models and prints a table of their scores."""
-    rows, metrics = [], []
+    """Evaluates models and prints a table of their scores, and how they differ from a teacher."""
+    scores: dict[str, dict[str, float]] = {}
+    rest, teacher = {}, models.get("teacher")
     for name, (model, directory, texts) in models.items():
         report_wait(f"scoring the {name}")
-        predictions, speed = run_model(task, model, texts.encoded, batch_size=batch_size)
-        scores = task.score(texts.examples, texts.encoded, predictions)
-        metrics = list(scores)
-        rows.append(
-            [
-                name,
-                *(f"{value:.4f}" for value in scores.values()),
-                f"{count_parameters(model):,}",
-                format_bytes(read_text_model(directory).size),
-                f"{speed:,.0f}",
-            ]
+        reads_same = (
+            teacher is not None
+            and name != "teacher"
+            and np.array_equal(teacher.texts.encoded.input_ids, texts.encoded.input_ids)
         )
+        beside = teacher.model if teacher and reads_same and task.keeps_both else None
+        found = run_model(task, model, texts.encoded, teacher=beside, batch_size=batch_size)
+        scores[name] = task.score(texts.examples, texts.encoded, found.predictions)
+        if name == "teacher":
+            predictions_T = found.predictions
+        elif reads_same:
+            differences = task.agreement(
+                texts.examples, texts.encoded, found.predictions, predictions_T
+            )
+            scores[name] |= differences.metrics() if differences else {}
+        rest[name] = [
+            f"{count_parameters(model):,}",
+            format_bytes(read_text_model(directory).size),
+            f"{found.rows_per_second:,.0f}",
+        ]
+    metrics = list(dict.fromkeys(metric for own in scores.values() for metric in own))
+    rows = [
+        [name, *(f"{own[metric]:.4f}" if metric in own else "" for metric in metrics), *rest[name]]
+        for name, own in scores.items()
+    ]
     header = ["", *metrics, "parameters", "file", "texts/s"]
     print_table(rows, header, title=title, numbers=range(1, len(header)))

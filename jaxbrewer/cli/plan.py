@@ -35,14 +35,10 @@ def plan(job: Job, *, fake_devices: bool) -> None:
             f"The mesh needs {needed} devices, and {found} are here: add --devices {needed} to "
             f"compile for {needed} fake CPU devices."
         )
-    from ..text import TextLoader
-
     prepared = prepare_distillation(job)
     training = prepared.training
-    widest = TextLoader(
-        prepared.texts.encoded,
-        training.optimization.batch_size,
-        num_widths=1,
+    widest = prepared.task.make_loader(
+        prepared.texts.encoded, training.optimization.batch_size, num_widths=1
     )
     report_wait("compiling the step")
     estimate = dataclasses.replace(training, loader=widest).estimate()

@@ -19,7 +19,15 @@ class DataConfig(Config):
         text_pair: Column of the second text, if texts come in pairs.
         label: Column of the label.
         labels: The names of all classes; by default those of ``train``.
-        max_length: Maximum number of tokens; longer texts are cut.
+        max_length: Maximum number of tokens; longer texts are cut. Those of language models are
+            cut into windows.
+        prompt: Language models: column of a prompt, which is not learned ...
+        completion: ... and of its completion.
+        messages: Language models: column of a conversation.
+        packed: Language models: whether a row of a batch holds several documents.
+        truncate: Language models: whether only the first window of a document is used.
+        learn_prompts: Language models: whether prompts, and messages of others than the
+            assistant, are learned too.
     """
 
     task: str = "classification"
@@ -31,13 +39,21 @@ class DataConfig(Config):
     label: str = "label"
     labels: Sequence[str] | None = None
     max_length: int = 128
+    prompt: str = "prompt"
+    completion: str = "completion"
+    messages: str = "messages"
+    packed: bool = True
+    truncate: bool = False
+    learn_prompts: bool = False
 
     def __post_init__(self) -> None:
         """Checks each field."""
         for field in ("train", "unlabelled", "test", "text_pair"):
             value = getattr(self, field)
             self.require(field, value is None or isinstance(value, str), "a name or null")
-        for field in ("task", "text", "label"):
+        for field in ("packed", "truncate", "learn_prompts"):
+            self.require(field, isinstance(getattr(self, field), bool), "true or false")
+        for field in ("task", "text", "label", "prompt", "completion", "messages"):
             self.require(field, isinstance(getattr(self, field), str), "a name")
         if self.labels is not None:
             is_list = isinstance(self.labels, (list, tuple))

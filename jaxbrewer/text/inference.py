@@ -25,23 +25,33 @@ class Inference(NamedTuple):
     rows_per_second: float
 
 
-def run_model(task: Task[Any], model: Any, encoded: Encoded, *, batch_size: int = 64) -> Inference:
+def run_model(
+    task: Task[Any], model: Any, encoded: Encoded, *, teacher: Any = None, batch_size: int = 64
+) -> Inference:
     """Runs a model in evaluation mode over all rows.
 
     Args:
         task: The task, which chooses what is kept.
         model: The model.
         encoded: The rows.
+        teacher: A model to compare with, whose outputs the task finds in the batch under
+            ``"teacher_outputs"``.
         batch_size: Rows per batch.
 
     Returns:
         The predictions in the order of the rows, and the speed.
     """
-    wrapped: Model = as_model(model)
+    models: list[Model] = [as_model(one) for one in (model, teacher) if one is not None]
+    variables = [one.variables for one in models]
 
     @jax.jit
     def kept_of(variables: Any, batch: Any) -> Any:
-        outputs, _ = wrapped.apply(variables["params"], variables["state"], batch, train=False)
+        outputs, *outputs_T = [
+            one.apply(own["params"], own["state"], batch, train=False)[0]
+            for one, own in zip(models, variables, strict=True)
+        ]
+        if outputs_T:
+            batch = {**batch, "teacher_outputs": outputs_T[0]}
         return task.keep(batch, outputs)
 
     loader = TextLoader(encoded, min(batch_size, len(encoded)), shuffle=False)
@@ -50,13 +60,13 @@ def run_model(task: Task[Any], model: Any, encoded: Encoded, *, batch_size: int 
         del batch["example_id"]
         shape = batch["input_ids"].shape
         if shape not in programs:
-            programs[shape] = kept_of.lower(wrapped.variables, batch).compile()
+            programs[shape] = kept_of.lower(variables, batch).compile()
     found: list[tuple[np.ndarray, np.ndarray, Any]] = []
     start = time.perf_counter()
     for batch in loader:
         rows = batch.pop("example_id")
         program = programs[batch["input_ids"].shape]
-        kept = program(wrapped.variables, batch)
+        kept = program(variables, batch)
         found.append((rows, batch["attention_mask"] != 0, kept))
     found = jax.device_get(found)
     seconds = time.perf_counter() - start

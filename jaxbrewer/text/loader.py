@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Int
@@ -52,6 +52,27 @@ def choose_widths(lengths: Int[np.ndarray, " examples"], count: int) -> list[int
         return min(options)
 
     return best(len(widths) - 1, count)[1]
+
+
+class TokenLoader(Protocol):
+    """A loader of batches of tokens, whose order is a function of the epoch."""
+
+    @property
+    def widths(self) -> list[int]:
+        """The widths of batches, ascending."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[dict[str, Any]]: ...
+
+    def set_epoch(self, epoch: int) -> None:
+        """Sets the epoch of the next iteration, counted from 0."""
+        ...
+
+    def set_position(self, epoch: int, batch: int) -> None:
+        """Starts the next iteration at ``batch`` of ``epoch``, both counted from 0."""
+        ...
 
 
 class TextLoader:

@@ -14,7 +14,7 @@ from ..devices.estimate import Estimate
 from ..distillers import BasicTrainer, GeneralDistiller, Result
 from ..forward.freezing import freeze
 from ..run.plan import Plan
-from .loader import TextLoader
+from .loader import TextLoader, TokenLoader
 from .tasks import Task
 from .tokenize import Encoded
 
@@ -48,7 +48,7 @@ class TextTraining:
     """
 
     trainer: BasicTrainer | GeneralDistiller
-    loader: TextLoader
+    loader: TokenLoader
     optimization: OptimizationConfig
 
     def train(self) -> Result:
@@ -95,7 +95,7 @@ def make_fine_tuning(
         training: Directories, devices and checkpoints.
         frozen: Prefixes of the paths of parameters that stay as they are.
     """
-    loader = _make_loader(encoded, optimization, training)
+    loader = _make_loader(task, encoded, optimization, training)
     trainer = BasicTrainer(training, freeze(model, *frozen), task.adaptor)
     return TextTraining(trainer, loader, optimization)
 
@@ -121,7 +121,7 @@ def make_distillation(
         training: Directories, devices and checkpoints; its ``cache_dir`` may hold the teacher's
             outputs, from :func:`cache_teacher`.
     """
-    loader = _make_loader(encoded, optimization, training)
+    loader = _make_loader(task, encoded, optimization, training)
     distiller = GeneralDistiller(
         training, distillation, teacher, student, task.adaptor, task.adaptor
     )
@@ -156,10 +156,10 @@ def cache_teacher(
 
 
 def _make_loader(
-    encoded: Encoded, optimization: OptimizationConfig, training: TrainingConfig
-) -> TextLoader:
+    task: Task[Any], encoded: Encoded, optimization: OptimizationConfig, training: TrainingConfig
+) -> TokenLoader:
     """The loader of a training; a step is compiled for each combination of its widths."""
-    return TextLoader(
+    return task.make_loader(
         encoded,
         optimization.batch_size,
         seed=training.seed,

@@ -13,6 +13,7 @@ from .task import Task as Task
 
 TASKS = {
     "classification": "classification.Classification",
+    "language-modeling": "language_modeling.LanguageModeling",
 }
 """The values of ``data.task``: a module of this folder and its class."""
 

@@ -15,6 +15,7 @@ import numpy as np
 from ...configs import DataConfig
 from ...errors import UsageError
 from ...models.model_directory import ModelDirectory
+from ..loader import TextLoader, TokenLoader
 from ..tokenize import Encoded, Tokenizer
 from .measure import Measure
 
@@ -82,6 +83,8 @@ class Task(abc.ABC, Generic[Data]):
         larger_is_better: Whether a larger ``main_metric`` is better.
         reads_same_tokens: Whether teacher and student must have the same tokenizer.
         learns_from_text: Whether a model can be trained on texts without labels.
+        keeps_both: Whether :meth:`keep` compares with ``"teacher_outputs"`` in the batch, because
+            what :meth:`agreement` needs is too large to be kept.
     """
 
     name: ClassVar[str]
@@ -90,6 +93,7 @@ class Task(abc.ABC, Generic[Data]):
     larger_is_better: ClassVar[bool] = True
     reads_same_tokens: ClassVar[bool] = True
     learns_from_text: ClassVar[bool] = False
+    keeps_both: ClassVar[bool] = False
 
     def __init__(self, data: DataConfig):
         self.data = data
@@ -123,6 +127,10 @@ class Task(abc.ABC, Generic[Data]):
     def describe(self, examples: Data) -> list[tuple[str, str]]:
         """Rows for the table that a command prints about its data, a name and a value each."""
         return []
+
+    def make_loader(self, encoded: Encoded, batch_size: int, **options: Any) -> TokenLoader:
+        """The batches of a training; takes the options of :class:`~jaxbrewer.text.TextLoader`."""
+        return TextLoader(encoded, batch_size, **options)
 
     # The head
 

@@ -1,0 +1,191 @@
+"""Language modeling: the next token of plain texts, completions and conversations."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from ...models.model_directory import ModelDirectory
+from ..corpus import Columns, Corpus, encode_corpus, read_corpus
+from ..documents import LOSS_MASK, Documents, PackedLoader
+from ..loader import TextLoader, TokenLoader
+from ..tokenize import Encoded, Tokenizer
+from .measure import Measure
+from .task import Arrays, Head, Predictions, Task
+
+_FORMS = {
+    "text": "plain texts",
+    "completion": "completions of prompts",
+    "messages": "conversations, of which the assistant's words are learned",
+}
+
+
+class LanguageModeling(Task[Corpus]):
+    """The next token of texts, of completions, or of the assistant's words in conversations."""
+
+    name = "language-modeling"
+    head = "causal-language-modeling"
+    main_metric = "perplexity"
+    larger_is_better = False
+    learns_from_text = True
+    keeps_both = True
+
+    def read(
+        self, path: str, *, names: Sequence[str] | None = None, origin: str = "data.train"
+    ) -> Corpus:
+        """Reads ``data.messages``, ``data.prompt`` and ``data.completion``, or ``data.text``."""
+        data = self.data
+        columns = Columns(data.text, data.prompt, data.completion, data.messages)
+        return read_corpus(path, columns)
+
+    def read_unlabelled(self, path: str) -> Corpus:
+        """Reads the same columns: the labels of a text are its own tokens."""
+        return self.read(path)
+
+    def encode(self, tokenizer: Tokenizer, examples: Corpus) -> Documents:
+        """Tokenizes texts and cuts them into windows of ``data.max_length`` tokens."""
+        documents = encode_corpus(tokenizer, examples, learn_prompts=self.data.learn_prompts)
+        return documents.windows(self.data.max_length, truncate=self.data.truncate)
+
+    def make_loader(self, encoded: Encoded, batch_size: int, **options: Any) -> TokenLoader:
+        """Rows of ``data.max_length`` tokens with several documents each, if ``data.packed``."""
+        if not self.data.packed:
+            return TextLoader(encoded, batch_size, **options)
+        assert isinstance(encoded, Documents)
+        options.pop("num_widths", None)  # packed rows have one width
+        return PackedLoader(encoded, batch_size, self.data.max_length, **options)
+
+    def describe(self, examples: Corpus) -> list[tuple[str, str]]:
+        """What the texts are, and how they lie in batches."""
+        length = self.data.max_length
+        rows = f"packed in rows of {length} tokens" if self.data.packed else "one per row"
+        rest = "cut off" if self.data.truncate else "cut into windows"
+        return [("documents", f"{_FORMS[examples.form]}, {rows}; longer ones are {rest}")]
+
+    def head_to_train(self, source: ModelDirectory, examples: Corpus) -> Head:
+        """The model's own head: a language model is trained further."""
+        return self.head_to_use(source, examples)
+
+    def head_to_use(self, source: ModelDirectory, examples: Corpus) -> Head:
+        """The model's own head."""
+        self.require_head(source)
+        return Head()
+
+    def adaptor(self, batch: Arrays, outputs: Arrays) -> dict[str, Any]:
+        """Logits, their mask, labels and the labels' cross-entropy."""
+        answer = {
+            "logits": outputs["logits"],
+            "logits_mask": batch[LOSS_MASK],
+            "inputs_mask": batch["attention_mask"],
+            "hidden": outputs.get("hidden_states"),
+            "attention": outputs.get("attention_scores"),
+        }
+        if "labels" in batch:
+            answer |= {"labels": batch["labels"], "losses": label_loss(outputs, batch["labels"])}
+        return answer
+
+    def keep(self, batch: Arrays, outputs: Arrays) -> tuple[Arrays, Arrays]:
+        """The label's loss, whether it is the likeliest token, and what differs from a teacher.
+
+        A batch with ``teacher_outputs`` gives the divergence from the teacher as well.
+        """
+        import jax.numpy as jnp
+
+        mask = batch[LOSS_MASK] != 0
+        log_p, labels = _log_softmax(outputs), jnp.maximum(batch["labels"], 0)
+        nats = -jnp.take_along_axis(log_p, labels[..., None], axis=-1)[..., 0]
+        top = jnp.argmax(log_p, axis=-1)
+        kept = {"nats": nats, "correct": top == labels, "top": top}
+        if "teacher_outputs" in batch:
+            log_t = _log_softmax(batch["teacher_outputs"])
+            kept["kl"] = jnp.sum(jnp.exp(log_t) * (log_t - log_p), axis=-1)
+        return {}, {name: jnp.where(mask, values, 0) for name, values in kept.items()}
+
+    def measure(self, examples: Corpus, encoded: Encoded, predictions: Predictions) -> Measure:
+        """Perplexity, accuracy, and bits per byte, which compares models across tokenizers."""
+        sums = {
+            "nats": predictions.tokens["nats"],
+            "correct": predictions.tokens["correct"],
+            "tokens": encoded.token_columns[LOSS_MASK],
+            "bytes": encoded.token_facts["label_bytes"],
+        }
+        return Measure(per_document(encoded, sums, len(examples)), _perplexity)
+
+    def agreement(
+        self, examples: Corpus, encoded: Encoded, student: Predictions, teacher: Predictions
+    ) -> Measure:
+        """The share of equal likeliest tokens, and the KL divergence from the teacher in nats."""
+        learned = encoded.token_columns[LOSS_MASK]
+        sums = {
+            "agree": (student.tokens["top"] == teacher.tokens["top"]) & (learned != 0),
+            "tokens": learned,
+        }
+        if "kl" in student.tokens:
+            sums["kl"] = student.tokens["kl"]
+        return Measure(per_document(encoded, sums, len(examples)), _differences)
+
+    def decode(
+        self, examples: Corpus, encoded: Encoded, predictions: Predictions, names: Sequence[str]
+    ) -> Iterator[dict[str, Any]]:
+        """The log-probability of each document's labels, and their number."""
+        sums = {
+            "nats": predictions.tokens["nats"],
+            "tokens": encoded.token_columns[LOSS_MASK],
+        }
+        sums = per_document(encoded, sums, len(examples))
+        for nats, tokens in zip(sums["nats"], sums["tokens"], strict=True):
+            yield {
+                "log_probability": -float(nats),
+                "tokens": int(tokens),
+                "perplexity": math.exp(nats / max(tokens, 1)),
+            }
+
+
+def label_loss(outputs: Arrays, labels: Any) -> Any:
+    """The mean cross-entropy of the labels, as a sum and a count."""
+    import jax.numpy as jnp
+    import optax
+
+    from ...losses import masked_mean
+
+    has_label = labels >= 0
+    loss = optax.softmax_cross_entropy_with_integer_labels(
+        outputs["logits"].astype(jnp.float32), jnp.where(has_label, labels, 0)
+    )
+    return masked_mean(loss, has_label)
+
+
+def per_document(
+    encoded: Encoded, tokens: Mapping[str, np.ndarray], count: int
+) -> dict[str, Float[np.ndarray, " documents"]]:
+    """Sums of numbers of tokens over each document, whose pieces may be several."""
+    document = np.repeat(encoded.facts["document"], encoded.lengths)
+    return {
+        name: np.bincount(document, values.astype(np.float64), minlength=count)
+        for name, values in tokens.items()
+    }
+
+
+def _perplexity(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
+    nats, tokens = sums["nats"].sum(), sums["tokens"].sum()
+    text_bytes = sums["bytes"].sum()
+    return {
+        "perplexity": np.exp(nats / tokens),
+        "accuracy": sums["correct"].sum() / tokens,
+        "bits_per_byte": nats / math.log(2) / text_bytes if text_bytes else math.nan,
+    }
+
+
+def _differences(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
+    tokens = sums["tokens"].sum()
+    found = {"agreement": sums["agree"].sum() / tokens}
+    return {**found, "kl": sums["kl"].sum() / tokens} if "kl" in sums else found
+
+
+def _log_softmax(outputs: Arrays) -> Any:
+    import jax
+    import jax.numpy as jnp
+
+    return jax.nn.log_softmax(outputs["logits"].astype(jnp.float32), axis=-1)
