@@ -11,6 +11,9 @@ from ._attention import att_ce_loss as att_ce_loss
 from ._attention import att_ce_mean_loss as att_ce_mean_loss
 from ._attention import att_mse_loss as att_mse_loss
 from ._attention import att_mse_sum_loss as att_mse_sum_loss
+from ._chunks import Chunks as Chunks
+from ._chunks import batch_in_parts as batch_in_parts
+from ._chunks import choose_chunks as choose_chunks
 from ._classwise import bce_loss as bce_loss
 from ._classwise import binary_cross_entropy as binary_cross_entropy
 from ._classwise import decoupled_kl_divergence as decoupled_kl_divergence
@@ -31,6 +34,11 @@ from ._divergences import total_variation as total_variation
 from ._divergences import tvd_loss as tvd_loss
 from ._examples import crd_loss as crd_loss
 from ._examples import rkd_loss as rkd_loss
+from ._fused import Positions as Positions
+from ._fused import compare_in_chunks as compare_in_chunks
+from ._fused import fused_cross_entropy as fused_cross_entropy
+from ._fused import fused_loss as fused_loss
+from ._fused import map_positions as map_positions
 from ._hidden import cos_loss as cos_loss
 from ._hidden import hid_mse_loss as hid_mse_loss
 from ._hidden import pkd_loss as pkd_loss

@@ -177,17 +177,21 @@ def softened(
 
 def soften(loss: str, logits: Array, temperature: Any, mask: Array | None) -> Array:
     """``logits / temperature``, with zeros at padding."""
-    _require_temperature(loss, temperature, mask)
+    check_temperature(loss, temperature, mask, logits.shape[:-1])
     logits = valid(logits, mask)
     if jnp.ndim(temperature) == 0:
         return logits / jnp.asarray(temperature, loss_dtype(logits, temperature))
-    positions = logits.shape[:-1]
-    if temperature.shape not in (positions, positions[:1]):
+    return logits / per_position(temperature, logits)
+
+
+def check_temperature(loss: str, temperature: Any, mask: Any, positions: tuple[int, ...]) -> None:
+    """Raises :class:`UsageError` unless a temperature fits positions, and is above 0 if known."""
+    _require_temperature(loss, temperature, mask)
+    if jnp.ndim(temperature) and temperature.shape not in (positions, positions[:1]):
         raise UsageError(
             f"{loss}: the temperature must be a scalar or have the shape {positions[:1]} or "
             f"{positions}, got {temperature.shape}."
         )
-    return logits / per_position(temperature, logits)
 
 
 def _require_temperature(loss: str, temperature: Any, mask: Any) -> None:

@@ -96,23 +96,29 @@ class LogitsOf:
                 f"{self.bias.shape}."
             )
 
-    def logits(self) -> Float[Array, "*batch classes"]:
-        """All logits as an array, in float32 (float64 if an input is), whatever the inputs' dtype.
+    @property
+    def dtype(self) -> Any:
+        """The dtype of the logits: float32, float64 if an input is, whatever the others are."""
+        return loss_dtype(self.hidden, self.kernel)
 
-        Products of half-precision inputs are accumulated in float32.
-        """
-        dtype = loss_dtype(self.hidden, self.kernel)
+    @property
+    def product_dtype(self) -> Any:
+        """The dtype of the factors of ``hidden @ kernel``."""
         with jax.numpy_dtype_promotion("standard"):
-            common: Any = jnp.result_type(self.hidden, self.kernel)
+            return jnp.result_type(self.hidden, self.kernel)
+
+    def logits(self) -> Float[Array, "*batch classes"]:
+        """All logits as an array; products of half-precision factors are added up in float32."""
+        return self.finish(self.products())
+
+    def products(self) -> Float[Array, "*batch classes"]:
+        """``hidden @ kernel``, in :attr:`dtype`."""
         axes = ((self.hidden.ndim - 1,), (1 if self.tied else 0,)), ((), ())
-        products = jax.lax.dot_general(
-            self.hidden.astype(common), self.kernel.astype(common), axes,
-            preferred_element_type=dtype,
-        )  # fmt: skip
-        return self.finish(products)
+        hidden, kernel = (x.astype(self.product_dtype) for x in (self.hidden, self.kernel))
+        return jax.lax.dot_general(hidden, kernel, axes, preferred_element_type=self.dtype)
 
     def finish(self, products: Float[Array, "*batch classes"]) -> Float[Array, "*batch classes"]:
-        """The logits from the products of hidden states and kernel."""
+        """The logits from :meth:`products`."""
         if self.bias is not None:
             axes = tuple(range(products.ndim - 1))
             products = products + jnp.expand_dims(self.bias.astype(products.dtype), axes)

@@ -129,6 +129,12 @@ class TopK:
         """The number of axes of the logits of all classes."""
         return self.indices.ndim
 
+    def buckets(
+        self, logits_S: Float[Array, "*batch classes"], temperature: Any, mask: Any = None
+    ) -> tuple[Float[Array, "*batch k1"], Float[Array, "*batch k1"]]:
+        """Both models' logits of the classes kept and of the others; see :func:`to_buckets`."""
+        return to_buckets(logits_S, self, temperature, mask)
+
 
 def keep_top_k(
     logits: Float[Array, "*batch classes"], k: int, temperatures: Sequence[float] = (1.0,)

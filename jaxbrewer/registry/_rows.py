@@ -126,6 +126,9 @@ class KDLossRow(Row):
             at 1, for large T; 0 for a loss that is multiplied back.
         labels: Whether it needs the adaptor's ``labels``.
         splits: Whether any split of the batch gives the number of the whole batch.
+        by_position: Whether it is a mean over positions, returned as a
+            :class:`~jaxbrewer.Mean`, of a loss of each position by itself, and takes positions in
+            one axis, ``[positions, classes]``: it can then be computed in chunks of them.
     """
 
     least_classes: int = 1
@@ -136,6 +139,7 @@ class KDLossRow(Row):
     temperature_power: float = 0
     labels: bool = False
     splits: bool = True
+    by_position: bool = False
 
     caller_gives: ClassVar[tuple[str, ...]] = ("logits_S", "logits_T", "temperature")
     caller_gives_by_name: ClassVar[tuple[str, ...]] = ("mask", "labels")

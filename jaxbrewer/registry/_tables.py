@@ -14,7 +14,8 @@ from ._rows import (
     WeightScheduleRow,
 )
 
-_divergence = functools.partial(KDLossRow, least_classes=2, between_distributions=True)
+_packaged = functools.partial(KDLossRow, by_position=True)
+_divergence = functools.partial(_packaged, least_classes=2, between_distributions=True)
 
 KD_LOSS_MAP = Table(
     "kd_loss_type",
@@ -26,7 +27,7 @@ KD_LOSS_MAP = Table(
             temperature_power=2,
             linear_in_teacher=True,
         ),
-        "mse": KDLossRow("jaxbrewer.losses:kd_mse_loss", temperature_power=2, elementwise=True),
+        "mse": _packaged("jaxbrewer.losses:kd_mse_loss", temperature_power=2, elementwise=True),
         "kl": _divergence(
             "jaxbrewer.losses:kl_loss", teacher_rules_out=True, linear_in_teacher=True
         ),
@@ -37,14 +38,14 @@ KD_LOSS_MAP = Table(
             "jaxbrewer.losses:skew_reverse_kl_loss", parameters=("alpha",)
         ),
         "tvd": _divergence("jaxbrewer.losses:tvd_loss"),
-        "bce": KDLossRow("jaxbrewer.losses:bce_loss", elementwise=True),
-        "dkd": KDLossRow(
+        "bce": _packaged("jaxbrewer.losses:bce_loss", elementwise=True),
+        "dkd": _packaged(
             "jaxbrewer.losses:dkd_loss",
             parameters=("alpha", "beta"),
             labels=True,
             least_classes=2,
         ),
-        "standardized_kl": KDLossRow("jaxbrewer.losses:standardized_kl_loss", least_classes=2),
+        "standardized_kl": _packaged("jaxbrewer.losses:standardized_kl_loss", least_classes=2),
     },
 )
 """``kd_loss_type``: ``f(logits_S, logits_T, temperature, mask) -> scalar`` or :class:`Mean`.

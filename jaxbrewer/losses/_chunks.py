@@ -1,0 +1,283 @@
+"""Functions of :class:`LogitsOf`, computed by chunks of positions.
+
+A chunk of positions is a small batch of logits ``[chunk, classes]``, on which the plain losses run.
+Sums of chunks add up, so the numbers are those of the whole. Where a gradient is asked for, it is
+made in the same pass: the chunk's gradient with respect to its logits becomes the gradient of the
+hidden states and is added to that of the head, and no logits are kept. The backward pass multiplies
+by a number.
+"""
+
+import contextlib
+import contextvars
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from ._logits_of import LogitsOf
+from ._reduction import Mean
+
+PyTree = Any
+OfChunk = Callable[[Any, Any, Any], Any]
+"""``(logits [chunk, classes], rows, shared) -> result``."""
+
+CHUNK_BYTES = {"cpu": 2**26}
+"""Bytes of a chunk's logits in float32, by JAX's name of the backend."""
+OTHER_CHUNK_BYTES = 2**29
+
+_parts = contextvars.ContextVar("batch parts", default=1)
+
+
+class Chunks(NamedTuple):
+    """How positions are divided.
+
+    Attributes:
+        number: Number of chunks, which are computed one after the other; 1 for the plain form.
+        size: Positions of a chunk in each part.
+        parts: Parts of the batch, each on a device of its own; a chunk has ``size`` positions of
+            each.
+    """
+
+    number: int
+    size: int
+    parts: int = 1
+
+
+def choose_chunks(
+    positions: int, classes: int, *, chunk_bytes: int | None = None, parts: int | None = None
+) -> Chunks:
+    """The chunks in which logits ``[positions, classes]`` are computed.
+
+    Args:
+        positions: Number of positions.
+        classes: Number of classes.
+        chunk_bytes: The most that the logits of a chunk may take, in float32 and in each part;
+            about, since a number of chunks that divides the positions needs no padding. ``None``
+            takes 64 MiB on a CPU and 512 MiB on other devices.
+        parts: Number of devices that share the batch; ``None`` takes that of
+            :func:`batch_in_parts`.
+
+    Examples:
+        >>> choose_chunks(4096, 128_256, chunk_bytes=2**26, parts=1)
+        Chunks(number=32, size=128, parts=1)
+        >>> choose_chunks(4096, 1_000, chunk_bytes=2**26, parts=1).number  # the plain form
+        1
+    """
+    if chunk_bytes is None:
+        chunk_bytes = CHUNK_BYTES.get(jax.default_backend(), OTHER_CHUNK_BYTES)
+    parts = _parts.get() if parts is None else parts
+    if positions % parts:
+        parts = 1
+    own = positions // parts
+    wanted = math.ceil(4 * own * classes / chunk_bytes)
+    if wanted <= 1:
+        return Chunks(1, own, parts)
+    wanted = min(wanted, own)
+    near = range(math.ceil(0.75 * wanted), math.floor(1.5 * wanted) + 1)
+    number = min(
+        (n for n in near if n > 1 and own % n == 0), key=lambda n: abs(n - wanted), default=wanted
+    )
+    return Chunks(number, math.ceil(own / number), parts)
+
+
+@contextlib.contextmanager
+def batch_in_parts(parts: int) -> Iterator[None]:
+    """Tells what is traced inside that the first axis of a batch is split over ``parts`` devices.
+
+    Each device then accumulates the gradient of the head over its own positions; the devices add
+    these up once, not once for each chunk.
+    """
+    token = _parts.set(parts)
+    try:
+        yield
+    finally:
+        _parts.reset(token)
+
+
+def means_in_chunks(
+    function: OfChunk, logits: LogitsOf, rows: PyTree, shared: PyTree, chunks: Chunks
+) -> Mean:
+    """The :class:`Mean` of all positions from those of chunks, with a gradient to ``logits`` alone.
+
+    Args:
+        function: ``(logits [chunk, classes], rows, shared) -> Mean``; it must ignore positions
+            that its ``rows`` mask out, of which the last chunk may have some.
+        logits: Their hidden states are ``[positions, width]``.
+        rows: Arrays with the positions as first axis, of which ``function`` gets those of a chunk.
+        shared: What ``function`` gets whole.
+        chunks: From :func:`choose_chunks`.
+    """
+    if chunks.number == 1:
+        rows, shared = jax.lax.stop_gradient((rows, shared))
+        return function(logits.logits(), rows, shared)
+
+    @jax.custom_vjp
+    def run(logits: LogitsOf, rows: PyTree, shared: PyTree) -> Mean:
+        return _scan(function, logits, rows, shared, chunks, _Parts(False, False, False))[0]
+
+    def forward(*arguments: Any) -> tuple[Mean, Any]:
+        values, perturbed = (
+            jax.tree.map(lambda x, name=name: getattr(x, name), arguments, is_leaf=_is_primal)
+            for name in ("value", "perturbed")
+        )
+        needed = _Parts.of(perturbed[0])._replace(bias=bool(perturbed[0].bias))
+        mean, gradient = _scan(function, values[0], values[1], values[2], chunks, needed)
+        return mean, (gradient, values[0])
+
+    def backward(residuals: Any, cotangent: Mean) -> Any:
+        gradient, given = residuals
+        if isinstance(cotangent.total, jax.custom_derivatives.SymbolicZero):
+            return None, None, None
+        scaled = [
+            None if own is None else (own * cotangent.total).astype(like.dtype)
+            for own, like in zip(gradient, _Parts.of(given), strict=True)
+        ]
+        return dataclasses.replace(given, **_Parts(*scaled)._asdict()), None, None
+
+    run.defvjp(forward, backward, symbolic_zeros=True)
+    return run(logits, rows, shared)
+
+
+def map_in_chunks(
+    function: OfChunk, logits: LogitsOf, rows: PyTree, shared: PyTree, chunks: Chunks
+) -> PyTree:
+    """A function of each position by itself, without a gradient.
+
+    Args:
+        function: ``(logits [chunk, classes], rows, shared) -> arrays with the chunk's positions as
+            first axis``.
+        logits: As for :func:`means_in_chunks`.
+        rows: As for :func:`means_in_chunks`.
+        shared: As for :func:`means_in_chunks`.
+        chunks: From :func:`choose_chunks`.
+    """
+    logits, rows, shared = jax.lax.stop_gradient((logits, rows, shared))
+    if chunks.number == 1:
+        return function(logits.logits(), rows, shared)
+    divided = _divided((logits.hidden, rows), chunks)
+
+    def of_chunk(_: None, index: Array) -> tuple[None, PyTree]:
+        own, own_rows = _chunk(divided, index)
+        return None, function(dataclasses.replace(logits, hidden=own).logits(), own_rows, shared)
+
+    _, found = jax.lax.scan(of_chunk, None, jnp.arange(chunks.number))
+    return jax.tree.map(lambda x: _joined(x, chunks, logits.hidden.shape[0]), found)
+
+
+class _Parts(NamedTuple):
+    """The arrays of a :class:`LogitsOf`, or what belongs to each."""
+
+    hidden: Any
+    kernel: Any
+    bias: Any
+
+    @classmethod
+    def of(cls, logits: LogitsOf) -> "_Parts":
+        return cls(logits.hidden, logits.kernel, logits.bias)
+
+
+def _scan(
+    function: OfChunk,
+    logits: LogitsOf,
+    rows: PyTree,
+    shared: PyTree,
+    chunks: Chunks,
+    needed: _Parts,
+) -> tuple[Mean, _Parts]:
+    """The mean of all chunks, and the gradient of its total where it is needed."""
+    divided, factors = _divided((logits.hidden, rows), chunks), logits.product_dtype
+
+    def of_chunk(d_kernel: Any, index: Array) -> tuple[Any, Any]:
+        own, own_rows = _chunk(divided, index)
+        chunk = dataclasses.replace(logits, hidden=own)
+
+        def of_products(products: Array, bias: Array | None) -> Mean:
+            finished = dataclasses.replace(chunk, bias=bias).finish(products)
+            return function(finished, own_rows, shared)
+
+        if not any(needed):
+            return None, (of_products(chunk.products(), logits.bias), None, None)
+        mean, pull_back = jax.vjp(of_products, chunk.products(), logits.bias)
+        one = Mean(jnp.ones_like(mean.total), jnp.zeros_like(mean.count))
+        d_products, d_bias = pull_back(one)
+        d_products = d_products.astype(factors)
+        d_hidden = None
+        if needed.hidden:
+            d_hidden = _product(d_products, logits.kernel, 0 if logits.tied else 1)
+            d_hidden = d_hidden.astype(own.dtype)
+        if needed.kernel:
+            d_kernel = d_kernel + _outer(own.astype(factors), d_products, chunks.parts)
+        return d_kernel, (mean, d_hidden, d_bias if needed.bias else None)
+
+    d_kernel = None
+    if needed.kernel:
+        several = (chunks.parts,) if chunks.parts > 1 else ()
+        d_kernel = jnp.zeros((*several, logits.hidden.shape[-1], logits.classes), logits.dtype)
+    d_kernel, (means, d_hidden, d_bias) = jax.lax.scan(
+        of_chunk, d_kernel, jnp.arange(chunks.number)
+    )
+    if d_kernel is not None:
+        d_kernel = jnp.sum(d_kernel, axis=0) if chunks.parts > 1 else d_kernel
+        d_kernel = d_kernel.T if logits.tied else d_kernel
+    if d_hidden is not None:
+        d_hidden = _joined(d_hidden, chunks, logits.hidden.shape[0])
+    d_bias = None if d_bias is None else jnp.sum(d_bias, axis=0)
+    return jax.tree.map(lambda x: jnp.sum(x, axis=0), means), _Parts(d_hidden, d_kernel, d_bias)
+
+
+def _product(left: Array, matrix: Array, axis: int) -> Array:
+    """``left`` times ``matrix`` over an axis of it, accumulated in float32."""
+    dimensions = (((1,), (axis,)), ((), ()))
+    return jax.lax.dot_general(
+        left, matrix.astype(left.dtype), dimensions,
+        preferred_element_type=jnp.promote_types(left.dtype, jnp.float32),
+    )  # fmt: skip
+
+
+def _outer(hidden: Array, d_products: Array, parts: int) -> Array:
+    """The gradient of the kernel ``[width, classes]``, one for each part if there are several."""
+    dtype = jnp.promote_types(d_products.dtype, jnp.float32)
+    if parts == 1:
+        # XLA's CPU backend multiplies by a transposed copy faster than it contracts the first axis.
+        transposed = jax.lax.optimization_barrier(hidden.T)
+        return jnp.matmul(transposed, d_products, preferred_element_type=dtype)
+    hidden, d_products = (x.reshape(parts, -1, x.shape[-1]) for x in (hidden, d_products))
+    return jnp.einsum("pcd,pcv->pdv", hidden, d_products, preferred_element_type=dtype)
+
+
+def _divided(rows: PyTree, chunks: Chunks) -> PyTree:
+    """Rows as ``[parts, number, size, ...]``, with zeros beyond the last."""
+
+    def divide(x: Array) -> Array:
+        own = x.reshape(chunks.parts, -1, *x.shape[1:])
+        missing = chunks.number * chunks.size - own.shape[1]
+        if missing:
+            own = jnp.pad(own, [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 1))
+        return own.reshape(chunks.parts, chunks.number, chunks.size, *x.shape[1:])
+
+    return jax.tree.map(divide, rows)
+
+
+def _chunk(divided: PyTree, index: Array) -> PyTree:
+    """The rows of a chunk, ``[parts * size, ...]``."""
+
+    def take(x: Array) -> Array:
+        found = jax.lax.dynamic_index_in_dim(x, index, axis=1, keepdims=False)
+        return found.reshape(-1, *x.shape[3:])
+
+    return jax.tree.map(take, divided)
+
+
+def _joined(x: Array, chunks: Chunks, positions: int) -> Array:
+    """Chunks ``[number, parts * size, ...]`` in the order of the positions."""
+    divided = x.reshape(chunks.number, chunks.parts, chunks.size, *x.shape[2:])
+    whole = jnp.moveaxis(divided, 0, 1).reshape(chunks.parts, -1, *x.shape[2:])
+    return whole[:, : positions // chunks.parts].reshape(positions, *x.shape[2:])
+
+
+def _is_primal(node: Any) -> bool:
+    return isinstance(node, jax.custom_derivatives.CustomVJPPrimal)
