@@ -87,4 +87,5 @@ def _evaluate(
             job_models.check_fits(name, model.config, tokenizer, data, [texts])
             models[name] = job_models.ModelToScore(model, source.directory, texts)
         title = f"{len(texts.examples):,} texts of {path}"
-        job_models.print_scores(task, models, title=title, batch_size=batch_size)
+        rows = job_models.score_models(task, models, batch_size=batch_size)
+        job_models.print_scores(rows, title=title)

@@ -21,6 +21,7 @@ from ..models import TransformerModel, cut_layers
 from ..models.config import TransformerConfig
 from ..models.families import family_of
 from ..models.model_directory import ModelDirectory, read_text_model
+from ..run.results import Scores
 from ..step.teachers import make_teacher_step
 from ..text import Task, Tokenizer
 from ..text.inference import run_model
@@ -182,12 +183,11 @@ class ModelToScore(NamedTuple):
     texts: Texts
 
 
-def print_scores(
-    task: Task[Any], models: Mapping[str, ModelToScore], *, title: str, batch_size: int = 64
-) -> None:
-    """Evaluates models and prints a table of their scores, and how they differ from a teacher."""
-    scores: dict[str, dict[str, float]] = {}
-    rest, teacher = {}, models.get("teacher")
+def score_models(
+    task: Task[Any], models: Mapping[str, ModelToScore], *, batch_size: int = 64
+) -> dict[str, Scores]:
+    """Evaluates models; a row of scores for each, with its differences from the teacher."""
+    rows, teacher = {}, models.get("teacher")
     for name, (model, directory, texts) in models.items():
         report_wait(f"scoring the {name}")
         reads_same = (
@@ -197,23 +197,40 @@ def print_scores(
         )
         beside = teacher.model if teacher and reads_same and task.keeps_both else None
         found = run_model(task, model, texts.encoded, teacher=beside, batch_size=batch_size)
-        scores[name] = task.score(texts.examples, texts.encoded, found.predictions)
+        metrics = task.score(texts.examples, texts.encoded, found.predictions)
         if name == "teacher":
             predictions_T = found.predictions
         elif reads_same:
             differences = task.agreement(
                 texts.examples, texts.encoded, found.predictions, predictions_T
             )
-            scores[name] |= differences.metrics() if differences else {}
-        rest[name] = [
-            f"{count_parameters(model):,}",
-            format_bytes(read_text_model(directory).size),
-            f"{found.rows_per_second:,.0f}",
+            metrics |= differences.metrics() if differences else {}
+        rows[name] = Scores(
+            metrics=metrics,
+            parameters=count_parameters(model),
+            bytes=read_text_model(directory).size,
+            examples_per_second=found.rows_per_second,
+            model=str(directory),
+        )
+    return rows
+
+
+def print_scores(rows: Mapping[str, Scores], *, title: str) -> None:
+    """Prints a table of scores."""
+    metrics = list(dict.fromkeys(metric for row in rows.values() for metric in row["metrics"]))
+    cells = [
+        [
+            name,
+            *(_number(row["metrics"].get(metric)) for metric in metrics),
+            f"{row['parameters']:,}" if "parameters" in row else None,
+            format_bytes(row["bytes"]) if "bytes" in row else None,
+            f"{row['examples_per_second']:,.0f}" if "examples_per_second" in row else None,
         ]
-    metrics = list(dict.fromkeys(metric for own in scores.values() for metric in own))
-    rows = [
-        [name, *(f"{own[metric]:.4f}" if metric in own else "" for metric in metrics), *rest[name]]
-        for name, own in scores.items()
+        for name, row in rows.items()
     ]
     header = ["", *metrics, "parameters", "file", "texts/s"]
-    print_table(rows, header, title=title, numbers=range(1, len(header)))
+    print_table(cells, header, title=title, numbers=range(1, len(header)))
+
+
+def _number(value: float | None) -> str | None:
+    return None if value is None else f"{value:.4f}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..configs import TrainingConfig
 from ..errors import UsageError
 from ..models.model_directory import ModelDirectory, read_text_model
+from ..run.results import RESULTS
 from .config import Job
 
 
@@ -69,9 +70,11 @@ class RunPaths:
             raise UsageError(f"{self.directory} cannot be written: a name in it is too long.")
 
     def remove_model(self, config: TrainingConfig) -> None:
-        """Removes the model of a run that is about to be overwritten."""
-        if self.exists and not config.resume and os.path.isdir(self.model):
-            shutil.rmtree(self.model)
+        """Removes the model and the results of a run that is about to be overwritten."""
+        if self.exists and not config.resume:
+            (self.directory / RESULTS).unlink(missing_ok=True)
+            if os.path.isdir(self.model):
+                shutil.rmtree(self.model)
 
 
 def _real(path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -9,6 +10,7 @@ from ..configs import DataConfig, DistillationConfig, OptimizationConfig, Traini
 from ..errors import UsageError, abbreviate
 from ..models.model_directory import ModelDirectory, read_text_model
 from ..registry import loss_and_parameters
+from ..run.results import TrainingResult
 from ..text import Task, Tokenizer, task_of
 from ..text.tasks import Head
 from .config import Job
@@ -21,7 +23,8 @@ from .job_data import (
 )
 from .messages import report_wait
 from .output import print_line, print_table
-from .run_paths import find_teacher, student_run, teacher_run
+from .results import save_results, training_result
+from .run_paths import RunPaths, find_teacher, student_run, teacher_run
 
 if TYPE_CHECKING:
     from ..models import TransformerModel
@@ -91,15 +94,12 @@ def train(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
             return print_line("All checks passed. Nothing was trained or written.")
         if is_first:
             run.remove_model(config.training)
-        training.train()
+        result = training.train()
         if not is_first:
             return None
         job_models.save(teacher, tokenizer, run.model)
-        if test_texts is not None:
-            scored = {"teacher": job_models.ModelToScore(teacher, run.model, test_texts)}
-            job_models.print_scores(
-                task, scored, title=f"{len(test_texts.examples):,} texts of {data.test}"
-            )
+        scored = {"teacher": (teacher, run.model)}
+        _score_and_save(job, task, run, scored, test_texts, training_result(result, plan))
     return print_line(f"The teacher is saved in {run.model}.")
 
 
@@ -203,19 +203,40 @@ def distill(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
             run.remove_model(config.training)
         if config.distillation.is_caching_logits:
             print_line(f"The teacher reads {len(texts.examples):,} texts once.")
-        training.train()
+        result = training.train()
         if not is_first:
             return None
         job_models.save(student, tokenizer, run.model)
-        if test_texts is not None:
-            scored = {
-                "teacher": job_models.ModelToScore(teacher, source.directory, test_texts),
-                "student": job_models.ModelToScore(student, run.model, test_texts),
-            }
-            job_models.print_scores(
-                task, scored, title=f"{len(test_texts.examples):,} texts of {data.test}"
-            )
+        scored = {"teacher": (teacher, source.directory), "student": (student, run.model)}
+        _score_and_save(job, task, run, scored, test_texts, training_result(result, plan))
     return print_line(f"The student is saved in {run.model}.")
+
+
+def _score_and_save(
+    job: Job,
+    task: Task[Any],
+    run: RunPaths,
+    models: "Mapping[str, tuple[TransformerModel, Path]]",
+    test: Texts | None,
+    training: TrainingResult,
+) -> None:
+    """Scores models on the test texts, prints the table, and writes the results of the run.
+
+    The last model is that of the run.
+    """
+    from . import job_models
+
+    role, rows = list(models)[-1], {}
+    if test is not None:
+        scored = {
+            name: job_models.ModelToScore(model, directory, test)
+            for name, (model, directory) in models.items()
+        }
+        rows = job_models.score_models(task, scored)
+        title = f"{len(test.examples):,} texts of {job.config.data.test}"
+        job_models.print_scores(rows, title=title)
+    count = 0 if test is None else len(test.examples)
+    save_results(job, task, run, rows, training, role=role, test_examples=count)
 
 
 def _require_student(job: Job) -> None:

@@ -28,6 +28,7 @@ from ..json_files import is_there, read_json, write_json
 from .checkpoint_store import CHECKPOINTS, DAMAGED
 from .lock import DirectoryLock
 from .logs import event_files
+from .results import RESULTS
 from .tracking import METRICS
 
 CONFIG, MANIFEST, COMPLETED = "config.json", "manifest.json", "checkpoints.jsonl"
@@ -190,7 +191,7 @@ def _start(
         _remove_run(directory, _name_of_run(directory), config.log_dir)
     name = uuid.uuid4().hex[:12]
     write_json(directory / CONFIG, configs)
-    write_json(directory / MANIFEST, {"run": name, "seed": config.seed, **_environment(), **facts})
+    write_json(directory / MANIFEST, {"run": name, "seed": config.seed, **environment(), **facts})
     return name
 
 
@@ -210,7 +211,7 @@ def _resume(
             f"output_dir {str(directory)!r} holds a different run: {'; '.join(differences[:5])}"
             f"{more}. Resume with the original settings, or with {setting('force_resume', True)}."
         )
-    here = _environment()
+    here = environment()
     other = [
         f"{name} {manifest.get(name)}, now {here[name]}"
         for name in _PACKAGES
@@ -287,7 +288,7 @@ def _entries_of(path: Path) -> Iterator[Path]:
 
 def _remove_run(directory: Path, name: str | None, log_dir: str | Path | None) -> None:
     """Removes what a run wrote, its manifest last: a removal that is interrupted is noticed."""
-    for own in (CHECKPOINTS, DAMAGED, METRICS, COMPLETED, CONFIG):
+    for own in (CHECKPOINTS, DAMAGED, METRICS, COMPLETED, RESULTS, CONFIG):
         path = directory / own
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -335,7 +336,8 @@ def _json(config: TrainingConfig | DistillationConfig) -> Any:
     )
 
 
-def _environment() -> dict[str, Any]:
+def environment() -> dict[str, Any]:
+    """Versions, time, command and devices of this process."""
     packages = (*_PACKAGES[1:], "orbax-checkpoint")
     return {
         "jaxbrewer": __version__,

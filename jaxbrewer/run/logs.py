@@ -5,13 +5,14 @@ import os
 import socket
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import masked_crc32c
+from tensorboardX.summary import hparams
 
 from ..errors import UsageError, reason_of
 from ..json_files import conform, is_there, parse_json, replace_file
@@ -135,23 +136,35 @@ class Events:
         self._file = AppendOnly(Path(log_dir) / name)
         self._file.write(_record(Event(wall_time=time.time(), file_version="brain.Event:2")))
 
-    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Appends the scalars of some steps, each under the tag ``scalar/<name>``."""
-        now = time.time()
-        events = [
-            Event(
-                wall_time=now,
-                step=row["step"],
-                summary=Summary(
+    def append(self, rows: Sequence[Mapping[str, Any]], group: str = "scalar") -> None:
+        """Appends the scalars of some steps, each under the tag ``<group>/<name>``."""
+        self._write(
+            (
+                row["step"],
+                Summary(
                     value=[
-                        Summary.Value(tag=f"scalar/{name}", simple_value=value)
+                        Summary.Value(tag=f"{group}/{name}", simple_value=value)
                         for name, value in row.items()
                         if name != "step"
                     ]
                 ),
             )
             for row in rows
-        ]
+        )
+
+    def append_results(
+        self, step: int, settings: Mapping[str, Any], metrics: Mapping[str, float]
+    ) -> None:
+        """Appends the hyperparameters of a run, and its last scores under ``test/<name>``."""
+        summaries = hparams(
+            dict(settings), {f"test/{name}": value for name, value in metrics.items()}
+        )
+        self._write((step, summary) for summary in summaries)
+        self.append([{"step": step, **metrics}], "test")
+
+    def _write(self, summaries: Iterable[tuple[int, Summary]]) -> None:
+        now = time.time()
+        events = (Event(wall_time=now, step=step, summary=summary) for step, summary in summaries)
         self._file.write(b"".join(map(_record, events)))
 
     def close(self) -> None:

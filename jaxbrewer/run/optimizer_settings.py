@@ -54,6 +54,8 @@ def _walk(value: Any, path: str, above: frozenset[int]) -> Iterator[tuple[str, A
             yield from _walk(default, f"{path}.default{index}".strip("."), above)
     else:
         yield path, type(value).__qualname__
+        if callable(value) and not isinstance(value, type):
+            yield from _walk(getattr(value, "__dict__", {}), path, above)
 
 
 def _digest(value: Any) -> str:

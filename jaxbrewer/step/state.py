@@ -117,16 +117,28 @@ def with_hyperparameters_of(opt_state: PyTree, other: PyTree) -> PyTree:
     Schedules compute theirs anew in every step; constants stay what they are in the state.
     """
 
-    def holds_them(node: Any) -> bool:
-        return hasattr(node, "hyperparams") and hasattr(node, "inner_state")
-
     def adopt(own: Any, new: Any) -> Any:
-        if not holds_them(own):
+        if not _has_hyperparameters(own):
             return own
         inner = with_hyperparameters_of(own.inner_state, new.inner_state)
         return own._replace(hyperparams=new.hyperparams, inner_state=inner)
 
-    return jax.tree.map(adopt, opt_state, other, is_leaf=holds_them)
+    return jax.tree.map(adopt, opt_state, other, is_leaf=_has_hyperparameters)
+
+
+def learning_rate_of(opt_state: PyTree) -> dict[str, jax.Array]:
+    """The learning rate of the last step as a metric, if ``optax.inject_hyperparams`` keeps it.
+
+    Of several optimizers it is the student's, which follows those of the projections in the tree.
+    """
+    nodes = jax.tree.leaves(opt_state, is_leaf=_has_hyperparameters)
+    rates = (node.hyperparams for node in nodes if _has_hyperparameters(node))
+    found = [rate["learning_rate"] for rate in rates if "learning_rate" in rate]
+    return {"learning_rate": found[-1]} if found and jnp.ndim(found[-1]) == 0 else {}
+
+
+def _has_hyperparameters(node: Any) -> bool:
+    return hasattr(node, "hyperparams") and hasattr(node, "inner_state")
 
 
 def _without_shared_buffers(tree: PyTree, others: PyTree) -> PyTree:

@@ -19,7 +19,7 @@ from ..objective.ensemble import Targets
 from ..objective.objective import Metrics, Objective, Terms
 from .gradients import CombinesTerms, Forwards, Weights, make_gradient, make_value
 from .optimizer import global_norm, with_accepted_args
-from .state import TrainState
+from .state import TrainState, learning_rate_of
 from .teachers import Adaptors, Teacher, make_teacher_forward, models_of
 
 TrainStep = Callable[[TrainState, PyTree, Batch], tuple[TrainState, Metrics]]
@@ -61,8 +61,8 @@ def make_train_step(
     Returns:
         A pure function of the :class:`~jaxbrewer.TrainState` (donate it), ``teacher.variables``
         (a tuple for several, ``None`` without one; never donate it) and a batch. Metrics are the
-        objective's and ``grad_norm``, before clipping; with loss scaling, ``loss_scale`` and
-        ``skipped_steps``.
+        objective's and ``grad_norm``, before clipping; ``learning_rate`` of an optimizer from
+        ``optax.inject_hyperparams``; with loss scaling, ``loss_scale`` and ``skipped_steps``.
     """
     check_arguments(args, (student, *models_of(teacher)))
     student_forward = make_forward(
@@ -137,6 +137,7 @@ def make_step(
             model_state=model_state,
             objective_state=objective.next_state(state.objective_state, terms),
         )
+        metrics |= learning_rate_of(moved.opt_state)
         return skip_overflow(state, moved, metrics)
 
     return train_step

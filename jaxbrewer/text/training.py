@@ -1,6 +1,7 @@
 """Trains a model for a task on text: fine-tuning, distillation, and a cached teacher."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,10 @@ from .tokenize import Encoded
 
 
 def make_adamw(optimization: OptimizationConfig, total_steps: int) -> optax.GradientTransformation:
-    """AdamW with linear warm-up and decay over ``total_steps``; only matrices decay."""
+    """AdamW with linear warm-up and decay over ``total_steps``; only matrices decay.
+
+    Its state keeps the learning rate, which a train step returns among its metrics.
+    """
     peak = optimization.learning_rate
     warmup = round(optimization.warmup * total_steps)
     rate = optax.join_schedules(
@@ -30,7 +34,9 @@ def make_adamw(optimization: OptimizationConfig, total_steps: int) -> optax.Grad
         ],
         [warmup],
     )
-    return optax.adamw(rate, weight_decay=optimization.weight_decay, mask=_matrices)
+    fixed = set(inspect.signature(optax.adamw).parameters) - {"learning_rate"}
+    make = optax.inject_hyperparams(optax.adamw, static_args=fixed)
+    return make(rate, weight_decay=optimization.weight_decay, mask=_matrices)
 
 
 def _matrices(params: Any) -> Any:

@@ -7,13 +7,18 @@ import shutil
 import types
 
 import numpy as np
+import optax
 import pytest
 import yaml
+from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
+import jaxbrewer
 from jaxbrewer.cli import main
 from jaxbrewer.configs import DataConfig
 from jaxbrewer.models import load_bert, save_bert
 from jaxbrewer.models.model_directory import read_model_directory
+from jaxbrewer.run.logs import read_events
+from jaxbrewer.run.results import read_results
 from jaxbrewer.text import Tokenizer, read_examples
 from jaxbrewer.text.inference import run_model
 from jaxbrewer.text.tasks.classification import Classification, accuracy
@@ -113,6 +118,47 @@ def test_the_unlabelled_texts_are_used(done):
 def test_each_run_has_its_own_logs(done):
     for name in ("teacher", "student"):
         assert list((done.log / name).glob("events.out.tfevents.*"))
+
+
+def test_results_hold_scores_settings_and_versions(done):
+    for name in ("teacher", "student"):
+        results = read_results(done.run / name)
+        assert results["role"] == name
+        shown = rows_of(done.train if name == "teacher" else done.distill)
+        for row, scores in results["rows"].items():
+            assert f"{scores['metrics']['accuracy']:.4f}" == shown[row][0]
+            assert f"{scores['parameters']:,}" == shown[row][2]
+        assert list(results["rows"])[-1] == name
+        assert results["rows"][name]["model"] == str(done.run / name / "model")
+        assert results["test"]["examples"] == 32
+        assert results["training"]["steps"] == results["training"]["planned_steps"] == 72
+        assert results["settings"]["distillation"]["temperature"] == 2
+        assert results["environment"]["jaxbrewer"] == jaxbrewer.__version__
+        assert read_results(done.run) is None
+
+
+def test_the_learning_rate_and_the_hyperparameters_are_logged(done):
+    rows = (done.run / "student" / "metrics.jsonl").read_text().splitlines()
+    rates = [json.loads(row)["learning_rate"] for row in rows]
+    schedule = optax.join_schedules(
+        [optax.linear_schedule(0, 0.01, 7), optax.linear_schedule(0.01, 0, 65)], [7]
+    )
+    np.testing.assert_allclose(rates, [schedule(step) for step in range(72)], rtol=1e-5)
+    events = [
+        (event.step, value)
+        for path in (done.log / "student").iterdir()
+        for _, event in read_events(path)
+        for value in event.summary.value
+    ]
+    logged = {step: v.simple_value for step, v in events if v.tag == "scalar/learning_rate"}
+    np.testing.assert_allclose(list(logged.values()), rates, rtol=1e-6)
+    (accuracy,) = [(step, v.simple_value) for step, v in events if v.tag == "test/accuracy"]
+    assert accuracy == (72, pytest.approx(float(rows_of(done.distill)["student"][0]), abs=1e-4))
+    (start,) = [v for _, v in events if v.tag == "_hparams_/session_start_info"]
+    content = HParamsPluginData.FromString(start.metadata.plugin_data.content)
+    given = content.session_start_info.hparams
+    assert given["student.optimization.learning_rate"].number_value == 0.01
+    assert given["student.layers"].string_value == "[1]"
 
 
 def test_runs_and_models_and_jobs_are_inspected(done, data):
@@ -295,6 +341,7 @@ def test_an_unfinished_training_is_refused_as_a_teacher(again, tmp_path, monkeyp
     assert main(["distill", *words]) == 2
     assert "has not finished: resume it with `jaxbrewer train" in capsys.readouterr().err
     assert "not saved yet" in run("inspect", tmp_path / "run")
+    assert read_results(tmp_path / "run" / "teacher") is None  # those of the run that was replaced
 
 
 def test_an_interrupted_training_is_resumed(again, done, tmp_path):
@@ -304,6 +351,9 @@ def test_an_interrupted_training_is_resumed(again, done, tmp_path):
     run("train", *again, "--resume")
     for name in ("metrics.jsonl", "checkpoints.jsonl", "model/model.safetensors"):
         assert (teacher / name).read_bytes() == (done.run / "teacher" / name).read_bytes()
+    resumed, whole = read_results(teacher), read_results(done.run / "teacher")
+    assert resumed["training"] == whole["training"]
+    assert resumed["rows"]["teacher"]["metrics"] == whole["rows"]["teacher"]["metrics"]
 
 
 def test_a_refused_training_writes_nothing(done, tmp_path, capsys):

@@ -1,0 +1,78 @@
+"""The results of a run: ``results.json``, and TensorBoard's hyperparameters and scores."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..json_files import read_json
+from ..run.results import FORMAT, Results, Scores, TrainingResult, hyperparameters, write_results
+from ..text import Task
+from .config import Job
+from .run_paths import RunPaths
+
+if TYPE_CHECKING:
+    from ..distillers import Result
+    from ..run.plan import Plan
+
+
+def save_results(
+    job: Job,
+    task: Task[Any],
+    run: RunPaths,
+    rows: Mapping[str, Scores],
+    training: TrainingResult,
+    *,
+    role: str,
+    test_examples: int = 0,
+) -> None:
+    """Writes ``results.json`` and, with ``training.log_dir``, TensorBoard's hyperparameters.
+
+    Args:
+        job: The job.
+        task: Its task.
+        run: The run.
+        rows: The scores of every model that was scored.
+        training: How the training went.
+        role: The row of the run's own model.
+        test_examples: The number of examples in ``data.test``.
+    """
+    from ..run.directory import MANIFEST, RunManifest, environment
+    from ..run.logs import Events
+
+    versions = environment()
+    versions["finished"] = versions.pop("started")
+    config, settings = run.with_directories(job.config.training), job.config.to_dict()
+    test = {"path": job.config.data.test, "examples": test_examples} if test_examples else None
+    write_results(
+        run.directory,
+        Results(
+            format=FORMAT,
+            role=role,
+            task=task.name,
+            main_metric=task.main_metric,
+            larger_is_better=task.larger_is_better,
+            rows=dict(rows),
+            test=test,
+            training=training,
+            settings=settings,
+            environment=versions,
+        ),
+    )
+    if config.log_dir is not None:
+        name = read_json(run.directory / MANIFEST, RunManifest)["run"]
+        events = Events(config.log_dir, name)
+        metrics = rows[role]["metrics"] if role in rows else {}
+        events.append_results(training["steps"], hyperparameters(settings), metrics)
+        events.close()
+
+
+def training_result(result: "Result", plan: "Plan") -> TrainingResult:
+    """How a training went, from its history."""
+    steps = result.history.get("step", np.zeros(0))
+    return TrainingResult(
+        steps=int(steps.max(initial=0)),
+        planned_steps=plan.total_steps,
+        best_step=None,
+        validation=[],
+    )

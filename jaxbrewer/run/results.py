@@ -1,0 +1,112 @@
+"""``results.json``: what a training ended with, its scores, settings and versions, for programs."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+from ..json_files import is_there, read_json, write_json
+
+RESULTS = "results.json"
+"""In a run directory, the results of the training."""
+
+FORMAT = 1
+
+
+class Scores(TypedDict):
+    """A row of the table of results.
+
+    Attributes:
+        metrics: By name, the main metric first; empty without test examples.
+        intervals: By metric, the bounds of its 95 % confidence interval.
+        parameters: Number of weights.
+        bytes: Size of the model's file.
+        examples_per_second: Speed at inference.
+        model: The model's directory.
+    """
+
+    metrics: dict[str, float]
+    intervals: NotRequired[dict[str, list[float]]]
+    parameters: NotRequired[int]
+    bytes: NotRequired[int]
+    examples_per_second: NotRequired[float]
+    model: NotRequired[str]
+
+
+class TrainingResult(TypedDict):
+    """How a training went.
+
+    Attributes:
+        steps: Optimizer steps that were run.
+        planned_steps: Optimizer steps that were planned; early stopping runs fewer.
+        best_step: The step whose checkpoint is the saved model; ``None`` is the last step.
+        validation: The metrics of ``data.validation`` at each checkpoint, with its ``step``.
+    """
+
+    steps: int
+    planned_steps: int
+    best_step: int | None
+    validation: list[dict[str, float]]
+
+
+class Results(TypedDict):
+    """The content of ``results.json``.
+
+    Attributes:
+        format: :data:`FORMAT`.
+        role: ``"teacher"``, ``"student"`` or ``"baseline"``: the row of this run's own model.
+        task: The name of the task.
+        main_metric: The metric that leads the table.
+        larger_is_better: Whether a larger main metric is better.
+        rows: The scores by row: ``teacher``, ``student``, ``baseline``.
+        test: The file with the test examples, and their number as ``examples``.
+        training: How the training went.
+        settings: Every field of the job, nested as in its file.
+        environment: Versions, command, devices and the time of the end.
+    """
+
+    format: int
+    role: str
+    task: str
+    main_metric: str
+    larger_is_better: bool
+    rows: dict[str, Scores]
+    test: dict[str, Any] | None
+    training: TrainingResult
+    settings: dict[str, Any]
+    environment: dict[str, Any]
+
+
+def write_results(directory: Path, results: Results) -> None:
+    """Replaces the results of a run atomically.
+
+    Raises:
+        UsageError: They cannot be written.
+    """
+    write_json(directory / RESULTS, results)
+
+
+def read_results(directory: str | Path) -> Results | None:
+    """Reads the results of a run directory; ``None`` if it has none.
+
+    Raises:
+        UsageError: The file cannot be read, or has another shape.
+    """
+    path = Path(directory) / RESULTS
+    return read_json(path, Results) if is_there(path) else None
+
+
+def hyperparameters(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The settings of a job as flat hyperparameters; those that are not set are left out.
+
+    Examples:
+        >>> hyperparameters({"student": {"layers": [0, 2], "path": None}, "seed": 3})
+        {'student.layers': '[0, 2]', 'seed': 3}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        path = f"{prefix}.{name}".strip(".")
+        if isinstance(value, Mapping):
+            flat |= hyperparameters(value, path)
+        elif value is not None and value != []:
+            flat[path] = value if isinstance(value, (bool, int, float, str)) else str(value)
+    return flat
