@@ -1,4 +1,4 @@
-"""The command line: ``jaxbrewer demo | train | distill | evaluate | cache | plan | inspect``.
+"""The command line, ``jaxbrewer COMMAND``; the commands are listed in :mod:`.parser`.
 
 Nothing here imports JAX. A command does so only after it has checked its files and settings, so
 that help and errors come at once.

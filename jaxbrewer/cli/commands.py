@@ -123,6 +123,13 @@ def inspect(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     inspect(Path(arguments.path), overrides)
 
 
+def report(arguments: argparse.Namespace, _: Sequence[str]) -> None:
+    """Runs ``jaxbrewer report``."""
+    from .report import report
+
+    report(list(map(Path, arguments.paths)), Path(arguments.output), title=arguments.title)
+
+
 def _resume_override(arguments: argparse.Namespace) -> list[str]:
     return ["--training.resume", "true"] if arguments.resume else []
 

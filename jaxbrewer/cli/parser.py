@@ -134,6 +134,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_cache(adder)
     _add_plan(adder)
     _add_inspect(adder)
+    _add_report(adder)
     return parser
 
 
@@ -319,3 +320,19 @@ def _add_inspect(adder: Any) -> None:
         takes_overrides=True,
     )
     inspect.add_argument("path", metavar="PATH", help="a model or run directory, or a job")
+
+
+def _add_report(adder: Any) -> None:
+    report = _add(
+        adder,
+        "report",
+        commands.report,
+        "write one HTML page about runs: curves, results, settings",
+        "jaxbrewer report runs/job",
+        "jaxbrewer report runs/first/student runs/second/student --output compared.html",
+    )
+    report.add_argument(
+        "paths", metavar="RUN", nargs="+", help="a run directory, or a directory that holds some"
+    )
+    report.add_argument("--output", metavar="FILE", default="report.html", help=_default())
+    report.add_argument("--title", metavar="TEXT", help="its title (default: the runs)")

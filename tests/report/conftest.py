@@ -1,0 +1,53 @@
+"""Run directories as trainings leave them, made by hand."""
+
+import json
+
+import numpy as np
+import pytest
+
+MATCHES = [
+    {"layer_T": 3 * layer, "layer_S": layer, "feature": feature, "loss": f"{feature}_mse"}
+    for layer in (0, 1, 2)
+    for feature in ("hidden", "attention")
+]
+
+
+def write_run(directory, *, steps=60, seed=0, **settings):
+    """A run of a distillation with curves of every kind."""
+    directory.mkdir(parents=True)
+    draw = np.random.default_rng(seed)
+    manifest = {
+        "command": ["/usr/bin/jaxbrewer", "distill", "job.yaml"],
+        "devices": ["cpu:0"],
+        "distiller": "GeneralDistiller",
+        "parameters": {"teacher": 22_713_216, "student": 4_386_178},
+        "started": "2026-11-27T21:00:00+0000",
+        "seed": seed,
+        "total_steps": steps,
+        "jaxbrewer": "0.1.0",
+        "jax": "0.10.2",
+    }
+    config = {
+        "training": {"output_dir": str(directory), "seed": seed},
+        "distillation": {"temperature": 4, "intermediate_matches": MATCHES, **settings},
+    }
+    rows = []
+    for step in range(1, steps + 1):
+        loss = 3 * np.exp(-3 * step / steps) + 0.1 * draw.random()
+        row = {"step": step, "total_loss": loss, "grad_norm": 1e3 * loss, "count_kd_loss": 32}
+        row |= {"unweighted_kd_loss": loss, "weighted_kd_loss": 2 * loss}
+        rows.append(row | {"learning_rate": 1e-5 * (1 - step / steps)})
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    (directory / "config.json").write_text(json.dumps(config))
+    (directory / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (directory / "model").mkdir()
+    (directory / "model" / "config.json").write_text('{"num_hidden_layers": 4}')
+    return directory
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """The directory of two runs with different settings."""
+    write_run(tmp_path / "runs" / "first")
+    write_run(tmp_path / "runs" / "second", steps=1000, seed=1, temperature=8)
+    return tmp_path / "runs"
