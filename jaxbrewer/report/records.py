@@ -13,13 +13,9 @@ from jaxtyping import Float
 
 from ..errors import UsageError, reason_of
 from ..json_files import conform, parse_json, read_json
+from ..run.results import Results, read_results
 
-MANIFEST, CONFIG, METRICS, RESULTS = (
-    "manifest.json",
-    "config.json",
-    "metrics.jsonl",
-    "results.json",
-)
+MANIFEST, CONFIG, METRICS = "manifest.json", "config.json", "metrics.jsonl"
 _OWN_PATHS = ("training.output_dir", "training.log_dir")
 """Settings that differ between any two runs."""
 
@@ -49,7 +45,7 @@ class RunRecord:
         settings: All settings by their dotted names.
         matches: The intermediate matches of the distillation.
         metrics: Curves by name: steps and values; steps without a value are left out.
-        results: The content of ``results.json``; empty without one.
+        results: What it ended with, if it has ended.
         student_layers: Layers of the saved model, if one is saved.
     """
 
@@ -58,7 +54,7 @@ class RunRecord:
     settings: Mapping[str, Any]
     matches: Sequence[Mapping[str, Any]]
     metrics: Mapping[str, Float[np.ndarray, "2 steps"]]
-    results: Mapping[str, Any]
+    results: Results | None
     student_layers: int | None = None
 
     @property
@@ -112,7 +108,7 @@ def read_run(directory: Path) -> RunRecord:
         {name: value for name, value in _flat(config).items() if name not in _OWN_PATHS},
         [match for match in matches or [] if isinstance(match, dict)],
         read_metrics(directory / METRICS),
-        _optional(directory / RESULTS),
+        read_results(directory),
         _layers_of(directory / "model" / CONFIG),
     )
 

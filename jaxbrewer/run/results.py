@@ -12,6 +12,39 @@ RESULTS = "results.json"
 FORMAT = 1
 
 
+class Confusion(TypedDict):
+    """A confusion matrix.
+
+    Attributes:
+        names: The classes.
+        counts: Examples by label (row) and prediction (column).
+    """
+
+    names: list[str]
+    counts: list[list[int]]
+
+
+class Calibration(TypedDict):
+    """Predictions in bins of their confidence.
+
+    Attributes:
+        confidence: The mean confidence of each bin.
+        accuracy: The share of right predictions in each bin.
+        count: The number of predictions in each bin.
+    """
+
+    confidence: list[float]
+    accuracy: list[float]
+    count: list[int]
+
+
+class Diagrams(TypedDict, total=False):
+    """What the pictures of a model's predictions show; a task has some of them."""
+
+    confusion: Confusion
+    calibration: Calibration
+
+
 class Scores(TypedDict):
     """A row of the table of results.
 
@@ -22,6 +55,7 @@ class Scores(TypedDict):
         bytes: Size of the model's file.
         examples_per_second: Speed at inference.
         model: The model's directory.
+        diagrams: What pictures of it show.
     """
 
     metrics: dict[str, float]
@@ -30,6 +64,7 @@ class Scores(TypedDict):
     bytes: NotRequired[int]
     examples_per_second: NotRequired[float]
     model: NotRequired[str]
+    diagrams: NotRequired[Diagrams]
 
 
 class TrainingResult(TypedDict):
