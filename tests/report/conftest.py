@@ -12,6 +12,46 @@ MATCHES = [
 ]
 
 
+NAMES = ["cat", "dog", "a class with a long name"]
+COUNTS = [[30, 2, 0], [1, 25, 4], [0, 0, 38]]
+
+
+def results_of(directory, accuracy):
+    """``results.json`` of a student and its teacher."""
+    confidence = [(2 * bin + 1) / 30 for bin in range(15)]
+    calibration = {"confidence": confidence, "accuracy": confidence, "count": list(range(15))}
+
+    def row(name, accuracy, size):
+        return {
+            "metrics": {"accuracy": accuracy, "loss": 0.5},
+            "intervals": {"accuracy": [accuracy - 0.02, accuracy + 0.02]},
+            "parameters": size,
+            "bytes": 4 * size,
+            "examples_per_second": 1e10 / size,
+            "model": str(directory.parent / name if name == "teacher" else directory / "model"),
+            "diagrams": {
+                "confusion": {"names": NAMES, "counts": COUNTS},
+                "calibration": calibration,
+            },
+        }
+
+    return {
+        "format": 1,
+        "role": "student",
+        "task": "classification",
+        "main_metric": "accuracy",
+        "larger_is_better": True,
+        "rows": {
+            "teacher": row("teacher", 0.9, 22_713_216),
+            "student": row("student", accuracy, 4_386_178),
+        },
+        "test": {"path": "test.tsv", "examples": 100},
+        "training": {"steps": 60, "planned_steps": 60, "best_step": None, "validation": []},
+        "settings": {},
+        "environment": {},
+    }
+
+
 def write_run(directory, *, steps=60, seed=0, **settings):
     """A run of a distillation with curves of every kind."""
     directory.mkdir(parents=True)
@@ -40,6 +80,7 @@ def write_run(directory, *, steps=60, seed=0, **settings):
     (directory / "manifest.json").write_text(json.dumps(manifest))
     (directory / "config.json").write_text(json.dumps(config))
     (directory / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (directory / "results.json").write_text(json.dumps(results_of(directory, 0.8 + seed / 100)))
     (directory / "model").mkdir()
     (directory / "model" / "config.json").write_text('{"num_hidden_layers": 4}')
     return directory

@@ -16,7 +16,7 @@ from jaxbrewer.cli import main
 from jaxbrewer.report.page import report_page
 from jaxbrewer.report.records import differing_settings, find_runs, read_run
 from jaxbrewer.report.svg import Line, line_chart, nice_ticks
-from tests.report.conftest import MATCHES, write_run
+from tests.report.conftest import MATCHES, NAMES, write_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -90,7 +90,7 @@ def test_the_page_is_well_formed_and_loads_nothing(runs):
 
 def test_every_curve_of_a_run_is_drawn(runs):
     text = page_of(runs / "first")
-    titles = re.findall(r"<figcaption>(.*?)</figcaption>", text)
+    titles = re.findall(r"<figcaption>(.*?)</figcaption>", text[text.index('id="run0"') :])
     assert titles == ["total loss", "kd loss", "learning rate", "grad norm", "Layer map"]
     assert "raw" in text
     assert "weighted" in text
@@ -136,6 +136,28 @@ def test_the_layer_map_joins_the_layers_of_each_match(runs):
     assert [(name, int(s), int(t)) for name, s, t in joined] == [
         (match["feature"], match["layer_S"], match["layer_T"]) for match in MATCHES
     ]
+
+
+def test_scores_have_their_intervals_and_each_model_one_row(runs):
+    text = page_of(runs)
+    assert text.count(">0.9000 [0.880, 0.920]<") == 1  # the teacher of both runs
+    assert "student of runs/first" in text
+    assert ">0.8100 [0.790, 0.830]<" in text
+
+
+def test_quality_is_drawn_against_size_and_speed(runs):
+    text = page_of(runs / "first")
+    points = re.findall(r"<title>(\w+): ([\d.e+]+), 0.[89]</title>", text)
+    assert points == [
+        ("teacher", "90.85"), ("student", "17.54"), ("teacher", "440.3"), ("student", "2280")
+    ]  # fmt: skip
+
+
+def test_confusion_and_reliability_are_drawn(runs):
+    text = page_of(runs / "first")
+    assert f"dog as {NAMES[2]}: 4 (13%)" in text
+    assert text.count('class="heat"') == 2 * 9
+    assert "confidence 0.967, accuracy 0.967, 14 predictions" in text
 
 
 def test_settings_that_differ_are_set_side_by_side(runs):

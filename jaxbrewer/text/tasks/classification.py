@@ -9,9 +9,17 @@ from jaxtyping import Float, Int
 
 from ...errors import UsageError, abbreviate
 from ...models.model_directory import ModelDirectory
+from ...run.results import Diagrams
 from ..read import Examples, UnknownLabelError, read_examples
 from ..tokenize import Encoded, Tokenizer
-from .measure import Measure, Statistics, calibration_error, macro_f1, means
+from .measure import (
+    Measure,
+    Statistics,
+    calibration_bins,
+    calibration_error,
+    macro_f1,
+    means,
+)
 from .task import Arrays, Head, Predictions, Task
 
 
@@ -127,6 +135,13 @@ class Classification(Task[Examples]):
         labels, logits = examples.labels[known], predictions.rows["logits"][known]
         return measure_classes(logits, labels)
 
+    def diagrams(self, examples: Examples, encoded: Encoded, predictions: Predictions) -> Diagrams:
+        """The confusion matrix, and the calibration of the predicted classes."""
+        assert examples.labels is not None
+        known = examples.labels >= 0
+        labels, logits = examples.labels[known], predictions.rows["logits"][known]
+        return diagrams_of_classes(logits, labels, examples.label_names)
+
     def agreement(
         self, examples: Examples, encoded: Encoded, student: Predictions, teacher: Predictions
     ) -> Measure:
@@ -218,6 +233,29 @@ def measure_classes(
         "confidence": np.exp(log_p.max(-1)),
     }
     return Measure(statistics, metrics_of)
+
+
+def diagrams_of_classes(
+    logits: Float[np.ndarray, "examples classes"],
+    labels: Int[np.ndarray, " examples"],
+    names: Sequence[str],
+) -> Diagrams:
+    """The confusion matrix and the calibration of labelled examples.
+
+    Examples:
+        >>> logits = np.array([[2.0, 0.0], [0.0, 1.0], [0.0, 3.0]])
+        >>> diagrams_of_classes(logits, np.array([0, 0, 1]), ["cat", "dog"])["confusion"]
+        {'names': ['cat', 'dog'], 'counts': [[1, 1], [0, 1]]}
+    """
+    classes, predicted = logits.shape[-1], logits.argmax(-1)
+    counts = np.bincount(labels * classes + predicted, minlength=classes**2)
+    confidence = np.exp(log_softmax(logits).max(-1))
+    bins = calibration_bins(confidence, labels == predicted)
+    mean, share, count = (values.tolist() for values in bins)
+    return {
+        "confusion": {"names": list(names), "counts": counts.reshape(classes, classes).tolist()},
+        "calibration": {"confidence": mean, "accuracy": share, "count": count},
+    }
 
 
 def compare_classes(

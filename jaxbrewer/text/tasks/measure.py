@@ -158,9 +158,27 @@ def calibration_error(
         >>> calibration_error(np.array([0.9, 0.9]), np.array([True, False]))
         0.4
     """
+    mean, share, count = calibration_bins(confidence, is_correct, bins)
+    return float(np.abs(count * (share - mean)).sum() / max(len(confidence), 1))
+
+
+def calibration_bins(
+    confidence: Float[np.ndarray, " predictions"],
+    is_correct: np.ndarray,
+    bins: int = CALIBRATION_BINS,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean confidence, accuracy and number of predictions in each bin; 0 in empty bins.
+
+    Examples:
+        >>> mean, share, count = calibration_bins(np.array([0.9, 0.8]), np.array([1, 0]), bins=2)
+        >>> count.tolist(), share.tolist()
+        ([0, 2], [0.0, 0.5])
+    """
     place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gaps = np.bincount(place, np.float64(is_correct) - confidence, minlength=bins)
-    return float(np.abs(gaps).sum() / max(len(confidence), 1))
+    count = np.bincount(place, minlength=bins)
+    sums = (np.bincount(place, np.float64(x), minlength=bins) for x in (confidence, is_correct))
+    mean, share = (total / np.maximum(count, 1) for total in sums)
+    return mean, share, count
 
 
 def macro_f1(

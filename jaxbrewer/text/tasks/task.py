@@ -15,6 +15,7 @@ import numpy as np
 from ...configs import DataConfig
 from ...errors import UsageError
 from ...models.model_directory import ModelDirectory
+from ...run.results import Diagrams
 from ..loader import TextLoader, TokenLoader
 from ..tokenize import Encoded, Tokenizer
 from .measure import Measure
@@ -178,6 +179,10 @@ class Task(abc.ABC, Generic[Data]):
         ``None`` if the task has no such numbers.
         """
         return None
+
+    def diagrams(self, examples: Data, encoded: Encoded, predictions: Predictions) -> Diagrams:
+        """What pictures of a model's predictions for the labelled examples show, if any."""
+        return {}
 
     @abc.abstractmethod
     def decode(
