@@ -10,10 +10,11 @@ from ..configs import DataConfig, TrainingConfig
 from ..errors import UsageError
 from ..models.model_directory import ModelDirectory, read_text_model
 from ..text import Tokenizer, task_of
+from ..text.tasks import Texts
 from .config import Job, read_job
-from .job_data import Texts
 from .messages import report_wait
 from .run_paths import find_teacher, student_run, teacher_run
+from .score_table import print_evaluation
 
 
 def evaluate(
@@ -78,6 +79,7 @@ def _evaluate(
 
     report_wait("loading JAX and the model")
     from ..devices.mesh import on_device
+    from ..text.evaluation import ModelToScore, evaluation_of
     from . import job_models
 
     models = {}
@@ -85,7 +87,6 @@ def _evaluate(
         for name, (source, head, tokenizer, texts) in read.items():
             model = job_models.load(task, source, head)
             job_models.check_fits(name, model.config, tokenizer, data, [texts])
-            models[name] = job_models.ModelToScore(model, source.directory, texts)
-        title = f"{len(texts.examples):,} texts of {path}"
-        rows = job_models.score_models(task, models, batch_size=batch_size)
-        job_models.print_scores(rows, title=title)
+            models[name] = ModelToScore(model, source.directory, texts, head.names)
+        evaluation = evaluation_of(task, models, batch_size=batch_size, report=report_wait)
+        print_evaluation(evaluation, file=path)

@@ -10,16 +10,9 @@ import numpy as np
 from ..errors import UsageError
 from ..models.model_directory import ModelDirectory
 from ..text import Encoded, Task, Tokenizer
-from ..text.tasks import Head
+from ..text.tasks import Head, Texts
 from ..text.tokenize import TOKENIZER_FILES
 from .config import Job
-
-
-class Texts(NamedTuple):
-    """Examples, as the task reads them, and their tokens."""
-
-    examples: Any
-    encoded: Encoded
 
 
 class DistillationTexts(NamedTuple):

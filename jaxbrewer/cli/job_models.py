@@ -1,4 +1,4 @@
-"""The models of a job: loads or builds them, checks them against the texts, saves and scores them.
+"""The models of a job: loads or builds them, checks them against the texts, and saves them.
 
 Only this module of the command line imports JAX; commands import it after all other checks.
 """
@@ -7,10 +7,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import numpy as np
 from flax import nnx
 
 from .. import models
@@ -21,16 +20,12 @@ from ..models import TransformerModel, cut_layers
 from ..models.config import TransformerConfig
 from ..models.families import family_of
 from ..models.model_directory import ModelDirectory, read_text_model
-from ..run.results import Scores
 from ..step.teachers import make_teacher_step
 from ..text import Task, Tokenizer
-from ..text.inference import run_model
-from ..text.tasks import Head
+from ..text.evaluation import count_parameters
+from ..text.tasks import Head, Texts
 from ..text.training import TextTraining
 from .config import StudentConfig
-from .job_data import Texts
-from .messages import report_wait
-from .output import format_bytes, print_table
 
 
 def load(
@@ -138,11 +133,6 @@ def describe(model: TransformerModel) -> str:
     )
 
 
-def count_parameters(model: TransformerModel) -> int:
-    """The number of all weights, trained or frozen."""
-    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
-
-
 def describe_match(
     match: IntermediateMatch,
     task: Task[Any],
@@ -173,64 +163,3 @@ def devices() -> str:
     """The default devices."""
     found = jax.devices()
     return f"{len(found)} x {found[0].device_kind}" if len(found) > 1 else found[0].device_kind
-
-
-class ModelToScore(NamedTuple):
-    """A model, the directory it was saved in, and the texts to score it on."""
-
-    model: TransformerModel
-    directory: Path
-    texts: Texts
-
-
-def score_models(
-    task: Task[Any], models: Mapping[str, ModelToScore], *, batch_size: int = 64
-) -> dict[str, Scores]:
-    """Evaluates models; a row of scores for each, with its differences from the teacher."""
-    rows, teacher = {}, models.get("teacher")
-    for name, (model, directory, texts) in models.items():
-        report_wait(f"scoring the {name}")
-        reads_same = (
-            teacher is not None
-            and name != "teacher"
-            and np.array_equal(teacher.texts.encoded.input_ids, texts.encoded.input_ids)
-        )
-        beside = teacher.model if teacher and reads_same and task.keeps_both else None
-        found = run_model(task, model, texts.encoded, teacher=beside, batch_size=batch_size)
-        metrics = task.score(texts.examples, texts.encoded, found.predictions)
-        if name == "teacher":
-            predictions_T = found.predictions
-        elif reads_same:
-            differences = task.agreement(
-                texts.examples, texts.encoded, found.predictions, predictions_T
-            )
-            metrics |= differences.metrics() if differences else {}
-        rows[name] = Scores(
-            metrics=metrics,
-            parameters=count_parameters(model),
-            bytes=read_text_model(directory).size,
-            examples_per_second=found.rows_per_second,
-            model=str(directory),
-        )
-    return rows
-
-
-def print_scores(rows: Mapping[str, Scores], *, title: str) -> None:
-    """Prints a table of scores."""
-    metrics = list(dict.fromkeys(metric for row in rows.values() for metric in row["metrics"]))
-    cells = [
-        [
-            name,
-            *(_number(row["metrics"].get(metric)) for metric in metrics),
-            f"{row['parameters']:,}" if "parameters" in row else None,
-            format_bytes(row["bytes"]) if "bytes" in row else None,
-            f"{row['examples_per_second']:,.0f}" if "examples_per_second" in row else None,
-        ]
-        for name, row in rows.items()
-    ]
-    header = ["", *metrics, "parameters", "file", "texts/s"]
-    print_table(cells, header, title=title, numbers=range(1, len(header)))
-
-
-def _number(value: float | None) -> str | None:
-    return None if value is None else f"{value:.4f}"

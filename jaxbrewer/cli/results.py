@@ -62,7 +62,8 @@ def save_results(
     if config.log_dir is not None:
         name = read_json(run.directory / MANIFEST, RunManifest)["run"]
         events = Events(config.log_dir, name)
-        metrics = rows[role]["metrics"] if role in rows else {}
+        scores = rows[role]["metrics"] if role in rows else {}
+        metrics = {name: value for name, value in scores.items() if value is not None}
         events.append_results(training["steps"], hyperparameters(settings), metrics)
         events.close()
 

@@ -12,10 +12,9 @@ from ..models.model_directory import ModelDirectory, read_text_model
 from ..registry import loss_and_parameters
 from ..run.results import TrainingResult
 from ..text import Task, Tokenizer, task_of
-from ..text.tasks import Head
+from ..text.tasks import Head, Texts
 from .config import Job
 from .job_data import (
-    Texts,
     read_distillation_texts,
     read_test,
     require_matching_cache,
@@ -25,6 +24,7 @@ from .messages import report_wait
 from .output import print_line, print_table
 from .results import save_results, training_result
 from .run_paths import RunPaths, find_teacher, student_run, teacher_run
+from .score_table import print_evaluation
 
 if TYPE_CHECKING:
     from ..models import TransformerModel
@@ -98,7 +98,7 @@ def train(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
         if not is_first:
             return None
         job_models.save(teacher, tokenizer, run.model)
-        scored = {"teacher": (teacher, run.model)}
+        scored = {"teacher": (teacher, run.model, head.names)}
         _score_and_save(job, task, run, scored, test_texts, training_result(result, plan))
     return print_line(f"The teacher is saved in {run.model}.")
 
@@ -171,7 +171,7 @@ def distill(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
     prepared = prepare_distillation(job)
     training, teacher, student = prepared.training, prepared.teacher, prepared.student
     source, tokenizer, texts = prepared.source, prepared.tokenizer, prepared.texts
-    task, test = prepared.task, prepared.test
+    task, test, names = prepared.task, prepared.test, prepared.head.names
     test_texts = None if test is None else Texts(test, task.encode(tokenizer, test))
 
     from ..devices.mesh import on_device
@@ -207,7 +207,10 @@ def distill(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
         if not is_first:
             return None
         job_models.save(student, tokenizer, run.model)
-        scored = {"teacher": (teacher, source.directory), "student": (student, run.model)}
+        scored = {
+            "teacher": (teacher, source.directory, names),
+            "student": (student, run.model, names),
+        }
         _score_and_save(job, task, run, scored, test_texts, training_result(result, plan))
     return print_line(f"The student is saved in {run.model}.")
 
@@ -216,7 +219,7 @@ def _score_and_save(
     job: Job,
     task: Task[Any],
     run: RunPaths,
-    models: "Mapping[str, tuple[TransformerModel, Path]]",
+    models: "Mapping[str, tuple[TransformerModel, Path, tuple[str, ...]]]",
     test: Texts | None,
     training: TrainingResult,
 ) -> None:
@@ -224,17 +227,17 @@ def _score_and_save(
 
     The last model is that of the run.
     """
-    from . import job_models
+    from ..text.evaluation import ModelToScore, evaluation_of
 
     role, rows = list(models)[-1], {}
     if test is not None:
         scored = {
-            name: job_models.ModelToScore(model, directory, test)
-            for name, (model, directory) in models.items()
+            name: ModelToScore(model, directory, test, names)
+            for name, (model, directory, names) in models.items()
         }
-        rows = job_models.score_models(task, scored)
-        title = f"{len(test.examples):,} texts of {job.config.data.test}"
-        job_models.print_scores(rows, title=title)
+        evaluation = evaluation_of(task, scored, report=report_wait)
+        print_evaluation(evaluation, file=str(job.config.data.test))
+        rows = evaluation["rows"]
     count = 0 if test is None else len(test.examples)
     save_results(job, task, run, rows, training, role=role, test_examples=count)
 

@@ -45,24 +45,43 @@ class Diagrams(TypedDict, total=False):
     calibration: Calibration
 
 
+Numbers = dict[str, float | None]
+"""Values by name; ``None`` where a metric is not defined, such as a correlation with a constant."""
+
+Intervals = dict[str, list[float | None]]
+"""Both ends of a confidence interval, by the name of its metric."""
+
+
 class Scores(TypedDict):
-    """A row of the table of results.
+    """The scores of a model, a column of the table of results.
 
     Attributes:
         metrics: By name, the main metric first; empty without test examples.
-        intervals: By metric, the bounds of its 95 % confidence interval.
+        intervals: For each of them, and each number of ``agreement``, its 95 % interval.
+        agreement: How the predictions differ from the teacher's.
+        difference: The metrics minus the teacher's.
+        difference_intervals: The intervals of ``difference``, from paired samples.
+        details: Metrics of each class or kind of span, if asked for.
         parameters: Number of weights.
-        bytes: Size of the model's file.
-        examples_per_second: Speed at inference.
+        bytes: Size of the files with the weights.
+        latency_ms: ``p50`` and ``p95`` of the time for one row, in milliseconds.
+        examples_per_second: Speed at inference, in batches.
+        cut: Number of examples that were cut to the maximum length.
         model: The model's directory.
         diagrams: What pictures of it show.
     """
 
-    metrics: dict[str, float]
-    intervals: NotRequired[dict[str, list[float]]]
+    metrics: Numbers
+    intervals: NotRequired[Intervals]
+    agreement: NotRequired[Numbers]
+    difference: NotRequired[Numbers]
+    difference_intervals: NotRequired[Intervals]
+    details: NotRequired[dict[str, Numbers]]
     parameters: NotRequired[int]
     bytes: NotRequired[int]
+    latency_ms: NotRequired[dict[str, float]]
     examples_per_second: NotRequired[float]
+    cut: NotRequired[int]
     model: NotRequired[str]
     diagrams: NotRequired[Diagrams]
 

@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
 from ..forward.as_model import as_model
 from ..forward.model import Model
-from .loader import TextLoader
+from .loader import TextLoader, choose_widths
 from .tasks import Predictions, Task
 from .tokenize import Encoded
 
@@ -41,36 +42,98 @@ def run_model(
     Returns:
         The predictions in the order of the rows, and the speed.
     """
-    models: list[Model] = [as_model(one) for one in (model, teacher) if one is not None]
-    variables = [one.variables for one in models]
-
-    @jax.jit
-    def kept_of(variables: Any, batch: Any) -> Any:
-        outputs, *outputs_T = [
-            one.apply(own["params"], own["state"], batch, train=False)[0]
-            for one, own in zip(models, variables, strict=True)
-        ]
-        if outputs_T:
-            batch = {**batch, "teacher_outputs": outputs_T[0]}
-        return task.keep(batch, outputs)
-
+    variables = as_model(model).variables
+    more = () if teacher is None else (as_model(teacher).variables,)
+    forward = make_forward(task, model, teacher)
     loader = TextLoader(encoded, min(batch_size, len(encoded)), shuffle=False)
     programs: dict[tuple[int, ...], Any] = {}
     for batch in loader:
         del batch["example_id"]
         shape = batch["input_ids"].shape
         if shape not in programs:
-            programs[shape] = kept_of.lower(variables, batch).compile()
+            programs[shape] = forward.lower(variables, batch, *more).compile()
+            jax.block_until_ready(programs[shape](variables, batch, *more))
     found: list[tuple[np.ndarray, np.ndarray, Any]] = []
     start = time.perf_counter()
     for batch in loader:
         rows = batch.pop("example_id")
-        program = programs[batch["input_ids"].shape]
-        kept = program(variables, batch)
+        kept = programs[batch["input_ids"].shape](variables, batch, *more)
         found.append((rows, batch["attention_mask"] != 0, kept))
     found = jax.device_get(found)
     seconds = time.perf_counter() - start
     return Inference(_in_order(found), len(encoded) / seconds)
+
+
+def measure_latency(
+    task: Task[Any],
+    model: Any,
+    encoded: Encoded,
+    *,
+    rows: int = 100,
+    seconds: float = 5.0,
+    seed: int = 0,
+) -> Float[np.ndarray, " rows"]:
+    """Times a model on single rows, from tokens in the host's memory to results there.
+
+    Rows are padded to one of at most four widths. Compilation and a first run of each program are
+    not timed.
+
+    Args:
+        task: The task, which chooses what is kept.
+        model: The model.
+        encoded: The rows.
+        rows: Maximum number of rows, drawn at random.
+        seconds: Time after which no more rows are timed, once there are ten.
+        seed: Seed of the draw.
+
+    Returns:
+        Seconds for each row.
+    """
+    wrapped, function = as_model(model), make_forward(task, model)
+    draw = np.random.default_rng(seed)
+    chosen = draw.choice(len(encoded), min(rows, len(encoded)), replace=False)
+    lengths = encoded.lengths[chosen]
+    widths = np.array(choose_widths(lengths, 4))
+    places = np.searchsorted(widths, lengths)
+    batches = [
+        encoded.batch([row], int(widths[place])) for row, place in zip(chosen, places, strict=True)
+    ]
+    for place in np.unique(places, return_index=True)[1]:
+        jax.block_until_ready(function(wrapped.variables, batches[place]))
+    found: list[float] = []
+    for batch in batches:
+        start = time.perf_counter()
+        jax.device_get(function(wrapped.variables, batch))
+        found.append(time.perf_counter() - start)
+        if sum(found) > seconds and len(found) >= 10:
+            break
+    return np.array(found)
+
+
+def make_forward(task: Task[Any], model: Any, teacher: Any = None) -> Any:
+    """A compiled function of a model's variables and a batch that returns what the task keeps.
+
+    Args:
+        task: The task.
+        model: The model.
+        teacher: A model to compare with: the function then takes the variables of both, and the
+            task finds its outputs in the batch, as ``"teacher_outputs"``.
+    """
+    wrapped: Model = as_model(model)
+    other: Model | None = None if teacher is None else as_model(teacher)
+
+    @jax.jit
+    def forward(variables: Any, batch: Any, teacher_variables: Any = None) -> Any:
+        outputs = _outputs(wrapped, variables, batch)
+        if other is not None:
+            batch = {**batch, "teacher_outputs": _outputs(other, teacher_variables, batch)}
+        return task.keep(batch, outputs)
+
+    return forward
+
+
+def _outputs(model: Model, variables: Any, batch: Any) -> Any:
+    return model.apply(variables["params"], variables["state"], batch, train=False)[0]
 
 
 def _in_order(found: list[tuple[np.ndarray, np.ndarray, Any]]) -> Predictions:

@@ -43,7 +43,8 @@ class Encoded:
         columns: More values of each example, ``[examples, ...]``, by their name in a batch.
         token_facts: Facts about each token, ``[tokens, ...]``, that stay out of batches, such as
             its place in the text.
-        facts: Facts about each example, ``[examples, ...]``, that stay out of batches.
+        facts: Facts about each example, ``[examples, ...]``, that stay out of batches, such as
+            whether it was cut (``is_cut``).
     """
 
     input_ids: Int[np.ndarray, " tokens"]
@@ -179,17 +180,25 @@ class Tokenizer:
         inputs = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
         ids: list[Any] = [np.zeros(0, np.int32)]
         types: list[Any] = [np.zeros(0, np.int32)]
+        is_cut: list[bool] = []
         for start in range(0, len(inputs), _TEXTS_PER_CALL):
             for encoding in self._tokenizer.encode_batch(inputs[start : start + _TEXTS_PER_CALL]):
                 ids.append(np.array(encoding.ids, np.int32))
                 types.append(np.array(encoding.type_ids, np.int32))
+                is_cut.append(bool(encoding.overflowing))
         offsets = np.cumsum([len(row) for row in ids])
         if not all(map(len, ids[1:])):
             empty = next(number for number, row in enumerate(ids[1:]) if not len(row))
             raise UsageError(
                 f"The tokenizer of {self._directory} makes no tokens of {inputs[empty]!r:.60}."
             )
-        return Encoded(np.concatenate(ids), np.concatenate(types), offsets, self.pad_id)
+        return Encoded(
+            np.concatenate(ids),
+            np.concatenate(types),
+            offsets,
+            self.pad_id,
+            facts={"is_cut": np.array(is_cut, bool)},
+        )
 
     def spans(self, texts: Sequence[str]) -> list[Spans]:
         """Tokenizes texts as they are: without special tokens, uncut; a text may be empty."""

@@ -20,7 +20,7 @@ import yaml
 from jaxbrewer.cli import job_models, main
 from jaxbrewer.cli.config import JobConfig
 from jaxbrewer.run.plan import Plan
-from jaxbrewer.text import training
+from jaxbrewer.text import evaluation, training
 from jaxbrewer.text.inference import Inference
 from jaxbrewer.text.tasks import Predictions
 from tests.cli.conftest import KINDS, write_model
@@ -216,7 +216,8 @@ def without_models_running(monkeypatch):
         logits = np.zeros((len(encoded), model.config.num_labels), np.float32)
         return Inference(Predictions({"logits": logits}), 1.0)
 
-    monkeypatch.setattr(job_models, "run_model", run_model)
+    monkeypatch.setattr(evaluation, "run_model", run_model)
+    monkeypatch.setattr(evaluation, "measure_latency", lambda *_, **__: np.ones(2))
     monkeypatch.setattr(job_models, "describe_match", lambda *_: "")
 
 

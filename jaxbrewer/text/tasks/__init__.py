@@ -10,6 +10,7 @@ from .task import Dataset as Dataset
 from .task import Head as Head
 from .task import Predictions as Predictions
 from .task import Task as Task
+from .task import Texts as Texts
 
 TASKS = {
     "classification": "classification.Classification",

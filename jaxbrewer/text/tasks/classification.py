@@ -148,6 +148,10 @@ class Classification(Task[Examples]):
         """The share of equal classes, and the KL divergence from the teacher in nats."""
         return compare_classes(student.rows["logits"], teacher.rows["logits"])
 
+    def reorder(self, predictions: Predictions, order: Sequence[int]) -> Predictions:
+        """The logits with their columns in another order."""
+        return Predictions({"logits": predictions.rows["logits"][:, list(order)]})
+
     def decode(
         self, examples: Examples, encoded: Encoded, predictions: Predictions, names: Sequence[str]
     ) -> Iterator[dict[str, Any]]:

@@ -68,6 +68,13 @@ class Predictions:
     tokens: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
+class Texts(NamedTuple):
+    """Examples, as a task reads them, and their tokens."""
+
+    examples: Any
+    encoded: Encoded
+
+
 class Task(abc.ABC, Generic[Data]):
     """A task.
 
@@ -182,6 +189,24 @@ class Task(abc.ABC, Generic[Data]):
 
     def diagrams(self, examples: Data, encoded: Encoded, predictions: Predictions) -> Diagrams:
         """What pictures of a model's predictions for the labelled examples show, if any."""
+        return {}
+
+    def reorder(self, predictions: Predictions, order: Sequence[int]) -> Predictions | None:
+        """The predictions of a head whose outputs come in another order.
+
+        Args:
+            predictions: The predictions.
+            order: For each output in the new order, its number in the old one.
+
+        Returns:
+            ``None`` if the task cannot reorder them.
+        """
+        return None
+
+    def details(
+        self, examples: Data, encoded: Encoded, predictions: Predictions
+    ) -> dict[str, dict[str, float]]:
+        """More metrics, for each class or kind of span, by its name; all have the same metrics."""
         return {}
 
     @abc.abstractmethod

@@ -1,0 +1,107 @@
+"""The table of an evaluation: a row for each number, a column for each model."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from .output import format_bytes, print_line, print_table
+
+if TYPE_CHECKING:
+    from ..text.evaluation import Evaluation
+
+_DIFFERENCE = "{} - teacher"
+
+
+def print_evaluation(evaluation: "Evaluation", *, file: str) -> None:
+    """Prints the scores of all models.
+
+    Args:
+        evaluation: The scores.
+        file: The file with the examples.
+    """
+    rows = evaluation["rows"]
+    compared = [name for name, scores in rows.items() if "difference" in scores]
+    names = [name for scores in rows.values() for name in scores["metrics"]]
+    table = [
+        [
+            metric,
+            *(_with_interval(scores, "metrics", "intervals", metric) for scores in rows.values()),
+            *(
+                _with_interval(rows[name], "difference", "difference_intervals", metric)
+                for name in compared
+            ),
+        ]
+        for metric in dict.fromkeys(names)
+    ]
+    agreements = [name for scores in rows.values() for name in scores.get("agreement", ())]
+    blank = [None] * len(compared)
+    for metric in dict.fromkeys(agreements):
+        cells = [
+            _with_interval(scores, "agreement", "intervals", metric) for scores in rows.values()
+        ]
+        table.append([metric, *cells, *blank])
+    for name, cell in {
+        "parameters": lambda scores: f"{scores['parameters']:,}",
+        "size": lambda scores: format_bytes(scores["bytes"]),
+        "latency p50, p95": lambda scores: _latency(scores["latency_ms"]),
+        "texts/s": lambda scores: f"{scores['examples_per_second']:,.0f}",
+    }.items():
+        table.append([name, *map(cell, rows.values()), *blank])
+    header = ["", *rows, *(_DIFFERENCE.format(name) for name in compared)]
+    title = f"{evaluation['examples']:,} texts of {file}, on {evaluation['device']}"
+    print_table(table, header, title=title)
+    for name, scores in rows.items():
+        if scores["cut"]:
+            who = "" if len(rows) == 1 else f" for the {name}"
+            print_line(f"{scores['cut']:,} texts were cut to the maximum length{who}.")
+        if scores.get("details"):
+            _print_details(name, scores["details"])
+
+
+def format_number(value: float | None) -> str:
+    """A number with four decimals, or fewer if it is large.
+
+    Examples:
+        >>> format_number(0.87), format_number(-0.01), format_number(123.456), format_number(None)
+        ('0.8700', '-0.0100', '123.46', '-')
+    """
+    if value is None:
+        return "-"
+    digits = len(str(int(min(abs(value), 1e15)))) - 1
+    return f"{value:,.{max(4 - digits, 0)}f}"
+
+
+def _with_interval(scores: Any, field: str, intervals: str, metric: str) -> str | None:
+    if metric not in scores.get(field, ()):
+        return None
+    value, ends = scores[field][metric], scores[intervals].get(metric, [None, None])
+    if value is None or None in ends:
+        return format_number(value)
+    return f"{format_number(value)} [{format_number(ends[0])}, {format_number(ends[1])}]"
+
+
+def _latency(milliseconds: dict[str, float]) -> str:
+    """Both percentiles with two digits after the point of the smaller one, at most.
+
+    Examples:
+        >>> _latency({"p50": 1.234, "p95": 12.3}), _latency({"p50": 123.4, "p95": 150.0})
+        ('1.23, 12.30 ms', '123, 150 ms')
+    """
+    low, high = milliseconds["p50"], milliseconds["p95"]
+    digits = max(2 - int(math.log10(max(low, 1))), 0)
+    return f"{low:.{digits}f}, {high:.{digits}f} ms"
+
+
+def _print_details(name: str, details: dict[str, dict[str, float | None]]) -> None:
+    metrics: Sequence[str] = list(next(iter(details.values())))
+    cells = [
+        [kind, *(_detail(values[metric]) for metric in metrics)] for kind, values in details.items()
+    ]
+    print_line("")
+    print_table(cells, [name, *metrics], numbers=range(1, len(metrics) + 1))
+
+
+def _detail(value: float | None) -> str:
+    """A share, or a count, which is a whole number."""
+    is_count = value is not None and value > 1 and float(value).is_integer()
+    return f"{value:,.0f}" if is_count else format_number(value)

@@ -1,0 +1,224 @@
+"""Evaluates models: metrics with intervals, agreement with a teacher, size and speed."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypedDict
+
+import jax
+import numpy as np
+
+from ..forward.as_model import as_model
+from ..models.model_directory import read_model_directory
+from ..run.results import Intervals, Numbers, Scores
+from .inference import measure_latency, run_model
+from .tasks import Measure, Predictions, Task, Texts
+from .tasks.measure import bootstrap, interval
+
+_NUMBER_OF_ROWS_TO_TIME = 100
+
+
+class ModelToScore(NamedTuple):
+    """A model, the directory it was saved in, and the texts to score it on.
+
+    Attributes:
+        model: The model.
+        directory: Its directory.
+        texts: The examples, and their tokens as the model reads them.
+        names: The names of its outputs, in order; empty if they have none.
+    """
+
+    model: Any
+    directory: Path
+    texts: Texts
+    names: Sequence[str] = ()
+
+
+class Evaluation(TypedDict):
+    """The scores of models on the same examples.
+
+    Attributes:
+        task: The name of the task.
+        main_metric: The metric that leads the table.
+        larger_is_better: Whether a larger main metric is better.
+        examples: Number of examples.
+        device: The device that ran the models.
+        batch_size: Rows per batch.
+        level: The level of the intervals.
+        resamplings: Number of bootstrap samples.
+        seed: Their seed.
+        rows: The scores by the name of the model.
+    """
+
+    task: str
+    main_metric: str
+    larger_is_better: bool
+    examples: int
+    device: str
+    batch_size: int
+    level: float
+    resamplings: int
+    seed: int
+    rows: dict[str, Scores]
+
+
+def evaluation_of(
+    task: Task[Any],
+    models: Mapping[str, ModelToScore],
+    *,
+    batch_size: int = 64,
+    level: float = 0.95,
+    resamplings: int = 1000,
+    seed: int = 0,
+    with_details: bool = False,
+    report: Callable[[str], None] = lambda _: None,
+) -> Evaluation:
+    """Scores models on the same examples; the others are compared with the one named ``teacher``.
+
+    Args:
+        task: The task.
+        models: The models by name.
+        batch_size: Rows per batch.
+        level: The level of the confidence intervals.
+        resamplings: Number of bootstrap samples.
+        seed: Seed of the samples.
+        with_details: Whether to compute the metrics of each class.
+        report: Called with what takes the next seconds.
+    """
+    found: dict[str, tuple[Scores, Measure, Predictions]] = {}
+    for name, to_score in models.items():
+        report(f"scoring the {name}")
+        found[name] = _score(task, to_score, batch_size, with_details)
+    report("computing confidence intervals")
+    rows, measures = {}, {name: measure for name, (_, measure, _) in found.items()}
+    drawn = bootstrap(list(measures.values()), resamplings=resamplings, seed=seed)
+    samples = dict(zip(measures, drawn, strict=True))
+    for name, (scores, measure, predictions) in found.items():
+        scores["intervals"] = _intervals(measure.metrics(), samples[name], level)
+        if "teacher" in models and name != "teacher":
+            _add_differences(
+                scores, measure, measures["teacher"], samples[name], samples["teacher"], level
+            )
+            agreement = _agreement(task, models, name, predictions, found["teacher"][2], batch_size)
+            if agreement is not None:
+                [drawn_agreement] = bootstrap([agreement], resamplings=resamplings, seed=seed)
+                values = agreement.metrics()
+                scores["agreement"] = _finite(values)
+                scores["intervals"] |= _intervals(values, drawn_agreement, level)
+        rows[name] = scores
+    return Evaluation(
+        task=task.name,
+        main_metric=task.main_metric,
+        larger_is_better=task.larger_is_better,
+        examples=len(next(iter(models.values())).texts.examples),
+        device=describe_device(),
+        batch_size=batch_size,
+        level=level,
+        resamplings=resamplings,
+        seed=seed,
+        rows=rows,
+    )
+
+
+def describe_device() -> str:
+    """The kind of the default device.
+
+    Examples:
+        >>> describe_device()
+        'cpu'
+    """
+    device: str = jax.devices()[0].device_kind
+    return device
+
+
+def count_parameters(model: Any) -> int:
+    """The number of all weights, trained or frozen."""
+    return sum(leaf.size for leaf in jax.tree.leaves(as_model(model).params))
+
+
+def _score(
+    task: Task[Any], to_score: ModelToScore, batch_size: int, with_details: bool
+) -> tuple[Scores, Measure, Predictions]:
+    model, directory, (examples, encoded), _ = to_score
+    predictions, speed = run_model(task, model, encoded, batch_size=batch_size)
+    measure = task.measure(examples, encoded, predictions)
+    seconds = measure_latency(task, model, encoded, rows=_NUMBER_OF_ROWS_TO_TIME)
+    p50, p95 = np.quantile(seconds, [0.5, 0.95]) * 1000
+    scores = Scores(
+        metrics=_finite(measure.metrics()),
+        intervals={},
+        parameters=count_parameters(model),
+        bytes=read_model_directory(directory).size,
+        latency_ms={"p50": float(p50), "p95": float(p95)},
+        examples_per_second=speed,
+        cut=int(encoded.facts["is_cut"].sum()) if "is_cut" in encoded.facts else 0,
+        model=str(directory),
+    )
+    diagrams = task.diagrams(examples, encoded, predictions)
+    if diagrams:
+        scores["diagrams"] = diagrams
+    if with_details:
+        details = task.details(examples, encoded, predictions)
+        scores["details"] = {name: _finite(values) for name, values in details.items()}
+    return scores, measure, predictions
+
+
+def _add_differences(
+    scores: Scores,
+    student: Measure,
+    teacher: Measure,
+    student_samples: Mapping[str, np.ndarray],
+    teacher_samples: Mapping[str, np.ndarray],
+    level: float,
+) -> None:
+    of_teacher = teacher.metrics()
+    values = {
+        name: value - of_teacher[name]
+        for name, value in student.metrics().items()
+        if name in of_teacher
+    }
+    samples = {name: student_samples[name] - teacher_samples[name] for name in values}
+    scores["difference"] = _finite(values)
+    scores["difference_intervals"] = _intervals(values, samples, level)
+
+
+def _agreement(
+    task: Task[Any],
+    models: Mapping[str, ModelToScore],
+    name: str,
+    predictions: Predictions,
+    of_teacher: Predictions,
+    batch_size: int,
+) -> Measure | None:
+    """How a model agrees with the teacher; ``None`` if their outputs cannot be compared."""
+    student, teacher = models[name], models["teacher"]
+    encoded, other = student.texts.encoded, teacher.texts.encoded
+    has_same_tokens = np.array_equal(encoded.input_ids, other.input_ids)
+    if task.reads_same_tokens and not has_same_tokens:
+        return None
+    if student.names != teacher.names:
+        if set(student.names) != set(teacher.names):
+            return None
+        order = [list(teacher.names).index(output) for output in student.names]
+        reordered = task.reorder(of_teacher, order)
+        if reordered is None:
+            return None
+        of_teacher = reordered
+    if task.keeps_both:
+        predictions, _ = run_model(
+            task, student.model, encoded, teacher=teacher.model, batch_size=batch_size
+        )
+    return task.agreement(student.texts.examples, encoded, predictions, of_teacher)
+
+
+def _finite(values: Mapping[str, float]) -> Numbers:
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def _intervals(
+    values: Mapping[str, float], samples: Mapping[str, np.ndarray], level: float
+) -> Intervals:
+    found = {name: interval(value, samples[name], level=level) for name, value in values.items()}
+    return {
+        name: [end if math.isfinite(end) else None for end in ends] for name, ends in found.items()
+    }
