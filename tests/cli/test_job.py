@@ -150,7 +150,7 @@ def test_results_hold_scores_settings_and_versions(done):
         assert results["role"] == name
         shown = rows_of(done.train if name == "teacher" else done.distill)
         for row, scores in results["rows"].items():
-            assert f"{scores['metrics']['accuracy']:.4f}" == shown[row][0]
+            assert f"{scores['metrics']['accuracy']:.4f}" == shown[row][0].split()[0]
             assert f"{scores['parameters']:,}" == shown[row][2]
         assert list(results["rows"])[-1] == name
         assert results["rows"][name]["model"] == str(done.run / name / "model")
@@ -177,7 +177,7 @@ def test_the_learning_rate_and_the_hyperparameters_are_logged(done):
     logged = {step: v.simple_value for step, v in events if v.tag == "scalar/learning_rate"}
     np.testing.assert_allclose(list(logged.values()), rates, rtol=1e-6)
     (accuracy,) = [(step, v.simple_value) for step, v in events if v.tag == "test/accuracy"]
-    assert accuracy == (72, pytest.approx(float(rows_of(done.distill)["student"][0]), abs=1e-4))
+    assert accuracy == (72, pytest.approx(first(rows_of(done.distill)["student"][0]), abs=1e-4))
     (start,) = [v for _, v in events if v.tag == "_hparams_/session_start_info"]
     content = HParamsPluginData.FromString(start.metadata.plugin_data.content)
     given = content.session_start_info.hparams
