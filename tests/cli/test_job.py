@@ -151,7 +151,7 @@ def test_results_hold_scores_settings_and_versions(done):
         shown = rows_of(done.train if name == "teacher" else done.distill)
         for row, scores in results["rows"].items():
             assert f"{scores['metrics']['accuracy']:.4f}" == shown[row][0].split()[0]
-            assert f"{scores['parameters']:,}" == shown[row][2]
+            assert f"{scores['parameters']:,}" == shown[row][4]
         assert list(results["rows"])[-1] == name
         assert results["rows"][name]["model"] == str(done.run / name / "model")
         assert results["test"]["examples"] == 32
