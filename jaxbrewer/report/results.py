@@ -70,9 +70,10 @@ def _costs(rows: Sequence[tuple[str, Scores]], main: str) -> list[str]:
     drawn = []
     for key, unit, label in costs:
         points = [
-            Point(name, float(cost) / unit, scores["metrics"][main])
+            Point(name, float(cost) / unit, value)
             for name, scores in rows
-            if isinstance(cost := scores.get(key), (int, float)) and main in scores["metrics"]
+            if isinstance(cost := scores.get(key), (int, float))
+            and (value := scores["metrics"].get(main)) is not None
         ]
         if len(points) > 1:
             drawn.append(scatter(f"{main} against {label}", points, x_label=label, y_label=main))
