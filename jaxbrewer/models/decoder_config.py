@@ -258,6 +258,11 @@ def _with_rope_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     """``rope_parameters`` of newer files, and a length beside ``rope_scaling``, in the old form."""
     fields = dict(fields)
     given = fields.get("rope_parameters")
+    if isinstance(given, Mapping) and isinstance(given.get(FULL), Mapping):
+        local = given.get(SLIDING)
+        if isinstance(local, Mapping) and "rope_theta" in local:
+            fields.setdefault("rope_local_base_freq", local["rope_theta"])
+        given = given[FULL]
     if isinstance(given, Mapping) and given:
         given = dict(given)
         theta = given.pop("rope_theta", None)

