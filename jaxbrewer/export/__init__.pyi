@@ -1,0 +1,13 @@
+from .artifact import FORMATS as FORMATS
+from .artifact import Artifact as Artifact
+from .artifact import export as export
+from .artifact import load_artifact as load_artifact
+from .artifact import verify_artifact as verify_artifact
+from .card import CardFacts as CardFacts
+from .card import model_card as model_card
+from .card import run_facts as run_facts
+from .card import write_card as write_card
+from .program import Program as Program
+from .program import program_of as program_of
+from .sentence_transformers import sentence_program as sentence_program
+from .verify import Parity as Parity

@@ -1,0 +1,1 @@
+"""ONNX: the graph of a program over the package onnx, run by onnxruntime."""
