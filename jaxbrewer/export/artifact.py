@@ -21,7 +21,7 @@ import numpy as np
 from .._version import __version__
 from ..errors import UsageError, reason_of, suggest
 from ..json_files import read_json
-from ..models import EncoderModel, load, save
+from ..models import TransformerModel, load, save
 from ..text import Tokenizer
 from . import sentence_transformers, stablehlo, verify
 from .card import card_of, write_card
@@ -61,13 +61,13 @@ class Format:
         library: The library that reads the files, as hubs call it.
     """
 
-    program: Callable[[EncoderModel], Program]
-    write: Callable[[EncoderModel, Program, Path, bool], None]
+    program: Callable[[TransformerModel], Program]
+    write: Callable[[TransformerModel, Program, Path, bool], None]
     load: Callable[[Path, Mapping[str, Any]], Run]
     library: str
 
 
-def _write_hf(model: EncoderModel, program: Program, folder: Path, int8: bool) -> None:
+def _write_hf(model: TransformerModel, program: Program, folder: Path, int8: bool) -> None:
     save(model, folder)
 
 
@@ -75,7 +75,7 @@ def _load_hf(folder: Path, metadata: Mapping[str, Any]) -> Run:
     return program_of(load(folder, metadata["model"]["task"])).run
 
 
-def _write_stablehlo(model: EncoderModel, program: Program, folder: Path, int8: bool) -> None:
+def _write_stablehlo(model: TransformerModel, program: Program, folder: Path, int8: bool) -> None:
     stablehlo.write(program, folder)
     _write_config(model, folder)
 
@@ -84,7 +84,7 @@ def _load_stablehlo(folder: Path, metadata: Mapping[str, Any]) -> Run:
     return stablehlo.load(folder)
 
 
-def _write_onnx(model: EncoderModel, program: Program, folder: Path, int8: bool) -> None:
+def _write_onnx(model: TransformerModel, program: Program, folder: Path, int8: bool) -> None:
     onnx_files.runtime()
     path = folder / ONNX_FILE
     path.parent.mkdir()
@@ -101,7 +101,7 @@ def _load_onnx(folder: Path, metadata: Mapping[str, Any]) -> Run:
     return lambda inputs: onnx_files.run(session, inputs)
 
 
-def _write_sentences(model: EncoderModel, program: Program, folder: Path, int8: bool) -> None:
+def _write_sentences(model: TransformerModel, program: Program, folder: Path, int8: bool) -> None:
     sentence_transformers.write(model, folder)
 
 
@@ -123,7 +123,7 @@ FORMATS: dict[str, Format] = {
 """The formats by name."""
 
 
-def _write_config(model: EncoderModel, folder: Path) -> None:
+def _write_config(model: TransformerModel, folder: Path) -> None:
     """``config.json`` beside a program, for the labels and for tools of Hugging Face.
 
     The program pools by itself, so its ``model_type`` is the one that these tools know.
@@ -169,7 +169,7 @@ class Artifact:
 
 
 def export(
-    model: EncoderModel,
+    model: TransformerModel,
     directory: str | os.PathLike[str],
     format: str,
     *,
@@ -261,7 +261,7 @@ def load_artifact(directory: str | os.PathLike[str]) -> Artifact:
 
 
 def verify_artifact(
-    model: EncoderModel,
+    model: TransformerModel,
     directory: str | os.PathLike[str],
     *,
     tokenizer: Tokenizer | None = None,

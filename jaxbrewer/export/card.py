@@ -18,7 +18,7 @@ from flax import nnx
 from .._version import __version__
 from ..errors import UsageError
 from ..json_files import read_json
-from ..models import EncoderModel
+from ..models import TransformerModel
 
 CARD = "README.md"
 _PIPELINES = {
@@ -166,7 +166,7 @@ def _line(text: str) -> str:
 
 
 def card_of(
-    model: EncoderModel,
+    model: TransformerModel,
     *,
     library: str = "transformers",
     export: Mapping[str, Any] | None = None,

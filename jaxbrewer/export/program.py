@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ..models import EncoderModel
+from ..models import TransformerModel
 
 INNER = ("hidden_states", "attention_scores", "attentions")
 """Outputs of a model that no artifact computes."""
@@ -66,7 +66,7 @@ class Program:
 
 
 def program_of(
-    model: EncoderModel, *, head: Callable[[Any, Any], Arrays] | None = None, task: str = ""
+    model: TransformerModel, *, head: Callable[[Any, Any], Arrays] | None = None, task: str = ""
 ) -> Program:
     """The program of a model in evaluation mode, computed in float32.
 
@@ -87,14 +87,15 @@ def program_of(
         >>> program.inputs, program.outputs
         (('input_ids', 'attention_mask', 'token_type_ids'), ('logits',))
     """
-    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    graph, *parts = nnx.split(model, nnx.Param, ...)
+    params, rest = parts
     leaves = nnx.traversals.flatten_mapping(nnx.to_pure_dict(params))
     paths = {".".join(map(str, path)): path for path in leaves}
     weights = {name: jnp.asarray(leaves[path], jnp.float32) for name, path in paths.items()}
 
     def call(weights: Arrays, inputs: Arrays) -> Arrays:
         nested = nnx.traversals.unflatten_mapping({paths[name]: x for name, x in weights.items()})
-        rebuilt = nnx.merge(graph, nnx.State(nested), rest)
+        rebuilt: Any = nnx.merge(graph, nnx.State(nested), rest)
         rebuilt.eval()
         if head is not None:
             rebuilt.head = head

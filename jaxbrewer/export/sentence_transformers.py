@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from .._version import __version__
 from ..errors import UsageError, suggest
-from ..models import EncoderModel, save
+from ..models import EncoderModel, TransformerModel, save
 from ..models.heads import mean_of_tokens
 from .program import Program, program_of
 
@@ -22,7 +22,7 @@ POOLINGS = ("mean", "cls")
 """The mean over the tokens, or the first token."""
 
 
-def sentence_program(model: EncoderModel, pooling: str = "mean") -> Program:
+def sentence_program(model: TransformerModel, pooling: str = "mean") -> Program:
     """The program from tokens to ``sentence_embedding``, ``[batch, width]`` of length 1.
 
     ``last_hidden_state``, ``[batch, length, width]``, is its other output.
@@ -32,8 +32,12 @@ def sentence_program(model: EncoderModel, pooling: str = "mean") -> Program:
         pooling: One of :data:`POOLINGS`.
 
     Raises:
-        UsageError: ``pooling`` is unknown.
+        UsageError: ``pooling`` is unknown, or the model is no encoder.
     """
+    if not isinstance(model, EncoderModel):
+        raise UsageError(
+            f"A {model.config.model_type} for {model.task} is no encoder of sentences."
+        )
     if pooling not in POOLINGS:
         raise UsageError(f"pooling {pooling!r} is unknown: {suggest(pooling, POOLINGS)}")
 
@@ -46,7 +50,7 @@ def sentence_program(model: EncoderModel, pooling: str = "mean") -> Program:
     return program_of(model, head=outputs, task="sentence-similarity")
 
 
-def write(model: EncoderModel, folder: Path, *, pooling: str = "mean") -> None:
+def write(model: TransformerModel, folder: Path, *, pooling: str = "mean") -> None:
     """Writes a directory of sentence-transformers, without the tokenizer.
 
     Raises:
@@ -58,7 +62,11 @@ def write(model: EncoderModel, folder: Path, *, pooling: str = "mean") -> None:
     ):
         model = _with_config(model, dataclasses.replace(config, classifier_pooling="cls"))
     save(model, folder)
-    parts = [("0", "", "Transformer"), ("1", "1_Pooling", "Pooling"), ("2", "2_Normalize", "Normalize")]
+    parts = [
+        ("0", "", "Transformer"),
+        ("1", "1_Pooling", "Pooling"),
+        ("2", "2_Normalize", "Normalize"),
+    ]
     modules = [
         {"idx": int(n), "name": n, "path": path, "type": f"sentence_transformers.models.{kind}"}
         for n, path, kind in parts
@@ -86,7 +94,7 @@ def write(model: EncoderModel, folder: Path, *, pooling: str = "mean") -> None:
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _with_config(model: EncoderModel, config: Any) -> EncoderModel:
+def _with_config(model: TransformerModel, config: Any) -> TransformerModel:
     from flax import nnx
 
     copy = nnx.clone(model)

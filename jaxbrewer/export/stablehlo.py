@@ -1,7 +1,7 @@
 """StableHLO: one program for CPU, CUDA and TPU with free batch and length, run by JAX alone.
 
-``model.stablehlo`` is what ``jax.export`` serializes; ``weights.npz`` has the weights, which are the
-program's first argument. So the program stays small, and the weights are placed like any others.
+``model.stablehlo`` is what ``jax.export`` serializes; ``weights.npz`` has the weights, the first
+argument of the program. So the program stays small, and the weights are placed like any others.
 """
 
 from collections.abc import Callable

@@ -78,15 +78,14 @@ def sample_inputs(
         draw = np.random.default_rng(0)
         lengths = [min(n, longest) for n in (5, 9, 3, longest)]
         ids = [draw.integers(min(5, vocabulary - 1), vocabulary, n) for n in lengths]
-        batches = [ids[:1], ids[:3], ids[3:]]
-        return [_batch(program, rows, [np.zeros_like(row) for row in rows], 0) for rows in batches]
+        return [_padded(program, rows) for rows in (ids[:1], ids[:3], ids[3:])]
     check_tokenizer(program, tokenizer)
     chosen = list(SAMPLE_TEXTS if texts is None else texts)
     if not chosen:
         raise UsageError("There is no text to compare the export on.")
     long = " ".join(chosen * (1 + longest // len(chosen)))
     groups = [chosen[:1], chosen[:32], [long]]
-    batches = []
+    batches: list[Inputs] = []
     for group in groups:
         encoded = tokenizer.encode(group, max_length=longest)
         batch = encoded.batch(np.arange(len(encoded)), int(encoded.lengths.max()))
@@ -108,20 +107,17 @@ def check_tokenizer(program: Program, tokenizer: Tokenizer) -> None:
         )
 
 
-def _batch(
-    program: Program, ids: Sequence[np.ndarray], types: Sequence[np.ndarray], pad: int
-) -> Inputs:
+def _padded(program: Program, ids: Sequence[np.ndarray]) -> Inputs:
+    """Rows of token ids as one batch."""
     width = max(map(len, ids))
 
-    def padded(rows: Iterable[np.ndarray], fill: int) -> np.ndarray:
-        return np.array(
-            [np.pad(row, (0, width - len(row)), constant_values=fill) for row in rows], np.int32
-        )
+    def padded(rows: Iterable[np.ndarray]) -> np.ndarray:
+        return np.array([np.pad(row, (0, width - len(row))) for row in rows], np.int32)
 
     batch = {
-        "input_ids": padded(ids, pad),
-        "attention_mask": padded([np.ones_like(row) for row in ids], 0),
-        "token_type_ids": padded(types, 0),
+        "input_ids": padded(ids),
+        "attention_mask": padded(np.ones_like(row) for row in ids),
+        "token_type_ids": padded(np.zeros_like(row) for row in ids),
     }
     return {name: batch[name] for name in program.inputs}
 
@@ -159,17 +155,18 @@ def compare(
             )
         valid = batch["attention_mask"] != 0
         for name, value in wanted.items():
-            pair = value, np.asarray(got[name])
-            kept = [x[valid] if name in per_token else x.ravel() for x in pair]
+            one, other = value, np.asarray(got[name])
+            is_per_token = name in per_token
+            kept = [x[valid] if is_per_token else x.ravel() for x in (one, other)]
             if not np.isfinite(kept[1]).all():
                 raise UsageError(f"The exported model returns {name} that are not finite.")
             outputs.append(np.ravel(kept[0]).astype(np.float64))
             differences.append(np.ravel(kept[1]).astype(np.float64) - outputs[-1])
-            if value.ndim == 2 and name in per_token:  # a score per token: which token is best
-                pair = tuple(np.where(valid, x, -np.inf) for x in pair)
-            elif name in per_token:
-                pair = tuple(kept)
-            agreements.append(np.ravel(pair[0].argmax(-1) == pair[1].argmax(-1)))
+            if is_per_token and value.ndim == 2:  # a score per token: which token is best
+                one, other = (np.where(valid, x, -np.inf) for x in (one, other))
+            elif is_per_token:
+                one, other = kept
+            agreements.append(np.ravel(one.argmax(-1) == other.argmax(-1)))
     difference, output = np.concatenate(differences), np.concatenate(outputs)
     scale = np.sqrt(np.mean(output**2))
     return Parity(

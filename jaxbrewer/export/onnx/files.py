@@ -74,7 +74,9 @@ def _model(onnx: Any, program: Program, graph: Graph) -> Any:
         )
 
     nodes = [
-        helper.make_node(node.op, node.inputs, node.outputs, name=node.outputs[0], **node.attributes)
+        helper.make_node(
+            node.op, node.inputs, node.outputs, name=node.outputs[0], **node.attributes
+        )
         for node in graph.nodes
     ]
     tensors = [
@@ -88,14 +90,13 @@ def _model(onnx: Any, program: Program, graph: Graph) -> Any:
         [info(name) for name in program.outputs],
         tensors,
     )
-    model = helper.make_model(
+    return helper.make_model(
         body,
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
         producer_name="jaxbrewer",
         producer_version=__version__,
     )
-    return model
 
 
 def annotate(path: Path, metadata: Mapping[str, Any]) -> None:

@@ -125,7 +125,9 @@ def _match(
         return {**found, pattern: name} if found.get(pattern, name) == name else None
     if isinstance(pattern, float):
         constant = graph.values[name].constant
-        close = constant is not None and constant.size == 1 and abs(constant.item() - pattern) < 1e-6
+        close = (
+            constant is not None and constant.size == 1 and abs(constant.item() - pattern) < 1e-6
+        )
         return found if close else None
     op, *parts = pattern
     node = producers.get(name)

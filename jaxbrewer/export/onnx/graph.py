@@ -156,7 +156,9 @@ class Graph:
         if all(isinstance(dim, int) for dim in dims):
             return self.constant(list(dims), np.int64)
         parts = [self.size(dim) for dim in dims]
-        return self.add("Concat", *parts, shape=(len(dims),), axis=0) if len(parts) > 1 else parts[0]
+        return (
+            self.add("Concat", *parts, shape=(len(dims),), axis=0) if len(parts) > 1 else parts[0]
+        )
 
     def padded(self, value: Value, rank: int) -> Value:
         """The value with leading axes of size 1 up to a rank."""
@@ -173,6 +175,15 @@ class Graph:
         if all(isinstance(dim, int) and dim == 1 for dim in shape):
             return self.padded(value, len(shape))
         return self.add("Expand", value, self.sizes(shape), shape=tuple(shape))
+
+    def cast(self, value: Value, dtype: Any) -> Value:
+        """The value in another dtype."""
+        from onnx import helper
+
+        if np.dtype(dtype) == value.dtype:
+            return value
+        code = int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+        return self.add("Cast", value, shape=value.shape, dtype=np.dtype(dtype), to=code)
 
     def transpose(self, value: Value, permutation: Sequence[int]) -> Value:
         """The value with its axes in another order; transpositions in a row become one."""
@@ -227,9 +238,7 @@ def same(one: Sequence[Dim], other: Sequence[Dim]) -> bool:
         >>> same((1, 2), (1, 2)), same((1, 2), (2,))
         (True, False)
     """
-    return len(one) == len(other) and all(
-        str(a) == str(b) for a, b in zip(one, other, strict=True)
-    )
+    return len(one) == len(other) and all(str(a) == str(b) for a, b in zip(one, other, strict=True))
 
 
 def broadcast(shapes: Sequence[Sequence[Dim]]) -> tuple[Dim, ...]:

@@ -5,6 +5,7 @@ outputs. Inputs may be narrower than their arrays (see :mod:`.graph`); ``eqn.inv
 of the arrays.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -72,13 +73,7 @@ def _clamp(graph: Graph, eqn: Any, low: Value, x: Value, high: Value) -> Value:
 
 
 def _convert(graph: Graph, eqn: Any, x: Value) -> Value:
-    from onnx import helper
-
-    dtype = np.dtype(eqn.params["new_dtype"])
-    if dtype == x.dtype:
-        return x
-    code = helper.np_dtype_to_tensor_dtype(dtype)
-    return graph.add("Cast", x, shape=x.shape, dtype=dtype, to=int(code))
+    return graph.cast(x, eqn.params["new_dtype"])
 
 
 def _moved(graph: Graph, x: Value, rank: int, sources: Sequence[int | None]) -> Value:
@@ -157,14 +152,16 @@ def _cumsum(graph: Graph, eqn: Any, x: Value) -> Value:
 def _iota(graph: Graph, eqn: Any) -> Value:
     shape, axis = eqn.params["shape"], eqn.params["dimension"]
     zero, one = graph.constant(0, np.int64), graph.constant(1, np.int64)
-    end = graph.add("Squeeze", graph.size(shape[axis]), shape=())
+    end = graph.squeeze(graph.size(shape[axis]), [0])
     line = graph.add("Range", zero, end, one, shape=(shape[axis],))
     sources = [0 if place == axis else None for place in range(len(shape))]
+    return graph.cast(_moved(graph, line, 1, sources), eqn.params["dtype"])
 
-    class Converted:
-        params = {"new_dtype": eqn.params["dtype"]}
 
-    return _convert(graph, Converted, _moved(graph, line, 1, sources))
+def _size(graph: Graph, eqn: Any) -> Value:
+    """A symbolic size as a number."""
+    size = graph.squeeze(graph.size(eqn.params["dim"]), [0])
+    return graph.cast(size, eqn.outvars[0].aval.dtype)
 
 
 def _concatenate(graph: Graph, eqn: Any, *inputs: Value) -> Value:
@@ -272,9 +269,7 @@ def _dot_general(graph: Graph, eqn: Any, left: Value, right: Value) -> Value:
     (contract, batch) = eqn.params["dimension_numbers"]
     sides = [graph.full(x, v.aval.shape) for x, v in zip((left, right), eqn.invars, strict=True)]
     ranks = [len(side.shape) for side in sides]
-    exchange = (
-        bool(batch[0]) and contract[0] != (ranks[0] - 1,) and contract[1] == (ranks[1] - 1,)
-    )
+    exchange = bool(batch[0]) and contract[0] != (ranks[0] - 1,) and contract[1] == (ranks[1] - 1,)
     order = (1, 0) if exchange else (0, 1)
     free = [
         [axis for axis in range(ranks[i]) if axis not in (*contract[i], *batch[i])] for i in (0, 1)
@@ -284,21 +279,11 @@ def _dot_general(graph: Graph, eqn: Any, left: Value, right: Value) -> Value:
     first, second = order
     one = graph.transpose(sides[first], [*batch[first], *free[first], *contract[first]])
     two = graph.transpose(sides[second], [*batch[second], *contract[second], *free[second]])
-    if len(contract[0]) != 1:
-        raise NotImplementedError("a product over several axes")
-    inner = sides[first].shape[contract[first][0]]
-
-    def flat(shape: list[Dim]) -> Dim:
-        size: Dim = 1
-        for dim in shape:
-            size = size * dim
-        return size
-
-    if len(free[first]) != 1:
-        one = graph.reshape(one, [*batches, flat(dims[first]), inner])
-    if len(free[second]) != 1:
-        two = graph.reshape(two, [*batches, inner, flat(dims[second])])
-    shape = [*batches, flat(dims[first]), flat(dims[second])]
+    inner = math.prod(sides[first].shape[axis] for axis in contract[first])
+    rows, columns = math.prod(dims[first]), math.prod(dims[second])
+    one = graph.reshape(one, [*batches, rows, inner])
+    two = graph.reshape(two, [*batches, inner, columns])
+    shape = [*batches, rows, columns]
     product = graph.add("MatMul", one, two, shape=shape)
     product = graph.reshape(product, [*batches, *dims[first], *dims[second]])
     if not exchange:
@@ -323,6 +308,7 @@ PRIMITIVES: dict[str, Translate] = {
     "copy_p": _same_value,
     "cos": elementwise("Cos"),
     "cumsum": _cumsum,
+    "dim_as_value": _size,
     "div": elementwise("Div"),
     "dot_general": _dot_general,
     "eq": elementwise("Equal", np.bool_),

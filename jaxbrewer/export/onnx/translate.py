@@ -8,7 +8,7 @@ import numpy as np
 from ...errors import UsageError
 from ..program import Program
 from .fusion import fuse
-from .graph import Graph, Value
+from .graph import Graph, Node, Value
 from .primitives import PRIMITIVES
 
 _CALLS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
@@ -35,7 +35,7 @@ def translate(program: Program) -> Graph:
         if name == program.inputs[0]:
             graph.name_size("batch", given, 0)
             graph.name_size("length", given, 1)
-        values.append(graph.add("Cast", given, shape=given.shape, dtype=np.int32, to=6))
+        values.append(graph.cast(given, np.int32))
     try:
         results = _run(graph, traced.jaxpr, traced.consts, values)
     except NotImplementedError as error:
@@ -52,9 +52,7 @@ def translate(program: Program) -> Graph:
     return graph
 
 
-def _identity(source: str, target: str) -> Any:
-    from .graph import Node
-
+def _identity(source: str, target: str) -> Node:
     return Node("Identity", (source,), (target,), {})
 
 
@@ -91,10 +89,12 @@ def _equation(graph: Graph, eqn: Any, inputs: list[Value]) -> list[Value]:
 
 def _folded(graph: Graph, eqn: Any, inputs: list[Value]) -> list[Value] | None:
     """The outputs of an equation of constants, computed here."""
-    arrays = [value.constant for value in inputs]
+    arrays = [value.constant for value in inputs if value.constant is not None]
     shapes = [var.aval.shape for var in eqn.outvars]
     sizes = [dim for shape in shapes for dim in shape]
-    if any(array is None for array in arrays) or not all(isinstance(dim, int) for dim in sizes):
+    if eqn.primitive.name == "dim_as_value" or len(arrays) < len(inputs):
+        return None
+    if not all(isinstance(dim, int) for dim in sizes):
         return None
     if max(map(np.prod, shapes), default=0) > _LARGEST_FOLDED:
         return None

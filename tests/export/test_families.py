@@ -1,0 +1,67 @@
+"""Every family and head, exported and loaded again, answers as transformers does."""
+
+import json
+
+import numpy as np
+import pytest
+
+from jaxbrewer.export import program_of, stablehlo
+from jaxbrewer.export.onnx import files
+from jaxbrewer.models import EncoderModel, load
+from jaxbrewer.models.families import family_of
+from jaxbrewer.models.model_types import FAMILIES
+from tests.export.conftest import CASES, needs_onnx
+from tests.models.conftest import expected
+
+
+def assert_answers(run, program, case):
+    """Compares with the outputs that PyTorch's transformers gave."""
+    inputs, wanted = expected(CASES[case] / "expected.npz")
+    if "position_ids" in inputs:  # which no artifact reads
+        wanted = program.run(inputs)
+    rows = inputs["attention_mask"].any(axis=1)  # of a text without any token some say NaN
+    outputs = run({name: inputs[name] for name in program.inputs})
+    assert outputs.keys() == set(program.outputs)
+    for name, value in outputs.items():
+        assert value.dtype == np.float32
+        np.testing.assert_allclose(
+            value[rows], wanted[name][rows], atol=1e-5, rtol=1e-5, err_msg=name
+        )
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_stablehlo_answers_as_transformers(case, tmp_path):
+    program = program_of(load(CASES[case]))
+    stablehlo.write(program, tmp_path)
+    assert_answers(stablehlo.load(tmp_path), program, case)
+
+
+@needs_onnx
+@pytest.mark.parametrize("case", CASES)
+def test_onnx_answers_as_transformers(case, tmp_path):
+    import onnx
+
+    program = program_of(load(CASES[case]))
+    files.write(program, tmp_path / "model.onnx")
+    session = files.open_session(tmp_path / "model.onnx")
+    assert_answers(lambda inputs: files.run(session, inputs), program, case)
+    model = onnx.load(str(tmp_path / "model.onnx"))
+    onnx.checker.check_model(model, full_check=True)
+    sizes = {d.dim_param for value in model.graph.input for d in value.type.tensor_type.shape.dim}
+    assert sizes == {"batch", "length"}
+    ops = [node.op_type for node in model.graph.node]
+    layers = load(CASES[case]).config.num_hidden_layers
+    assert ops.count("Softmax") == layers
+    assert not {"Erf", "ReduceMax", "Sqrt"}.intersection(ops)  # all became single operations
+
+
+def test_a_model_of_every_family_and_head_is_stored():
+    stored = set()
+    for directory in CASES.values():
+        fields = json.loads((directory / "config.json").read_text())
+        family = family_of(fields["model_type"])
+        stored.add(family.head_for(fields["model_type"], fields["architectures"]))
+    for model_type in FAMILIES:
+        family = family_of(model_type)
+        for head in family.heads:
+            assert not issubclass(head, EncoderModel) or head in stored, head
