@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # One process per core; the tests of a file share one, so that module fixtures run once.
 PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast lint types doctest docs check bench clean
+.PHONY: demo test test-fast lint types doctest docs site check bench clean
 
 demo: $(VENV)/ready
 	$(BIN)/jaxbrewer demo
@@ -31,6 +31,11 @@ doctest: $(VENV)/ready
 docs: $(VENV)/ready
 	$(PYTEST) tests/test_documents.py tests/test_models_page.py
 
+# The documentation site, in docs/_build; every warning is an error.
+site: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	JAX_PLATFORMS=cpu $(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
+
 check: lint types doctest test
 
 bench: $(VENV)/ready
@@ -46,4 +51,4 @@ $(VENV)/ready: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache dist
+	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache dist docs/_build docs/reference

@@ -46,6 +46,16 @@ def test_the_readme_lists_every_page():
         assert f"({page.relative_to(ROOT)})" in readme, page.name
 
 
+def test_the_site_lists_every_page_and_documents_every_public_module():
+    index = (ROOT / "docs" / "index.md").read_text()
+    for page in (ROOT / "docs").glob("*.md"):
+        assert page.stem == "index" or f"\n{page.stem}\n" in index, page.name
+    configuration = (ROOT / "docs" / "conf.py").read_text()
+    for stub in (ROOT / "jaxbrewer").rglob("__init__.pyi"):
+        module = ".".join(stub.parent.relative_to(ROOT).parts)
+        assert f'"{module}",' in configuration, module
+
+
 def test_the_design_page_lists_every_module():
     page = (ROOT / "docs" / "design.md").read_text()
     (tree,) = re.findall(r"^```text\njaxbrewer/\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
