@@ -46,6 +46,7 @@ PUBLIC_MODULES = (
     "jaxbrewer.generation",
     "jaxbrewer.text",
     "jaxbrewer.text.tasks",
+    "jaxbrewer.export",
     "jaxbrewer.cache",
     "jaxbrewer.testing",
 )
