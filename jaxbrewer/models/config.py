@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NoReturn, Self
 
 from ..errors import UsageError, suggest
+from .pooling import Pooling
 
 ACTIVATION_NAMES = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish", "tanh")
 _RATES = ("dropout", "dropout_prob", "pdrop")
@@ -168,6 +169,8 @@ class EncoderConfig(TransformerConfig):
     Attributes:
         num_labels: Outputs of a classification head.
         labels: Their names, in order; ``None`` for ``LABEL_0, LABEL_1, ...``.
+        pooling: How the tokens of an encoder without a head become an embedding, a
+            :class:`~jaxbrewer.models.pooling.Pooling` or its fields; ``None`` for no embedding.
 
     Raises:
         UsageError: A value has the wrong type, is out of range, or does not fit another.
@@ -175,11 +178,14 @@ class EncoderConfig(TransformerConfig):
 
     num_labels: int = 2
     labels: tuple[str, ...] | None = None
+    pooling: Pooling | None = None
 
-    NOT_IN_FILES: ClassVar[frozenset[str]] = frozenset({"num_labels", "labels"})
+    NOT_IN_FILES: ClassVar[frozenset[str]] = frozenset({"num_labels", "labels", "pooling"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.pooling is not None:
+            object.__setattr__(self, "pooling", Pooling.of(self.pooling))
         if self.hidden_size % self.num_attention_heads:
             raise UsageError(
                 f"{type(self).__name__} hidden_size {self.hidden_size} is not a multiple of "

@@ -15,6 +15,7 @@ from ..errors import UsageError
 from .config import EncoderConfig
 from .layers import ACTIVATIONS, Hidden, Ids, LayerNorm, Mask, Outputs, dense
 from .model_types import BARE
+from .pooling import Pooling
 
 
 class TransformerModel(nnx.Module):
@@ -107,6 +108,30 @@ def mean_of_tokens(hidden: Hidden, mask: Mask | None) -> Float[Array, "batch wid
     return jnp.einsum("bld,bl->bd", hidden, weights) / counts
 
 
+def pooled(hidden: Hidden, mask: Mask | None, mode: str) -> Float[Array, "batch width"]:
+    """One vector of each sequence.
+
+    Args:
+        hidden: The last hidden states.
+        mask: 0 at padding, which follows the tokens; ``None`` for no padding.
+        mode: One of :data:`~jaxbrewer.models.pooling.POOLINGS`.
+
+    Examples:
+        >>> hidden, mask = jnp.arange(6.0).reshape(1, 3, 2), jnp.array([[1, 1, 0]])
+        >>> [pooled(hidden, mask, mode)[0].tolist() for mode in ("mean", "cls", "max", "lasttoken")]
+        [[1.0, 2.0], [0.0, 1.0], [2.0, 3.0], [2.0, 3.0]]
+    """
+    if mode == "mean":
+        return mean_of_tokens(hidden, mask)
+    if mode == "cls":
+        return hidden[:, 0]
+    valid = jnp.ones(hidden.shape[:2], bool) if mask is None else mask != 0
+    if mode == "max":
+        return jnp.max(jnp.where(valid[..., None], hidden, -1e9), axis=1)
+    last = jnp.maximum(jnp.sum(valid, axis=1) - 1, 0)
+    return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
+
+
 def per_token(head: Any, hidden: Hidden) -> Float[Array, "batch length outputs"]:
     """A head applied to each position, as to a matrix."""
     batch, length, width = hidden.shape
@@ -114,21 +139,48 @@ def per_token(head: Any, hidden: Hidden) -> Float[Array, "batch length outputs"]
     return outputs.reshape(batch, length, outputs.shape[-1])
 
 
+_OF_EMBEDDINGS: dict[str, Callable[[Array], Array]] = {**ACTIVATIONS, "identity": lambda x: x}
+"""The activations of a dense map after a pooling, by name."""
+
+
 class FeatureExtractor(EncoderModel):
     """An encoder without a head.
 
     Its outputs are ``last_hidden_state``, ``[batch, length, width]``, and, where the family has a
-    pooler, ``pooler_output``, ``[batch, width]``.
+    pooler, ``pooler_output``, ``[batch, width]``. With a ``pooling`` in its config it has
+    ``embedding`` as well, ``[batch, width]`` or of the width of its dense map.
     """
 
     task = BARE
+    embedding_map: nnx.Linear
+
+    def __init__(self, config: Any, *, rngs: nnx.Rngs):
+        super().__init__(config, rngs=rngs)
+        pooling = config.pooling
+        if pooling is not None and pooling.width is not None:
+            self.embedding_map = dense(
+                config.hidden_size, pooling.width, config, rngs, use_bias=pooling.bias
+            )
 
     def head(self, hidden: Hidden, mask: Mask | None) -> Outputs:
         """The last hidden states, and the pooled sequence."""
         features = {"last_hidden_state": hidden}
         if hasattr(self.body, "pooler"):
             features["pooler_output"] = self.body.pooler(hidden)
+        if self.config.pooling is not None:
+            features["embedding"] = self._embedding(hidden, mask, self.config.pooling)
         return features
+
+    def _embedding(
+        self, hidden: Hidden, mask: Mask | None, pooling: Pooling
+    ) -> Float[Array, "batch embedding"]:
+        embedding = pooled(hidden, mask, pooling.mode)
+        if pooling.width is not None:
+            embedding = _OF_EMBEDDINGS[pooling.activation](self.embedding_map(embedding))
+        if pooling.normalize:
+            norms = jnp.sqrt(jnp.sum(jnp.square(embedding), axis=-1, keepdims=True))
+            embedding = embedding / jnp.maximum(norms, 1e-12)
+        return embedding
 
 
 class FourInputs(EncoderModel):

@@ -22,7 +22,16 @@ from .families import Family, family_of
 from .gguf_files import gguf_file, open_gguf
 from .heads import TransformerModel, cut_layers
 from .model_types import BARE, FAMILIES
-from .weight_files import CONFIG, WEIGHTS, WeightFiles, open_weights, read_config, safetensors
+from .pooling import DENSE, dense_weights, pooling_files, read_pooling, write_pooling
+from .weight_files import (
+    CONFIG,
+    WEIGHTS,
+    WeightFiles,
+    open_files,
+    open_weights,
+    read_config,
+    safetensors,
+)
 
 logger = logging.getLogger("jaxbrewer")
 
@@ -64,7 +73,8 @@ def load(
         seed: Seed of random weights and of dropout.
         dtype: Floating-point type of the weights, independent of the files.
         settings: Fields of the family's config that replace those of the file, such as dropout
-            rates.
+            rates. Encoders without a head read the pooling of a sentence-transformers directory,
+            unless ``pooling`` is given.
 
     Returns:
         The model; ``model.train()`` enables dropout.
@@ -94,11 +104,20 @@ def load(
         settings |= {"labels": tuple(labels), "num_labels": len(labels)}
     if num_labels is not None:
         settings["num_labels"] = num_labels
-    config = _changed(family.config.from_dict(fields), settings)
+    config = family.config.from_dict(fields)
     head = _head_for(task, family, config, fields, folder)
+    if head.task == BARE and "pooling" not in settings:
+        settings["pooling"] = read_pooling(folder)
+    config = _changed(config, settings)
     if head.task == "sequence-classification" and not new_head:
         _require_single_label(fields, folder)
-    with open_weights(folder, fields) if gguf is None else gguf.weights() as files:
+    with contextlib.ExitStack() as stack:
+        files = stack.enter_context(
+            open_weights(folder, fields) if gguf is None else gguf.weights()
+        )
+        path = dense_weights(folder) if head.task == BARE else None
+        if path is not None:
+            files = files.joined(stack.enter_context(open_files([path])), {"linear": DENSE})
         model = _build(head, family, config, files, new_head=new_head, seed=seed, dtype=dtype)
     return model if layers is None else cut_layers(model, layers)
 
@@ -117,7 +136,7 @@ def save(model: TransformerModel, directory: str | os.PathLike[str]) -> None:
     """
     folder, family = Path(directory), family_of(model.config.model_type)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {}
+    tensors, pooling = {}, getattr(model.config, "pooling", None)
     for path, leaf in _flat(nnx.state(model, nnx.Param)).items():
         array = np.asarray(leaf)
         name = _name(path, family)
@@ -129,10 +148,21 @@ def save(model: TransformerModel, directory: str | os.PathLike[str]) -> None:
         "torch_dtype": str(next(iter(tensors.values())).dtype),
         **model.config.to_dict(),
     }
-    with _in_place_of(folder / WEIGHTS) as part:
-        part.write_bytes(safetensors().numpy.save(tensors, metadata={"format": "pt"}))
+    if pooling is not None:
+        longest, width = model.config.longest_input, model.config.hidden_size
+        write_pooling(folder, pooling_files(pooling, width, longest))
+        own = [name for name in tensors if name.startswith(f"{DENSE}.")]
+        linear = {name.replace(DENSE, "linear"): tensors.pop(name) for name in own}
+        if linear:
+            _write_tensors(folder / "2_Dense" / WEIGHTS, linear)
+    _write_tensors(folder / WEIGHTS, tensors)
     with _in_place_of(folder / CONFIG) as part:
         part.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    with _in_place_of(path) as part:
+        part.write_bytes(safetensors().numpy.save(dict(tensors), metadata={"format": "pt"}))
 
 
 def load_bert(
@@ -267,7 +297,8 @@ def _report(
 ) -> None:
     """Logs what gets random weights and what is not used; refuses files without the encoder."""
     missing = [name for path, name in wanted.items() if path not in found]
-    lacking = [name for name in missing if not name.startswith(_starts(family.fresh))]
+    fresh = _starts((*family.fresh, DENSE))
+    lacking = [name for name in missing if not name.startswith(fresh)]
     if lacking:
         raise UsageError(
             f"{files.where} lacks {len(lacking)} tensors of the model: {_listed(lacking)}. "

@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,6 +63,21 @@ class WeightFiles:
         """The names of the tensors."""
         return tuple(self.tensors)
 
+    def joined(self, other: "WeightFiles", prefixes: Mapping[str, str]) -> "WeightFiles":
+        """These tensors and those of another file, whose names get other prefixes."""
+        new = {
+            f"{prefixes[stem]}.{leaf}": name
+            for name in other.names
+            for stem, _, leaf in [name.partition(".")]
+            if stem in prefixes
+        }
+        tensors = {name: other.tensors[theirs] for name, theirs in new.items()}
+        return WeightFiles(
+            self.where,
+            {**self.tensors, **tensors},
+            lambda name: other.read(new[name]) if name in new else self.read(name),
+        )
+
 
 def is_model_directory(folder: Path) -> bool:
     """Whether the directory has a ``config.json`` of a model; those of runs have a manifest."""
@@ -101,7 +116,13 @@ def open_weights(folder: Path, fields: Mapping[str, Any]) -> Iterator[WeightFile
         UsageError: A file is missing or damaged, two files have the same tensor, or a tensor has a
             type that is not supported.
     """
-    paths = paths_of_weights(folder, fields)
+    with open_files(paths_of_weights(folder, fields)) as files:
+        yield files
+
+
+@contextlib.contextmanager
+def open_files(paths: Sequence[Path]) -> Iterator[WeightFiles]:
+    """Opens the files of a model; raises as :func:`open_weights`."""
     where = WEIGHTS if paths[0].name == WEIGHTS else INDEX
     owners: dict[str, Any] = {}
     with contextlib.ExitStack() as stack:
