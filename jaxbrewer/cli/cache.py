@@ -7,6 +7,7 @@ from typing import Any
 from ..configs import DistillationConfig
 from ..errors import UsageError, abbreviate
 from ..text import task_of
+from ..text.model import check_fits
 from .config import Job
 from .job_data import fingerprints, read_distillation_texts
 from .messages import report_wait
@@ -43,7 +44,7 @@ def build(job: Job, *, kind: str, k: int, bits: int, samples: int, batch_size: i
     storage = Storage(kind, k, bits, temperatures_of(config.distillation, kind), samples)
     with on_device(config.training):
         teacher = job_models.load(task, source, data.head)
-        job_models.check_fits("teacher", teacher.config, data.tokenizer, config.data, [data.texts])
+        check_fits("teacher", teacher.config, data.tokenizer, config.data, [data.texts.encoded])
         print_line(f"The teacher reads {len(data.texts.encoded):,} texts once.")
         cache_teacher(
             directory,

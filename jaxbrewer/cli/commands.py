@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import UsageError
 from .messages import BAD_INPUT, print_error, report_wait
@@ -53,13 +54,48 @@ def evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Runs ``jaxbrewer evaluate``."""
     from .evaluation import evaluate
 
+    keep_compiled_programs()
+    given = _data_fields(arguments)
+    if arguments.file is not None:
+        given["test"] = arguments.file
+    evaluate(
+        Path(arguments.path),
+        given,
+        overrides,
+        teacher=_path(arguments.teacher),
+        batch_size=arguments.batch_size,
+        per_class=arguments.per_class,
+        as_json=arguments.json,
+        output=_path(arguments.output),
+    )
+
+
+def predict(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Runs ``jaxbrewer predict``."""
+    from .prediction import predict
+
+    keep_compiled_programs()
+    predict(
+        Path(arguments.model),
+        arguments.file,
+        _data_fields(arguments),
+        overrides,
+        batch_size=arguments.batch_size,
+        output=_path(arguments.output),
+    )
+
+
+def _data_fields(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The fields of ``data`` that the flags give."""
     if arguments.max_length is not None and arguments.max_length < 4:
         raise UsageError(f"--max-length must be at least 4, got {arguments.max_length}.")
-    keep_compiled_programs()
-    fields = ("text", "text_pair", "label", "max_length")
-    data = {"test": arguments.file, **{name: getattr(arguments, name) for name in fields}}
-    given = {name: value for name, value in data.items() if value is not None}
-    evaluate(Path(arguments.path), given, overrides, batch_size=arguments.batch_size)
+    fields = ("task", "text", "text_pair", "label", "max_length")
+    values = {name: getattr(arguments, name, None) for name in fields}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _path(given: str | None) -> Path | None:
+    return None if given is None else Path(given)
 
 
 def cache(arguments: argparse.Namespace, _: Sequence[str]) -> None:

@@ -176,6 +176,25 @@ def read_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
         raise UsageError(f"{path}: {error}") from None
 
 
+def read_data_fields(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """The fields of ``data`` that ``--data.field value`` sets for a model without a job.
+
+    Args:
+        path: The model's directory, for messages.
+        overrides: The overrides.
+
+    Raises:
+        UsageError: An override is of another section.
+    """
+    content: dict[str, Any] = {}
+    for name, value in _pairs(overrides):
+        if not name.startswith("data."):
+            raise UsageError(f"--{name}: {path} is a model, which takes only --data.field.")
+        _override(content, name, value)
+    fields: dict[str, Any] = content.get("data", {})
+    return fields
+
+
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     """Flattens nested mappings, and lists of mappings, to one mapping with dotted names.
 

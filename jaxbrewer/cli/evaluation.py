@@ -1,49 +1,79 @@
 """``jaxbrewer evaluate``: scores a model, or the models of a job, on a file."""
 
 import dataclasses
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..configs import DataConfig, TrainingConfig
+from ..configs import TrainingConfig
 from ..errors import UsageError
+from ..json_files import write_json
 from ..models.model_directory import ModelDirectory, read_text_model
-from ..text import Tokenizer, task_of
+from ..text import Task, Tokenizer, task_of
+from ..text.model import check_fits, make_task
 from ..text.tasks import Texts
-from .config import Job, read_job
+from .config import Job, read_data_fields, read_job
 from .messages import report_wait
 from .run_paths import find_teacher, student_run, teacher_run
 from .score_table import print_evaluation
 
+if TYPE_CHECKING:
+    from ..text.evaluation import Evaluation
+
 
 def evaluate(
-    path: Path, given: Mapping[str, Any], overrides: Sequence[str], *, batch_size: int
+    path: Path,
+    given: Mapping[str, Any],
+    overrides: Sequence[str],
+    *,
+    teacher: Path | None = None,
+    batch_size: int = 64,
+    per_class: bool = False,
+    as_json: bool = False,
+    output: Path | None = None,
 ) -> None:
     """Prints the scores of a model, or of the teacher and student of a job, on a file.
 
     Args:
         path: A model directory or a job.
         given: Fields of :class:`DataConfig` that replace those of a job; ``test`` is the file.
-        overrides: Overrides of the job.
+        overrides: Overrides of the job, or of the fields of ``data`` for a model.
+        teacher: A model directory to compare the model with.
         batch_size: Texts per batch.
+        per_class: Whether to print the metrics of each class too.
+        as_json: Whether to print JSON in place of the table.
+        output: A file for the JSON.
     """
     if batch_size < 1:
         raise UsageError(f"--batch-size must be at least 1, got {batch_size}.")
     if os.path.isfile(path):
+        if teacher is not None:
+            raise UsageError(f"--teacher: {path} is a job, which names its teacher.")
         job = read_job(path, overrides)
         data = dataclasses.replace(job.config.data, **given)
         job = job._replace(config=dataclasses.replace(job.config, data=data))
         job.need("data.test", "a file with labelled texts")
-        return _evaluate(_models_of(job), data, job.config.training, batch_size)
-    source = read_text_model(path)
-    if overrides:
-        raise UsageError(f"{overrides[0]}: {path} is a model; only a job takes overrides.")
-    if "test" not in given:
-        raise UsageError(f"Give a file with labelled texts to evaluate {path} on.")
-    longest = min(DataConfig.max_length, source.longest or DataConfig.max_length)
-    data = DataConfig(**{"max_length": longest, **given})
-    return _evaluate({"model": source}, data, TrainingConfig(), batch_size)
+        task, models, training = task_of(data), _models_of(job), job.config.training
+    else:
+        source = read_text_model(path)
+        fields = {**read_data_fields(path, overrides), **given}
+        if "test" not in fields:
+            raise UsageError(f"Give a file with labelled texts to evaluate {path} on.")
+        models, training = {"model": source}, TrainingConfig()
+        if teacher is not None:
+            models = {"teacher": read_text_model(teacher), "student": source}
+        task = make_task(source, fields)
+    file = str(task.data.test)
+    evaluation = _evaluate(task, models, training, batch_size, per_class)
+    content = {"file": file, **evaluation}
+    if output is not None:
+        write_json(output, content)
+    if as_json:
+        print(json.dumps(content, indent=1, allow_nan=False))
+    else:
+        print_evaluation(evaluation, file=file)
 
 
 def _models_of(job: Job) -> dict[str, ModelDirectory]:
@@ -62,12 +92,13 @@ def _models_of(job: Job) -> dict[str, ModelDirectory]:
 
 
 def _evaluate(
+    task: Task[Any],
     sources: Mapping[str, ModelDirectory],
-    data: DataConfig,
     training: TrainingConfig,
     batch_size: int,
-) -> None:
-    task, path, read = task_of(data), str(data.test), {}
+    per_class: bool,
+) -> "Evaluation":
+    data, path, read = task.data, str(task.data.test), {}
     report_wait("reading the texts")
     for name, source in sources.items():
         names = data.labels or (None if source.labels_are_numbers else source.labels)
@@ -86,7 +117,11 @@ def _evaluate(
     with on_device(training):
         for name, (source, head, tokenizer, texts) in read.items():
             model = job_models.load(task, source, head)
-            job_models.check_fits(name, model.config, tokenizer, data, [texts])
+            check_fits(name, model.config, tokenizer, data, [texts.encoded])
             models[name] = ModelToScore(model, source.directory, texts, head.names)
-        evaluation = evaluation_of(task, models, batch_size=batch_size, report=report_wait)
-        print_evaluation(evaluation, file=path)
+        evaluation = evaluation_of(
+            task, models, batch_size=batch_size, with_details=per_class, report=report_wait
+        )
+    if per_class and not any(scores.get("details") for scores in evaluation["rows"].values()):
+        raise UsageError(f"--per-class: data.task {task.name!r} has no classes.")
+    return evaluation

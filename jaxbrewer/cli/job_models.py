@@ -13,7 +13,7 @@ import jax
 from flax import nnx
 
 from .. import models
-from ..configs import DataConfig, IntermediateMatch
+from ..configs import IntermediateMatch
 from ..errors import UsageError, suggest
 from ..forward.as_model import as_model
 from ..models import TransformerModel, cut_layers
@@ -23,7 +23,7 @@ from ..models.model_directory import ModelDirectory, read_text_model
 from ..step.teachers import make_teacher_step
 from ..text import Task, Tokenizer
 from ..text.evaluation import count_parameters
-from ..text.tasks import Head, Texts
+from ..text.tasks import Head
 from ..text.training import TextTraining
 from .config import StudentConfig
 
@@ -88,34 +88,6 @@ def _require_known(where: str, fields: Mapping[str, Any], config: type[Transform
     for name in fields:
         if name not in names:
             raise UsageError(f"{where} has no field {name!r}: {suggest(name, sorted(names))}")
-
-
-def check_fits(
-    who: str,
-    config: TransformerConfig,
-    tokenizer: Tokenizer,
-    data: DataConfig,
-    texts: Sequence[Texts],
-) -> None:
-    """Raises :class:`UsageError` if the model cannot read the tokens."""
-    if tokenizer.vocab_size > config.vocab_size:
-        raise UsageError(
-            f"The {who} has a vocab_size of {config.vocab_size:,}, but the tokenizer has "
-            f"{tokenizer.vocab_size:,} tokens."
-        )
-    longest = config.longest_input
-    if longest is not None and data.max_length > longest:
-        raise UsageError(
-            f"data.max_length {data.max_length} is more than the {who} can read: its "
-            f"max_position_embeddings allow {longest} tokens."
-        )
-    kinds = max(int(part.encoded.token_type_ids.max()) + 1 for part in texts)
-    known = getattr(config, "type_vocab_size", 0)
-    if known and kinds > known:
-        raise UsageError(
-            f"The tokens are of {kinds} types (first and second text), but the {who} has a "
-            f"type_vocab_size of {known}."
-        )
 
 
 def save(model: TransformerModel, tokenizer: Tokenizer, directory: Path) -> None:

@@ -131,6 +131,7 @@ def make_parser() -> argparse.ArgumentParser:
         "jaxbrewer distill job.yaml --resume",
     )
     _add_evaluate(adder)
+    _add_predict(adder)
     _add_cache(adder)
     _add_plan(adder)
     _add_inspect(adder)
@@ -221,20 +222,59 @@ def _add_evaluate(adder: Any) -> None:
         "evaluate",
         commands.evaluate,
         "score a model, or the models of a job, on labelled texts",
-        "jaxbrewer evaluate runs/job/student/model test.tsv",
-        "jaxbrewer evaluate runs/job/student/model pairs.csv --text premise --text-pair hypothesis",
         "jaxbrewer evaluate job.yaml",
+        "jaxbrewer evaluate runs/job/student/model test.tsv --teacher runs/job/teacher/model",
+        "jaxbrewer evaluate runs/job/student/model pairs.csv --text premise --text-pair hypothesis",
         takes_overrides=True,
     )
     evaluate.add_argument("path", metavar="MODEL_OR_JOB", help="a model directory or a job")
     evaluate.add_argument(
         "file", metavar="FILE", nargs="?", help="labelled texts (default: data.test of the job)"
     )
-    columns = evaluate.add_argument_group("columns of the file")
+    evaluate.add_argument("--teacher", metavar="DIR", help="a model to compare the model with")
+    results = evaluate.add_argument_group("results")
+    results.add_argument(
+        "--per-class", action="store_true", help="show the metrics of each class too"
+    )
+    results.add_argument("--json", action="store_true", help="print JSON in place of the table")
+    results.add_argument("--output", metavar="FILE", help="also write the JSON to a file")
+    _add_columns(evaluate).add_argument(
+        "--label", metavar="COLUMN", help="the label (default: label)"
+    )
+    _add_batches(evaluate)
+
+
+def _add_predict(adder: Any) -> None:
+    predict = _add(
+        adder,
+        "predict",
+        commands.predict,
+        "print what a model predicts for each text, as a line of JSON",
+        "jaxbrewer predict runs/job/student/model texts.csv > predictions.jsonl",
+        "echo 'it purrs' | jaxbrewer predict runs/job/student/model -",
+        takes_overrides=True,
+    )
+    predict.add_argument("model", metavar="MODEL", help="a model directory")
+    predict.add_argument(
+        "file", metavar="FILE", help="texts, or - for JSONL or plain lines of standard input"
+    )
+    predict.add_argument("--output", metavar="FILE", help="write to a file")
+    _add_columns(predict)
+    _add_batches(predict)
+
+
+def _add_columns(command: argparse.ArgumentParser) -> Any:
+    columns = command.add_argument_group("columns of the file")
+    columns.add_argument(
+        "--task", metavar="TASK", help="the task (default: that of the job or of the model's head)"
+    )
     columns.add_argument("--text", metavar="COLUMN", help="the text (default: text)")
     columns.add_argument("--text-pair", metavar="COLUMN", help="the second text (default: none)")
-    columns.add_argument("--label", metavar="COLUMN", help="the label (default: label)")
-    batches = evaluate.add_argument_group("batches")
+    return columns
+
+
+def _add_batches(command: argparse.ArgumentParser) -> None:
+    batches = command.add_argument_group("batches")
     batches.add_argument(
         "--max-length", type=int, metavar="TOKENS", help="longer texts are cut (default: 128)"
     )

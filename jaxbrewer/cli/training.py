@@ -12,6 +12,7 @@ from ..models.model_directory import ModelDirectory, read_text_model
 from ..registry import loss_and_parameters
 from ..run.results import TrainingResult
 from ..text import Task, Tokenizer, task_of
+from ..text.model import check_fits
 from ..text.tasks import Head, Texts
 from .config import Job
 from .job_data import (
@@ -64,7 +65,7 @@ def train(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
     with on_device(config.training):
         settings, seed = config.teacher.settings, config.training.seed
         teacher = job_models.load(task, source, head, settings=settings, seed=seed)
-        job_models.check_fits("teacher", teacher.config, tokenizer, data, [texts])
+        check_fits("teacher", teacher.config, tokenizer, data, [texts.encoded])
         training = make_fine_tuning(
             task,
             teacher,
@@ -147,7 +148,7 @@ def prepare_distillation(job: Job) -> PreparedDistillation:
             task, config.student, teacher, head, seed=config.training.seed
         )
         for who, model in (("teacher", teacher), ("student", student)):
-            job_models.check_fits(who, model.config, tokenizer, data, [texts])
+            check_fits(who, model.config, tokenizer, data, [texts.encoded])
         training = make_distillation(
             task,
             teacher,

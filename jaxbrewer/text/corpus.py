@@ -12,7 +12,7 @@ from ..errors import UsageError, reason_of, suggest
 from .chat import ChatTemplate, check_messages
 from .documents import Documents, make_documents
 from .read import check_text
-from .rows import read_rows
+from .rows import Rows, Source, read_rows
 from .tokenize import Spans, Tokenizer
 
 
@@ -79,7 +79,7 @@ class Corpus:
         return Corpus(self.form, self.items + more.items, self.places + more.places)
 
 
-def read_corpus(path: str | Path, columns: Columns = Columns()) -> Corpus:
+def read_corpus(path: Source, columns: Columns = Columns()) -> Corpus:
     """Reads a language model's texts; see :func:`~jaxbrewer.text.rows.read_rows` for formats.
 
     A file ``.txt`` is one text. In other files the columns of the first row decide the form:
@@ -89,10 +89,9 @@ def read_corpus(path: str | Path, columns: Columns = Columns()) -> Corpus:
         UsageError: The file cannot be read, is empty, or lacks the columns; a text is empty or no
             string; messages have no role or content.
     """
-    path = Path(path)
-    if path.suffix.lower() == ".txt":
+    if not isinstance(path, Rows) and Path(path).suffix.lower() == ".txt":
         try:
-            text = path.read_text("utf-8")
+            text = Path(path).read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"{path} cannot be read: {reason_of(error)}.") from None
         return Corpus("text", [check_text(text, f"{path}: the text")], [str(path)])

@@ -110,6 +110,50 @@ def measure_latency(
     return np.array(found)
 
 
+def run_in_shapes(
+    forward: Any, variables: Any, encoded: Encoded, *, batch_size: int, longest: int
+) -> Predictions:
+    """Runs a compiled function over all rows in batches of few shapes.
+
+    A batch is padded to a power of two, at least 16 tokens and at most ``longest``, and to a power
+    of two of rows, at most ``batch_size``. So calls with other rows use the same programs.
+
+    Args:
+        forward: The function, from :func:`make_forward`.
+        variables: The variables of the model.
+        encoded: The rows.
+        batch_size: Rows per batch.
+        longest: Maximum number of tokens in a row.
+
+    Returns:
+        The predictions in the order of the rows.
+    """
+    order, lengths, found = np.argsort(encoded.lengths, kind="stable"), encoded.lengths, []
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        width = min(max(_power_of_two(int(lengths[rows].max())), 16), max(longest, lengths.max()))
+        size = min(_power_of_two(len(rows)), batch_size)
+        batch = encoded.batch(np.resize(rows, size), int(width))
+        found.append((rows, batch["attention_mask"] != 0, forward(variables, batch)))
+    return _in_order([_first_rows(*one) for one in jax.device_get(found)])
+
+
+def _first_rows(rows: np.ndarray, mask: np.ndarray, kept: Any) -> tuple[Any, Any, Any]:
+    """A batch without the rows that pad it."""
+    count = len(rows)
+    return rows, mask[:count], jax.tree.map(lambda array: array[:count], kept)
+
+
+def _power_of_two(number: int) -> int:
+    """The smallest power of two that is not below a number.
+
+    Examples:
+        >>> _power_of_two(1), _power_of_two(16), _power_of_two(17)
+        (1, 16, 32)
+    """
+    return 1 << (number - 1).bit_length()
+
+
 def make_forward(task: Task[Any], model: Any, teacher: Any = None) -> Any:
     """A compiled function of a model's variables and a batch that returns what the task keeps.
 

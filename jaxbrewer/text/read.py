@@ -6,14 +6,13 @@ import re
 import unicodedata
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
 from ..errors import UsageError, suggest
-from .rows import read_rows
+from .rows import Source, read_rows
 
 UNLABELLED = -100
 """The class number of a text without a label."""
@@ -83,7 +82,7 @@ class Examples:
 
 
 def read_examples(
-    path: str | Path,
+    path: Source,
     *,
     text: str = "text",
     text_pair: str | None = None,
@@ -93,7 +92,8 @@ def read_examples(
     r"""Reads texts and labels from a file with named columns; see :func:`read_rows` for formats.
 
     Args:
-        path: The file; its suffix is its format. Or a directory written by ``save_to_disk``.
+        path: The file; its suffix is its format. Or a directory written by ``save_to_disk``, or
+            rows in memory.
         text: Column of the text.
         text_pair: Column of a second text, if examples are pairs.
         label: Column of the label, a string or an integer; ``None`` for texts without labels.
@@ -111,6 +111,7 @@ def read_examples(
 
     Examples:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder, "animals.csv")
         ...     _ = path.write_text("text,label\nit barks,dog\nit purrs,cat\n")
@@ -118,7 +119,6 @@ def read_examples(
         >>> examples.texts, examples.labels.tolist(), examples.label_names
         (['it barks', 'it purrs'], [1, 0], ('cat', 'dog'))
     """
-    path = Path(path)
     columns = {"text": text, "text_pair": text_pair, "label": label}
     wanted = {field: column for field, column in columns.items() if column is not None}
     found: dict[str, list[str]] = {field: [] for field in wanted}
@@ -143,7 +143,7 @@ def read_examples(
 
 
 def _numbers(
-    found: list[str], names: tuple[str, ...], path: Path, lines: list[int]
+    found: list[str], names: tuple[str, ...], path: Source, lines: list[int]
 ) -> Int[np.ndarray, " examples"]:
     number = {name: position for position, name in enumerate(names)}
     if len(number) < len(names):
@@ -157,7 +157,7 @@ def _numbers(
     return np.array([number[name] for name in found], np.int32)
 
 
-def _warn_of_similar(names: Sequence[str], path: Path) -> None:
+def _warn_of_similar(names: Sequence[str], path: Source) -> None:
     """Warns of classes that differ only by case, spaces or the form of their characters."""
     alike: dict[str, str] = {}
     for name in names:

@@ -3,15 +3,16 @@
 import bz2
 import contextlib
 import csv
+import dataclasses
 import gzip
 import io
 import lzma
 import math
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 from ..errors import UsageError, missing_extra, reason_of, suggest
 from ..json_files import parse_json, read_json
@@ -28,7 +29,27 @@ _UNREADABLE = (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error)
 _DATASET_FILE, _SPLITS_FILE = "state.json", "dataset_dict.json"
 
 
-def read_rows(path: str | Path) -> NumberedRows:
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Rows in memory, which tasks read like those of a file.
+
+    Attributes:
+        numbered: The rows and their numbers.
+        name: Where they come from, for messages.
+    """
+
+    numbered: Sequence[tuple[int, Row]]
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Source: TypeAlias = str | Path | Rows
+"""Where rows come from: a file, a directory, or memory."""
+
+
+def read_rows(path: Source) -> NumberedRows:
     r"""Yields the rows of a file or a directory, each with its number.
 
     * JSONL (``.jsonl``), CSV and TSV, also compressed (``.csv.gz``, ``.tsv.xz``, ``.jsonl.bz2``).
@@ -39,7 +60,7 @@ def read_rows(path: str | Path) -> NumberedRows:
     * A directory that ``save_to_disk`` of Hugging Face ``datasets`` wrote, with the same extra.
 
     Args:
-        path: The file; its suffix is its format. Or the directory.
+        path: The file; its suffix is its format. Or the directory, or rows in memory.
 
     Yields:
         ``(number, row)``: the line of a text file or the row of a table, from 1, and the values by
@@ -57,6 +78,9 @@ def read_rows(path: str | Path) -> NumberedRows:
         ...     list(read_rows(path))
         [(2, {'text': 'it barks', 'label': 'dog'})]
     """
+    if isinstance(path, Rows):
+        yield from path.numbered
+        return
     path = Path(path)
     suffix = path.suffix.lower()
     compressed = suffix in _COMPRESSION
@@ -98,8 +122,47 @@ def _text_file(path: Path) -> NumberedRows:
         yield from _TEXT_READERS[kind](lines, path)
 
 
-def _json_lines(lines: Iterator[str], path: Path) -> NumberedRows:
-    for number, line in enumerate(lines, start=1):
+def read_stream(stream: BinaryIO, name: str, *, text: str) -> NumberedRows:
+    r"""Yields rows as they arrive: of JSONL, if the first line is an object, else of plain lines.
+
+    Blank lines are skipped.
+
+    Args:
+        stream: The stream of bytes.
+        name: Its name in messages.
+        text: The column that a plain line is.
+
+    Yields:
+        The number of the line, from 1, and the row.
+
+    Raises:
+        UsageError: The stream cannot be read or is not UTF-8, or a line of JSONL is no object.
+
+    Examples:
+        >>> list(read_stream(io.BytesIO(b"it purrs\nit barks\n"), "standard input", text="text"))
+        [(1, {'text': 'it purrs'}), (2, {'text': 'it barks'})]
+    """
+    lines = io.TextIOWrapper(stream, encoding="utf-8-sig")
+    try:
+        numbered = ((number, line) for number, line in enumerate(lines, 1) if line.strip())
+        is_json = None
+        for number, line in numbered:
+            is_json = line.lstrip().startswith("{") if is_json is None else is_json
+            yield (
+                next(_json_lines([line], name, start=number))
+                if is_json
+                else (number, {text: line.rstrip("\r\n")})
+            )
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{name} is not UTF-8 text: {error.reason}.") from None
+    except OSError as error:
+        raise UsageError(f"{name} cannot be read: {reason_of(error)}.") from None
+    finally:
+        lines.detach()
+
+
+def _json_lines(lines: Iterable[str], path: str | Path, *, start: int = 1) -> NumberedRows:
+    for number, line in enumerate(lines, start):
         if not line.strip():
             continue
         row = parse_json(line, f"{path}:{number}")

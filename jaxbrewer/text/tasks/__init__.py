@@ -29,8 +29,17 @@ def task_of(data: DataConfig) -> Task[Any]:
         >>> task_of(DataConfig()).head
         'sequence-classification'
     """
-    if data.task not in TASKS:
-        raise UsageError(f"data.task {data.task!r} is unknown: {suggest(data.task, TASKS)}")
-    module, _, name = TASKS[data.task].partition(".")
-    found: type[Task[Any]] = getattr(importlib.import_module(f".{module}", __package__), name)
-    return found(data)
+    return task_class(data.task)(data)
+
+
+def task_class(name: str) -> type[Task[Any]]:
+    """The class of a task.
+
+    Raises:
+        UsageError: The name is unknown.
+    """
+    if name not in TASKS:
+        raise UsageError(f"data.task {name!r} is unknown: {suggest(name, TASKS)}")
+    module, _, attribute = TASKS[name].partition(".")
+    found: type[Task[Any]] = getattr(importlib.import_module(f".{module}", __package__), attribute)
+    return found

@@ -11,6 +11,7 @@ from ...errors import UsageError, abbreviate
 from ...models.model_directory import ModelDirectory
 from ...run.results import Diagrams
 from ..read import Examples, UnknownLabelError, read_examples
+from ..rows import Source
 from ..tokenize import Encoded, Tokenizer
 from .measure import (
     Measure,
@@ -48,7 +49,7 @@ class Classification(Task[Examples]):
             )
             raise UsageError(f"{error} The classes are those of {source}: {remedy}.") from None
 
-    def read_unlabelled(self, path: str) -> Examples:
+    def read_unlabelled(self, path: Source) -> Examples:
         """Reads the columns ``data.text`` and ``data.text_pair``."""
         return read_examples(path, text=self.data.text, text_pair=self.data.text_pair, label=None)
 

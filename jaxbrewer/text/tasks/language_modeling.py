@@ -11,6 +11,7 @@ from ...models.model_directory import ModelDirectory
 from ..corpus import Columns, Corpus, encode_corpus, read_corpus
 from ..documents import LOSS_MASK, Documents, PackedLoader
 from ..loader import TextLoader, TokenLoader
+from ..rows import Source
 from ..tokenize import Encoded, Tokenizer
 from .measure import Measure
 from .task import Arrays, Head, Predictions, Task
@@ -33,14 +34,14 @@ class LanguageModeling(Task[Corpus]):
     keeps_both = True
 
     def read(
-        self, path: str, *, names: Sequence[str] | None = None, origin: str = "data.train"
+        self, path: Source, *, names: Sequence[str] | None = None, origin: str = "data.train"
     ) -> Corpus:
         """Reads ``data.messages``, ``data.prompt`` and ``data.completion``, or ``data.text``."""
         data = self.data
         columns = Columns(data.text, data.prompt, data.completion, data.messages)
         return read_corpus(path, columns)
 
-    def read_unlabelled(self, path: str) -> Corpus:
+    def read_unlabelled(self, path: Source) -> Corpus:
         """Reads the same columns: the labels of a text are its own tokens."""
         return self.read(path)
 

@@ -17,6 +17,7 @@ from ...errors import UsageError
 from ...models.model_directory import ModelDirectory
 from ...run.results import Diagrams
 from ..loader import TextLoader, TokenLoader
+from ..rows import Source
 from ..tokenize import Encoded, Tokenizer
 from .measure import Measure
 
@@ -125,8 +126,8 @@ class Task(abc.ABC, Generic[Data]):
         """
 
     @abc.abstractmethod
-    def read_unlabelled(self, path: str) -> Data:
-        """Reads the examples of a file without their labels."""
+    def read_unlabelled(self, path: Source) -> Data:
+        """Reads examples without their labels, of a file or of rows in memory."""
 
     @abc.abstractmethod
     def encode(self, tokenizer: Tokenizer, examples: Data) -> Encoded:
