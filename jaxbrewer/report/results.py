@@ -1,10 +1,12 @@
 """The results of runs: their scores, confusion and reliability, quality against cost."""
 
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from ..run.results import Results, Scores
+from ..run.results import Intervals, Numbers, Results, Scores
 from .html import charts, table
 from .records import RunRecord
 from .svg import Point, matrix, reliability, scatter
@@ -19,60 +21,104 @@ def results_section(runs: Sequence[RunRecord]) -> str:
     rows = _rows(found)
     if not rows:
         return ""
-    metrics = list(dict.fromkeys(name for _, scores in rows for name in scores["metrics"]))
-    header = ["model", *metrics, "parameters", "MB", "examples/s"]
-    lines = [[name, *_cells(scores, metrics)] for name, scores in rows]
     main = found[0][1]["main_metric"]
     direction = "larger" if found[0][1]["larger_is_better"] else "smaller"
     note = f'<p class="note">{main} leads ({direction} is better); in brackets: 95 % intervals.</p>'
     return "".join(
         [
             note,
-            table(header, lines, numbers=range(1, len(header))),
-            charts("Quality against cost", _costs(rows, main)),
+            _scores("metrics", "intervals", rows),
+            _scores("difference", "difference_intervals", rows, "Difference from the teacher"),
+            _scores("agreement", "intervals", rows, "Agreement with the teacher"),
+            _cost_table(rows),
+            charts("Quality against cost", _cost_charts(rows, main)),
             charts("Confusion and reliability", _diagrams(rows)),
         ]
     )
 
 
 def _rows(found: Sequence[tuple[RunRecord, Results]]) -> list[tuple[str, Scores]]:
-    """The scored models, each directory once; the run's name where several runs have the row."""
-    rows: dict[str, tuple[str, Scores]] = {}
+    """The scored models, each directory once; with the run's name where roles are not enough."""
+    rows: dict[str, tuple[str, RunRecord, Scores]] = {}
     for run, results in found:
         for role, scores in results["rows"].items():
             if scores["metrics"]:
-                name = role if len(found) == 1 else f"{role} of {run.name}"
-                rows.setdefault(scores.get("model", name), (name, scores))
-    return list(rows.values())
-
-
-def _cells(scores: Scores, metrics: Sequence[str]) -> list[str]:
-    intervals = scores.get("intervals", {})
-
-    def cell(name: str) -> str:
-        value = scores["metrics"].get(name)
-        low, high = (*intervals.get(name, ()), None, None)[:2]
-        bounds = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
-        return "" if value is None else f"{value:.4f}{bounds}"
-
-    size, speed = scores.get("bytes"), scores.get("examples_per_second")
+                rows.setdefault(scores.get("model", f"{role}/{run.name}"), (role, run, scores))
+    count = Counter(role for role, _, _ in rows.values())
     return [
-        *map(cell, metrics),
-        f"{scores['parameters']:,}" if "parameters" in scores else "",
-        "" if size is None else f"{size / 1e6:.1f}",
-        "" if speed is None else f"{speed:,.0f}",
+        (role if count[role] == 1 else f"{role} of {run.name}", scores)
+        for role, run, scores in rows.values()
     ]
 
 
-def _costs(rows: Sequence[tuple[str, Scores]], main: str) -> list[str]:
-    """The main metric against the size and against the speed of each model."""
-    costs = (("bytes", 1e6, "MB"), ("examples_per_second", 1, "examples/s"))
+def _scores(
+    values: str, intervals: str, rows: Sequence[tuple[str, Scores]], title: str = ""
+) -> str:
+    """A table of the numbers under one key of the scores, with their intervals; empty without."""
+    chosen: list[tuple[str, Numbers, Intervals]] = []
+    for name, scores in rows:
+        found: Any = scores
+        if found.get(values):
+            chosen.append((name, found[values], found.get(intervals, {})))
+    names = list(dict.fromkeys(name for _, numbers, _ in chosen for name in numbers))
+    if not names:
+        return ""
+
+    def cell(name: str, numbers: Numbers, bounds: Intervals) -> str:
+        value = numbers.get(name)
+        low, high = (*bounds.get(name, ()), None, None)[:2]
+        shown = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
+        return "" if value is None else f"{value:.4f}{shown}"
+
+    lines = [
+        [row, *(cell(name, numbers, bounds) for name in names)] for row, numbers, bounds in chosen
+    ]
+    heading = f"<h3>{title}</h3>" if title else ""
+    header = ["model", *(name.replace("_", " ") for name in names)]
+    return heading + table(header, lines, numbers=range(1, len(header)))
+
+
+def _costs(scores: Scores) -> dict[str, float]:
+    """What a model costs, by the name of the measure."""
+    found = {
+        "parameters": scores.get("parameters"),
+        "MB": scores["bytes"] / 1e6 if "bytes" in scores else None,
+        "ms at batch 1 (p50)": scores.get("latency_ms", {}).get("p50"),
+        "ms at batch 1 (p95)": scores.get("latency_ms", {}).get("p95"),
+        "examples/s": scores.get("examples_per_second"),
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _cost_table(rows: Sequence[tuple[str, Scores]]) -> str:
+    costs = {name: _costs(scores) for name, scores in rows}
+    names = list(dict.fromkeys(measure for found in costs.values() for measure in found))
+    lines = [
+        [row, *(_shown(found[name]) if name in found else "" for name in names)]
+        for row, found in costs.items()
+    ]
+    header = ["model", *names]
+    return f"<h3>Cost</h3>{table(header, lines, numbers=range(1, len(header)))}" if names else ""
+
+
+def _shown(value: float) -> str:
+    """A number with four digits, without an exponent where it is large.
+
+    Examples:
+        >>> _shown(22713216), _shown(0.43861)
+        ('22,713,216', '0.4386')
+    """
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
+def _cost_charts(rows: Sequence[tuple[str, Scores]], main: str) -> list[str]:
+    """The main metric against the size, the latency and the speed of each model."""
     drawn = []
-    for key, unit, label in costs:
+    for label in ("MB", "ms at batch 1 (p50)", "examples/s"):
         points = [
-            Point(name, float(cost) / unit, value)
+            Point(name, costs[label], value)
             for name, scores in rows
-            if isinstance(cost := scores.get(key), (int, float))
+            if label in (costs := _costs(scores))
             and (value := scores["metrics"].get(main)) is not None
         ]
         if len(points) > 1:

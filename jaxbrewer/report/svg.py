@@ -71,9 +71,9 @@ def line_chart(title: str, lines: Sequence[Line], *, x_label: str = "step") -> s
 
 def scatter(title: str, points: Sequence[Point], *, x_label: str, y_label: str) -> str:
     """A scatter plot whose points carry numbers; the legend names them."""
-    frame = _Frame.around(
-        np.array([point.x for point in points]), np.array([point.y for point in points])
-    )
+    xs, ys = (np.array([getattr(point, axis) for point in points]) for axis in "xy")
+    margin = 0.08 * (xs.max() - xs.min())
+    frame = _Frame.around(np.append(xs, [xs.min() - margin, xs.max() + margin]), ys)
     parts = [frame.axes(x_label, y_label)]
     for number, point in enumerate(points):
         x, y = frame.place(point.x, point.y)

@@ -27,6 +27,7 @@ def results_of(directory, accuracy):
             "intervals": {"accuracy": [accuracy - 0.02, accuracy + 0.02]},
             "parameters": size,
             "bytes": 4 * size,
+            "latency_ms": {"p50": size / 1e7, "p95": size / 9e6},
             "examples_per_second": 1e10 / size,
             "model": str(directory.parent / name if name == "teacher" else directory / "model"),
             "diagrams": {

@@ -142,6 +142,7 @@ def test_scores_have_their_intervals_and_each_model_one_row(runs):
     text = page_of(runs)
     assert text.count(">0.9000 [0.880, 0.920]<") == 1  # the teacher of both runs
     assert "student of runs/first" in text
+    assert "teacher of" not in text
     assert ">0.8100 [0.790, 0.830]<" in text
 
 
@@ -149,7 +150,8 @@ def test_quality_is_drawn_against_size_and_speed(runs):
     text = page_of(runs / "first")
     points = re.findall(r"<title>(\w+): ([\d.e+]+), 0.[89]</title>", text)
     assert points == [
-        ("teacher", "90.85"), ("student", "17.54"), ("teacher", "440.3"), ("student", "2280")
+        ("teacher", "90.85"), ("student", "17.54"), ("teacher", "2.271"), ("student", "0.4386"),
+        ("teacher", "440.3"), ("student", "2280"),
     ]  # fmt: skip
 
 
