@@ -14,6 +14,7 @@ from ..configs import (
     TrainingConfig,
 )
 from ..errors import UsageError, suggest
+from ..text.tasks import TASKS, task_class
 from .job_files import parse_yaml, read_job_file
 
 
@@ -104,6 +105,9 @@ class JobConfig(Config):
     def __post_init__(self) -> None:
         """Builds the sections from mappings."""
         _fill(self, "training", output_dir="runs/job")
+        self.nest("data", DataConfig)
+        if self.data.task in TASKS:
+            _fill(self, "distillation", **task_class(self.data.task).distillation_defaults)
         for name, section in SECTIONS.items():
             self.nest(name, section)
         self.training.require("output_dir", self.training.output_dir is not None, "a directory")

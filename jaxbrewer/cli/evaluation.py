@@ -101,7 +101,7 @@ def _evaluate(
     data, path, read = task.data, str(task.data.test), {}
     report_wait("reading the texts")
     for name, source in sources.items():
-        names = data.labels or (None if source.labels_are_numbers else source.labels)
+        names = task.label_names or (None if source.labels_are_numbers else source.labels)
         task.require_head(source)
         examples = task.read(path, names=names, origin=str(source.directory))
         head = task.head_to_use(source, examples)

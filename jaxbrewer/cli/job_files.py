@@ -116,6 +116,8 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.012
 def require_plain(value: Any, source: str) -> Any:
     """Checks that a parsed file is made of plain values, and returns a copy without shared parts.
 
+    Integers that are keys, such as the labels of ``label_map``, become strings.
+
     Raises:
         UsageError: It is nested too deeply, contains itself or too many values, an integer beyond
             64 bits, a key that is not a name, or text that no file name or label can be.
@@ -159,7 +161,7 @@ def require_plain(value: Any, source: str) -> Any:
 
 def _copied(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _copied(part) for key, part in value.items()}
+        return {str(key): _copied(part) for key, part in value.items()}
     return [_copied(part) for part in value] if isinstance(value, list) else value
 
 
@@ -168,7 +170,7 @@ def _parts(value: dict[Any, Any] | list[Any]) -> list[Any]:
 
 
 def _require_key(key: Any, source: str) -> None:
-    if not isinstance(key, str):
+    if isinstance(key, bool) or not isinstance(key, (str, int)):
         raise UsageError(f"{source}: the key {str(key)[:40]!r} is not a name.")
     _require_scalar(key, source)
 

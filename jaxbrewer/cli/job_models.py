@@ -62,7 +62,7 @@ def make_student(
     """Builds the student of a job, with a head like the teacher's."""
     if config.path is not None:
         source = read_text_model(config.path)
-        is_new = not source.has_head(task.head) or bool(head.names and source.labels != head.names)
+        is_new = not source.has_head(task.head) or not head.is_of(source)
         return load(task, source, head._replace(is_new=is_new), seed=seed)
     if config.layers is not None:
         return cut_layers(teacher, config.layers)
@@ -84,7 +84,7 @@ def _resize(teacher: TransformerConfig, fields: Mapping[str, Any]) -> Transforme
 def _require_known(where: str, fields: Mapping[str, Any], config: type[TransformerConfig]) -> None:
     """Refuses fields that do not exist, and those that the data decides (the classes)."""
     names = {field.name for field in dataclasses.fields(config)}
-    names -= {"num_labels", "labels", "model_type"}
+    names -= {"num_labels", "labels", "model_type", "problem_type"}
     for name in fields:
         if name not in names:
             raise UsageError(f"{where} has no field {name!r}: {suggest(name, sorted(names))}")

@@ -129,6 +129,7 @@ def prepare_distillation(job: Job) -> PreparedDistillation:
     config, data = job.config, job.config.data
     task, source = task_of(data), find_teacher(job)
     _require_student(job)
+    task.require_losses(config.distillation)
     report_wait("reading the texts")
     labelled, unlabelled, head, tokenizer, texts = read_distillation_texts(job, task, source)
     test = read_test(job, task, head)

@@ -1,9 +1,10 @@
 """The data of a job on text."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from ._base import Config
+from ._base import Config, is_int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,8 +18,11 @@ class DataConfig(Config):
         test: Labelled texts that score the result.
         text: Column of the text.
         text_pair: Column of the second text, if texts come in pairs.
-        label: Column of the label.
-        labels: The names of all classes; by default those of ``train``.
+        label: Column of the label: a class, several classes, or a number.
+        labels: The names of all classes, or a text or JSON file that lists them; by default those
+            of ``train``.
+        label_map: The names of the classes by the labels in the files, such as
+            ``{0: "NEGATIVE", 1: "POSITIVE"}``.
         max_length: Maximum number of tokens; longer texts are cut. Those of language models are
             cut into windows.
         prompt: Language models: column of a prompt, which is not learned ...
@@ -28,6 +32,17 @@ class DataConfig(Config):
         truncate: Language models: whether only the first window of a document is used.
         learn_prompts: Language models: whether prompts, and messages of others than the
             assistant, are learned too.
+        threshold: Multi-label: the probability from which a text has a class.
+        tokens: Token classification: column of the words, or its number in CoNLL files.
+        tags: Token classification: column of the words' classes, or its number in CoNLL files.
+        pieces: Token classification: whether a student learns from the teacher at the ``"first"``
+            piece of each word, or at ``"all"`` tokens.
+        question: Questions: column of the question.
+        context: Questions: column of the text that answers it.
+        answers: Questions: column of the answers.
+        stride: Questions: tokens that successive windows over a long text share.
+        max_answer_length: Questions: maximum number of tokens of an answer.
+        no_answer: Questions: whether a text may hold no answer.
     """
 
     task: str = "classification"
@@ -37,7 +52,8 @@ class DataConfig(Config):
     text: str = "text"
     text_pair: str | None = None
     label: str = "label"
-    labels: Sequence[str] | None = None
+    labels: Sequence[str] | str | None = None
+    label_map: Mapping[Any, Any] | None = None
     max_length: int = 128
     prompt: str = "prompt"
     completion: str = "completion"
@@ -45,6 +61,16 @@ class DataConfig(Config):
     packed: bool = True
     truncate: bool = False
     learn_prompts: bool = False
+    threshold: float = 0.5
+    tokens: str | int = "tokens"
+    tags: str | int = "tags"
+    pieces: str = "first"
+    question: str = "question"
+    context: str = "context"
+    answers: str = "answers"
+    stride: int = 32
+    max_answer_length: int = 30
+    no_answer: bool = False
 
     def __post_init__(self) -> None:
         """Checks each field."""
@@ -55,13 +81,42 @@ class DataConfig(Config):
             self.require(field, isinstance(getattr(self, field), bool), "true or false")
         for field in ("task", "text", "label", "prompt", "completion", "messages"):
             self.require(field, isinstance(getattr(self, field), str), "a name")
-        if self.labels is not None:
-            is_list = isinstance(self.labels, (list, tuple))
-            holds = is_list and not any(isinstance(name, bool) for name in self.labels)
-            self.require("labels", holds, "a list of names (yes and no need quotes in YAML)")
-            holds = all(isinstance(name, (str, int)) for name in self.labels)
-            self.require("labels", holds, "a list of names or integers")
-            object.__setattr__(self, "labels", tuple(map(str, self.labels)))
-            holds = len(set(self.labels)) == len(self.labels) > 1
-            self.require("labels", holds, "at least two different names")
+        for field in ("question", "context", "answers"):
+            self.require(field, isinstance(getattr(self, field), str), "a name")
+        for field in ("tokens", "tags"):
+            value = getattr(self, field)
+            self.require(field, isinstance(value, str) or is_int(value), "a name or a number")
+        if self.labels is not None and not isinstance(self.labels, str):
+            self._check_labels()
+        if self.label_map is not None:
+            self._check_label_map()
         self.require_number("max_length", minimum=4, whole=True)
+        self.require_number("threshold", minimum=0, maximum=1)
+        self.require_choice("pieces", ("first", "all"))
+        self.require_number("stride", minimum=0, whole=True)
+        self.require_number("max_answer_length", minimum=1, whole=True)
+        self.require_flag("no_answer")
+
+    def _check_labels(self) -> None:
+        is_list = isinstance(self.labels, (list, tuple))
+        holds = is_list and not any(isinstance(name, bool) for name in self.labels or ())
+        self.require("labels", holds, "a list of names (yes and no need quotes in YAML), or a file")
+        holds = all(isinstance(name, (str, int)) for name in self.labels or ())
+        self.require("labels", holds, "a list of names or integers")
+        names = tuple(map(str, self.labels or ()))
+        object.__setattr__(self, "labels", names)
+        self.require("labels", len(set(names)) == len(names) > 1, "at least two different names")
+
+    def _check_label_map(self) -> None:
+        is_map = isinstance(self.label_map, Mapping) and bool(self.label_map)
+        self.require("label_map", is_map, "a mapping from labels to names")
+        pairs = dict(self.label_map or {})
+        holds = all(
+            isinstance(name, str) or is_int(name) for pair in pairs.items() for name in pair
+        )
+        self.require(
+            "label_map", holds, "a mapping from labels to names (quote yes and no in YAML)"
+        )
+        names = {str(label): str(name) for label, name in pairs.items()}
+        self.require("label_map", len(names) == len(pairs), "a mapping with each label once")
+        object.__setattr__(self, "label_map", names)

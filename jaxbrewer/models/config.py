@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NoReturn, Self
 
 from ..errors import UsageError, suggest
+from .model_types import PROBLEM_TYPES
 from .pooling import Pooling
 
 ACTIVATION_NAMES = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish", "tanh")
@@ -171,6 +172,9 @@ class EncoderConfig(TransformerConfig):
         labels: Their names, in order; ``None`` for ``LABEL_0, LABEL_1, ...``.
         pooling: How the tokens of an encoder without a head become an embedding, a
             :class:`~jaxbrewer.models.pooling.Pooling` or its fields; ``None`` for no embedding.
+        problem_type: What the logits of a sequence classifier are, one of
+            :data:`~jaxbrewer.models.model_types.PROBLEM_TYPES`: logits of a softmax, one logit of
+            a sigmoid for each label, or numbers. ``None`` if the file does not say.
 
     Raises:
         UsageError: A value has the wrong type, is out of range, or does not fit another.
@@ -179,6 +183,7 @@ class EncoderConfig(TransformerConfig):
     num_labels: int = 2
     labels: tuple[str, ...] | None = None
     pooling: Pooling | None = None
+    problem_type: str | None = None
 
     NOT_IN_FILES: ClassVar[frozenset[str]] = frozenset({"num_labels", "labels", "pooling"})
 
@@ -191,6 +196,9 @@ class EncoderConfig(TransformerConfig):
                 f"{type(self).__name__} hidden_size {self.hidden_size} is not a multiple of "
                 f"num_attention_heads {self.num_attention_heads}."
             )
+        if self.problem_type not in (None, *PROBLEM_TYPES):
+            name, hint = type(self).__name__, suggest(self.problem_type, PROBLEM_TYPES)
+            raise UsageError(f"{name} problem_type {self.problem_type!r} is unknown: {hint}")
         if self.labels is not None:
             object.__setattr__(self, "labels", tuple(str(label) for label in self.labels))
             if len(set(self.labels)) != len(self.labels):
@@ -237,8 +245,11 @@ class EncoderConfig(TransformerConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """As :meth:`TransformerConfig.to_dict`, with the names of the labels."""
+        own = super().to_dict()
+        if self.problem_type is None:
+            del own["problem_type"]
         return {
-            **super().to_dict(),
+            **own,
             "id2label": {str(index): name for index, name in self.id2label.items()},
             "label2id": {name: index for index, name in self.id2label.items()},
         }

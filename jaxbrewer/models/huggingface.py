@@ -109,8 +109,6 @@ def load(
     if head.task == BARE and "pooling" not in settings:
         settings["pooling"] = read_pooling(folder)
     config = _changed(config, settings)
-    if head.task == "sequence-classification" and not new_head:
-        _require_single_label(fields, folder)
     with contextlib.ExitStack() as stack:
         files = stack.enter_context(
             open_weights(folder, fields) if gguf is None else gguf.weights()
@@ -361,16 +359,6 @@ def _head_for(
             + suggest("", family.by_task)
         )
     return head
-
-
-def _require_single_label(fields: Mapping[str, Any], folder: Path) -> None:
-    """Refuses heads whose logits are not those of a softmax over classes."""
-    problem = fields.get("problem_type")
-    if problem not in (None, "single_label_classification"):
-        raise UsageError(
-            f"{folder / CONFIG}: problem_type {problem!r} is not supported, only "
-            "'single_label_classification': the logits of this head are not those of a softmax."
-        )
 
 
 def _changed(config: TransformerConfig, settings: Mapping[str, Any]) -> TransformerConfig:

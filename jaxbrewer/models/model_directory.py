@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError, suggest
-from .model_types import BARE, FAMILIES, TASKS, head_tensors
+from .model_types import BARE, FAMILIES, PROBLEM_TYPES, TASKS, head_tensors
 from .weight_files import (
     Tensor,
     is_model_directory,
@@ -83,6 +83,17 @@ class ModelDirectory:
     def labels_are_numbers(self) -> bool:
         """Whether the classes have only the default names ``LABEL_0``, ``LABEL_1``, ..."""
         return all(name == f"LABEL_{number}" for number, name in enumerate(self.labels))
+
+    @property
+    def problem_type(self) -> str | None:
+        """What the logits of a sequence classification head are, if the config says so."""
+        problem = self.fields.get("problem_type")
+        if problem not in (None, *PROBLEM_TYPES):
+            raise UsageError(
+                f"{self.directory / 'config.json'}: problem_type {problem!r} is unknown: "
+                f"{suggest(problem, PROBLEM_TYPES)}"
+            )
+        return problem
 
     @property
     def longest(self) -> int | None:

@@ -40,6 +40,9 @@ TASKS = {
 }
 """The task of a head, and the end of Hugging Face's names of models with such a head."""
 
+PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
+"""What the logits of a sequence classification head are: ``problem_type`` of ``config.json``."""
+
 _CLASSIFIER, _SPANS = ("classifier.weight",), ("qa_outputs.weight",)
 _POOLED = ("pooler.dense.weight", *_CLASSIFIER)
 _TWO_LAYERS = ("classifier.dense.weight", "classifier.out_proj.weight")

@@ -11,6 +11,7 @@ from ._tables import ADAPTOR_KEYS as ADAPTOR_KEYS
 from ._tables import FEATURES as FEATURES
 from ._tables import KD_LOSS_MAP as KD_LOSS_MAP
 from ._tables import MATCH_LOSS_MAP as MATCH_LOSS_MAP
+from ._tables import PACKAGED_KD_LOSSES as PACKAGED_KD_LOSSES
 from ._tables import PROJ_MAP as PROJ_MAP
 from ._tables import TEMPERATURE_SCHEDULER as TEMPERATURE_SCHEDULER
 from ._tables import WEIGHT_SCHEDULER as WEIGHT_SCHEDULER

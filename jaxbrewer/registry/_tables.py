@@ -52,6 +52,9 @@ KD_LOSS_MAP = Table(
 
 A function with an argument ``labels`` gets the adaptor's; further arguments are parameters."""
 
+PACKAGED_KD_LOSSES = frozenset(KD_LOSS_MAP)
+"""The names of ``KD_LOSS_MAP`` that are not registered by users."""
+
 _layer = functools.partial(MatchLossRow, layers=1, ranks=(1, 2, 3, 4, 5))
 _example = functools.partial(MatchLossRow, layers=1, ranks=(2, 3))
 _scores = functools.partial(MatchLossRow, layers=1, ranks=(3, 4), scores=True)

@@ -1,9 +1,9 @@
 """Turns text files into batches of token arrays; needs the extra ``jaxbrewer[text]``."""
 
+from .labels import UNLABELLED as UNLABELLED
 from .loader import TextLoader as TextLoader
 from .model import TextModel as TextModel
 from .model import load as load
-from .read import UNLABELLED as UNLABELLED
 from .read import Examples as Examples
 from .read import read_examples as read_examples
 from .tasks import TASKS as TASKS

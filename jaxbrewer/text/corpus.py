@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int
 from ..errors import UsageError, reason_of, suggest
 from .chat import ChatTemplate, check_messages
 from .documents import Documents, make_documents
-from .read import check_text
+from .labels import check_text
 from .rows import Rows, Source, read_rows
 from .tokenize import Spans, Tokenizer
 

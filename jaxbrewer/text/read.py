@@ -1,25 +1,24 @@
 """Texts and their labels, from files with named columns; errors name the file and the line."""
 
 import dataclasses
-import math
-import re
-import unicodedata
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 
 from ..errors import UsageError, suggest
+from .labels import (
+    UNLABELLED,
+    as_names,
+    check_label,
+    check_text,
+    number_of,
+    require_known,
+    sorted_names,
+    warn_of_similar,
+)
 from .rows import Source, read_rows
-
-UNLABELLED = -100
-"""The class number of a text without a label."""
-
-
-class UnknownLabelError(UsageError):
-    """A label of a file is not one of the given classes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,14 +28,15 @@ class Examples:
     Attributes:
         texts: One text per example.
         pairs: The second text of each example, or ``None`` for single texts.
-        labels: Class numbers, int32 ``[examples]``: positions in ``label_names``, or
-            ``UNLABELLED``. ``None`` if no example has a label.
+        labels: Class numbers, int32 ``[examples]``: positions in ``label_names``. Other tasks have
+            other labels, ``[examples, ...]``. Of an example without a label all numbers are
+            ``UNLABELLED``, or NaN if they are floats. ``None`` if no example has a label.
         label_names: The classes in order.
     """
 
     texts: list[str]
     pairs: list[str] | None = None
-    labels: Int[np.ndarray, " examples"] | None = None
+    labels: Shaped[np.ndarray, "examples ..."] | None = None
     label_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -69,15 +69,16 @@ class Examples:
         """
         if (self.pairs is None) != (more.pairs is None):
             raise UsageError("Either all texts come in pairs (text_pair) or none do.")
-        labels = [
-            np.full(len(self), UNLABELLED) if self.labels is None else self.labels,
-            np.full(len(more), UNLABELLED),
-        ]
+        labels = self.labels
+        if labels is None:
+            labels = np.full(len(self), UNLABELLED, np.int32)
+        is_float = np.issubdtype(labels.dtype, np.floating)
+        none = np.full((len(more), *labels.shape[1:]), np.nan if is_float else UNLABELLED)
         return dataclasses.replace(
             self,
             texts=self.texts + more.texts,
             pairs=None if self.pairs is None or more.pairs is None else self.pairs + more.pairs,
-            labels=np.concatenate(labels).astype(np.int32),
+            labels=np.concatenate([labels, none.astype(labels.dtype)]),
         )
 
 
@@ -88,6 +89,7 @@ def read_examples(
     text_pair: str | None = None,
     label: str | None = "label",
     labels: Sequence[str] | None = None,
+    label_map: Mapping[str, str] | None = None,
 ) -> Examples:
     r"""Reads texts and labels from a file with named columns; see :func:`read_rows` for formats.
 
@@ -99,6 +101,8 @@ def read_examples(
         label: Column of the label, a string or an integer; ``None`` for texts without labels.
         labels: The classes in order. By default those of the file, sorted (numerically if all are
             integers).
+        label_map: Names of the classes by the labels of the file; see
+            :func:`~jaxbrewer.text.labels.as_names`.
 
     Returns:
         At least one example.
@@ -120,98 +124,62 @@ def read_examples(
         (['it barks', 'it purrs'], [1, 0], ('cat', 'dog'))
     """
     columns = {"text": text, "text_pair": text_pair, "label": label}
-    wanted = {field: column for field, column in columns.items() if column is not None}
-    found: dict[str, list[str]] = {field: [] for field in wanted}
-    lines: list[int] = []
-    for line, row in read_rows(path):
-        for field, column in wanted.items():
-            if column not in row:
-                raise UsageError(
-                    f"{path}:{line}: no column {column!r} for {field}: {suggest(column, row)}"
-                )
-            check = _label if field == "label" else check_text
-            found[field].append(check(row[column], f"{path}:{line}: the {field} {column!r}"))
-        lines.append(line)
-    if not lines:
-        raise UsageError(f"{path} is empty: it has no examples.")
+    found, places = read_columns(
+        path, {field: column for field, column in columns.items() if column is not None}
+    )
     numbers, names = None, tuple(map(str, labels or ()))
     if label is not None:
-        names = names or _sorted_names(set(found["label"]))
-        numbers = _numbers(found["label"], names, path, lines)
-        _warn_of_similar(names, path)
+        own = as_names(found["label"], places, label_map=label_map, known=names)
+        names = names or sorted_names(own)
+        number = number_of(names)
+        require_known(own, places, names)
+        numbers = np.array([number[name] for name in own], np.int32)
+        warn_of_similar(names, path)
     return Examples(found["text"], found.get("text_pair"), numbers, names)
 
 
-def _numbers(
-    found: list[str], names: tuple[str, ...], path: Source, lines: list[int]
-) -> Int[np.ndarray, " examples"]:
-    number = {name: position for position, name in enumerate(names)}
-    if len(number) < len(names):
-        raise UsageError(f"labels has a name twice: {list(names)}.")
-    for name, line in zip(found, lines, strict=True):
-        if name not in number:
-            raise UnknownLabelError(
-                f"{path}:{line}: the label {_shown(name)} is not one of the classes: "
-                f"{suggest(name, names)}"
-            )
-    return np.array([number[name] for name in found], np.int32)
+Check = Callable[[Any, str], Any]
+"""Checks a value of a file; the second argument is its place, for messages."""
 
 
-def _warn_of_similar(names: Sequence[str], path: Source) -> None:
-    """Warns of classes that differ only by case, spaces or the form of their characters."""
-    alike: dict[str, str] = {}
-    for name in names:
-        key = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
-        if key in alike:
-            warnings.warn(
-                f"{path}: the labels {alike[key]!r} and {name!r} are two classes, although they "
-                "differ only by case or spaces.",
-                stacklevel=3,
-            )
-        alike.setdefault(key, name)
-
-
-def _sorted_names(names: set[str]) -> tuple[str, ...]:
-    numeric = all(re.fullmatch(r"-?[0-9]{1,18}", name) for name in names)
-    return tuple(sorted(names, key=int if numeric else None))
-
-
-def check_text(value: Any, where: str) -> str:
-    """A text of a file, checked.
+def read_columns(
+    path: Source, columns: Mapping[str, str], checks: Mapping[str, Check] | None = None
+) -> tuple[dict[str, list[Any]], list[str]]:
+    """Reads some columns of a file; see :func:`read_rows` for formats.
 
     Args:
-        value: What the file has.
-        where: File, line and column, for messages.
+        path: The file.
+        columns: The columns' names by field.
+        checks: A function per field that checks its values; by default a label is a class, all
+            others are texts.
+
+    Returns:
+        The values of each field, of at least one row, and the file and line of each row.
 
     Raises:
-        UsageError: It is missing, empty, or no text.
+        UsageError: The file cannot be read or is empty, a column is unknown, or a check fails.
     """
-    if isinstance(value, float) and math.isnan(value):
-        raise UsageError(f"{where} is NaN, a missing value: fill it or remove the line.")
-    if not isinstance(value, str):
-        kind = type(value).__name__
-        raise UsageError(f"{where} must be a string, got {kind}: {_shown(value)}.")
-    if not value.strip():
-        raise UsageError(f"{where} is empty.")
-    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-        raise UsageError(
-            f"{where} contains half a surrogate pair, which is not text: {_shown(value)}."
-        )
-    return value
+    checks = {"label": check_label, **(checks or {})}
+    found: dict[str, list[Any]] = {field: [] for field in columns}
+    places: list[str] = []
+    for line, row in read_rows(path):
+        place = f"{path}:{line}"
+        for field, column in columns.items():
+            value = value_of(row, column, field, place)
+            check = checks.get(field, check_text)
+            found[field].append(check(value, f"{place}: the {field} {column!r}"))
+        places.append(place)
+    if not places:
+        raise UsageError(f"{path} is empty: it has no examples.")
+    return found, places
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def value_of(row: Mapping[str, Any], column: str, field: str, place: str) -> Any:
+    """The value of a row in a column.
 
-
-def _label(value: Any, where: str) -> str:
-    if isinstance(value, int) and not isinstance(value, bool):
-        if abs(value) >= 2**63:
-            raise UsageError(f"{where} is an integer with more than 64 bits.")
-        return str(value)
-    if value is None:
-        raise UsageError(f"{where} is missing.")
-    if not isinstance(value, (str, float)):
-        raise UsageError(f"{where} must be a string or an integer, got {_shown(value)}.")
-    return check_text(value, where)
+    Raises:
+        UsageError: There is no such column.
+    """
+    if column not in row:
+        raise UsageError(f"{place}: no column {column!r} for {field}: {suggest(column, row)}")
+    return row[column]

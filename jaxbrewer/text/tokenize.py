@@ -12,7 +12,7 @@ from jaxtyping import Int
 
 from ..errors import UsageError, missing_extra
 from ..json_files import read_json
-from .read import UNLABELLED
+from .labels import UNLABELLED
 
 TOKENIZER_FILES = (
     "tokenizer.json",

@@ -127,6 +127,7 @@ def make_distillation(
         training: Directories, devices and checkpoints; its ``cache_dir`` may hold the teacher's
             outputs, from :func:`cache_teacher`.
     """
+    task.require_losses(distillation)
     loader = _make_loader(task, encoded, optimization, training)
     distiller = GeneralDistiller(
         training, distillation, teacher, student, task.adaptor, task.adaptor
@@ -156,7 +157,7 @@ def cache_teacher(
         batch_size: Texts per batch.
         options: Options of :func:`~jaxbrewer.build_cache`.
     """
-    texts = encoded.without("labels")
+    texts = encoded.without(*task.label_columns)
     loader = TextLoader(texts, min(batch_size, len(texts)), shuffle=False)
     build_cache(directory, teacher, task.adaptor, loader, **options)
 

@@ -216,7 +216,9 @@ def test_teachers_of_other_problems_are_refused(job, data, tmp_path, capsys, pro
     (teacher / "config.json").write_text(json.dumps(fields))
     for words in (["distill", job, "--dry-run"], ["train", job, "--dry-run"]):
         line = refused(capsys, *words, "--teacher.path", teacher)
-        assert f"problem_type '{problem}' is not supported" in line
+        assert f"has the problem_type '{problem}', which data.task 'classification' cannot" in line
+        task = {"regression": "regression"}.get(problem, "multi-label")
+        assert line.endswith(f"set data.task to '{task}'.")
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -251,13 +250,18 @@ def test_mismatched_files_are_refused_by_name(rewrite, change, settings, message
         load_bert(rewrite(change), **settings)
 
 
-@pytest.mark.parametrize("problem", ["multi_label_classification", "regression", ["x"]])
-def test_heads_of_other_problems_are_refused_unless_replaced(rewrite, problem):
-    directory = rewrite(config={"problem_type": problem})
-    with pytest.raises(UsageError, match=f"problem_type {re.escape(repr(problem))} is not supp"):
-        load_bert(directory)
-    load_bert(directory, new_head=True)
-    load_bert(rewrite(config={"problem_type": "single_label_classification"}))
+def test_a_model_keeps_its_problem_type(rewrite, tmp_path):
+    assert load_bert(CASE).config.problem_type is None
+    model = load_bert(rewrite(config={"problem_type": "multi_label_classification"}))
+    assert model.config.problem_type == "multi_label_classification"
+    save_bert(model, tmp_path / "saved")
+    fields = json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert fields["problem_type"] == "multi_label_classification"
+    save_bert(load_bert(CASE), tmp_path / "saved")
+    assert "problem_type" not in json.loads((tmp_path / "saved" / "config.json").read_text())
+    for unknown in ("multi_label", ["regression"]):
+        with pytest.raises(UsageError, match="problem_type .* is unknown: .*'regression'"):
+            load_bert(rewrite(config={"problem_type": unknown}))
 
 
 class TestMeanPooling:

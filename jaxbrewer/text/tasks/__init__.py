@@ -14,6 +14,8 @@ from .task import Texts as Texts
 
 TASKS = {
     "classification": "classification.Classification",
+    "multi-label": "multi_label.MultiLabel",
+    "regression": "regression.Regression",
     "language-modeling": "language_modeling.LanguageModeling",
 }
 """The values of ``data.task``: a module of this folder and its class."""

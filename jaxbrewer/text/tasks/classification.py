@@ -7,47 +7,38 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from ...errors import UsageError, abbreviate
-from ...models.model_directory import ModelDirectory
 from ...run.results import Diagrams
-from ..read import Examples, UnknownLabelError, read_examples
+from ..read import Examples, read_examples
 from ..rows import Source
 from ..tokenize import Encoded, Tokenizer
-from .measure import (
-    Measure,
-    Statistics,
-    calibration_bins,
-    calibration_error,
-    macro_f1,
-    means,
-)
-from .task import Arrays, Head, Predictions, Task
+from .classes import ClassesTask, count_classes, renumbered
+from .measure import Measure, Statistics, calibration_bins, calibration_error, means
+from .task import Arrays, Head, Predictions
 
 
-class Classification(Task[Examples]):
+class Classification(ClassesTask[Examples]):
     """One of several classes for each text, or pair of texts."""
 
     name = "classification"
     head = "sequence-classification"
+    problem_type = "single_label_classification"
     main_metric = "accuracy"
     reads_same_tokens = False
 
     def read(
-        self, path: str, *, names: Sequence[str] | None = None, origin: str = "data.train"
+        self, path: Source, *, names: Sequence[str] | None = None, origin: str = "data.train"
     ) -> Examples:
         """Reads the columns ``data.text``, ``data.text_pair`` and ``data.label``."""
         data = self.data
-        names = names or data.labels
-        try:
+        with self.unknown_labels(origin):
             return read_examples(
-                path, text=data.text, text_pair=data.text_pair, label=data.label, labels=names
+                path,
+                text=data.text,
+                text_pair=data.text_pair,
+                label=data.label,
+                labels=names or self.label_names,
+                label_map=data.label_map,
             )
-        except UnknownLabelError as error:
-            source = "data.labels" if data.labels else origin
-            remedy = (
-                "add it there" if data.labels else "to have more, list all of them in data.labels"
-            )
-            raise UsageError(f"{error} The classes are those of {source}: {remedy}.") from None
 
     def read_unlabelled(self, path: Source) -> Examples:
         """Reads the columns ``data.text`` and ``data.text_pair``."""
@@ -55,55 +46,7 @@ class Classification(Task[Examples]):
 
     def encode(self, tokenizer: Tokenizer, examples: Examples) -> Encoded:
         """Tokenizes the texts; the class numbers are the column ``labels``."""
-        encoded = tokenizer.encode(examples.texts, examples.pairs, max_length=self.data.max_length)
-        if examples.labels is None:
-            return encoded
-        return dataclasses.replace(encoded, columns={"labels": examples.labels})
-
-    def describe(self, examples: Examples) -> list[tuple[str, str]]:
-        """The names of the classes."""
-        return [("classes", f"{len(examples.label_names)}: {abbreviate(examples.label_names)}")]
-
-    @classmethod
-    def is_task_of(cls, source: ModelDirectory) -> bool:
-        """Whether it has a head for several classes, of which one is right."""
-        kind = source.fields.get("problem_type") or "single_label_classification"
-        is_single = kind == "single_label_classification" and len(source.labels) > 1
-        return source.has_head(cls.head) and is_single
-
-    def head_to_train(self, source: ModelDirectory, examples: Examples) -> Head:
-        """The model's own classes if the examples have the same ones, else a new head's."""
-        if len(examples.label_names) < 2:
-            raise UsageError(
-                f"data.train has one class, {abbreviate(examples.label_names)}: a classifier needs "
-                "two."
-            )
-        if source.has_head(self.head) and set(source.labels) == set(examples.label_names):
-            return Head(source.labels)
-        return Head(examples.label_names, is_new=True)
-
-    def head_to_use(self, source: ModelDirectory, examples: Examples) -> Head:
-        """The classes of a trained model, under the names that the examples use.
-
-        The classes of a model without class names are those of ``data.labels``, in this order, or
-        else numbers.
-        """
-        self.require_head(source)
-        found, count = examples.label_names, len(source.labels)
-        if count < 2:
-            raise UsageError(f"{source.directory} has {count} classes: a classifier needs two.")
-        if set(found) <= set(source.labels):
-            return Head(source.labels)
-        if source.labels_are_numbers:
-            if self.data.labels and len(found) == count:
-                return Head(found)
-            numbers = tuple(map(str, range(count)))
-            if set(found) <= set(numbers):
-                return Head(numbers)
-        raise UsageError(
-            f"{source.directory} has other classes ({count}: {abbreviate(source.labels)}) than the "
-            f"data ({len(found)}: {abbreviate(found)})."
-        )
+        return encode_texts(tokenizer, examples, self.data.max_length)
 
     def with_head(self, examples: Examples, head: Head) -> Examples:
         """Numbers the classes of the examples as in ``head.names``.
@@ -115,10 +58,9 @@ class Classification(Task[Examples]):
             >>> Classification(DataConfig()).with_head(examples, head).labels
             array([2, 0], dtype=int32)
         """
-        if examples.labels is None:
-            return dataclasses.replace(examples, label_names=head.names)
-        numbers = np.array([head.names.index(name) for name in examples.label_names], np.int32)
-        labels = np.where(examples.labels < 0, examples.labels, numbers[examples.labels])
+        labels = examples.labels
+        if labels is not None:
+            labels = renumbered(labels, examples.label_names, head.names)
         return dataclasses.replace(examples, labels=labels, label_names=head.names)
 
     def adaptor(self, batch: Arrays, outputs: Arrays) -> dict[str, Any]:
@@ -131,10 +73,15 @@ class Classification(Task[Examples]):
 
     def measure(self, examples: Examples, encoded: Encoded, predictions: Predictions) -> Measure:
         """Accuracy, macro-F1, mean cross-entropy in nats, and calibration error."""
-        assert examples.labels is not None
-        known = examples.labels >= 0
-        labels, logits = examples.labels[known], predictions.rows["logits"][known]
-        return measure_classes(logits, labels)
+        return measure_classes(*_labelled(examples, predictions))
+
+    def details(
+        self, examples: Examples, encoded: Encoded, predictions: Predictions
+    ) -> dict[str, dict[str, float]]:
+        """Precision, recall and F1 of each class."""
+        logits, labels = _labelled(examples, predictions)
+        counts = count_classes(logits.argmax(-1), labels, logits.shape[-1])
+        return counts.by_class(examples.label_names)
 
     def diagrams(self, examples: Examples, encoded: Encoded, predictions: Predictions) -> Diagrams:
         """The confusion matrix, and the calibration of the predicted classes."""
@@ -164,6 +111,23 @@ class Classification(Task[Examples]):
             }
 
 
+def encode_texts(tokenizer: Tokenizer, examples: Examples, max_length: int) -> Encoded:
+    """Tokenizes texts and pairs; the labels, if there are any, are the column ``labels``."""
+    encoded = tokenizer.encode(examples.texts, examples.pairs, max_length=max_length)
+    if examples.labels is None:
+        return encoded
+    return dataclasses.replace(encoded, columns={"labels": examples.labels})
+
+
+def shared_outputs(batch: Arrays, outputs: Arrays) -> dict[str, Any]:
+    """What the adaptors of all tasks return: the mask, hidden states and attention scores."""
+    return {
+        "inputs_mask": batch["attention_mask"],
+        "hidden": outputs.get("hidden_states"),
+        "attention": outputs.get("attention_scores"),
+    }
+
+
 def adaptor(batch: Arrays, outputs: Arrays) -> dict[str, Any]:
     """The adaptor of a classifier; a negative label means that the example has none."""
     import jax.numpy as jnp
@@ -171,12 +135,7 @@ def adaptor(batch: Arrays, outputs: Arrays) -> dict[str, Any]:
 
     from ...losses import masked_mean
 
-    answer = {
-        "logits": outputs["logits"],
-        "inputs_mask": batch["attention_mask"],
-        "hidden": outputs.get("hidden_states"),
-        "attention": outputs.get("attention_scores"),
-    }
+    answer = {"logits": outputs["logits"], **shared_outputs(batch, outputs)}
     if "labels" in batch:
         has_label = batch["labels"] >= 0
         labels = jnp.where(has_label, batch["labels"], 0)
@@ -185,6 +144,14 @@ def adaptor(batch: Arrays, outputs: Arrays) -> dict[str, Any]:
         )
         answer |= {"labels": batch["labels"], "losses": masked_mean(loss, has_label)}
     return answer
+
+
+def _labelled(
+    examples: Examples, predictions: Predictions
+) -> tuple[Float[np.ndarray, "labelled classes"], Int[np.ndarray, " labelled"]]:
+    assert examples.labels is not None
+    known = examples.labels >= 0
+    return predictions.rows["logits"][known], examples.labels[known]
 
 
 def accuracy(
@@ -226,7 +193,7 @@ def measure_classes(
         is_correct = of["label"] == of["predicted"]
         return {
             "accuracy": is_correct.mean(),
-            "macro_f1": macro_f1(of["label"], of["predicted"], classes),
+            "macro_f1": count_classes(of["predicted"], of["label"], classes).macro_f1,
             "loss": of["nats"].mean(),
             "calibration_error": calibration_error(of["confidence"], is_correct),
         }

@@ -180,18 +180,3 @@ def calibration_bins(
     sums = (np.bincount(place, np.float64(x), minlength=bins) for x in (confidence, is_correct))
     mean, share = (total / np.maximum(count, 1) for total in sums)
     return mean, share, count
-
-
-def macro_f1(
-    labels: Int[np.ndarray, " examples"], predicted: Int[np.ndarray, " examples"], classes: int
-) -> float:
-    """The mean F1 of the classes that occur among the labels or the predictions.
-
-    Examples:
-        >>> round(macro_f1(np.array([0, 0, 1]), np.array([0, 1, 1]), 3), 4)
-        0.6667
-    """
-    hits = np.bincount(labels[labels == predicted], minlength=classes)
-    either = np.bincount(labels, minlength=classes) + np.bincount(predicted, minlength=classes)
-    occurs = either > 0
-    return float(np.mean(2 * hits[occurs] / either[occurs]))

@@ -12,10 +12,13 @@ from typing import Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 
-from ...configs import DataConfig
+from ...configs import DataConfig, DistillationConfig
 from ...errors import UsageError
 from ...models.model_directory import ModelDirectory
+from ...models.model_types import PROBLEM_TYPES
+from ...registry import KD_LOSS_MAP, PACKAGED_KD_LOSSES, loss_and_parameters
 from ...run.results import Diagrams
+from ..labels import read_label_names
 from ..loader import TextLoader, TokenLoader
 from ..rows import Source
 from ..tokenize import Encoded, Tokenizer
@@ -55,6 +58,16 @@ class Head(NamedTuple):
     is_new: bool = False
     settings: Mapping[str, Any] = MappingProxyType({})
 
+    def is_of(self, source: ModelDirectory) -> bool:
+        """Whether the head in the files of a model is this one, if there is a head."""
+        wanted = self.settings.get("num_labels", len(source.labels))
+        problem = self.settings.get("problem_type", source.problem_type)
+        return (
+            (not self.names or source.labels == self.names)
+            and wanted == len(source.labels)
+            and source.problem_type in (None, problem)
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
@@ -88,6 +101,11 @@ class Task(abc.ABC, Generic[Data]):
     Attributes:
         name: The task's name in a job, ``data.task``.
         head: The head it needs of a model, a key of :data:`jaxbrewer.models.TASKS`.
+        problem_type: What the logits of a sequence classification head must be.
+        label_columns: Columns of an :class:`Encoded` that hold labels.
+        distillation_defaults: Fields of ``DistillationConfig`` whose defaults in a job differ.
+        kd_loss_types: Packaged losses between logits that fit the head; empty for all. Registered
+            ones fit if they take one class.
         main_metric: The metric that chooses the best checkpoint and leads a table.
         larger_is_better: Whether a larger ``main_metric`` is better.
         reads_same_tokens: Whether teacher and student must have the same tokenizer.
@@ -98,6 +116,10 @@ class Task(abc.ABC, Generic[Data]):
 
     name: ClassVar[str]
     head: ClassVar[str]
+    problem_type: ClassVar[str | None] = None
+    label_columns: ClassVar[tuple[str, ...]] = ("labels",)
+    distillation_defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    kd_loss_types: ClassVar[tuple[str, ...]] = ()
     main_metric: ClassVar[str]
     larger_is_better: ClassVar[bool] = True
     reads_same_tokens: ClassVar[bool] = True
@@ -106,6 +128,14 @@ class Task(abc.ABC, Generic[Data]):
 
     def __init__(self, data: DataConfig):
         self.data = data
+
+    @property
+    def label_names(self) -> tuple[str, ...] | None:
+        """The names in ``data.labels``, which may be a file."""
+        labels = self.data.labels
+        if labels is None:
+            return None
+        return read_label_names(labels) if isinstance(labels, str) else tuple(labels)
 
     # Data
 
@@ -233,9 +263,12 @@ class Task(abc.ABC, Generic[Data]):
     def is_task_of(cls, source: ModelDirectory) -> bool:
         """Whether a model with the task's head was trained for this task.
 
-        Tasks that share a head tell it by ``problem_type`` in ``config.json``.
+        Tasks that share a head tell it by ``problem_type`` in ``config.json``, which without one
+        is that of a classifier, or of a regression if the head has one output.
         """
-        return source.has_head(cls.head)
+        default = PROBLEM_TYPES[0 if len(source.labels) > 1 else -1]
+        problem = source.problem_type or default
+        return source.has_head(cls.head) and cls.problem_type in (None, problem)
 
     def require_head(self, source: ModelDirectory) -> None:
         """Raises :class:`UsageError` if a model has no head for the task."""
@@ -244,3 +277,34 @@ class Task(abc.ABC, Generic[Data]):
                 f"{source.directory} has no {self.head.replace('-', ' ')} head, which data.task "
                 f"{self.name!r} needs."
             )
+        self.require_problem(source)
+
+    def require_problem(self, source: ModelDirectory) -> None:
+        """Raises :class:`UsageError` if the logits of a model's head mean something else."""
+        problem = source.problem_type
+        if self.problem_type is not None and problem not in (None, self.problem_type):
+            raise UsageError(
+                f"{source.directory} has the problem_type {problem!r}, which data.task "
+                f"{self.name!r} cannot use: set data.task to {_TASK_OF_PROBLEM[problem]!r}."
+            )
+
+    def require_losses(self, config: DistillationConfig) -> None:
+        """Raises :class:`UsageError` if a loss between logits does not fit the task's head."""
+        name, _ = loss_and_parameters(config.kd_loss_type)
+        fits = not self.kd_loss_types or name in self.kd_loss_types
+        if not fits and name not in PACKAGED_KD_LOSSES:
+            fits = KD_LOSS_MAP.row(name).least_classes < 2
+        if not fits:
+            raise UsageError(
+                f"distillation.kd_loss_type {name!r} does not fit the logits of data.task "
+                f"{self.name!r}, which are not those of a softmax: use "
+                f"{' or '.join(map(repr, self.kd_loss_types))}."
+            )
+
+
+_TASK_OF_PROBLEM = {
+    "single_label_classification": "classification",
+    "multi_label_classification": "multi-label",
+    "regression": "regression",
+}
+"""The task whose head has a ``problem_type``."""
