@@ -97,7 +97,7 @@ class JobConfig(Config):
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     teacher: TeacherConfig = dataclasses.field(default_factory=TeacherConfig)
     student: StudentConfig = dataclasses.field(default_factory=StudentConfig)
-    distillation: DistillationConfig = dataclasses.field(default_factory=DistillationConfig)
+    distillation: DistillationConfig = None  # type: ignore[assignment]  # the task fills it
     training: TrainingConfig = dataclasses.field(
         default_factory=lambda: TrainingConfig(output_dir="runs/job")
     )

@@ -41,6 +41,7 @@ def read_distillation_texts(job: Job, task: Task[Any], source: ModelDirectory) -
     """
     data = job.config.data
     path = str(job.need("data.train", "the file with the labelled texts"))
+    task.require_problem(source)
     labelled = task.read(path)
     try:
         head = task.head_to_use(source, labelled)

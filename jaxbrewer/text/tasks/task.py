@@ -284,8 +284,8 @@ class Task(abc.ABC, Generic[Data]):
         problem = source.problem_type
         if self.problem_type is not None and problem not in (None, self.problem_type):
             raise UsageError(
-                f"{source.directory} has the problem_type {problem!r}, which data.task "
-                f"{self.name!r} cannot use: set data.task to {_TASK_OF_PROBLEM[problem]!r}."
+                f"{source.directory} has the problem_type {problem!r}, not that of data.task "
+                f"{self.name!r}: it needs data.task {_TASK_OF_PROBLEM[problem]!r}."
             )
 
     def require_losses(self, config: DistillationConfig) -> None:
