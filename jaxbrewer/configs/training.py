@@ -67,6 +67,10 @@ class TrainingConfig(Config):
     best_mode: str = field(default="max", kw_only=True)
     """Whether the largest (``"max"``) or the smallest (``"min"``) metric is the best."""
 
+    patience: int | None = field(default=None, kw_only=True)
+    """Ends the training after this many checkpoints in a row whose ``best_metric`` is no better
+    than an earlier one's; ``None`` never does."""
+
     # The run: its directories, how it resumes, what it logs
 
     log_dir: str | Path | None = None
@@ -149,17 +153,21 @@ class TrainingConfig(Config):
         ):
             self.require_number(name, minimum=minimum, whole=True)
         self.require_number("seed", minimum=0, maximum=LARGEST_SEED, whole=True)
-        for name in ("ckpt_steps", "keep_last", "keep_every", "keep_best"):
+        for name in ("ckpt_steps", "keep_last", "keep_every", "keep_best", "patience"):
             if getattr(self, name) is not None:
                 self.require_number(name, minimum=1, whole=True)
         named = self.best_metric is None or isinstance(self.best_metric, str)
         self.require("best_metric", named, "the name of a metric or None")
-        if self.keep_best is not None:
-            named = self.best_metric is not None
-            self.require("best_metric", named, "the name of a metric, as keep_best is set")
+        for name in ("keep_best", "patience"):
+            if getattr(self, name) is not None:
+                named = self.best_metric is not None
+                self.require("best_metric", named, f"the name of a metric, as {name} is set")
         self.require_choice("best_mode", ("min", "max"))
         self.require_choice("on_nonfinite", ("stop", "skip"))
         self._check_paths()
+        if self.patience is not None:
+            has_directory = self.output_dir is not None
+            self.require("output_dir", has_directory, "a directory, as patience is set")
         is_known = isinstance(self.device, str) and self.device.split(":")[0] in DEVICES
         self.require("device", is_known, "'cpu', 'cuda', 'gpu' or 'tpu'")
         self.require_choice("fp16_opt_level", ("O0", "O1", "O2", "O3"))

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.experimental import multihost_utils
 
 from ..cache.manifest import identities
 from ..configs import TrainingConfig
@@ -20,6 +19,7 @@ from ..data.batches import as_batch
 from ..data.groups import GroupSource
 from ..devices.estimate import Estimate, estimate_step
 from ..devices.mesh import make_layout, on_device
+from ..devices.processes import broadcast_json
 from ..devices.sharding import Teachers, gather, init_state, place_teacher, readable
 from ..errors import StopTraining, UsageError
 from ..forward.model import Model, PyTree
@@ -305,9 +305,14 @@ def _call_back(
             scores = callback(model=student.export(*weights), step=step)
         except StopTraining as stop:
             scores, stops = stop.scores, True
-    if jax.process_count() > 1:
-        stops = bool(multihost_utils.broadcast_one_to_all(np.asarray(stops)))
+    scores, stops = broadcast_json([_plain(scores), stops])
     return loop.AfterCheckpoint(scores, stops)
+
+
+def _plain(scores: Any) -> dict[str, float] | None:
+    if not isinstance(scores, Mapping):
+        return None
+    return {name: float(value) for name, value in scores.items()}
 
 
 def _facts(prepared: Prepared) -> dict[str, Any]:

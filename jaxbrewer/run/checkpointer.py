@@ -10,12 +10,13 @@ import jax
 
 from ..configs import TrainingConfig
 from ..data.position import Position, without_entries
+from ..devices.processes import broadcast_json
 from ..errors import Preempted, UsageError, reason_of, setting
 from ..step.state import TrainState
 from .checkpoint_store import CheckpointStore, LoadedCheckpoint
 from .directory import COMPLETED, RunDirectory
 from .logs import JsonLines
-from .retention import kept_steps, require_best_metric
+from .retention import is_out_of_patience, kept_steps, needs_scores, require_best_metric
 
 
 class Checkpointer:
@@ -66,8 +67,8 @@ class Checkpointer:
         if jax.process_index() == 0:
             last = None if not self._run.resumes else saved.step if saved else 0
             self._completed = JsonLines(self._run.directory / COMPLETED, last)
-            for row in self._completed.rows:
-                self._note_completed(row)
+        for row in broadcast_json(self._completed.rows if self._completed else None):
+            self._note_completed(row)
         if saved is None or not self._config.force_resume:
             return saved
         return saved._replace(position=without_entries(saved.position, "checksum"))
@@ -98,12 +99,22 @@ class Checkpointer:
             row |= {name: float(value) for name, value in scores.items()}
         require_best_metric(self._config, {*row, *metrics} - {"step"})
         best = self._config.best_metric
-        if self._config.keep_best is not None and best is not None and best not in row:
+        if needs_scores(self._config) and best is not None and best not in row:
             row[best] = metrics[best]
         if self._completed is not None:
             self._completed.append([row])
         self._note_completed(row)
         self._retain()
+
+    def is_out_of_patience(self) -> bool:
+        """Whether ``patience`` ends the training."""
+        return is_out_of_patience(self._scores, self._config)
+
+    def save_interrupted(self, step: int, state: TrainState, position: Position) -> None:
+        """Saves after Ctrl-C, and reports where."""
+        if step not in self._store.steps():
+            self.save(step, state, position, is_planned=False)
+        self._report_saved("Ctrl-C", step)
 
     def exit_preempted(self, step: int) -> None:
         """Ends the process after SIGTERM, once everything is saved.
@@ -112,16 +123,8 @@ class Checkpointer:
             Preempted: The step is saved.
             SystemExit: With status 1, if it could not be saved.
         """
-        self._store.wait()
-        if step not in self._store.steps():
+        if not self._report_saved("SIGTERM", step):
             raise SystemExit(1)  # a warning gives the reason
-        if jax.process_index() == 0:
-            print(
-                f"SIGTERM: step {step} is saved in {self._run.directory}; "
-                f"{setting('resume', True)} continues from there.",
-                file=sys.stderr,
-                flush=True,
-            )
         raise Preempted(step)
 
     def end(self) -> None:
@@ -141,6 +144,19 @@ class Checkpointer:
         self._done.add(step)
         if self._config.best_metric in row:
             self._scores[step] = row[str(self._config.best_metric)]
+
+    def _report_saved(self, signal: str, step: int) -> bool:
+        """Waits for the save of a step and reports it; whether it could be saved."""
+        if step not in self._store.steps():
+            return False
+        if jax.process_index() == 0:
+            print(
+                f"{signal}: step {step} is saved in {self._run.directory}; "
+                f"{setting('resume', True)} continues from there.",
+                file=sys.stderr,
+                flush=True,
+            )
+        return True
 
     def _retain(self, *, ended: bool = False) -> None:
         scores = dict(self._scores)

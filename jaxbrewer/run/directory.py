@@ -39,7 +39,8 @@ MAY_DIFFER = frozenset(
         "device", "data_parallel", "local_rank",
         "mesh", "student_rules", "teacher_rules", "local_batches", "profile_steps",
         "ckpt_frequency", "ckpt_epoch_frequency", "ckpt_steps",
-        "keep_last", "keep_every", "keep_best", "best_metric", "best_mode", "on_nonfinite",
+        "keep_last", "keep_every", "keep_best", "best_metric", "best_mode", "patience",
+        "on_nonfinite",
     }
 )  # fmt: skip
 """Settings that may change when a run resumes, since they do not change what is computed."""

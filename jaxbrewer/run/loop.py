@@ -113,7 +113,8 @@ def fit(
         plan: Number of steps.
         run_directory: From :func:`~jaxbrewer.run.directory.open_run`, or ``None``.
         keep: Called once with the last state and the history, every metric as an array over steps;
-            also if an error or Ctrl-C ends the training, but not if a step was not finite.
+            also if an error or Ctrl-C ends the training, but not if a step was not finite. After
+            Ctrl-C the state is saved as well.
         layout: The devices of batches.
         weights_at_0: The weights of the loss's terms before the first step, which are logged.
         postprocess: Applied to every batch and the state before anything else.
@@ -166,18 +167,28 @@ def fit(
         interrupts = stack.enter_context(Interrupts())
         if begun == 0:
             tracker.report_weights()
-        after = AfterCheckpoint()
-        if saved and checkpointer and not checkpointer.is_completed(saved):
-            after = on_checkpoint(begun, state)
-            checkpointer.complete(begun, after.scores, tracker.latest())
+
+        def complete(step: int, state: TrainState) -> bool:
+            """Calls the callback after a checkpoint; whether the training ends."""
+            after = on_checkpoint(step, state)
+            tracker.report_scores(step, after.scores)
+            if checkpointer is None:
+                return after.stops
+            checkpointer.complete(step, after.scores, tracker.latest())
+            return after.stops or checkpointer.is_out_of_patience()
+
+        stops = False
+        if saved and checkpointer:
+            is_due = not checkpointer.is_completed(saved)
+            stops = complete(begun, state) if is_due else checkpointer.is_out_of_patience()
         skips = config.on_nonfinite == "skip"
         guard = NonFiniteGuard(leaves_by_path(state.trainable))
         jitted = jit_step(step, state, layout)
-        number = begun
+        number, last = begun, None
         groups = itertools.islice(source(start=position), plan.total_steps - begun)
         tracker.waits_for(begun + 1, "reading the first batch")
         try:
-            for group in groups if not after.stops else ():
+            for group in groups if not stops else ():
                 batches = tuple(as_batch(postprocess(batch, state)) for batch in group.batches)
                 is_new = _watch_shapes(shapes, batches)
                 profiler.before(number + 1, state)
@@ -189,7 +200,7 @@ def fit(
                     require_best_metric(config, shapes_of)
                 with interrupts.delayed():
                     state, (metrics, finite) = jitted(state, teacher_variables, placed)
-                    number += 1
+                    number, last = number + 1, group
                 profiler.after(number, state)
                 examples = sum(map(batch_size, batches)) * layout.loaders
                 tracker.add(number, examples, metrics, compiled=is_new)
@@ -213,21 +224,21 @@ def fit(
                 if checkpointer is not None and (is_planned or is_last_call):
                     checkpointer.save(number, state, group.position, is_planned=is_planned)
                 if is_planned:
-                    after = on_checkpoint(number, state)
-                    if checkpointer is not None:
-                        checkpointer.complete(number, after.scores, tracker.latest())
+                    stops = complete(number, state)
                 if is_last_call and number < plan.total_steps:
                     assert checkpointer is not None
                     checkpointer.exit_preempted(number)
-                if after.stops:
+                if stops:
                     break
         except (NonFiniteError, FailedCheck):
             raise
-        except BaseException:
+        except BaseException as error:
             if number > begun and _is_sound(state) and (skips or not guard.has_fault()):
                 with contextlib.suppress(Exception):  # the error that ends the training counts
                     tracker.read()
                 keep(state, tracker.history())
+                if isinstance(error, KeyboardInterrupt) and checkpointer and last:
+                    checkpointer.save_interrupted(number, state, last.position)
             raise
         guard.report_skipped(number - begun)
         if checkpointer is not None:

@@ -1,6 +1,7 @@
-"""Which checkpoints of a run are kept: a function of the checkpoints and the config."""
+"""Which checkpoints of a run are kept, and whether none gets better: functions of their scores."""
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 
 from ..configs import TrainingConfig
@@ -23,17 +24,58 @@ class CheckpointInfo:
 
 
 def require_best_metric(config: TrainingConfig, metrics: Iterable[str]) -> None:
-    """Raises :class:`UsageError` if ``keep_best`` needs a metric that a training does not have.
+    """Raises :class:`UsageError` if a training does not have the metric that chooses checkpoints.
 
     Args:
-        config: ``keep_best`` and ``best_metric``.
+        config: ``keep_best``, ``patience`` and ``best_metric``.
         metrics: The metrics of a step, and the scores of the callback if it has returned.
     """
-    if config.keep_best is not None and config.best_metric not in (known := sorted(metrics)):
+    if needs_scores(config) and config.best_metric not in (known := sorted(metrics)):
         raise UsageError(
             f"TrainingConfig.best_metric {config.best_metric!r} is neither returned by the "
             f"callback nor a metric of the step: {', '.join(known)}."
         )
+
+
+def needs_scores(config: TrainingConfig) -> bool:
+    """Whether ``best_metric`` decides anything."""
+    return config.keep_best is not None or config.patience is not None
+
+
+def ranked(scores: Mapping[int, float], mode: str) -> list[int]:
+    """The steps of checkpoints, the best first.
+
+    Args:
+        scores: A score for each step. Of equals, the earlier is better; NaN is the worst.
+        mode: ``"max"`` or ``"min"``.
+
+    Examples:
+        >>> ranked({10: 0.7, 20: 0.9, 30: float("nan"), 40: 0.9}, "max")
+        [20, 40, 10, 30]
+    """
+    sign = -1 if mode == "max" else 1
+
+    def key(step: int) -> tuple[float, int]:
+        score = sign * scores[step]
+        return (math.inf if math.isnan(score) else score), step
+
+    return sorted(scores, key=key)
+
+
+def is_out_of_patience(scores: Mapping[int, float], config: TrainingConfig) -> bool:
+    """Whether ``config.patience`` checkpoints have followed the best one.
+
+    Examples:
+        >>> config = TrainingConfig(patience=2, best_metric="accuracy")
+        >>> is_out_of_patience({10: 0.7, 20: 0.9, 30: 0.8}, config)
+        False
+        >>> is_out_of_patience({10: 0.7, 20: 0.9, 30: 0.8, 40: 0.9}, config)
+        True
+    """
+    if config.patience is None or not scores:
+        return False
+    best = ranked(scores, config.best_mode)[0]
+    return sum(step > best for step in scores) >= config.patience
 
 
 def kept_steps(
@@ -75,7 +117,6 @@ def kept_steps(
     if config.keep_every is not None:
         kept |= {entry.step for entry in planned if entry.number % config.keep_every == 0}
     if config.keep_best is not None:
-        sign = -1 if config.best_mode == "max" else 1
-        scored = [entry.step for entry in planned if entry.step in scores]
-        kept |= set(sorted(scored, key=lambda step: sign * scores[step])[: config.keep_best])
+        own = {entry.step: scores[entry.step] for entry in planned if entry.step in scores}
+        kept |= set(ranked(own, config.best_mode)[: config.keep_best])
     return kept

@@ -116,6 +116,12 @@ class Tracker:
         if self._shown is not None and row:
             self._shown.say(describe(self._weights))
 
+    def report_scores(self, step: int, scores: Mapping[str, float] | None) -> None:
+        """Writes what a callback returned to TensorBoard, under ``validation/<name>``."""
+        for file in self._files:
+            if isinstance(file, Events) and isinstance(scores, Mapping) and scores:
+                file.append([{"step": step, **scores}], "validation")
+
     def add(
         self, step: int, examples: int, metrics: dict[str, jax.Array], *, compiled: bool = False
     ) -> None:

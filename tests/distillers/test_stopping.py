@@ -10,6 +10,7 @@ import pytest
 
 import jaxbrewer as jb
 from jaxbrewer.run.interrupts import Interrupts
+from jaxbrewer.run.logs import read_events
 from tests.toys import NnxMLP, logits_adaptor, mlp, mlp_params, quiet, vector_data
 
 DATA = vector_data(8)
@@ -22,6 +23,26 @@ def trainer(student=None, **settings):
 
 def weights_after(steps):
     return trainer().train(SGD, [DATA], num_steps=steps).student
+
+
+def weights_of(batches):
+    return trainer().train(SGD, batches, num_epochs=1).student
+
+
+class Loader:
+    """A loader that gets Ctrl-C before one of its batches."""
+
+    def __init__(self, batches, stops_at):
+        self.batches, self.stops_at = batches, stops_at
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        for number, batch in enumerate(self.batches):
+            if number == self.stops_at:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield batch
 
 
 def stopping(at, error):
@@ -58,6 +79,54 @@ def test_a_callback_ends_a_training_in_order(tmp_path):
     )
     assert list(rest.history["step"]) == list(range(1, 10))
     assert_equal(rest.student, weights_after(9))
+
+
+def scores_of(*scores):
+    """A callback that returns these, one at each step."""
+    return lambda model, step: {"score": scores[step - 1]}
+
+
+@pytest.mark.parametrize(
+    ("mode", "scores", "steps"),
+    [
+        ("max", (1, 3, 2, 3, 9), 4),  # an equal score is no better
+        ("max", (1, float("nan"), 0, 9, 9), 3),
+        ("min", (3, 2, 1, 0, 0), 5),
+        ("min", (3, 2, 4, 1, 4, 4, 9), 6),
+    ],
+)
+def test_patience_ends_a_training_whose_checkpoints_get_no_better(mode, scores, steps, tmp_path):
+    config = {
+        "output_dir": tmp_path / "run", "ckpt_steps": 1, "patience": 2, "keep_best": 1,
+        "best_metric": "score", "best_mode": mode, "log_dir": tmp_path / "log",
+    }  # fmt: skip
+    callback, total = scores_of(*scores), len(scores)
+    ended = trainer(**config).train(SGD, [DATA], num_steps=total, callback=callback)
+    assert list(ended.history["step"]) == list(range(1, steps + 1))
+    assert_equal(ended.student, weights_after(steps))
+    events = [
+        value.simple_value
+        for path in (tmp_path / "log").iterdir()
+        for _, event in read_events(path)
+        for value in event.summary.value
+        if value.tag == "validation/score"
+    ]
+    np.testing.assert_array_equal(events, scores[:steps])
+    again = trainer(**config, resume=True).train(SGD, [DATA], num_steps=total, callback=callback)
+    assert len(again.history["step"]) == steps  # resuming does not end it later
+    more = trainer(**{**config, "resume": True, "patience": 3})
+    longer = more.train(SGD, [DATA], num_steps=total, callback=callback)
+    assert min(steps + 1, total) <= len(longer.history["step"])
+
+
+def test_patience_watches_a_metric_of_the_step(tmp_path):
+    config = {"output_dir": tmp_path, "ckpt_steps": 1, "patience": 1, "best_metric": "total_loss"}
+    ended = trainer(**config, best_mode="max").train(SGD, [DATA], num_steps=9)
+    assert list(ended.history["step"]) == [1, 2]  # the loss falls
+    with pytest.raises(jb.UsageError, match="best_metric 'score' is neither returned"):
+        trainer(**{**config, "best_metric": "score"}, overwrite=True).check(
+            SGD, [DATA], num_steps=9
+        )
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, StopIteration, ZeroDivisionError])
@@ -100,6 +169,31 @@ def test_ctrl_c_and_failing_loaders_keep_the_trained_weights():
     with pytest.raises(jb.UsageError, match="exhausted"):
         ended.train(SGD, iter([DATA]), num_steps=5)
     assert len(ended.history["step"]) == 1
+
+
+def test_ctrl_c_saves_a_checkpoint_from_which_the_run_resumes(tmp_path, capsys):
+    batches = [{**DATA, "x": DATA["x"] + number} for number in range(4)]
+
+    config = {"output_dir": tmp_path / "run", "ckpt_steps": 100}
+    with pytest.raises(KeyboardInterrupt):
+        trainer(**config).train(SGD, Loader(batches, 3), num_steps=4)
+    assert "Ctrl-C: step 3 is saved" in capsys.readouterr().err
+    assert_equal(jb.load_student(tmp_path / "run", 3)["params"], weights_of(batches[:3]))
+    rest = trainer(**config, resume=True).train(SGD, batches, num_steps=4)
+    assert_equal(rest.student, weights_of(batches))
+
+
+def test_ctrl_c_in_a_callback_keeps_the_checkpoint_before_it(tmp_path, capsys):
+    config = {"output_dir": tmp_path / "run", "ckpt_steps": 1}
+    with pytest.raises(KeyboardInterrupt):
+        trainer(**config).train(SGD, [DATA], num_steps=9, callback=stopping(2, KeyboardInterrupt()))
+    assert "Ctrl-C: step 2 is saved" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "damaged").exists()
+    seen = []
+    trainer(**config, resume=True).train(
+        SGD, [DATA], num_steps=3, callback=lambda model, step: seen.append(step)
+    )
+    assert seen == [2, 3]
 
 
 def test_ctrl_c_during_a_step_waits_for_its_end():
