@@ -104,8 +104,8 @@ class JobConfig(Config):
 
     def __post_init__(self) -> None:
         """Builds the sections from mappings."""
-        _fill(self, "training", output_dir="runs/job")
         self.nest("data", DataConfig)
+        _fill(self, "training", **{"output_dir": "runs/job", **_of_validation(self)})
         if self.data.task in TASKS:
             _fill(self, "distillation", **task_class(self.data.task).distillation_defaults)
         for name, section in SECTIONS.items():
@@ -120,6 +120,38 @@ SECTIONS: dict[str, type[Config]] = {
     "distillation": DistillationConfig,
     "training": TrainingConfig,
 }
+
+
+SMALLER_IS_BETTER = frozenset({"loss", "perplexity", "bits_per_byte", "mse"})
+"""Metrics whose smallest value is the best; the task says so of its main metric."""
+
+
+def _of_validation(job: JobConfig) -> dict[str, Any]:
+    """The defaults of ``training`` in a job with ``data.validation``: they keep the best.
+
+    Examples:
+        >>> job = JobConfig(data={"validation": "dev.tsv"}, training={"patience": 3})
+        >>> job.training.best_metric, job.training.best_mode, job.training.keep_best
+        ('accuracy', 'max', None)
+        >>> training = {"best_metric": "loss", "keep_last": 1}
+        >>> job = JobConfig(data={"validation": "dev.tsv"}, training=training)
+        >>> job.training.best_mode, job.training.keep_best
+        ('min', 1)
+    """
+    given = job.training if isinstance(job.training, Mapping) else {}
+    if job.data.validation is None or job.data.task not in TASKS:
+        return {}
+    task = task_class(job.data.task)
+    metric = given.get("best_metric") or task.main_metric
+    larger = str(metric) not in SMALLER_IS_BETTER
+    if metric == task.main_metric:
+        larger = task.larger_is_better
+    removes = given.get("keep_last") is not None or given.get("keep_every") is not None
+    return {
+        "best_metric": metric,
+        "best_mode": "max" if larger else "min",
+        **({"keep_best": 1} if removes else {}),
+    }
 
 
 def _fill(config: Config, field: str, **defaults: Any) -> None:

@@ -58,12 +58,30 @@ def read_distillation_texts(job: Job, task: Task[Any], source: ModelDirectory) -
     return DistillationTexts(labelled, unlabelled, head, tokenizer, texts)
 
 
-def read_test(job: Job, task: Task[Any], head: Head) -> Any | None:
-    """The examples of ``data.test``, numbered as a head does, if the job has any."""
-    path = job.config.data.test
-    if path is None:
-        return None
-    return task.with_head(task.read(path, names=head.names or None), head)
+class HeldOut(NamedTuple):
+    """The texts that score models: at each checkpoint, and in the end."""
+
+    validation: Texts | None
+    test: Texts | None
+
+
+def read_held_out(job: Job, task: Task[Any], head: Head, tokenizer: Tokenizer) -> HeldOut:
+    """The examples of ``data.validation`` and ``data.test``, numbered as a head does.
+
+    Raises:
+        UsageError: They cannot be read, or a training without checkpoints is to be validated.
+    """
+    data, training = job.config.data, job.config.training
+    if data.validation and training.ckpt_frequency == 0 and training.ckpt_steps is None:
+        raise UsageError("data.validation needs checkpoints, but training.ckpt_frequency is 0.")
+
+    def read(path: str | None) -> Texts | None:
+        if path is None:
+            return None
+        examples = task.with_head(task.read(path, names=head.names or None), head)
+        return Texts(examples, task.encode(tokenizer, examples))
+
+    return HeldOut(read(data.validation), read(data.test))
 
 
 def require_same_tokenizer(

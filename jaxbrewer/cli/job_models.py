@@ -13,7 +13,7 @@ import jax
 from flax import nnx
 
 from .. import models
-from ..configs import IntermediateMatch
+from ..configs import DataConfig, IntermediateMatch
 from ..errors import UsageError, suggest
 from ..forward.as_model import as_model
 from ..models import TransformerModel, cut_layers
@@ -90,9 +90,9 @@ def _require_known(where: str, fields: Mapping[str, Any], config: type[Transform
             raise UsageError(f"{where} has no field {name!r}: {suggest(name, sorted(names))}")
 
 
-def save(model: TransformerModel, tokenizer: Tokenizer, directory: Path) -> None:
-    """Writes model and tokenizer in Hugging Face's format."""
-    tokenizer.save(directory)
+def save(model: TransformerModel, tokenizer: Tokenizer, directory: Path, data: DataConfig) -> None:
+    """Writes model, tokenizer and ``data.max_length`` in Hugging Face's format."""
+    tokenizer.save(directory, max_length=data.max_length)
     models.save(model, directory)
 
 

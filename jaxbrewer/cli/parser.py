@@ -19,6 +19,7 @@ Every field of the job can be set as --section.field VALUE; values are read as Y
 `jaxbrewer inspect JOB` lists all fields with their values."""
 _DATA_FIELDS = {
     "data.train": ("FILE", "labelled texts: JSONL, CSV, TSV or Parquet"),
+    "data.validation": ("FILE", "labelled texts that score each checkpoint; the best is kept"),
     "data.test": ("FILE", "labelled texts that score the result"),
     "data.max_length": ("TOKENS", "longer texts are cut"),
 }
@@ -27,6 +28,7 @@ _TRAINING_FIELDS = {
     "training.overwrite": ("BOOL", "replace an earlier run"),
     "training.seed": ("N", "seed of weights, batches and dropout"),
     "training.ckpt_frequency": ("N", "checkpoints per epoch"),
+    "training.patience": ("N", "end after N checkpoints that are no better"),
     "training.mesh": ("MESH", "devices by axis, such as '{data: 4}' (-1 = all that are left)"),
 }
 
@@ -276,7 +278,10 @@ def _add_columns(command: argparse.ArgumentParser) -> Any:
 def _add_batches(command: argparse.ArgumentParser) -> None:
     batches = command.add_argument_group("batches")
     batches.add_argument(
-        "--max-length", type=int, metavar="TOKENS", help="longer texts are cut (default: 128)"
+        "--max-length",
+        type=int,
+        metavar="TOKENS",
+        help="longer texts are cut (default: that of the training)",
     )
     batches.add_argument(
         "--batch-size", type=int, default=64, metavar="N", help=_default("texts per batch")

@@ -1,19 +1,13 @@
 """The results of a run: ``results.json``, and TensorBoard's hyperparameters and scores."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from ..json_files import read_json
 from ..run.results import FORMAT, Results, Scores, TrainingResult, hyperparameters, write_results
 from ..text import Task
 from .config import Job
 from .run_paths import RunPaths
-
-if TYPE_CHECKING:
-    from ..distillers import Result
-    from ..run.plan import Plan
 
 
 def save_results(
@@ -66,14 +60,3 @@ def save_results(
         metrics = {name: value for name, value in scores.items() if value is not None}
         events.append_results(training["steps"], hyperparameters(settings), metrics)
         events.close()
-
-
-def training_result(result: "Result", plan: "Plan") -> TrainingResult:
-    """How a training went, from its history."""
-    steps = result.history.get("step", np.zeros(0))
-    return TrainingResult(
-        steps=int(steps.max(initial=0)),
-        planned_steps=plan.total_steps,
-        best_step=None,
-        validation=[],
-    )

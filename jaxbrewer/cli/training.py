@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from ..configs import DataConfig, DistillationConfig, OptimizationConfig, TrainingConfig
 from ..errors import UsageError, abbreviate
 from ..models.model_directory import ModelDirectory, read_text_model
@@ -16,14 +18,15 @@ from ..text.model import check_fits
 from ..text.tasks import Head, Texts
 from .config import Job
 from .job_data import (
+    HeldOut,
     read_distillation_texts,
-    read_test,
+    read_held_out,
     require_matching_cache,
     require_same_tokenizer,
 )
 from .messages import report_wait
 from .output import print_line, print_table
-from .results import save_results, training_result
+from .results import save_results
 from .run_paths import RunPaths, find_teacher, student_run, teacher_run
 from .score_table import print_evaluation
 
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from ..models import TransformerModel
     from ..run.plan import Plan
     from ..text.training import TextTraining
+    from ..text.validation import Validation
 
 Facts = list[tuple[str, Any]]
 """Rows of a table: a name and a value."""
@@ -52,10 +56,9 @@ def train(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
     report_wait("reading the texts")
     examples = task.read(str(job.need("data.train", "the file with the labelled texts")))
     head = task.head_to_train(source, examples)
-    examples, test = task.with_head(examples, head), read_test(job, task, head)
-    tokenizer = Tokenizer(source.directory)
+    examples, tokenizer = task.with_head(examples, head), Tokenizer(source.directory)
     texts = Texts(examples, task.encode(tokenizer, examples))
-    test_texts = None if test is None else Texts(test, task.encode(tokenizer, test))
+    held_out = read_held_out(job, task, head, tokenizer)
 
     report_wait("loading JAX and the model")
     from ..devices.mesh import on_device
@@ -75,7 +78,8 @@ def train(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
             frozen=tuple(config.teacher.frozen),
         )
         report_wait("tracing the first step")
-        plan = training.check()
+        validation = _validation(task, held_out)
+        plan = training.check(validation)
         facts: Facts = [
             (
                 "teacher",
@@ -84,8 +88,9 @@ def train(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
             ),
             *([("settings", json.dumps(settings))] if settings else []),
             ("frozen", abbreviate(config.teacher.frozen) or "nothing"),
-            ("texts", _describe_texts(data, examples, None, test)),
+            ("texts", _describe_texts(data, examples, None, held_out.test)),
             *task.describe(examples),
+            *_validation_facts(job, held_out.validation),
             *_training_facts(job, training, plan, config.teacher.optimization),
             ("devices", job_models.devices()),
             ("output", run.directory),
@@ -95,12 +100,12 @@ def train(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
             return print_line("All checks passed. Nothing was trained or written.")
         if is_first:
             run.remove_model(config.training)
-        result = training.train()
+        outcome = _fit(job, training, plan, validation)
         if not is_first:
             return None
-        job_models.save(teacher, tokenizer, run.model)
+        job_models.save(teacher, tokenizer, run.model, data)
         scored = {"teacher": (teacher, run.model, head.names)}
-        _score_and_save(job, task, run, scored, test_texts, training_result(result, plan))
+        _score_and_save(job, task, run, scored, held_out.test, outcome)
     return print_line(f"The teacher is saved in {run.model}.")
 
 
@@ -116,7 +121,7 @@ class PreparedDistillation(NamedTuple):
     head: Head
     labelled: Any
     unlabelled: Any | None
-    test: Any | None
+    held_out: HeldOut
     texts: Texts
 
 
@@ -132,7 +137,7 @@ def prepare_distillation(job: Job) -> PreparedDistillation:
     task.require_losses(config.distillation)
     report_wait("reading the texts")
     labelled, unlabelled, head, tokenizer, texts = read_distillation_texts(job, task, source)
-    test = read_test(job, task, head)
+    held_out = read_held_out(job, task, head, tokenizer)
     if config.student.path is not None:
         student_source = read_text_model(config.student.path)
         require_same_tokenizer(tokenizer, student_source, task, texts.examples)
@@ -160,7 +165,17 @@ def prepare_distillation(job: Job) -> PreparedDistillation:
             student_run(config.training).with_directories(config.training),
         )
     return PreparedDistillation(
-        task, training, teacher, student, source, tokenizer, head, labelled, unlabelled, test, texts
+        task,
+        training,
+        teacher,
+        student,
+        source,
+        tokenizer,
+        head,
+        labelled,
+        unlabelled,
+        held_out,
+        texts,
     )
 
 
@@ -173,21 +188,22 @@ def distill(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
     prepared = prepare_distillation(job)
     training, teacher, student = prepared.training, prepared.teacher, prepared.student
     source, tokenizer, texts = prepared.source, prepared.tokenizer, prepared.texts
-    task, test, names = prepared.task, prepared.test, prepared.head.names
-    test_texts = None if test is None else Texts(test, task.encode(tokenizer, test))
+    task, held_out, names = prepared.task, prepared.held_out, prepared.head.names
 
     from ..devices.mesh import on_device
     from . import job_models
 
     with on_device(config.training):
         report_wait("tracing the first step")
-        plan = training.check()
+        validation = _validation(task, held_out)
+        plan = training.check(validation)
         matches, cache_dir = config.distillation.intermediate_matches, config.training.cache_dir
         facts: Facts = [
             ("teacher", f"{source.directory}: {job_models.describe(teacher)}"),
             ("student", f"{_describe_origin(job)}: {job_models.describe(student)}"),
-            ("texts", _describe_texts(data, prepared.labelled, prepared.unlabelled, test)),
+            ("texts", _describe_texts(data, prepared.labelled, prepared.unlabelled, held_out.test)),
             *task.describe(prepared.labelled),
+            *_validation_facts(job, held_out.validation),
             ("losses", _describe_losses(config.distillation)),
             *(
                 ("match", job_models.describe_match(match, task, training, teacher, student))
@@ -205,16 +221,57 @@ def distill(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
             run.remove_model(config.training)
         if config.distillation.is_caching_logits:
             print_line(f"The teacher reads {len(texts.examples):,} texts once.")
-        result = training.train()
+        outcome = _fit(job, training, plan, validation)
         if not is_first:
             return None
-        job_models.save(student, tokenizer, run.model)
+        job_models.save(student, tokenizer, run.model, data)
         scored = {
             "teacher": (teacher, source.directory, names),
             "student": (student, run.model, names),
         }
-        _score_and_save(job, task, run, scored, test_texts, training_result(result, plan))
+        _score_and_save(job, task, run, scored, held_out.test, outcome)
     return print_line(f"The student is saved in {run.model}.")
+
+
+def _validation(task: Task[Any], held_out: HeldOut) -> "Validation | None":
+    """The callback that scores each checkpoint."""
+    from ..text.validation import Validation
+
+    texts = held_out.validation
+    return None if texts is None else Validation(task, texts.examples, texts.encoded)
+
+
+def _fit(
+    job: Job, training: "TextTraining", plan: "Plan", validation: "Validation | None"
+) -> TrainingResult:
+    """Trains, and takes the best checkpoint where there are validation texts."""
+    from ..run.load_student import best_step, scores_of
+
+    config = training.trainer.train_config
+    steps = training.train(validation).history.get("step", np.zeros(0))
+    outcome = TrainingResult(
+        steps=int(steps.max(initial=0)),
+        planned_steps=plan.total_steps,
+        best_step=None,
+        validation=[],
+    )
+    if outcome["steps"] < plan.total_steps:
+        print_line(
+            f"The training stopped after step {outcome['steps']:,} of {plan.total_steps:,}: the "
+            f"last {config.patience} checkpoints are no better than an earlier one."
+        )
+    if validation is None:
+        return outcome
+    directory, metric = str(config.output_dir), str(config.best_metric)
+    best, scores = best_step(directory, config), scores_of(directory)
+    if best != outcome["steps"]:
+        training.trainer.restore(best)
+    value = next(row[metric] for row in scores if row["step"] == best)
+    print_line(
+        f"The best of {len(scores):,} checkpoints is that of step {best:,}: {metric} {value:.4f} "
+        f"on {job.config.data.validation}."
+    )
+    return {**outcome, "best_step": best, "validation": scores}
 
 
 def _score_and_save(
@@ -267,13 +324,27 @@ def _describe_origin(job: Job) -> str:
 
 
 def _describe_texts(
-    data: DataConfig, labelled: Any, unlabelled: Any | None, test: Any | None
+    data: DataConfig, labelled: Any, unlabelled: Any | None, test: Texts | None
 ) -> str:
     parts = [f"{len(labelled):,} labelled in {data.train}"]
     if unlabelled is not None:
         parts.append(f"{len(unlabelled):,} unlabelled in {data.unlabelled}")
-    parts.append("no test" if test is None else f"{len(test):,} to test on in {data.test}")
+    parts.append("no test" if test is None else f"{len(test.examples):,} to test on in {data.test}")
     return "; ".join(parts)
+
+
+def _validation_facts(job: Job, texts: Texts | None) -> Facts:
+    config = job.config.training
+    if texts is None:
+        return []
+    ends = "" if config.patience is None else f"; ends after {config.patience} no better ones"
+    return [
+        (
+            "validation",
+            f"{len(texts.examples):,} texts of {job.config.data.validation} at each checkpoint; "
+            f"the best {config.best_metric} ({config.best_mode}) is kept{ends}",
+        )
+    ]
 
 
 def _describe_losses(config: DistillationConfig) -> str:

@@ -16,6 +16,7 @@ class DataConfig(Config):
         train: Labelled texts: JSONL, CSV, TSV, Parquet, or a saved ``datasets`` directory.
         unlabelled: More texts for distillation; their labels, if any, are not used.
         test: Labelled texts that score the result.
+        validation: Labelled texts that score the model at each checkpoint; the best one is kept.
         text: Column of the text.
         text_pair: Column of the second text, if texts come in pairs.
         label: Column of the label: a class, several classes, or a number.
@@ -49,6 +50,7 @@ class DataConfig(Config):
     train: str | None = None
     unlabelled: str | None = None
     test: str | None = None
+    validation: str | None = None
     text: str = "text"
     text_pair: str | None = None
     label: str = "label"
@@ -74,7 +76,7 @@ class DataConfig(Config):
 
     def __post_init__(self) -> None:
         """Checks each field."""
-        for field in ("train", "unlabelled", "test", "text_pair"):
+        for field in ("train", "unlabelled", "test", "validation", "text_pair"):
             value = getattr(self, field)
             self.require(field, value is None or isinstance(value, str), "a name or null")
         for field in ("packed", "truncate", "learn_prompts"):

@@ -1,11 +1,13 @@
 """What every distiller keeps between its trainings: the student, its projections, its step."""
 
 import dataclasses
+import functools
 import inspect
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Self, TypeVar
 
+import jax
 import numpy as np
 from flax import nnx
 
@@ -16,6 +18,7 @@ from ..forward.as_model import as_model
 from ..forward.freezing import warn_of_moving_lora_base
 from ..forward.model import Model, PyTree
 from ..objective.objective import make_objective
+from ..run.load_student import best_step, load_student
 from ..step.optimizer_trees import named_leaves
 from .postprocessing import Postprocess, Postprocessor, make_postprocess
 from .prepared import Fitted, Prepared, Result, fit, require_config
@@ -56,6 +59,28 @@ class Distiller:
     def __exit__(self, *_: object) -> None:
         pass
 
+    def restore(self, step: int | None = None) -> Any:
+        """Takes the student's weights from a checkpoint in ``output_dir``; returns the student.
+
+        Args:
+            step: The step of the checkpoint; ``None`` takes the best one by ``best_metric``.
+
+        Raises:
+            UsageError: There is no such checkpoint.
+        """
+        directory = self.train_config.output_dir
+        if directory is None:
+            raise UsageError("restore() needs the output_dir of the run.")
+        step = best_step(directory, self.train_config) if step is None else step
+        loaded = load_student(directory, step)
+        params, state = (
+            jax.tree.map_with_path(functools.partial(_entry, loaded[name]), tree)
+            for name, tree in self._student.variables.items()
+        )
+        self._student = dataclasses.replace(self._student, params=params, state=state)
+        self.student = self._student.write_back(params, state)
+        return self.student
+
     def _initial_weights(self) -> tuple[PyTree, PyTree]:
         return self._student.params, self._student.state
 
@@ -80,6 +105,11 @@ class Distiller:
             self._built = settings, build()
         result: T = self._built[1]
         return result
+
+
+def _entry(tree: Mapping[str, Any], path: tuple[Any, ...], _: Any) -> Any:
+    """The leaf of nested dicts at a path."""
+    return functools.reduce(lambda node, key: node[key.key], path, tree)
 
 
 def _is_same(one: Any, other: Any) -> bool:

@@ -109,6 +109,21 @@ class JsonLines:
         self._file.close()
 
 
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file of :class:`JsonLines` without those that are damaged.
+
+    Raises:
+        UsageError: It cannot be read.
+    """
+    if not is_there(path):
+        return []
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {reason_of(error)}.") from None
+    return [row for row in map(_parsed, lines) if row is not None]
+
+
 def _parsed(line: bytes) -> dict[str, Any] | None:
     """The row of a line; ``None`` if it is incomplete or damaged."""
     try:

@@ -201,10 +201,10 @@ def fit(
                 with interrupts.delayed():
                     state, (metrics, finite) = jitted(state, teacher_variables, placed)
                     number, last = number + 1, group
+                    examples = sum(map(batch_size, batches)) * layout.loaders
+                    tracker.add(number, examples, metrics, compiled=is_new)
+                    guard.add(number, batches, metrics, finite)
                 profiler.after(number, state)
-                examples = sum(map(batch_size, batches)) * layout.loaders
-                tracker.add(number, examples, metrics, compiled=is_new)
-                guard.add(number, batches, metrics, finite)
                 is_planned = plan.saves_at(number, config)
                 is_last_call = is_preempted(number)
                 stops_here = is_planned or is_last_call or number == plan.total_steps

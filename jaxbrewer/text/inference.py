@@ -26,42 +26,59 @@ class Inference(NamedTuple):
     rows_per_second: float
 
 
-def run_model(
-    task: Task[Any], model: Any, encoded: Encoded, *, teacher: Any = None, batch_size: int = 64
-) -> Inference:
-    """Runs a model in evaluation mode over all rows.
+class ModelRunner:
+    """Runs models of one architecture over the same rows; each shape of batches is compiled once.
 
     Args:
         task: The task, which chooses what is kept.
-        model: The model.
         encoded: The rows.
-        teacher: A model to compare with, whose outputs the task finds in the batch under
-            ``"teacher_outputs"``.
         batch_size: Rows per batch.
-
-    Returns:
-        The predictions in the order of the rows, and the speed.
     """
-    variables = as_model(model).variables
-    more = () if teacher is None else (as_model(teacher).variables,)
-    forward = make_forward(task, model, teacher)
-    loader = TextLoader(encoded, min(batch_size, len(encoded)), shuffle=False)
-    programs: dict[tuple[int, ...], Any] = {}
-    for batch in loader:
-        del batch["example_id"]
-        shape = batch["input_ids"].shape
-        if shape not in programs:
-            programs[shape] = forward.lower(variables, batch, *more).compile()
-            jax.block_until_ready(programs[shape](variables, batch, *more))
-    found: list[tuple[np.ndarray, np.ndarray, Any]] = []
-    start = time.perf_counter()
-    for batch in loader:
-        rows = batch.pop("example_id")
-        kept = programs[batch["input_ids"].shape](variables, batch, *more)
-        found.append((rows, batch["attention_mask"] != 0, kept))
-    found = jax.device_get(found)
-    seconds = time.perf_counter() - start
-    return Inference(_in_order(found), len(encoded) / seconds)
+
+    def __init__(self, task: Task[Any], encoded: Encoded, *, batch_size: int = 64):
+        self._task, self._encoded = task, encoded
+        self._loader = TextLoader(encoded, min(batch_size, len(encoded)), shuffle=False)
+        self._programs: dict[tuple[int, ...], Any] = {}
+
+    def __call__(self, model: Any, teacher: Any = None) -> Inference:
+        """Runs a model in evaluation mode.
+
+        Args:
+            model: The model.
+            teacher: A model to compare with, whose outputs the task finds in the batch under
+                ``"teacher_outputs"``.
+
+        Returns:
+            The predictions in the order of the rows, and the speed.
+        """
+        variables = as_model(model).variables
+        more = () if teacher is None else (as_model(teacher).variables,)
+        if not self._programs:
+            self._compile(make_forward(self._task, model, teacher), variables, more)
+        found: list[tuple[np.ndarray, np.ndarray, Any]] = []
+        start = time.perf_counter()
+        for batch in self._loader:
+            rows = batch.pop("example_id")
+            kept = self._programs[batch["input_ids"].shape](variables, batch, *more)
+            found.append((rows, batch["attention_mask"] != 0, kept))
+        found = jax.device_get(found)
+        seconds = time.perf_counter() - start
+        return Inference(_in_order(found), len(self._encoded) / seconds)
+
+    def _compile(self, forward: Any, variables: Any, more: tuple[Any, ...]) -> None:
+        for batch in self._loader:
+            del batch["example_id"]
+            shape = batch["input_ids"].shape
+            if shape not in self._programs:
+                self._programs[shape] = forward.lower(variables, batch, *more).compile()
+                jax.block_until_ready(self._programs[shape](variables, batch, *more))
+
+
+def run_model(
+    task: Task[Any], model: Any, encoded: Encoded, *, teacher: Any = None, batch_size: int = 64
+) -> Inference:
+    """Runs a model once over all rows; the arguments of :class:`ModelRunner`."""
+    return ModelRunner(task, encoded, batch_size=batch_size)(model, teacher)
 
 
 def measure_latency(

@@ -13,7 +13,7 @@ from ..errors import UsageError
 from ..models.model_directory import ModelDirectory, read_text_model
 from .rows import Rows
 from .tasks import TASKS, Predictions, Task, Texts, task_class, task_of
-from .tokenize import Encoded, Tokenizer
+from .tokenize import Encoded, Tokenizer, saved_max_length
 
 if TYPE_CHECKING:
     from ..models.config import TransformerConfig
@@ -29,8 +29,8 @@ def load(directory: str | Path, task: str | None = None, **data: Any) -> "TextMo
         directory: A Hugging Face directory, such as ``<output_dir>/student/model`` of a job.
         task: The name of the task; by default the one that the model's head was trained for.
         data: Fields of :class:`~jaxbrewer.configs.DataConfig`: the columns of rows, ``max_length``
-            (by default 128, or less if the model reads less), or ``labels``, the names of the
-            classes of a model that has none.
+            (by default that of its training, or else 128, or less if the model reads less), or
+            ``labels``, the names of the classes of a model that has none.
 
     Raises:
         UsageError: The directory holds no model for a task, the model or the tokenizer is damaged,
@@ -68,9 +68,9 @@ def make_task(source: ModelDirectory, data: Mapping[str, Any]) -> Task[Any]:
     Raises:
         UsageError: A field cannot be used, or the model has no head for the task.
     """
-    fields = {"task": find_task(source), **data}
-    if source.longest is not None and source.longest < DataConfig.max_length:
-        fields = {"max_length": source.longest, **fields}
+    trained_on = saved_max_length(source.directory) or DataConfig.max_length
+    longest = min(trained_on, source.longest or trained_on)
+    fields = {"task": find_task(source), "max_length": longest, **data}
     task = task_of(DataConfig.from_dict(fields))
     task.require_head(source)
     return task

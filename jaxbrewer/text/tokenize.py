@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from ..errors import UsageError, missing_extra
-from ..json_files import read_json
+from ..json_files import read_json, write_json
 from .labels import UNLABELLED
 
 TOKENIZER_FILES = (
@@ -243,10 +243,15 @@ class Tokenizer:
         """The directory that it was read from."""
         return self._directory
 
-    def save(self, directory: str | Path) -> None:
+    def save(self, directory: str | Path, *, max_length: int | None = None) -> None:
         """Copies the tokenizer's files into ``directory``, beside a saved model.
 
         It replaces or removes the files of another tokenizer.
+
+        Args:
+            directory: The directory.
+            max_length: The number of tokens that the model was trained on, kept as
+                ``model_max_length`` of ``tokenizer_config.json``.
         """
         target = Path(directory)
         target.mkdir(parents=True, exist_ok=True)
@@ -255,6 +260,22 @@ class Tokenizer:
                 (target / name).write_bytes((self._directory / name).read_bytes())
             else:
                 (target / name).unlink(missing_ok=True)
+        if max_length is not None:
+            settings = {**_settings(self._directory), "model_max_length": max_length}
+            write_json(target / "tokenizer_config.json", settings)
+
+
+def saved_max_length(directory: str | Path) -> int | None:
+    """The ``model_max_length`` of a model directory; ``None`` if it has none.
+
+    ``transformers`` writes 10^30 for a tokenizer without a limit.
+
+    Raises:
+        UsageError: ``tokenizer_config.json`` is damaged.
+    """
+    length = _settings(Path(directory)).get("model_max_length")
+    known = isinstance(length, int) and not isinstance(length, bool) and 4 <= length < 2**31
+    return length if known else None
 
 
 def _load(directory: Path) -> Any:

@@ -57,19 +57,19 @@ class TextTraining:
     loader: TokenLoader
     optimization: OptimizationConfig
 
-    def train(self) -> Result:
-        """Runs the training."""
-        return self._call(self.trainer.train)
+    def train(self, callback: Callable[..., Any] | None = None) -> Result:
+        """Runs the training; ``callback`` is that of the trainer, such as a ``Validation``."""
+        return self._call(self.trainer.train, callback=callback)
 
-    def check(self) -> Plan:
+    def check(self, callback: Callable[..., Any] | None = None) -> Plan:
         """Raises the errors that :meth:`train` would raise, by tracing the first step."""
-        return self._call(self.trainer.check)
+        return self._call(self.trainer.check, callback=callback)
 
     def estimate(self) -> Estimate:
         """Estimates what a step needs of each device, without running it."""
         return self._call(self.trainer.estimate)
 
-    def _call(self, method: Callable[..., Any]) -> Any:
+    def _call(self, method: Callable[..., Any], **options: Any) -> Any:
         optimization = self.optimization
         steps_per_epoch = len(self.loader) // self.trainer.train_config.gradient_accumulation_steps
         steps = optimization.num_steps or optimization.num_epochs * max(steps_per_epoch, 1)
@@ -79,6 +79,7 @@ class TextTraining:
             num_epochs=None if optimization.num_steps else optimization.num_epochs,
             num_steps=optimization.num_steps,
             max_grad_norm=optimization.max_grad_norm,
+            **options,
         )
 
 

@@ -186,7 +186,7 @@ def test_ctrl_c_saves_a_checkpoint_from_which_the_run_resumes(tmp_path, capsys):
 def test_ctrl_c_in_a_callback_keeps_the_checkpoint_before_it(tmp_path, capsys):
     config = {"output_dir": tmp_path / "run", "ckpt_steps": 1}
     with pytest.raises(KeyboardInterrupt):
-        trainer(**config).train(SGD, [DATA], num_steps=9, callback=stopping(2, KeyboardInterrupt()))
+        trainer(**config).train(SGD, [DATA], num_steps=3, callback=stopping(2, KeyboardInterrupt()))
     assert "Ctrl-C: step 2 is saved" in capsys.readouterr().err
     assert not (tmp_path / "run" / "damaged").exists()
     seen = []

@@ -1,0 +1,28 @@
+"""Scores a model on held-out texts at each checkpoint, by which the best one is chosen."""
+
+from typing import Any
+
+from .inference import ModelRunner
+from .tasks import Task
+from .tokenize import Encoded
+
+
+class Validation:
+    """A callback that scores the model on held-out examples.
+
+    Args:
+        task: The task.
+        examples: The examples.
+        encoded: Their tokens.
+    """
+
+    def __init__(self, task: Task[Any], examples: Any, encoded: Encoded):
+        self._task, self._examples, self._encoded = task, examples, encoded
+        self._run = ModelRunner(task, encoded)
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __call__(self, model: Any, step: int) -> dict[str, float]:
+        """The metrics of ``model``."""
+        return self._task.score(self._examples, self._encoded, self._run(model).predictions)
