@@ -100,11 +100,11 @@ def test_an_evaluation_cuts_texts_as_the_training_did(job, data, tmp_path):
     words = ["--data.max_length", 4, "--teacher.optimization.num_steps", 1]
     run("train", job, *words)
     model = tmp_path / "run" / "teacher" / "model"
-    default, cut, whole = (
-        run("evaluate", model, data / "test.jsonl", *more).splitlines()[2].split()[:-3]
-        for more in ([], ["--max-length", 4], ["--max-length", 8])
+    default, whole = (
+        run("evaluate", model, data / "test.jsonl", *more) for more in ([], ["--max-length", 8])
     )
-    assert default == cut != whole
+    assert "texts were cut to the maximum length" in default
+    assert "texts were cut" not in whole
 
 
 @pytest.mark.parametrize(
