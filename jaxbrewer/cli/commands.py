@@ -166,6 +166,14 @@ def report(arguments: argparse.Namespace, _: Sequence[str]) -> None:
     report(list(map(Path, arguments.paths)), Path(arguments.output), title=arguments.title)
 
 
+def completion(arguments: argparse.Namespace, _: Sequence[str]) -> None:
+    """Runs ``jaxbrewer completion``."""
+    from .completion import completion
+    from .parser import make_parser
+
+    completion(make_parser(), arguments.shell)
+
+
 def _resume_override(arguments: argparse.Namespace) -> list[str]:
     return ["--training.resume", "true"] if arguments.resume else []
 

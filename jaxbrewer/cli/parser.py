@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from .._version import __version__
 from ..errors import UsageError
 from . import commands
+from .completion import SHELLS
 from .config import JobConfig
 
 Run = Callable[[argparse.Namespace, Sequence[str]], None]
@@ -138,6 +139,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_plan(adder)
     _add_inspect(adder)
     _add_report(adder)
+    _add_completion(adder)
     return parser
 
 
@@ -381,3 +383,15 @@ def _add_report(adder: Any) -> None:
     )
     report.add_argument("--output", metavar="FILE", default="report.html", help=_default())
     report.add_argument("--title", metavar="TEXT", help="its title (default: the runs)")
+
+
+def _add_completion(adder: Any) -> None:
+    command = _add(
+        adder,
+        "completion",
+        commands.completion,
+        "print a script that completes commands, flags and files in a shell",
+        'eval "$(jaxbrewer completion bash)"',
+        "jaxbrewer completion zsh > ~/.zfunc/_jaxbrewer",
+    )
+    command.add_argument("shell", choices=SHELLS, help="the shell")
