@@ -7,13 +7,15 @@ from .bert import BertForTokenClassification as BertForTokenClassification
 from .bert import BertHead as BertHead
 from .causal_lm import CausalLM as CausalLM
 from .convert import convert_gguf as convert_gguf
+from .cutting import cut_layers as cut_layers
 from .heads import EncoderModel as EncoderModel
 from .heads import TransformerModel as TransformerModel
-from .heads import cut_layers as cut_layers
 from .huggingface import load as load
 from .huggingface import load_bert as load_bert
 from .huggingface import save as save
 from .huggingface import save_bert as save_bert
+from .int8 import quantization_error as quantization_error
+from .int8 import quantize_int8 as quantize_int8
 from .llama import LlamaConfig as LlamaConfig
 from .llama import LlamaForCausalLM as LlamaForCausalLM
 from .model_types import FAMILIES as FAMILIES

@@ -142,7 +142,12 @@ class GgufModel:
             str(name): Tensor(tuple(int(size) for size in reversed(self.stored[own].shape)), "F32")
             for name, own in names.items()
         }
-        yield WeightFiles(self.path.name, tensors, lambda name: self._read(name, names[name]))
+
+        def read(name: str, index: tuple[slice, ...] | None = None) -> np.ndarray:
+            tensor = self._read(names[name])
+            return tensor if index is None else tensor[index]
+
+        yield WeightFiles(self.path.name, tensors, read)
 
     def _model_type(self) -> str:
         if self.architecture not in _MODEL_TYPES:
@@ -181,7 +186,7 @@ class GgufModel:
         scaling = {"rope_type": kind, "factor": factor}
         return scaling | ({"original_max_position_embeddings": length} if length else {})
 
-    def _read(self, name: str, stored: str) -> np.ndarray:
+    def _read(self, stored: str) -> np.ndarray:
         tensor = self._dequantised(stored)
         if self.architecture == "llama" and ".attn_q." in stored:
             return unpermuted(tensor, self.get("attention.head_count"))

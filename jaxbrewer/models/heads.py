@@ -3,10 +3,9 @@
 import abc
 import dataclasses
 import operator
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -326,60 +325,3 @@ class MaskedLMHead(nnx.Module):
         """The logits of each token."""
         x = self.norm(self.activation(self.dense(x)))
         return x @ table.astype(x.dtype).T + self.bias[...].astype(x.dtype)[None]
-
-
-Model = TypeVar("Model", bound=TransformerModel)
-
-
-def cut_layers(model: Model, layers: Sequence[int]) -> Model:
-    """Makes a student from some layers of a teacher.
-
-    Args:
-        model: The teacher; it does not change and shares no array with the student.
-        layers: Numbers of the layers in the student's order; negative ones count from the last.
-
-    Returns:
-        A model of ``len(layers)`` layers with copies of the embeddings, these layers, the pooler
-        and the head.
-
-    Raises:
-        UsageError: A layer does not exist or is named twice, or there is none.
-
-    Examples:
-        >>> from jaxbrewer.models import BertConfig, BertForSequenceClassification
-        >>> config = BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=6,
-        ...     num_attention_heads=2, intermediate_size=16)
-        >>> teacher = BertForSequenceClassification(config, rngs=nnx.Rngs(0))
-        >>> student = cut_layers(teacher, layers=[0, 2, -1])
-        >>> student.config.num_hidden_layers
-        3
-    """
-    count = model.config.num_hidden_layers
-    chosen = _layer_numbers(layers, count)
-    student = nnx.clone(model)
-    path, _, name = model.stack.rpartition(".")
-    owner = operator.attrgetter(path)(student)
-    stack = getattr(owner, name)
-    setattr(owner, name, nnx.List([stack[number] for number in chosen]))
-    student.config = dataclasses.replace(
-        model.config, num_hidden_layers=len(chosen), **model.config.fields_of_layers(chosen)
-    )
-    nnx.update(student, jax.tree.map(jnp.copy, nnx.state(student)))
-    return student
-
-
-def _layer_numbers(layers: Sequence[int], count: int) -> list[int]:
-    wrong = [
-        layer
-        for layer in layers
-        if not isinstance(layer, int) or isinstance(layer, bool) or not -count <= layer < count
-    ]
-    if wrong or not len(layers):
-        raise UsageError(
-            f"layers {list(layers)!r} must be layers of a model with {count} layers, "
-            f"from {-count} to {count - 1}."
-        )
-    chosen = [layer % count for layer in layers]
-    if len(set(chosen)) < len(chosen):
-        raise UsageError(f"layers {list(layers)!r} name a layer twice.")
-    return chosen

@@ -1,45 +1,38 @@
 """Reads and writes Hugging Face directories: ``config.json`` and ``model*.safetensors``."""
 
 import contextlib
-import functools
-import itertools
 import json
-import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
+from ..configs.mesh import Rules
 from ..errors import UsageError, suggest
 from .bert import BertConfig, BertHead
+from .building import Placement, build
 from .config import TransformerConfig
+from .cutting import cut_layers
 from .families import Family, family_of
 from .gguf_files import gguf_file, open_gguf
-from .heads import TransformerModel, cut_layers
+from .heads import TransformerModel
 from .model_types import BARE, FAMILIES
 from .pooling import DENSE, dense_weights, pooling_files, read_pooling, write_pooling
+from .tensor_names import WeightPath, flat_weights, is_transposed, tensor_name
 from .weight_files import (
     CONFIG,
+    INDEX,
     WEIGHTS,
-    WeightFiles,
     open_files,
     open_weights,
     read_config,
     safetensors,
 )
-
-logger = logging.getLogger("jaxbrewer")
-
-_NAME_OF_LEAF = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
-_OLD_NAMES = {"gamma": "weight", "beta": "bias"}
-
-WeightPath = tuple[Any, ...]
-"""Names of attributes and indices of layers, from the root of the model."""
 
 
 def load(
@@ -48,10 +41,13 @@ def load(
     *,
     num_labels: int | None = None,
     labels: Sequence[str] | None = None,
-    layers: Sequence[int] | None = None,
+    layers: Sequence[int] | str | None = None,
     new_head: bool = False,
     seed: int = 0,
     dtype: Any = jnp.float32,
+    quantize: str | None = None,
+    mesh: Mesh | None = None,
+    rules: Rules = (),
     **settings: Any,
 ) -> TransformerModel:
     """Loads a model from a Hugging Face directory, in evaluation mode.
@@ -68,10 +64,17 @@ def load(
             config's ``architectures``.
         num_labels: Outputs of the head; by default those of the config or of ``labels``.
         labels: Names of the classes, in order.
-        layers: Keep only these layers; see :func:`cut_layers`.
+        layers: Keep only these layers, a list or ``"uniform:n"``; see :func:`cut_layers`.
         new_head: Give the head random weights even if the files have one.
         seed: Seed of random weights and of dropout.
         dtype: Floating-point type of the weights, independent of the files.
+        quantize: ``"int8"`` holds the kernels of all layers as 8-bit integers, for a frozen
+            teacher; see :func:`~jaxbrewer.models.quantize_int8`.
+        mesh: A mesh over whose devices each weight is split as soon as it is read; ``None`` puts
+            all on one device. A host reads only the parts of its own devices, one tensor after the
+            other, and never holds the whole model.
+        rules: Sharding rules, as ``student_rules`` of the ``TrainingConfig``; what no rule matches
+            is split along ``fsdp``.
         settings: Fields of the family's config that replace those of the file, such as dropout
             rates. Encoders without a head read the pooling of a sentence-transformers directory,
             unless ``pooling`` is given.
@@ -95,6 +98,9 @@ def load(
         >>> type(student).__name__, student.config.num_hidden_layers
         ('BertForTokenClassification', 2)
     """
+    if quantize not in (None, "int8"):
+        raise UsageError(f"quantize must be 'int8' or None, got {quantize!r}.")
+    placement = Placement(dtype, mesh, rules, int8=quantize == "int8")
     folder = Path(directory)
     file = gguf_file(folder)
     gguf = None if file is None else open_gguf(file)
@@ -116,44 +122,62 @@ def load(
         path = dense_weights(folder) if head.task == BARE else None
         if path is not None:
             files = files.joined(stack.enter_context(open_files([path])), {"linear": DENSE})
-        model = _build(head, family, config, files, new_head=new_head, seed=seed, dtype=dtype)
+        model = build(
+            head, family, config, files, new_head=new_head, seed=seed, placement=placement
+        )
     return model if layers is None else cut_layers(model, layers)
 
 
-def save(model: TransformerModel, directory: str | os.PathLike[str]) -> None:
+def save(
+    model: TransformerModel, directory: str | os.PathLike[str], *, max_file_bytes: int = 5 * 10**9
+) -> None:
     """Writes ``config.json`` and ``model.safetensors``, which ``transformers`` loads.
 
-    A model that ``transformers`` cannot compute (``classifier_pooling="mean"``) has a
-    ``model_type`` that it refuses.
+    A model of more than ``max_file_bytes`` is written as several files and an index, and only one
+    of them is in memory at a time. A model that ``transformers`` cannot compute
+    (``classifier_pooling="mean"``) has a ``model_type`` that it refuses.
 
     Each file is written under a temporary name and then renamed, so that readers see whole files.
 
     Args:
         model: The model; weights keep their dtype.
         directory: The directory, which is created if it does not exist.
+        max_file_bytes: The largest size of a file's tensors; a larger tensor has a file of its own.
+
+    Raises:
+        UsageError: The model has LoRA parameters or quantised kernels.
     """
     folder, family = Path(directory), family_of(model.config.model_type)
+    leaves = flat_weights(nnx.state(model, nnx.Param))
+    _require_plain(leaves)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors, pooling = {}, getattr(model.config, "pooling", None)
-    for path, leaf in _flat(nnx.state(model, nnx.Param)).items():
-        array = np.asarray(leaf)
-        name = _name(path, family)
-        if model.task == BARE:
-            name = name.removeprefix(f"{family.body}.")
-        tensors[name] = np.ascontiguousarray(array.T if _is_transposed(path, family) else array)
-    config = {
-        "architectures": [family.architecture(model)],
-        "torch_dtype": str(next(iter(tensors.values())).dtype),
-        **model.config.to_dict(),
-    }
+    pooling = getattr(model.config, "pooling", None)
     if pooling is not None:
         longest, width = model.config.longest_input, model.config.hidden_size
         write_pooling(folder, pooling_files(pooling, width, longest))
-        own = [name for name in tensors if name.startswith(f"{DENSE}.")]
-        linear = {name.replace(DENSE, "linear"): tensors.pop(name) for name in own}
+        dense = {path: leaves.pop(path) for path in list(leaves) if path[0] == DENSE}
+        linear = _tensors(dense, model, family)
         if linear:
+            linear = {name.replace(DENSE, "linear"): value for name, value in linear.items()}
             _write_tensors(folder / "2_Dense" / WEIGHTS, linear)
-    _write_tensors(folder / WEIGHTS, tensors)
+    groups = _groups(leaves, max_file_bytes)
+    names = [f"model-{i + 1:05}-of-{len(groups):05}.safetensors" for i in range(len(groups))]
+    weight_map: dict[str, str] = {}
+    for file, group in zip([WEIGHTS] if len(groups) == 1 else names, groups, strict=True):
+        tensors = _tensors(group, model, family)
+        _write_tensors(folder / file, tensors)
+        weight_map |= dict.fromkeys(tensors, file)
+    config = {
+        "architectures": [family.architecture(model)],
+        "torch_dtype": str(next(iter(leaves.values())).dtype),
+        **model.config.to_dict(),
+    }
+    if len(groups) > 1:
+        total = sum(leaf.nbytes for leaf in leaves.values())
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (folder / WEIGHTS).unlink(missing_ok=True)  # readers would prefer it
+        with _in_place_of(folder / INDEX) as part:
+            part.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     with _in_place_of(folder / CONFIG) as part:
         part.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
@@ -161,6 +185,45 @@ def save(model: TransformerModel, directory: str | os.PathLike[str]) -> None:
 def _write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     with _in_place_of(path) as part:
         part.write_bytes(safetensors().numpy.save(dict(tensors), metadata={"format": "pt"}))
+
+
+def _tensors(
+    leaves: Mapping[WeightPath, Any], model: TransformerModel, family: Family
+) -> dict[str, np.ndarray]:
+    """Weights under their names and in their order of axes in files."""
+    tensors = {}
+    for path, leaf in leaves.items():
+        array = np.asarray(leaf)
+        name = tensor_name(path, family)
+        if model.task == BARE:
+            name = name.removeprefix(f"{family.body}.")
+        tensors[name] = np.ascontiguousarray(array.T if is_transposed(path, family) else array)
+    return tensors
+
+
+def _require_plain(leaves: Mapping[WeightPath, Any]) -> None:
+    for path, leaf in leaves.items():
+        if path[-1] in ("lora_a", "lora_b"):
+            raise UsageError("The model has LoRA parameters: save merge_lora(model) or "
+                             "save_adapters(model, directory).")  # fmt: skip
+        if leaf.dtype == jnp.int8:
+            raise UsageError(
+                f"The kernel {'.'.join(map(str, path))} is quantised: save the model that "
+                "quantize_int8 was given."
+            )
+
+
+def _groups(leaves: Mapping[WeightPath, Any], size: int) -> list[dict[WeightPath, Any]]:
+    """The weights of each file, in order."""
+    groups: list[dict[WeightPath, Any]] = [{}]
+    filled = 0
+    for path, leaf in leaves.items():
+        if groups[-1] and filled + leaf.nbytes > size:
+            groups.append({})
+            filled = 0
+        groups[-1][path] = leaf
+        filled += leaf.nbytes
+    return groups
 
 
 def load_bert(
@@ -183,161 +246,6 @@ def load_bert(
 def save_bert(model: TransformerModel, directory: str | os.PathLike[str]) -> None:
     """:func:`save`, under the name that goes with :func:`load_bert`."""
     save(model, directory)
-
-
-def _build(
-    head: type[TransformerModel],
-    family: Family,
-    config: TransformerConfig,
-    files: WeightFiles,
-    *,
-    new_head: bool,
-    seed: int,
-    dtype: Any,
-) -> TransformerModel:
-    """Builds the model from the tensors of the files; missing ones get random weights."""
-    make: Any = head
-    abstract = nnx.eval_shape(lambda: make(config, rngs=nnx.Rngs(seed)))
-    graph, *parts = nnx.split(abstract, nnx.Param, ...)
-    weights, rest = parts
-    shapes = _flat(weights)
-    names = _canonical_names(files, family)
-    wanted = {path: _name(path, family) for path in shapes}
-    heads = _starts(fresh for fresh in family.fresh if not fresh.startswith(f"{family.body}."))
-    replaced = {name for name in wanted.values() if new_head and name.startswith(heads)}
-    found = {path: name for path, name in wanted.items() if name in names and name not in replaced}
-    _report(files, family, names, wanted, found, replaced)
-
-    draw = np.random.default_rng(seed)  # NumPy's has nothing to compile
-    leaves = {}
-    for path, leaf in shapes.items():
-        if path not in found:
-            leaves[path] = jnp.array(_drawn(path, leaf.shape, config, draw).astype(dtype))
-            continue
-        tensor = files.read(names[found[path]])
-        tensor = tensor.T if _is_transposed(path, family) else tensor
-        if tensor.shape != leaf.shape:
-            _refuse_shape(files, family, names[found[path]], path, tensor.shape, leaf.shape)
-        leaves[path] = jnp.array(tensor.astype(dtype, order="C"))
-
-    keys = map(functools.partial(jax.random.fold_in, jax.random.key(seed)), itertools.count())
-
-    def start(leaf: Any) -> jax.Array:
-        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        return next(keys) if is_key else jnp.array(np.zeros(leaf.shape, leaf.dtype))
-
-    streams = jax.tree.map(start, nnx.to_pure_dict(rest))
-    model: TransformerModel = nnx.merge(graph, nnx.traversals.unflatten_mapping(leaves), streams)
-    model.eval()
-    return model
-
-
-def _drawn(
-    path: WeightPath, shape: tuple[int, ...], config: TransformerConfig, draw: np.random.Generator
-) -> np.ndarray:
-    """Initial values: normal for matrices, 1 for the scales of norms, 0 for biases."""
-    if path[-1] == "scale":
-        return np.ones(shape)
-    return draw.normal(0.0, config.initializer_range if path[-1] == "kernel" else 0.0, shape)
-
-
-def _flat(weights: Any) -> dict[WeightPath, Any]:
-    return nnx.traversals.flatten_mapping(nnx.to_pure_dict(weights))
-
-
-def _starts(stems: Any) -> tuple[str, ...]:
-    return tuple(f"{stem}." for stem in stems)
-
-
-def _name(path: WeightPath, family: Family) -> str:
-    """The tensor's name in a file."""
-    *modules, leaf = path
-    name = ".".join([*map(str, modules), _NAME_OF_LEAF.get(str(leaf), str(leaf))])
-    for ours, theirs in family.names.items():
-        if f"{name}.".startswith(f"{ours}."):
-            return theirs + name.removeprefix(ours)
-    return name
-
-
-def _is_transposed(path: WeightPath, family: Family) -> bool:
-    """Whether a file holds this weight as ``[outputs, inputs]``."""
-    return path[-1] == "kernel" and path[-2] not in family.untransposed
-
-
-def _canonical_names(files: WeightFiles, family: Family) -> dict[str, str]:
-    """Maps our names, with the encoder's prefix, ``weight`` and ``bias``, to those in the files.
-
-    Raises:
-        UsageError: Two tensors have one name, once with and once without the encoder's.
-    """
-    names: dict[str, str] = {}
-    for stored in files.names:
-        stem, _, leaf = stored.rpartition(".")
-        name = f"{stem}.{_OLD_NAMES.get(leaf, leaf)}" if stem else leaf
-        if name.startswith(_starts(family.body_parts)):
-            name = f"{family.body}.{name}"
-        if name in names:
-            raise UsageError(
-                f"{files.where} holds {name} twice, as {names[name]!r} and as {stored!r}: remove "
-                "one of them."
-            )
-        names[name] = stored
-    return names
-
-
-def _report(
-    files: WeightFiles,
-    family: Family,
-    names: Mapping[str, str],
-    wanted: Mapping[WeightPath, str],
-    found: Mapping[WeightPath, str],
-    replaced: set[str],
-) -> None:
-    """Logs what gets random weights and what is not used; refuses files without the encoder."""
-    missing = [name for path, name in wanted.items() if path not in found]
-    fresh = _starts((*family.fresh, DENSE))
-    lacking = [name for name in missing if not name.startswith(fresh)]
-    if lacking:
-        raise UsageError(
-            f"{files.where} lacks {len(lacking)} tensors of the model: {_listed(lacking)}. "
-            f"It has {_listed(list(names.values()))}."
-        )
-    there = [name for name in missing if name in replaced and name in names]
-    absent = [name for name in missing if name not in there]
-    if there:
-        logger.warning("Replaced by random weights: %s", _listed(there))
-    if absent:
-        logger.warning("Not in %s, starts from random weights: %s", files.where, _listed(absent))
-    unused = set(names) - set(wanted.values())
-    heads = _starts((*family.fresh, *family.other_heads))
-    expected = [name for name in unused if name.startswith(heads)]
-    if expected:
-        logger.info("Heads in %s that this model lacks: %s", files.where, _listed(expected))
-    surprising = unused.difference(expected)
-    if surprising:
-        logger.warning("In %s but not in the model: %s", files.where, _listed(surprising))
-
-
-def _listed(names: Sequence[str] | set[str]) -> str:
-    some = sorted(names)[:4]
-    return ", ".join(some) + (f" and {len(names) - len(some)} more" if len(names) > 4 else "")
-
-
-def _refuse_shape(
-    files: WeightFiles,
-    family: Family,
-    name: str,
-    path: WeightPath,
-    given: Sequence[int],
-    wanted: Sequence[int],
-) -> None:
-    if _is_transposed(path, family):
-        given, wanted = given[::-1], wanted[::-1]
-    is_head = path[0] != family.body
-    remedy = " Give num_labels as the file has it, or new_head=True." if is_head else ""
-    raise UsageError(
-        f"{files.where} {name} has shape {list(given)}, the config asks for {list(wanted)}.{remedy}"
-    )
 
 
 def _head_for(

@@ -51,12 +51,12 @@ class WeightFiles:
     Attributes:
         where: The file's name, for messages; the index's where there are several files.
         tensors: Shapes and types of the tensors by name, without buffers.
-        read: Reads the tensor of a name.
+        read: Reads the tensor of a name, or the part of it that an index selects.
     """
 
     where: str
     tensors: Mapping[str, Tensor]
-    read: Callable[[str], np.ndarray]
+    read: Callable[[str, tuple[slice, ...] | None], np.ndarray]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -75,7 +75,9 @@ class WeightFiles:
         return WeightFiles(
             self.where,
             {**self.tensors, **tensors},
-            lambda name: other.read(new[name]) if name in new else self.read(name),
+            lambda name, index: (
+                other.read(new[name], index) if name in new else self.read(name, index)
+            ),
         )
 
 
@@ -134,14 +136,15 @@ def open_files(paths: Sequence[Path]) -> Iterator[WeightFiles]:
                 owners[name] = file
         names = [name for name in owners if not name.endswith(_BUFFERS)]
 
-        def read(name: str) -> np.ndarray:
+        def read(name: str, index: tuple[slice, ...] | None = None) -> np.ndarray:
             dtype = tensors[name].dtype
             if dtype not in _BYTES:
                 raise UsageError(
                     f"{where}: {name!r} has the type {dtype}; weights must be {', '.join(_BYTES)}."
                 )
-            tensor: np.ndarray = owners[name].get_tensor(name)
-            return tensor
+            file = owners[name]
+            part: np.ndarray = file.get_slice(name)[index] if index else file.get_tensor(name)
+            return part
 
         tensors = {name: _tensor(owners[name].get_slice(name)) for name in names}
         yield WeightFiles(where, tensors, read)
