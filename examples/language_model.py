@@ -1,6 +1,6 @@
 """A language model and students made of some of its layers, in equal optimizer steps.
 
-The texts are WordNet's definitions of nouns, which the package holds. The student is every n-th
+The texts are lists of eight of WordNet's definitions of nouns, which the package holds. The student is every n-th
 layer of the teacher with its embeddings. It is scored untrained, trained on labels alone, distilled
 with three divergences from the live teacher, and distilled from a cache of the teacher's 64 largest
 logits and the mass of the others.
@@ -40,7 +40,7 @@ parser.add_argument("--layers", type=int, default=2, help="layers of the student
 parser.add_argument("--steps", type=int, default=200, help="optimizer steps of each student")
 parser.add_argument("--rows", type=int, default=8, help="packed rows in a batch")
 parser.add_argument("--width", type=int, default=128, help="tokens in a row")
-parser.add_argument("--test-texts", type=int, default=200, help="texts that score the models")
+parser.add_argument("--test-texts", type=int, default=24, help="texts that score the models")
 parser.add_argument("--learning-rate", type=float, default=1e-3)
 parser.add_argument("--teacher-steps", type=int, default=300, help="steps of the small teacher")
 parser.add_argument("--seeds", type=int, default=1, help="orders of the texts to train with")
@@ -137,17 +137,18 @@ with tempfile.TemporaryDirectory() as folder:
     if options.model is None:
         save_small_model(path)
     tokenizer, start = Tokenizer(path), time.monotonic()
-    texts = load_glosses().texts
-    texts = [texts[row] for row in np.random.default_rng(0).permutation(len(texts))]
+    glosses = load_glosses().texts
+    order = np.random.default_rng(0).permutation(len(glosses) // 8 * 8).reshape(-1, 8)
+    texts = ["\n".join(glosses[row] for row in rows) for rows in order]
     test_texts = Corpus("text", texts[: options.test_texts], [""] * options.test_texts)
     test = task.encode(tokenizer, test_texts)
-    # as many texts as one pass of the steps needs: about 20 tokens, or 60 bytes, each
-    needed = options.steps * options.rows * options.width // (20 if options.model else 60)
-    train = documents_of(texts[options.test_texts :][: needed + 100])
+    # as many texts as one pass of the steps needs: about 130 tokens, or 450 bytes, each
+    needed = options.steps * options.rows * options.width // (130 if options.model else 450)
+    train = documents_of(texts[options.test_texts :][: needed + 20])
 
     teacher = load(path, "causal-language-modeling")
     if options.model is None:
-        everything = documents_of(texts[options.test_texts :][:20_000])
+        everything = documents_of(texts[options.test_texts :][:2_500])
         plan = optimization(options.teacher_steps, 3e-3)
         make_fine_tuning(task, teacher, everything, plan, settings_of(0)).train()
 

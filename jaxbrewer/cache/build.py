@@ -1,7 +1,7 @@
 """Runs a teacher over the data once and writes its outputs to disk."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,36 +72,87 @@ def build_cache(
         UsageError: The directory holds another cache, an example has two different contents, or
             numbers do not fit the storage.
     """
-    storage, model, root = storage or Storage(), as_model(teacher), Path(directory)
+    storage, model = storage or Storage(), as_model(teacher)
     digests = {"teacher": fingerprint(model.variables), **fingerprints}
     settings = teacher_settings(model, precision, args)
-    found = _read_same(root, digests, settings, storage)
-    if found is not None and found.complete:
-        if config is not None:
-            found.record_layout(root).require_layers(config, number, f"the cache {root}")
-        return found
     inputs = None if model.takes is None else sorted(model.takes)
 
-    def seeds_of_rows(inputs_T: Any) -> Any:
+    def seeds_of_rows(inputs_T: Any) -> Any:  # of sampled classes
         if storage.kind != "sampled":
             return None
         return content_digests(inputs_T, inputs)[:, 1].astype(np.uint32)
 
     teach = _make_teach(model, adaptor, storage, config, number, precision, args)
-    started = Manifest(digests, settings, storage.to_dict(), "", inputs, {}, {})
+    postprocessor = batch_postprocessor
+    manifest = write_outputs(
+        directory,
+        (postprocessor(batch) if postprocessor else batch for batch in _first_epoch(dataloader)),
+        lambda batch: teach(model.variables, batch, seeds_of_rows(teacher_inputs(batch, number))),
+        storage=storage,
+        inputs=inputs,
+        fingerprints=digests,
+        settings=settings,
+        number=number,
+        part=part,
+    )
+    if config is not None:
+        layout = manifest.record_layout(directory)
+        layout.require_layers(config, number, f"the cache {directory}")
+    return manifest
+
+
+def _first_epoch(dataloader: Any) -> Iterator[Any]:
+    set_epoch(dataloader, 0)
+    yield from dataloader
+
+
+def write_outputs(
+    directory: str | Path,
+    batches: Iterable[Any],
+    outputs_of: Callable[[Any], Outputs],
+    *,
+    storage: Storage,
+    inputs: Sequence[str] | None,
+    fingerprints: Mapping[str, str],
+    settings: Mapping[str, Any],
+    number: int | None = None,
+    part: tuple[int, int] = (0, 1),
+) -> Manifest:
+    """Writes outputs for every example of some batches, wherever they come from.
+
+    Args:
+        directory: The directory of the cache: new, empty, or with a build of the same cache.
+        batches: Batches that hold every example once.
+        outputs_of: The outputs of a batch, in the form that ``storage`` stores.
+        storage: How numbers are stored.
+        inputs: The batch entries that make up an example; ``None`` for all.
+        fingerprints: Digests that a reader of the cache must match.
+        settings: Settings that a reader must match.
+        number: The index among several teachers, for batches with a part for each.
+        part: As for :func:`build_cache`.
+
+    Returns:
+        The manifest; that of the cache in the directory if it is complete.
+
+    Raises:
+        UsageError: As :func:`build_cache`.
+    """
+    root = Path(directory)
+    found = _read_same(root, fingerprints, settings, storage)
+    if found is not None and found.complete:
+        return found
+    started = Manifest(fingerprints, settings, storage.to_dict(), "", inputs, {}, {})
     with CacheWriter(root, started, found, storage, part) as writer:
-        set_epoch(dataloader, 0)
-        for index, batch in enumerate(dataloader):
+        for index, batch in enumerate(batches):
             if index % part[1] != part[0]:
                 continue
-            batch = as_batch(batch_postprocessor(batch) if batch_postprocessor else batch)
+            batch = as_batch(batch)
             examples = examples_of(batch, number)
             content = content_digests(examples.inputs, inputs)
             missing = writer.missing(examples.ids, content)
             if missing:
                 inputs_T = teacher_inputs(batch, number)
-                outputs = teach(model.variables, batch, seeds_of_rows(inputs_T))
-                writer.add(outputs, inputs_T, examples, content, missing)
+                writer.add(outputs_of(batch), inputs_T, examples, content, missing)
         return writer.finish()
 
 
