@@ -1,9 +1,9 @@
 """A language model and students made of some of its layers, in equal optimizer steps.
 
-The texts are lists of eight of WordNet's definitions of nouns, which the package holds. The student is every n-th
-layer of the teacher with its embeddings. It is scored untrained, trained on labels alone, distilled
-with three divergences from the live teacher, and distilled from a cache of the teacher's 64 largest
-logits and the mass of the others.
+The texts are lists of eight of WordNet's definitions of nouns, which the package holds. The student
+is every n-th layer of the teacher with its embeddings. It is scored untrained, trained on labels
+alone, distilled with three divergences from the live teacher, and distilled from a cache of the
+teacher's 64 largest logits and the mass of the others.
 
 `--model` names a Hugging Face directory of a decoder, such as SmolLM2-135M. Without it, a Llama of
 six small layers that reads bytes is trained first.

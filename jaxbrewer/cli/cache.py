@@ -9,7 +9,7 @@ from ..errors import UsageError, abbreviate
 from ..text import task_of
 from ..text.model import check_fits
 from .config import Job
-from .job_data import fingerprints, read_distillation_texts
+from .job_data import fingerprints, read_distillation_texts, require_matching_cache
 from .messages import report_wait
 from .output import format_bytes, print_line, print_table
 from .run_paths import find_teacher
@@ -25,9 +25,7 @@ def build(job: Job, *, kind: str, k: int, bits: int, samples: int, batch_size: i
         UsageError: The job does not fit, or the directory holds another cache.
     """
     config = job.config
-    directory = job.need("training.cache_dir", "the directory of the cache")
-    if not isinstance(directory, str):
-        raise UsageError("training.cache_dir must be one directory: a job has one teacher.")
+    directory = _directory_of(job)
     if batch_size < 1:
         raise UsageError(f"--batch-size must be at least 1, got {batch_size}.")
     task, source = task_of(config.data), find_teacher(job)
@@ -57,7 +55,69 @@ def build(job: Job, *, kind: str, k: int, bits: int, samples: int, batch_size: i
             precision=policy_of(config.training),
             fingerprints=fingerprints(source.directory, data.texts.encoded),
         )
-    stat(Path(directory))
+    stat(directory)
+
+
+def import_(job: Job, paths: Sequence[str], *, k: int | None, bits: int) -> None:
+    """Writes log-probabilities that were computed elsewhere to ``training.cache_dir``.
+
+    Raises:
+        UsageError: The job does not fit, a file is not of its texts, or the directory holds
+            another cache.
+    """
+    directory = _directory_of(job)
+    if k is not None and k < 1:
+        raise UsageError(f"--k must be at least 1, got {k}.")
+    task, source = task_of(job.config.data), find_teacher(job)
+    report_wait("reading the texts")
+    data = read_distillation_texts(job, task, source)
+    documents = task.uncut(data.tokenizer, data.texts.examples)
+    report_wait("reading the log-probabilities")
+    from ..text.import_scores import import_scores
+
+    pieces: Any = data.texts.encoded
+    import_scores(
+        directory,
+        paths,
+        documents,
+        pieces,
+        data.tokenizer,
+        classes=int(source.fields["vocab_size"]),
+        k=k,
+        bits=bits,
+        fingerprints=fingerprints(source.directory, pieces),
+        names=data.texts.examples.places,
+    )
+    stat(directory)
+
+
+def export(job: Job, path: str) -> None:
+    """Writes the largest logits of a job's cache to a Parquet file.
+
+    Raises:
+        UsageError: There is no such cache, it is of other texts, or the file cannot be written.
+    """
+    directory = _directory_of(job)
+    if not path.endswith(".parquet"):
+        raise UsageError(f"{path}: the file must end with .parquet.")
+    task, source = task_of(job.config.data), find_teacher(job)
+    report_wait("reading the texts")
+    data = read_distillation_texts(job, task, source)
+    pieces: Any = data.texts.encoded
+    task.uncut(data.tokenizer, data.texts.examples.take([0]))  # other tasks are refused
+    require_matching_cache(job, source.directory, pieces)
+    report_wait("reading the cache")
+    from ..text.import_scores import export_scores
+
+    tokens = export_scores(directory, path, pieces)
+    print_line(f"{path} holds the largest logits of {tokens:,} tokens.")
+
+
+def _directory_of(job: Job) -> Path:
+    directory = job.need("training.cache_dir", "the directory of the cache")
+    if not isinstance(directory, str):
+        raise UsageError("training.cache_dir must be one directory: a job has one teacher.")
+    return Path(directory)
 
 
 def verify(directory: Path) -> None:

@@ -121,6 +121,26 @@ def build_cache(arguments: argparse.Namespace, overrides: Sequence[str]) -> None
     )
 
 
+def import_cache(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Runs ``jaxbrewer cache import``."""
+    from .config import read_job
+
+    job = read_job(arguments.job, overrides)
+    from .cache import import_
+
+    import_(job, arguments.files, k=arguments.k, bits=arguments.bits)
+
+
+def export_cache(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Runs ``jaxbrewer cache export``."""
+    from .config import read_job
+
+    job = read_job(arguments.job, overrides)
+    from .cache import export
+
+    export(job, arguments.file)
+
+
 def verify_cache(arguments: argparse.Namespace, _: Sequence[str]) -> None:
     """Runs ``jaxbrewer cache verify``."""
     from .cache import verify

@@ -332,6 +332,32 @@ def _add_cache(adder: Any) -> None:
     build.add_argument(
         "--batch-size", type=int, default=64, metavar="N", help=_default("texts per batch")
     )
+    import_ = _add(
+        actions,
+        "import",
+        commands.import_cache,
+        "store log-probabilities that were computed elsewhere: vLLM, OpenAI, Parquet",
+        "jaxbrewer cache import job.yaml scores.jsonl --training.cache_dir runs/cache",
+        takes_overrides=True,
+    )
+    import_.add_argument("job", metavar="JOB", help=f"{_JOB} with training.cache_dir")
+    import_.add_argument(
+        "files", metavar="FILE", nargs="+", help="JSONL or Parquet (docs/cache.md)"
+    )
+    import_.add_argument("--k", type=int, metavar="N", help="candidates per token that are kept")
+    import_.add_argument(
+        "--bits", type=int, default=8, metavar="N", help=_default("bits per candidate")
+    )
+    export = _add(
+        actions,
+        "export",
+        commands.export_cache,
+        "write a cache's largest logits to Parquet",
+        "jaxbrewer cache export job.yaml scores.parquet --training.cache_dir runs/cache",
+        takes_overrides=True,
+    )
+    export.add_argument("job", metavar="JOB", help=f"{_JOB} with training.cache_dir")
+    export.add_argument("file", metavar="FILE", help="the file to write")
     for name, run, does in (
         ("verify", commands.verify_cache, "read every record and compare its checksum"),
         ("stat", commands.stat_cache, "show what a cache holds, its size and its error"),

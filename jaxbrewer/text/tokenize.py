@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,14 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
 )
 """The files of a tokenizer in a Hugging Face directory; none of them is required."""
+
+_BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
+_PRINTED = [*range(33, 127), *range(161, 173), *range(174, 256)]
+_BYTE_OF = {
+    **{chr(byte): byte for byte in _PRINTED},
+    **{chr(256 + n): b for n, b in enumerate(b for b in range(256) if b not in _PRINTED)},
+}
+"""The bytes that the characters of byte-level tokens stand for."""
 
 _TEXTS_PER_CALL = 10_000
 """Texts tokenized per call, which bounds the memory of the intermediate objects."""
@@ -237,6 +246,27 @@ class Tokenizer:
         """The text of tokens, without special ones."""
         with _library_errors(f"The tokenizer of {self._directory} cannot decode the tokens"):
             return self._tokenizer.decode([int(token) for token in ids])
+
+    def ids_by_bytes(self) -> dict[bytes, int]:
+        """Token ids by the bytes of their text, without texts that several tokens have."""
+        vocabulary = self._tokenizer.get_vocab()
+        is_bytes = type(self._tokenizer.decoder).__name__ == "ByteLevel"
+        added = {token.content for token in self._tokenizer.get_added_tokens_decoder().values()}
+        found: dict[bytes, int] = {}
+        several = set()
+        for token, number in vocabulary.items():
+            if token in added:
+                text = token.encode()
+            elif is_bytes:
+                text = bytes(_BYTE_OF.get(char, 0) for char in token)
+            elif _BYTE_TOKEN.fullmatch(token):
+                text = bytes([int(token[3:5], 16)])
+            else:
+                text = token.replace("\u2581", " ").encode()
+            if text in found:
+                several.add(text)
+            found[text] = number
+        return {text: number for text, number in found.items() if text not in several}
 
     @property
     def directory(self) -> Path:

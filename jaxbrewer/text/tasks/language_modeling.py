@@ -47,8 +47,12 @@ class LanguageModeling(Task[Corpus]):
 
     def encode(self, tokenizer: Tokenizer, examples: Corpus) -> Documents:
         """Tokenizes texts and cuts them into windows of ``data.max_length`` tokens."""
-        documents = encode_corpus(tokenizer, examples, learn_prompts=self.data.learn_prompts)
+        documents = self.uncut(tokenizer, examples)
         return documents.windows(self.data.max_length, truncate=self.data.truncate)
+
+    def uncut(self, tokenizer: Tokenizer, examples: Corpus) -> Documents:
+        """Tokenizes texts."""
+        return encode_corpus(tokenizer, examples, learn_prompts=self.data.learn_prompts)
 
     def make_loader(self, encoded: Encoded, batch_size: int, **options: Any) -> TokenLoader:
         """Rows of ``data.max_length`` tokens with several documents each, if ``data.packed``."""

@@ -18,6 +18,7 @@ from ...models.model_directory import ModelDirectory
 from ...models.model_types import PROBLEM_TYPES
 from ...registry import KD_LOSS_MAP, PACKAGED_KD_LOSSES, loss_and_parameters
 from ...run.results import Diagrams
+from ..documents import Documents
 from ..labels import read_label_names
 from ..loader import TextLoader, TokenLoader
 from ..rows import Source
@@ -166,6 +167,16 @@ class Task(abc.ABC, Generic[Data]):
     def describe(self, examples: Data) -> list[tuple[str, str]]:
         """Rows for the table that a command prints about its data, a name and a value each."""
         return []
+
+    def uncut(self, tokenizer: Tokenizer, examples: Data) -> Documents:
+        """The tokens of whole documents, which log-probabilities made elsewhere are joined with.
+
+        Raises:
+            UsageError: The task has no such documents.
+        """
+        raise UsageError(
+            f"data.task {self.name!r}: log-probabilities of tokens belong to language models."
+        )
 
     def make_loader(self, encoded: Encoded, batch_size: int, **options: Any) -> TokenLoader:
         """The batches of a training; takes the options of :class:`~jaxbrewer.text.TextLoader`."""
