@@ -84,6 +84,22 @@ def choose_chunks(
     return Chunks(number, math.ceil(own / number), parts)
 
 
+def describe(chunks: Chunks, positions: int, classes: int) -> str:
+    """One line about chunks.
+
+    Examples:
+        >>> describe(Chunks(32, 128), 4096, 128_256)
+        'logits of 4,096 positions x 128,256 classes in 32 chunks of 128 positions'
+        >>> describe(Chunks(1, 64), 64, 1_000)
+        'logits of 64 positions x 1,000 classes, whole'
+    """
+    whole = f"logits of {positions:,} positions x {classes:,} classes"
+    if chunks.number == 1:
+        return f"{whole}, whole"
+    each = f" in each of {chunks.parts} parts" if chunks.parts > 1 else ""
+    return f"{whole} in {chunks.number:,} chunks of {chunks.size:,} positions{each}"
+
+
 @contextlib.contextmanager
 def batch_in_parts(parts: int) -> Iterator[None]:
     """Tells what is traced inside that the first axis of a batch is split over ``parts`` devices.

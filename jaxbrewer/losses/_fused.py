@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -11,7 +12,8 @@ from jaxtyping import Array, Float, Integer
 
 from ..errors import UsageError
 from ..registry import KD_LOSS_MAP
-from ._chunks import Chunks, choose_chunks, map_in_chunks, means_in_chunks
+from ._chunks import Chunks, choose_chunks, describe, map_in_chunks, means_in_chunks
+from ._facts import add_fact
 from ._logits import Mask, Temperature, check_logits, check_temperature
 from ._logits_of import LogitsOf
 from ._reduction import Mean, as_loss, masked_mean, selected, valid
@@ -126,7 +128,7 @@ def fused_loss(
         return mean
 
     given = Positions(temperature, mask, labels)
-    return compare_in_chunks(of_chunk, student, teacher, given, chunks)
+    return compare_in_chunks(of_chunk, student, teacher, given, chunks, what=f"fused {loss}")
 
 
 @as_loss
@@ -178,7 +180,7 @@ def fused_cross_entropy(
     if not isinstance(logits, LogitsOf):
         return of_chunk(logits, None, given)
     logits.check("fused_cross_entropy")
-    return compare_in_chunks(of_chunk, logits, None, given, chunks)
+    return compare_in_chunks(of_chunk, logits, None, given, chunks, what="labels")
 
 
 def label_cross_entropy(
@@ -193,12 +195,23 @@ def label_cross_entropy(
     return jax.nn.logsumexp(logits, axis=-1) - at_label
 
 
+def whole_logits(what: str, logits: Any) -> Any:
+    """The logits of a :class:`LogitsOf` as an array, which is a fact; anything else as it is."""
+    if not isinstance(logits, LogitsOf):
+        return logits
+    count = math.prod(logits.shape[:-1])
+    add_fact(f"{what}: {describe(Chunks(1, count), count, logits.classes)}")
+    return logits.logits()
+
+
 def compare_in_chunks(
     function: Callable[[Array, Any, Positions], Mean],
     student: LogitsOf,
     teacher: Any,
     positions: Positions,
     chunks: Chunks | None = None,
+    *,
+    what: str,
 ) -> Mean:
     """The :class:`Mean` of a comparison of logits, by chunks of positions.
 
@@ -210,7 +223,11 @@ def compare_in_chunks(
             student's axes of positions; ``function`` gets an array for the first.
         positions: What else it takes.
         chunks: From :func:`choose_chunks`; ``None`` chooses.
+        what: Names the loss among the facts that :func:`collect_facts` collects.
     """
+    count = math.prod(student.shape[:-1])
+    chunks = choose_chunks(count, student.classes) if chunks is None else chunks
+    add_fact(f"{what}: {describe(chunks, count, student.classes)}")
     return _in_chunks(means_in_chunks, function, student, teacher, positions, chunks)
 
 
@@ -255,7 +272,7 @@ def _in_chunks(
 ) -> Any:
     """``run`` of a function of a chunk's logits, over positions in one axis."""
     batch = student.shape[:-1]
-    count = functools.reduce(lambda a, b: a * b, batch, 1)
+    count = math.prod(batch)
     chunks = choose_chunks(count, student.classes) if chunks is None else chunks
     if chunks.number * chunks.size * chunks.parts != count and positions.mask is None:
         positions = positions._replace(mask=jnp.ones(batch, bool))

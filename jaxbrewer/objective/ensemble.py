@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Integer
 from ..configs import DistillationConfig
 from ..errors import UsageError
 from ..forward.adaptors import Outputs
-from ..losses import loss_dtype, per_position, selected
+from ..losses import loss_dtype, per_position, selected, whole_logits
 from .head_masks import per_head
 from .logit_masks import pair_selected, pairs_by_rank
 from .schedules import weight_schedule
@@ -227,6 +227,7 @@ def add_outputs(
     )
     for head, logits in enumerate(outputs.logits):
         mask = masks_first[head] if masks_first[head] is not None else masks_own[head]
+        logits = whole_logits(f"logits[{head}] of teacher {teacher}, averaged", logits)
         if teacher:
             own_mask, pairing = masks_own[head], ensemble.mask_pairing
             if logits.ndim > 2 and pairs_by_rank(mask, own_mask, pairing):

@@ -137,7 +137,7 @@ def select_classes(
         >>> print(select_classes("logits", logits, logits, (mask, None))[0])
         [[  1. -inf]]
     """
-    examples, classes = _of_rank(masks, 1), _of_rank(masks, 2)
+    examples, classes = mask_of_examples(masks), _of_rank(masks, 2)
     if classes is None:
         return logits_S, logits_T, examples
     if not hasattr(logits_T, "dtype"):
@@ -168,6 +168,16 @@ def classes_as_positions(
     if classes is None or mask is None:
         return logits_S, logits_T, mask
     return logits_S[..., None], logits_T[..., None], classes & mask[:, None]
+
+
+def selects_classes(masks: tuple[Array | None, Array | None]) -> bool:
+    """Whether masks of logits ``[batch, classes]`` select classes."""
+    return any(mask is not None and mask.ndim == 2 for mask in masks)
+
+
+def mask_of_examples(masks: tuple[Array | None, Array | None]) -> Array | None:
+    """The examples that masks of logits ``[batch, classes]`` select; ``None`` for all."""
+    return _of_rank(masks, 1)
 
 
 def _of_rank(masks: tuple[Array | None, Array | None], ndim: int) -> Array | None:

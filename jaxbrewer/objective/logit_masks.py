@@ -1,11 +1,14 @@
 """The teacher's logits as they are compared: shifted, and paired with the student's positions."""
 
+import dataclasses
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer, Shaped
 
 from ..errors import UsageError
-from ..losses import selected
+from ..losses import LogitsOf, selected
 
 
 def probability_shift(
@@ -114,6 +117,26 @@ def pair_selected(
     if pairs_by_rank(mask_S, mask_T, pairing):
         return _pair_by_rank(teacher, mask_S, mask_T)
     return teacher, selected(mask_S) & selected(mask_T)
+
+
+def pair_logits(
+    teacher: Any,
+    mask_S: Shaped[Array, "*other"] | None,
+    mask_T: Shaped[Array, "*positions"] | None,
+    *,
+    pairing: str = "auto",
+) -> tuple[Any, Shaped[Array, "..."] | None]:
+    """As :func:`pair_selected`, for a teacher's logits in any form.
+
+    The rows of a :class:`~jaxbrewer.LogitsOf` are its hidden states, those of a
+    :class:`~jaxbrewer.TopK` all of its arrays.
+    """
+    if isinstance(teacher, LogitsOf):
+        hidden, mask = pair_selected(teacher.hidden, mask_S, mask_T, pairing=pairing)
+        return dataclasses.replace(teacher, hidden=hidden), mask
+    leaves, structure = jax.tree.flatten(teacher)
+    pairs = [pair_selected(leaf, mask_S, mask_T, pairing=pairing) for leaf in leaves]
+    return jax.tree.unflatten(structure, [leaf for leaf, _ in pairs]), pairs[0][1]
 
 
 def pairs_by_rank(

@@ -2,21 +2,42 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from ..configs import DistillationConfig
 from ..errors import UsageError
 from ..forward.adaptors import Outputs
-from ..losses import LogitsOf, Mean, add_means
+from ..losses import (
+    LogitsOf,
+    Mean,
+    Positions,
+    add_means,
+    compare_in_chunks,
+    map_positions,
+    whole_logits,
+)
 from ..registry import KD_LOSS_MAP, loss_and_parameters
 from .ensemble import Ensemble, Targets, Weight
-from .head_masks import classes_as_positions, masks_of_heads, select_classes, weights_of_head
-from .logit_masks import pair_selected, pairs_by_rank, probability_shift
-from .loss_calls import BoundLoss, LossCall, as_sum_and_count, require_classes, weighted
-from .temperature_rules import temperature_rule
-from .top_k import TopK, pair_top_k, require_kept_logits_suffice, to_buckets
+from .head_masks import (
+    classes_as_positions,
+    mask_of_examples,
+    masks_of_heads,
+    select_classes,
+    selects_classes,
+    weights_of_head,
+)
+from .logit_masks import pair_logits, pairs_by_rank, probability_shift
+from .loss_calls import (
+    BoundLoss,
+    as_sum_and_count,
+    combined_weights,
+    require_classes,
+    weighted,
+)
+from .temperature_rules import AroundTheMean, temperature_rule
+from .top_k import TopK, require_kept_logits_suffice, to_buckets
 from .value_checks import Checks, fractional_mask, unequal_counts
 from .vocabulary import fit_vocabularies
 
@@ -88,41 +109,100 @@ class LogitsLoss:
         means = []
         for head in range(heads):
             weights = weights_of_head(student, teacher, head, masks[head], pairing)
-            loss = weighted(self.loss, weight, self.loss.row, positions=weights)
             label = labels[head] if len(labels) == heads else None
-            logits_S, logits_T = [
-                logits.logits() if isinstance(logits, LogitsOf) else logits
-                for logits in (student.logits[head], teacher.logits[head])
-            ]
-            means.append(
-                self._term(
-                    f"logits[{head}]", loss, logits_S, logits_T, temperature, masks[head], label
-                )
+            compared = _Compared(
+                f"logits[{head}]",
+                student.logits[head],
+                teacher.logits[head],
+                masks[head],
+                Positions(temperature, None, label, combined_weights(weight, weights)),
             )
+            means.append(self._term(compared))
         return tuple(means)
 
-    def _term(
-        self,
-        what: str,
-        loss: LossCall,
-        logits_S: jax.Array,
-        logits_T: Any,
-        temperature: Any,
-        masks: tuple[jax.Array | None, jax.Array | None],
-        label: jax.Array | None,
-    ) -> Mean:
+    def _term(self, compared: "_Compared") -> Mean:
         """The loss of one head."""
         name, _ = loss_and_parameters(self.config.kd_loss_type)
+        what, masks, given = compared.what, compared.masks, compared.given
+        logits_S, logits_T = compared.student, compared.teacher
         for who, logits in (("student", logits_S), ("teacher", logits_T)):
             require_classes(f"{what} of the {who}", name, self.loss.row, logits)
-        mask, has_positions, is_top_k = None, logits_S.ndim > 2, isinstance(logits_T, TopK)
-        if is_top_k:
+        if isinstance(logits_T, TopK):
             sampled_at = logits_T.temperatures[0] if logits_T.sampled else None
             require_kept_logits_suffice(self.config, sampled_at=sampled_at)
+        has_positions = logits_S.ndim > 2
+        if not self.loss.row.by_position or (not has_positions and selects_classes(masks)):
+            logits_S = whole_logits(f"{what} of the student", logits_S)
+        if not isinstance(logits_S, LogitsOf):
+            logits_T = whole_logits(f"{what} of the teacher", logits_T)
+        mask = None
         if has_positions:
-            pair: Any = pair_top_k if is_top_k else pair_selected
-            logits_T, mask = pair(logits_T, *masks, pairing=self.config.mask_pairing)
-        if logits_S.shape[:-1] == logits_T.shape[:-1] and not is_top_k:
+            logits_T, mask = pair_logits(logits_T, *masks, pairing=self.config.mask_pairing)
+        if logits_S.shape[:-1] != logits_T.shape[:-1]:
+            _require_same_shape(what, logits_S, logits_T)
+        if isinstance(logits_S, LogitsOf):
+            mask = mask if has_positions else mask_of_examples(masks)
+            return self._in_chunks(what, logits_S, logits_T, given._replace(mask=mask))
+        logits_S, logits_T = self._over_one_vocabulary(what, logits_S, logits_T)
+        if not has_positions:
+            logits_S, logits_T, mask = select_classes(what, logits_S, logits_T, masks)
+        logits_T = self._shifted(logits_T, given)
+        tau = given.temperature
+        if self.rule is not None:
+            tau = self.rule(logits_S, logits_T, tau, mask)
+        if isinstance(logits_T, TopK):
+            logits_S, logits_T = to_buckets(logits_S, logits_T, tau, mask)
+        if not has_positions and self.loss.row.elementwise:
+            logits_S, logits_T, mask = classes_as_positions(logits_S, logits_T, masks, mask)
+        loss = weighted(self.loss, given.weights, self.loss.row)
+        return loss(logits_S, logits_T, tau, mask=mask, labels=given.labels)
+
+    def _in_chunks(
+        self, what: str, logits_S: LogitsOf, logits_T: Any, positions: Positions
+    ) -> Mean:
+        """The loss of one head, by chunks of positions."""
+
+        def prepared(logits_S: Any, logits_T: Any, given: Positions) -> tuple[Any, Any]:
+            logits_S, logits_T = self._over_one_vocabulary(what, logits_S, logits_T)
+            return logits_S, self._shifted(logits_T, given)
+
+        def of_chunk(logits_S: Any, logits_T: Any, given: Positions) -> Mean:
+            logits_S, logits_T = prepared(logits_S, logits_T, given)
+            tau = given.temperature
+            if isinstance(logits_T, TopK):
+                logits_S, logits_T = to_buckets(logits_S, logits_T, tau, given.mask)
+            loss = weighted(self.loss, given.weights, self.loss.row)
+            return loss(logits_S, logits_T, tau, mask=given.mask, labels=given.labels)
+
+        if self.rule is not None:
+            tau = self._temperatures(what, prepared, logits_S, logits_T, positions)
+            positions = positions._replace(temperature=tau)
+        return compare_in_chunks(of_chunk, logits_S, logits_T, positions, what=f"kd_loss of {what}")
+
+    def _temperatures(
+        self,
+        what: str,
+        prepared: Callable[..., tuple[Any, Any]],
+        logits_S: LogitsOf,
+        logits_T: Any,
+        positions: Positions,
+    ) -> Any:
+        """The temperature that the rule sets, by chunks where it scores each position by itself."""
+        rule = self.rule
+        if isinstance(rule, AroundTheMean):
+            scores = map_positions(
+                lambda s, t, given: rule.score(*prepared(s, t, given), given.mask),
+                logits_S, logits_T, positions,
+            )  # fmt: skip
+            return rule.of_scores(scores, positions.temperature, positions.mask)
+        assert rule is not None
+        by_rule = f"{what}, for the temperature_scheduler"
+        pair = whole_logits(by_rule, logits_S), whole_logits(f"{by_rule}, teacher", logits_T)
+        return rule(*prepared(*pair, positions), positions.temperature, positions.mask)
+
+    def _over_one_vocabulary(self, what: str, logits_S: Any, logits_T: Any) -> tuple[Any, Any]:
+        """Both models' logits over the same classes."""
+        if not isinstance(logits_T, TopK):
             logits_S, logits_T = fit_vocabularies(
                 logits_S,
                 logits_T,
@@ -130,20 +210,33 @@ class LogitsLoss:
                 what=what,
                 rules_out=self.loss.row.teacher_rules_out,
             )
-        _same_shape(what, logits_S, logits_T)
-        if not has_positions:
-            logits_S, logits_T, mask = select_classes(what, logits_S, logits_T, masks)
-        if self.config.probability_shift:
-            assert label is not None
-            logits_T = probability_shift(logits_T, label)
-        tau = temperature
-        if self.rule is not None:
-            tau = self.rule(logits_S, logits_T, temperature, mask)
-        if is_top_k:
-            logits_S, logits_T = to_buckets(logits_S, logits_T, tau, mask)
-        if not has_positions and self.loss.row.elementwise:
-            logits_S, logits_T, mask = classes_as_positions(logits_S, logits_T, masks, mask)
-        return loss(logits_S, logits_T, tau, mask=mask, labels=label)
+        _require_same_shape(what, logits_S, logits_T)
+        return logits_S, logits_T
+
+    def _shifted(self, logits_T: Any, given: Positions) -> Any:
+        """The teacher's logits, with the label's as the largest if the config says so."""
+        if not self.config.probability_shift:
+            return logits_T
+        assert given.labels is not None
+        return probability_shift(logits_T, given.labels)
+
+
+class _Compared(NamedTuple):
+    """A head of both models, and what its comparison takes besides the logits.
+
+    Attributes:
+        what: Names the head in messages.
+        student: The student's logits, an array or a :class:`LogitsOf`.
+        teacher: The teacher's, an array, a :class:`LogitsOf` or a :class:`TopK`.
+        masks: The masks of both models.
+        given: Base temperature, labels and weights.
+    """
+
+    what: str
+    student: Any
+    teacher: Any
+    masks: tuple[jax.Array | None, jax.Array | None]
+    given: Positions
 
 
 def make_logits_loss(config: DistillationConfig, ensemble: Ensemble) -> LogitsLoss:
@@ -157,7 +250,7 @@ def make_logits_loss(config: DistillationConfig, ensemble: Ensemble) -> LogitsLo
     return LogitsLoss(config, ensemble, as_sum_and_count(KD_LOSS_MAP, config.kd_loss_type), rule)
 
 
-def _same_shape(what: str, student: jax.Array, teacher: jax.Array) -> None:
+def _require_same_shape(what: str, student: jax.Array, teacher: jax.Array) -> None:
     if student.shape != teacher.shape:
         raise UsageError(
             f"{what}: the student's shape {student.shape} and the teacher's {teacher.shape} differ."

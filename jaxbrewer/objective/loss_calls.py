@@ -111,6 +111,13 @@ def sum_and_count_of(loss: Callable[..., Any]) -> Callable[..., Any]:
     return getattr(loss, "sum_and_count", loss)
 
 
+def combined_weights(weight: Weight | None, positions: jax.Array | None) -> Weight | None:
+    """The product of a teacher's weight and of those of positions; ``None`` stands for 1."""
+    if positions is None:
+        return weight
+    return positions if weight is None else positions * per_position(weight, positions)
+
+
 def weighted(
     loss: LossCall,
     weight: Weight | None,
@@ -131,8 +138,7 @@ def weighted(
     Raises:
         UsageError: The loss compares examples with each other, so that none has a loss of its own.
     """
-    if positions is not None:
-        weight = positions if weight is None else positions * per_position(weight, positions)
+    weight = combined_weights(weight, positions)
     if weight is None:
         return loss
     if jnp.ndim(weight) and not row.splits:

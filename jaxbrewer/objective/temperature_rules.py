@@ -1,7 +1,8 @@
 """Temperatures per position, as functions of both models' logits."""
 
+import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -25,6 +26,35 @@ class TemperatureRule(Protocol):
         mask: Shaped[Array, "*batch"] | None = None,
     ) -> Scalar | Float[Array, "*batch"]:
         """The temperature, of the shape of the logits without the classes, or a scalar."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AroundTheMean:
+    """The base temperature, lowered at positions whose score is above the mean.
+
+    The score is a function of each position's logits, so that it can be computed in chunks.
+
+    Attributes:
+        score: ``(logits_S, logits_T, mask) -> a number per position``.
+        beta: How far the temperature may move.
+        minimum: The least temperature.
+    """
+
+    score: Callable[[Any, Any, Any], Array]
+    beta: float
+    minimum: float
+
+    def __call__(
+        self, logits_S: Any, logits_T: Any, base_temperature: Any, mask: Any = None
+    ) -> Array:
+        """The temperature of each position, without a gradient."""
+        logits_S, logits_T = jax.lax.stop_gradient((logits_S, logits_T))
+        return self.of_scores(self.score(logits_S, logits_T, mask), base_temperature, mask)
+
+    def of_scores(self, scores: Array, base: Any, mask: Any) -> Array:
+        """The temperature of each position from the scores; the mean is over ``mask``."""
+        mean = masked_mean(scores, selected(mask)).value()
+        return jnp.maximum(base + (mean - scores) * self.beta, self.minimum)
 
 
 def constant_temperature() -> TemperatureRule:
@@ -79,15 +109,15 @@ def flsw_temperature(
     if gamma < 0:
         raise UsageError(f"temperature rule 'flsw': gamma must not be negative, got {gamma!r}.")
 
-    def rule(logits_S: Any, logits_T: Any, base_temperature: Any, mask: Any = None) -> Array:
+    def score(logits_S: Any, logits_T: Any, mask: Any) -> Array:
         z_S, z_T = (_finite(logits, mask) for logits in (logits_S, logits_T))
         unit_S, unit_T = (
             z / (jnp.linalg.norm(z, axis=-1, keepdims=True) + eps) for z in (z_S, z_T)
         )
         gap = jnp.maximum(1 - jnp.sum(unit_S * unit_T, axis=-1), 0)  # rounds below 0 otherwise
-        return _around(base_temperature, gap**gamma, beta, minimum, mask)
+        return gap**gamma
 
-    return rule
+    return AroundTheMean(score, beta, minimum)
 
 
 def cwsm_temperature(beta: float, *, minimum: float = 0.01) -> TemperatureRule:
@@ -119,11 +149,11 @@ def cwsm_temperature(beta: float, *, minimum: float = 0.01) -> TemperatureRule:
     """
     _require_numbers("cwsm", beta=beta, minimum=minimum)
 
-    def rule(logits_S: Any, logits_T: Any, base_temperature: Any, mask: Any = None) -> Array:
+    def score(logits_S: Any, logits_T: Any, mask: Any) -> Array:
         confidence = jnp.max(jax.nn.softmax(valid(logits_S, mask)), axis=-1)
-        return _around(base_temperature, 1 / (confidence + 1e-3), beta, minimum, mask)
+        return 1 / (confidence + 1e-3)
 
-    return rule
+    return AroundTheMean(score, beta, minimum)
 
 
 def temperature_rule(spec: Any) -> TemperatureRule:
@@ -159,6 +189,8 @@ def temperature_rule(spec: Any) -> TemperatureRule:
             named = dict(given.pop())
         require_call(f"temperature rule {name!r}", builder, given, named)
         rule = builder(*given, **named)
+    if isinstance(rule, AroundTheMean):
+        return rule
 
     def without_gradient(
         logits_S: Any, logits_T: Any, base_temperature: Any, mask: Any = None
@@ -167,12 +199,6 @@ def temperature_rule(spec: Any) -> TemperatureRule:
         return rule(logits_S, logits_T, base_temperature, mask)
 
     return without_gradient
-
-
-def _around(base: Any, weights: Array, beta: float, minimum: float, mask: Any) -> Array:
-    """``base``, lowered where the weight is above the mean of the valid positions."""
-    mean = masked_mean(weights, selected(mask)).value()
-    return jnp.maximum(base + (mean - weights) * beta, minimum)
 
 
 def _finite(logits: Array, mask: Any) -> Array:

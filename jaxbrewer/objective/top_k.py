@@ -26,7 +26,6 @@ from ..configs import DistillationConfig
 from ..errors import UsageError
 from ..losses import loss_dtype, valid
 from ..registry import KD_LOSS_MAP, TEMPERATURE_SCHEDULER, loss_and_parameters
-from .logit_masks import pair_selected
 
 SMALL = 1e-3
 """Rounding that is forgiven: of logarithms in half precision, and of sums over them."""
@@ -245,19 +244,6 @@ def to_buckets(
         jnp.concatenate([student, rest_S * tau], axis=-1),
         jnp.concatenate([teacher, rest_T * tau], axis=-1),
     )
-
-
-def pair_top_k(
-    kept: TopK,
-    mask_S: Shaped[Array, "*other"] | None,
-    mask_T: Shaped[Array, "*positions"] | None,
-    *,
-    pairing: str = "auto",
-) -> tuple[TopK, Shaped[Array, "*other"] | None]:
-    """As :func:`~jaxbrewer.objective.logit_masks.pair_selected`, for a teacher's kept logits."""
-    leaves, structure = jax.tree.flatten(kept)
-    pairs = [pair_selected(leaf, mask_S, mask_T, pairing=pairing) for leaf in leaves]
-    return jax.tree.unflatten(structure, [leaf for leaf, _ in pairs]), pairs[0][1]
 
 
 def require_kept_logits_suffice(
