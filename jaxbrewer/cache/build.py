@@ -20,7 +20,7 @@ from ..forward.model import Model
 from ..forward.precision import AS_GIVEN, Policy
 from ..objective.sampled_tail import keep_sampled, seeds_of_positions
 from ..objective.top_k import keep_top_k
-from ..step.teachers import make_teacher_step, only_needed
+from ..step.teachers import make_teacher_step, only_needed, with_whole_logits
 from .examples import examples_of, teacher_inputs
 from .keys import content_digests
 from .manifest import FILE, Manifest, Storage
@@ -207,7 +207,8 @@ def _make_teach(
             raise UsageError(
                 "There is nothing to cache: the teacher's adaptor returned no 'logits'."
             )
-        return dataclasses.replace(outputs, logits=logits, losses=())
+        outputs = dataclasses.replace(outputs, logits=logits, losses=())
+        return with_whole_logits(outputs)
 
     return teach
 

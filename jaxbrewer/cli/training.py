@@ -392,6 +392,7 @@ def _training_facts(
             + (f"gradients clipped at {clipped}" if clipped > 0 else "no clipping"),
         ),
         ("checkpoints", _describe_checkpoints(plan, config)),
+        *(("logits", fact) for fact in plan.facts),
     ]
 
 

@@ -14,6 +14,7 @@ a step is one program over the whole batch, whatever the mesh.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -26,6 +27,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ..configs.mesh import Rules
 from ..forward.model import Batch, Model, PyTree
+from ..losses import batch_in_parts
 from ..step.state import TrainState, copy_arrays
 from .mesh import BATCH_AXES, DeviceLayout
 from .partitioning import fsdp_spec, names_of, partition
@@ -263,3 +265,19 @@ def jit_step(step: Callable[..., Any], state: PyTree, layout: DeviceLayout) -> A
     kept = jax.tree.map(lambda leaf: leaf.sharding, state)
     replicated = NamedSharding(layout.mesh, PartitionSpec())
     return jax.jit(step, donate_argnums=0, out_shardings=(kept, replicated))
+
+
+def trace_for(step: Callable[..., Any], layout: DeviceLayout) -> Callable[..., Any]:
+    """A step that is traced for a batch split over the layout's devices.
+
+    Losses that are computed in chunks then take a part of each chunk from every device.
+    """
+    sizes = {} if layout.mesh is None else layout.mesh.shape
+    parts = math.prod(sizes.get(axis, 1) for axis in BATCH_AXES)
+
+    @functools.wraps(step)
+    def traced(*arguments: Any) -> Any:
+        with batch_in_parts(parts):
+            return step(*arguments)
+
+    return traced

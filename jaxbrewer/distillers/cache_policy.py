@@ -26,7 +26,7 @@ from ..forward.adaptors import Outputs
 from ..forward.model import Model, PyTree
 from ..forward.precision import policy_of
 from ..run.progress import announce
-from ..step.teachers import Adaptors, make_teacher_step, only_needed
+from ..step.teachers import Adaptors, make_teacher_step, only_needed, with_whole_logits
 
 Teacher: TypeAlias = Model | tuple[Model, ...] | None
 Postprocessor: TypeAlias = Callable[[Any], Any] | None
@@ -223,7 +223,9 @@ class CachePolicy:
         def needed(variables: PyTree, batch: Any) -> Outputs | tuple[Outputs, ...]:
             outputs = teacher_step(variables, batch)
             if isinstance(outputs, Outputs):
-                return only_needed(outputs, config)
-            return tuple(only_needed(x, config, teacher=i) for i, x in enumerate(outputs))
+                return with_whole_logits(only_needed(outputs, config))
+            return tuple(
+                with_whole_logits(only_needed(x, config, teacher=i)) for i, x in enumerate(outputs)
+            )
 
         return needed

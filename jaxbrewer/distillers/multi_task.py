@@ -11,7 +11,7 @@ from ..configs import DistillationConfig, TrainingConfig
 from ..data.batches import as_batch
 from ..devices.estimate import Estimate
 from ..devices.mesh import make_layout
-from ..devices.sharding import models_for_use
+from ..devices.sharding import models_for_use, trace_for
 from ..errors import UsageError, suggest
 from ..forward.adaptors import Adaptor
 from ..forward.as_model import as_model
@@ -303,6 +303,7 @@ class MultiTaskDistiller(Distiller):
                 extra_metrics=finite_gradients,
                 **models.forward_settings(),
             )
+            step = trace_for(step, make_layout(config))
             return with_finite_flags(step, skips=config.on_nonfinite == "skip")
 
         own = {task: self._postprocess(postprocessors.get(task)) for task in self._tasks}

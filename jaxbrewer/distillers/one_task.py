@@ -15,7 +15,7 @@ from ..data.batches import as_batch
 from ..data.groups import groups
 from ..devices.estimate import Estimate
 from ..devices.mesh import make_layout
-from ..devices.sharding import models_for_use
+from ..devices.sharding import models_for_use, trace_for
 from ..errors import UsageError
 from ..forward.adaptors import Adaptor
 from ..forward.as_model import as_model
@@ -353,6 +353,7 @@ class OneTaskDistiller(Distiller):
                     args=args,
                     extra_metrics=finite_gradients,
                 )
+                step = trace_for(step, make_layout(config))
                 return with_finite_flags(step, skips=config.on_nonfinite == "skip")
 
             return _Built(objective, grouped, functools.cache(make_step))

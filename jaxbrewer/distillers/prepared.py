@@ -24,6 +24,7 @@ from ..devices.sharding import Teachers, gather, init_state, place_teacher, read
 from ..errors import StopTraining, UsageError
 from ..forward.model import Model, PyTree
 from ..forward.precision import policy_of
+from ..losses import collect_facts
 from ..objective.term_weights import TermWeight
 from ..run import loop
 from ..run.directory import DistillConfigs, open_run
@@ -165,15 +166,16 @@ def check(prepared: Prepared, callback: Callable[..., Any] | None = None) -> Pla
     """
     _require_callback(callback)
     batches = prepared.first_batches()
-    _, (metrics, _) = jax.eval_shape(
-        lambda initial, teacher, batch: prepared.step(prepared.start(initial), teacher, batch),
-        prepared.initial,
-        prepared.teacher_variables,
-        batches if len(batches) > 1 else batches[0],
-    )
+    with collect_facts() as facts:
+        _, (metrics, _) = jax.eval_shape(
+            lambda initial, teacher, batch: prepared.step(prepared.start(initial), teacher, batch),
+            prepared.initial,
+            prepared.teacher_variables,
+            batches if len(batches) > 1 else batches[0],
+        )
     if callback is None:
         require_best_metric(prepared.config, metrics)
-    return prepared.plan
+    return dataclasses.replace(prepared.plan, facts=tuple(facts))
 
 
 def estimate(prepared: Prepared) -> Estimate:

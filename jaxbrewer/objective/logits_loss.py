@@ -138,7 +138,7 @@ class LogitsLoss:
         mask = None
         if has_positions:
             logits_T, mask = pair_logits(logits_T, *masks, pairing=self.config.mask_pairing)
-        if logits_S.shape[:-1] != logits_T.shape[:-1]:
+        if isinstance(logits_T, TopK) or logits_S.shape[:-1] != logits_T.shape[:-1]:
             _require_same_shape(what, logits_S, logits_T)
         if isinstance(logits_S, LogitsOf):
             mask = mask if has_positions else mask_of_examples(masks)
@@ -202,16 +202,15 @@ class LogitsLoss:
 
     def _over_one_vocabulary(self, what: str, logits_S: Any, logits_T: Any) -> tuple[Any, Any]:
         """Both models' logits over the same classes."""
-        if not isinstance(logits_T, TopK):
-            logits_S, logits_T = fit_vocabularies(
-                logits_S,
-                logits_T,
-                self.config.vocabulary,
-                what=what,
-                rules_out=self.loss.row.teacher_rules_out,
-            )
-        _require_same_shape(what, logits_S, logits_T)
-        return logits_S, logits_T
+        if isinstance(logits_T, TopK):
+            return logits_S, logits_T
+        return fit_vocabularies(
+            logits_S,
+            logits_T,
+            self.config.vocabulary,
+            what=what,
+            rules_out=self.loss.row.teacher_rules_out,
+        )
 
     def _shifted(self, logits_T: Any, given: Positions) -> Any:
         """The teacher's logits, with the label's as the largest if the config says so."""

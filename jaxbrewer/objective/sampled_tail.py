@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt32
 
+from ..losses import LogitsOf, map_positions
 from .top_k import TopK, keep_top_k
 
 
@@ -83,7 +84,7 @@ class SampledTail:
 
 
 def keep_sampled(
-    logits: Float[Array, "*batch classes"],
+    logits: Float[Array, "*batch classes"] | LogitsOf,
     k: int,
     samples: int,
     temperature: float,
@@ -92,12 +93,17 @@ def keep_sampled(
     """The ``k`` largest logits, and samples of the other classes.
 
     Args:
-        logits: The teacher's, ``[..., classes]``.
+        logits: The teacher's, ``[..., classes]``; those of a :class:`~jaxbrewer.LogitsOf` are
+            computed in chunks.
         k: Number of logits to keep; all but one if there are fewer.
         samples: Number of draws.
         temperature: Where the gradient has no bias.
         seeds: A number for each position, which decides its draws.
     """
+    if isinstance(logits, LogitsOf):
+        return map_positions(
+            lambda chunk, own, _: keep_sampled(chunk, k, samples, temperature, own), logits, seeds
+        )
     kept = keep_top_k(logits, min(k, logits.shape[-1] - 1), (temperature,))
     logits = jnp.asarray(logits, kept.logits.dtype)
     rest = jnp.put_along_axis(logits, kept.indices, -jnp.inf, axis=-1, inplace=False)

@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from ..configs import DistillationConfig
 from ..errors import UsageError
-from ..losses import loss_dtype, valid
+from ..losses import LogitsOf, loss_dtype, map_positions, valid
 from ..registry import KD_LOSS_MAP, TEMPERATURE_SCHEDULER, loss_and_parameters
 
 SMALL = 1e-3
@@ -136,12 +136,15 @@ class TopK:
 
 
 def keep_top_k(
-    logits: Float[Array, "*batch classes"], k: int, temperatures: Sequence[float] = (1.0,)
+    logits: Float[Array, "*batch classes"] | LogitsOf,
+    k: int,
+    temperatures: Sequence[float] = (1.0,),
 ) -> TopK:
     """The ``k`` largest logits, and the weight of the others at each temperature.
 
     Args:
-        logits: The teacher's, ``[..., classes]``.
+        logits: The teacher's, ``[..., classes]``; those of a :class:`~jaxbrewer.LogitsOf` are
+            computed in chunks.
         k: Number of logits to keep; all if there are fewer.
         temperatures: Where the weight of the others is exact.
 
@@ -150,6 +153,8 @@ def keep_top_k(
         >>> print(kept.indices, jnp.exp(kept.log_tail).round(3))
         [1 3] [0.2]
     """
+    if isinstance(logits, LogitsOf):
+        return map_positions(lambda chunk, *_: keep_top_k(chunk, k, temperatures), logits)
     logits = jnp.asarray(logits, loss_dtype(logits))
     classes = logits.shape[-1]
     _, indices = jax.lax.top_k(logits, min(k, classes))

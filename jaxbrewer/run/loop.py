@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +19,7 @@ from ..devices.processes import exit_all_on_error
 from ..devices.sharding import jit_step, place_batch
 from ..errors import NonFiniteError, UsageError
 from ..forward.model import PyTree
+from ..losses import collect_facts
 from ..objective.term_weights import TermWeight
 from ..objective.value_checks import FailedCheck
 from ..step.state import TrainState, with_hyperparameters_of
@@ -28,6 +29,7 @@ from .interrupts import Interrupts
 from .nonfinite import FlaggedStep, NonFiniteGuard
 from .plan import Plan
 from .profiling import Profiler
+from .progress import announce
 from .retention import require_best_metric
 from .tracking import LEAD, Tracker
 
@@ -186,6 +188,7 @@ def fit(
         jitted = jit_step(step, state, layout)
         number, last = begun, None
         groups = itertools.islice(source(start=position), plan.total_steps - begun)
+        announced: frozenset[str] = frozenset()
         tracker.waits_for(begun + 1, "reading the first batch")
         try:
             for group in groups if not stops else ():
@@ -198,12 +201,14 @@ def fit(
                 if number == begun and run is not None and not has_scores:
                     _, (shapes_of, _) = jax.eval_shape(jitted, state, teacher_variables, placed)
                     require_best_metric(config, shapes_of)
-                with interrupts.delayed():
+                with interrupts.delayed(), collect_facts() as facts:
                     state, (metrics, finite) = jitted(state, teacher_variables, placed)
                     number, last = number + 1, group
                     examples = sum(map(batch_size, batches)) * layout.loaders
                     tracker.add(number, examples, metrics, compiled=is_new)
                     guard.add(number, batches, metrics, finite)
+                if config.progress:
+                    announced = _announce_new(facts, announced)
                 profiler.after(number, state)
                 is_planned = plan.saves_at(number, config)
                 is_last_call = is_preempted(number)
@@ -253,6 +258,14 @@ def _is_sound(state: TrainState) -> bool:
     """
     is_alone = jax.process_count() == 1
     return is_alone and not any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+
+
+def _announce_new(facts: Iterable[str], announced: frozenset[str]) -> frozenset[str]:
+    """Prints the facts of a step that were not announced yet; returns all that are now."""
+    for fact in facts:
+        if fact not in announced:
+            announce(fact)
+    return announced.union(facts)
 
 
 def _watch_shapes(shapes: set[Any], batches: tuple[Any, ...]) -> bool:

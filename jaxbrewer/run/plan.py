@@ -14,10 +14,13 @@ class Plan:
     Attributes:
         total_steps: Optimizer steps in all.
         steps_per_epoch: Steps in an epoch; ``None`` if the training counts steps, not epochs.
+        facts: What a distiller's ``check`` found out about the step, a line each: the chunks in
+            which logits are computed, and which logits are held whole.
     """
 
     total_steps: int
     steps_per_epoch: int | None = None
+    facts: tuple[str, ...] = ()
 
     @property
     def num_epochs(self) -> int | None:

@@ -15,6 +15,7 @@ from ..forward.error_context import adaptor_errors_name
 from ..forward.forward_pass import Forward, make_forward
 from ..forward.model import Batch, Model, PyTree
 from ..forward.precision import AS_GIVEN, Policy
+from ..losses import whole_logits
 from ..objective.ensemble import (
     RunningTargets,
     Targets,
@@ -212,6 +213,15 @@ def only_needed(outputs: Outputs, config: DistillationConfig, *, teacher: int = 
         if name in needed
     }
     return dataclasses.replace(outputs, features=features)
+
+
+def with_whole_logits(outputs: Outputs) -> Outputs:
+    """Outputs that can be stored by example: arrays in place of each ``LogitsOf``.
+
+    The head of a :class:`~jaxbrewer.LogitsOf` belongs to no example.
+    """
+    logits: Any = tuple(whole_logits("the teacher's logits, stored", x) for x in outputs.logits)
+    return dataclasses.replace(outputs, logits=logits)
 
 
 def _forwards(
