@@ -1,19 +1,26 @@
 """Tokenizes texts with the tokenizer of a Hugging Face directory."""
 
-import contextlib
 import dataclasses
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
-from ..errors import UsageError, missing_extra
-from ..json_files import read_json, write_json
+from ..errors import UsageError
+from ..json_files import write_json
 from .labels import UNLABELLED
+from .tokenizer_files import (
+    first_pieces,
+    library_errors,
+    load_tokenizer,
+    tokenizer_settings,
+    vocabulary_size,
+    with_spaces_before_words,
+)
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -149,12 +156,12 @@ class Tokenizer:
 
     def __init__(self, directory: str | Path):
         self._directory = Path(directory)
-        self._tokenizer = _load(self._directory)
+        self._tokenizer = load_tokenizer(self._directory)
         self._tokenizer.no_padding()
-        self.vocab_size: int = _vocabulary_size(self._tokenizer)
-        token = _settings(self._directory).get("pad_token", "[PAD]")
+        self.vocab_size: int = vocabulary_size(self._tokenizer)
+        token = tokenizer_settings(self._directory).get("pad_token", "[PAD]")
         token = token.get("content") if isinstance(token, dict) else token
-        with _library_errors(f"The tokenizer of {self._directory} has no padding token {token!r}"):
+        with library_errors(f"The tokenizer of {self._directory} has no padding token {token!r}"):
             self.pad_id: int = self._tokenizer.token_to_id(str(token)) or 0
 
     def encode(
@@ -171,18 +178,13 @@ class Tokenizer:
         Raises:
             UsageError: ``max_length`` leaves no room for text, or ``pairs`` has another length.
         """
-        with _library_errors(f"The tokenizer of {self._directory} cannot read the texts"):
+        with library_errors(f"The tokenizer of {self._directory} cannot read the texts"):
             return self._encode(texts, pairs, max_length)
 
     def _encode(
         self, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int
     ) -> Encoded:
-        special = self._tokenizer.num_special_tokens_to_add(is_pair=pairs is not None)
-        if max_length <= special:
-            raise UsageError(
-                f"max_length must be above {special}, the number of special tokens, "
-                f"got {max_length}."
-            )
+        self._require_room(max_length, is_pair=pairs is not None)
         if pairs is not None and len(pairs) != len(texts):
             raise UsageError(f"{len(texts)} texts with {len(pairs)} second texts.")
         self._tokenizer.enable_truncation(max_length)
@@ -211,7 +213,7 @@ class Tokenizer:
 
     def spans(self, texts: Sequence[str]) -> list[Spans]:
         """Tokenizes texts as they are: without special tokens, uncut; a text may be empty."""
-        with _library_errors(f"The tokenizer of {self._directory} cannot read the texts"):
+        with library_errors(f"The tokenizer of {self._directory} cannot read the texts"):
             self._tokenizer.no_truncation()
             return [
                 Spans(
@@ -224,10 +226,115 @@ class Tokenizer:
                 )
             ]
 
+    def encode_words(self, sentences: Sequence[Sequence[str]], *, max_length: int) -> Encoded:
+        """Tokenizes sentences word by word and adds the special tokens.
+
+        Args:
+            sentences: The words of each.
+            max_length: Maximum number of tokens, special ones included; longer sentences are cut.
+
+        Returns:
+            The tokens. The fact ``word`` of each is the number of the word in its sentence whose
+            first piece it is, or -1.
+
+        Raises:
+            UsageError: ``max_length`` leaves no room for words.
+        """
+        with library_errors(f"The tokenizer of {self._directory} cannot read the words"):
+            tokenizer = with_spaces_before_words(self._tokenizer)
+            self._require_room(max_length, is_pair=False)
+            tokenizer.enable_truncation(max_length)
+            encodings = [
+                encoding
+                for start in range(0, len(sentences), _TEXTS_PER_CALL)
+                for encoding in tokenizer.encode_batch(
+                    [list(words) for words in sentences[start : start + _TEXTS_PER_CALL]],
+                    is_pretokenized=True,
+                )
+            ]
+        words = [first_pieces(encoding.word_ids) for encoding in encodings]
+        encoded = self._joined(encodings)
+        return dataclasses.replace(encoded, token_facts={"word": np.concatenate(words)})
+
+    def encode_windows(
+        self, queries: Sequence[str], texts: Sequence[str], *, max_length: int, stride: int
+    ) -> Encoded:
+        """Tokenizes pairs whose second text is cut into windows that overlap.
+
+        Args:
+            queries: The first texts, which are repeated in each window; of more than half of the
+                tokens, the first ones.
+            texts: The second texts.
+            max_length: Maximum number of tokens of a row, special ones included.
+            stride: Tokens that successive windows share.
+
+        Returns:
+            One row for each window, with the fact ``example``, the number of its pair. The fact
+            ``place`` of each token of the second text is its first character and the one after its
+            last there; it is -1 of other tokens.
+
+        Raises:
+            UsageError: ``max_length`` leaves no room for windows.
+        """
+        with library_errors(f"The tokenizer of {self._directory} cannot read the texts"):
+            room = self._require_room(max_length, is_pair=True)
+            self._tokenizer.no_truncation()
+            longest = room // 2
+            if stride >= room - longest:
+                raise UsageError(
+                    f"stride must be below {room - longest}, half of the {room} tokens that "
+                    f"max_length {max_length} leaves, got {stride}."
+                )
+            shortened = [
+                query if len(span.ids) <= longest else query[: span.places[longest][0]]
+                for query, span in zip(queries, self.spans(queries), strict=True)
+            ]
+            self._tokenizer.enable_truncation(max_length, stride=stride, strategy="only_second")
+            rows, examples, places = [], [], []
+            pairs = list(zip(shortened, texts, strict=True))
+            for number, whole in enumerate(self._tokenizer.encode_batch(pairs)):
+                for encoding in (whole, *whole.overflowing):
+                    rows.append(encoding)
+                    examples.append(number)
+                    in_text = np.array(encoding.sequence_ids) == 1
+                    place = np.array(encoding.offsets, np.int64).reshape(-1, 2)
+                    places.append(np.where(in_text[:, None], place, -1))
+        return dataclasses.replace(
+            self._joined(rows),
+            facts={"example": np.array(examples, np.int64)},
+            token_facts={"place": np.concatenate(places)},
+        )
+
+    def _require_room(self, max_length: int, *, is_pair: bool) -> int:
+        """The number of tokens beside the special ones."""
+        special: int = self._tokenizer.num_special_tokens_to_add(is_pair=is_pair)
+        if max_length <= special:
+            raise UsageError(
+                f"max_length must be above {special}, the number of special tokens, "
+                f"got {max_length}."
+            )
+        return max_length - special
+
+    def _joined(self, encodings: Sequence[Any]) -> Encoded:
+        """The tokens of several texts, of which each has at least one."""
+        ids = [np.array(encoding.ids, np.int32) for encoding in encodings]
+        for number, row in enumerate(ids):
+            if not len(row):
+                raise UsageError(
+                    f"The tokenizer of {self._directory} makes no tokens of text {number + 1}."
+                )
+        return Encoded(
+            np.concatenate(ids),
+            np.concatenate([np.array(encoding.type_ids, np.int32) for encoding in encodings]),
+            np.cumsum([0, *map(len, ids)]),
+            self.pad_id,
+            facts={"is_cut": np.array([bool(each.overflowing) for each in encodings])},
+        )
+
     @property
     def around(self) -> tuple[list[int], list[int]]:
         """The special tokens that go before and after a text."""
-        with _library_errors(f"The tokenizer of {self._directory} cannot read a text"):
+        with library_errors(f"The tokenizer of {self._directory} cannot read a text"):
             plain = self._tokenizer.encode("a", add_special_tokens=False).ids
             whole = self._tokenizer.encode("a").ids
         count = len(whole) - len(plain) + 1
@@ -237,14 +344,14 @@ class Tokenizer:
     @property
     def eos_id(self) -> int | None:
         """Id of the token that ends a text, ``eos_token``; ``None`` if there is none."""
-        token = _settings(self._directory).get("eos_token")
+        token = tokenizer_settings(self._directory).get("eos_token")
         token = token.get("content") if isinstance(token, dict) else token
-        with _library_errors(f"The tokenizer of {self._directory} has no token {token!r}"):
+        with library_errors(f"The tokenizer of {self._directory} has no token {token!r}"):
             return None if token is None else self._tokenizer.token_to_id(str(token))
 
     def decode(self, ids: Sequence[int] | Int[np.ndarray, " tokens"]) -> str:
         """The text of tokens, without special ones."""
-        with _library_errors(f"The tokenizer of {self._directory} cannot decode the tokens"):
+        with library_errors(f"The tokenizer of {self._directory} cannot decode the tokens"):
             return self._tokenizer.decode([int(token) for token in ids])
 
     def ids_by_bytes(self) -> dict[bytes, int]:
@@ -291,7 +398,7 @@ class Tokenizer:
             else:
                 (target / name).unlink(missing_ok=True)
         if max_length is not None:
-            settings = {**_settings(self._directory), "model_max_length": max_length}
+            settings = {**tokenizer_settings(self._directory), "model_max_length": max_length}
             write_json(target / "tokenizer_config.json", settings)
 
 
@@ -303,54 +410,6 @@ def saved_max_length(directory: str | Path) -> int | None:
     Raises:
         UsageError: ``tokenizer_config.json`` is damaged.
     """
-    length = _settings(Path(directory)).get("model_max_length")
+    length = tokenizer_settings(Path(directory)).get("model_max_length")
     known = isinstance(length, int) and not isinstance(length, bool) and 4 <= length < 2**31
     return length if known else None
-
-
-def _load(directory: Path) -> Any:
-    try:
-        import tokenizers
-    except ImportError:
-        raise missing_extra("text", "tokenizers") from None
-    if os.path.isfile(directory / "tokenizer.json"):
-        path = directory / "tokenizer.json"
-    elif os.path.isfile(directory / "vocab.txt"):
-        path = directory / "vocab.txt"
-    else:
-        raise UsageError(f"{directory} has no tokenizer: neither tokenizer.json nor vocab.txt.")
-    with _library_errors(f"{path} cannot be read as a tokenizer"):
-        if path.suffix == ".json":
-            return tokenizers.Tokenizer.from_file(str(path))
-        settings = _settings(directory)
-        return tokenizers.BertWordPieceTokenizer(
-            str(path),
-            lowercase=settings.get("do_lower_case", True),
-            handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
-            strip_accents=settings.get("strip_accents"),
-        )
-
-
-@contextlib.contextmanager
-def _library_errors(what: str) -> Iterator[None]:
-    """Turns whatever the library ``tokenizers`` raises, panics included, into a usage error."""
-    try:
-        yield
-    except (UsageError, MemoryError):
-        raise
-    except Exception as error:  # the library raises nothing narrower
-        raise UsageError(f"{what}: {error}") from error
-    except BaseException as error:
-        if type(error).__name__ != "PanicException":  # of a Rust library, not an Exception
-            raise
-        raise UsageError(f"{what}: {error}") from None
-
-
-def _vocabulary_size(tokenizer: Any) -> int:
-    """One more than the largest token id, which may exceed the number of tokens."""
-    return 1 + max(tokenizer.get_vocab().values(), default=-1)
-
-
-def _settings(directory: Path) -> dict[str, Any]:
-    path = directory / "tokenizer_config.json"
-    return read_json(path, dict[str, Any]) if os.path.isfile(path) else {}

@@ -25,8 +25,15 @@ def regression(count, seed):
         yield {"text": text, "label": list(KINDS).index(label) / 2}
 
 
+def tagged(count, seed):
+    for text, label in texts(count, seed):
+        words = text.split()
+        yield {"tokens": words, "tags": [*["O"] * (len(words) - 1), f"B-{label}"]}
+
+
 TASKS = {
     "multi-label": (multi_label, {}, "micro_f1", 0.85),
+    "token-classification": (tagged, {}, "f1", 0.9),
     "regression": (regression, {}, "pearson", 0.9),
 }
 """For each task: its examples, fields of ``data``, a metric and what it reaches."""

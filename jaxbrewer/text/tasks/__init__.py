@@ -16,6 +16,7 @@ TASKS = {
     "classification": "classification.Classification",
     "multi-label": "multi_label.MultiLabel",
     "regression": "regression.Regression",
+    "token-classification": "token_classification.TokenClassification",
     "language-modeling": "language_modeling.LanguageModeling",
 }
 """The values of ``data.task``: a module of this folder and its class."""

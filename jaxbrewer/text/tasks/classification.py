@@ -11,7 +11,7 @@ from ...run.results import Diagrams
 from ..read import Examples, read_examples
 from ..rows import Source
 from ..tokenize import Encoded, Tokenizer
-from .classes import ClassesTask, count_classes, renumbered
+from .classes import ClassesTask, count_classes, label_loss, renumbered
 from .measure import Measure, Statistics, calibration_bins, calibration_error, means
 from .task import Arrays, Head, Predictions
 
@@ -130,19 +130,11 @@ def shared_outputs(batch: Arrays, outputs: Arrays) -> dict[str, Any]:
 
 def adaptor(batch: Arrays, outputs: Arrays) -> dict[str, Any]:
     """The adaptor of a classifier; a negative label means that the example has none."""
-    import jax.numpy as jnp
-    import optax
-
-    from ...losses import masked_mean
-
-    answer = {"logits": outputs["logits"], **shared_outputs(batch, outputs)}
+    logits = outputs["logits"]
+    answer = {"logits": logits, **shared_outputs(batch, outputs)}
     if "labels" in batch:
-        has_label = batch["labels"] >= 0
-        labels = jnp.where(has_label, batch["labels"], 0)
-        loss = optax.softmax_cross_entropy_with_integer_labels(
-            outputs["logits"].astype(jnp.float32), labels
-        )
-        answer |= {"labels": batch["labels"], "losses": masked_mean(loss, has_label)}
+        labels = batch["labels"]
+        answer |= {"labels": labels, "losses": label_loss(logits, labels)}
     return answer
 
 

@@ -13,6 +13,7 @@ from ..documents import LOSS_MASK, Documents, PackedLoader
 from ..loader import TextLoader, TokenLoader
 from ..rows import Source
 from ..tokenize import Encoded, Tokenizer
+from .classes import label_loss
 from .measure import Measure
 from .task import Arrays, Head, Predictions, Task
 
@@ -88,7 +89,10 @@ class LanguageModeling(Task[Corpus]):
             "attention": outputs.get("attention_scores"),
         }
         if "labels" in batch:
-            answer |= {"labels": batch["labels"], "losses": label_loss(outputs, batch["labels"])}
+            answer |= {
+                "labels": batch["labels"],
+                "losses": label_loss(outputs["logits"], batch["labels"]),
+            }
         return answer
 
     def keep(self, batch: Arrays, outputs: Arrays) -> tuple[Arrays, Arrays]:
@@ -146,20 +150,6 @@ class LanguageModeling(Task[Corpus]):
                 "tokens": int(tokens),
                 "perplexity": math.exp(nats / max(tokens, 1)),
             }
-
-
-def label_loss(outputs: Arrays, labels: Any) -> Any:
-    """The mean cross-entropy of the labels, as a sum and a count."""
-    import jax.numpy as jnp
-    import optax
-
-    from ...losses import masked_mean
-
-    has_label = labels >= 0
-    loss = optax.softmax_cross_entropy_with_integer_labels(
-        outputs["logits"].astype(jnp.float32), jnp.where(has_label, labels, 0)
-    )
-    return masked_mean(loss, has_label)
 
 
 def per_document(
