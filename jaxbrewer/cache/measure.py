@@ -136,7 +136,8 @@ def _divergence(log_p: np.ndarray, log_q: np.ndarray) -> float:
 def _add_largest(sums: Sums, exact: np.ndarray, kept: np.ndarray) -> None:
     exact, kept = (np.asarray(x, np.float64) for x in (exact, kept))
     finite = np.isfinite(exact) & np.isfinite(kept)
-    error = np.max(np.abs(exact - kept), where=finite, initial=0.0)
+    difference = np.subtract(exact, kept, where=finite, out=np.zeros_like(exact))
+    error = np.max(np.abs(difference), initial=0.0)
     sums.largest_error = max(sums.largest_error, float(error))
 
 

@@ -96,7 +96,7 @@ def import_scores(
         all_batches(),
         lambda _: joined.outputs,
         storage=Storage("top_k", joined.k, bits, temperatures),
-        inputs=INPUTS,
+        inputs=given.get("inputs", INPUTS),
         fingerprints={**given.get("fingerprints", {}), **fingerprints},
         settings=given.get("settings", {"origin": "imported"}),
     )
@@ -382,6 +382,7 @@ def export_scores(directory: str | Path, path: str | Path, pieces: Documents) ->
         "temperatures": list(entry.temperatures),
         "fingerprints": dict(cache.manifest.fingerprints),
         "settings": dict(cache.manifest.settings),
+        "inputs": cache.manifest.inputs,
         "tokenizer": cache.manifest.fingerprints.get("tokenizer"),
     }
     numbers, floats = pyarrow.list_(pyarrow.int32()), pyarrow.list_(pyarrow.float32())
