@@ -194,6 +194,27 @@ def completion(arguments: argparse.Namespace, _: Sequence[str]) -> None:
     completion(make_parser(), arguments.shell)
 
 
+def export(arguments: argparse.Namespace, _: Sequence[str]) -> None:
+    """Runs ``jaxbrewer export``."""
+    from ..export.formats import check_options
+
+    check_options(arguments.format, int8=arguments.int8, pooling=arguments.pooling)
+    keep_compiled_programs()
+    from .export import export
+
+    export(
+        Path(arguments.model),
+        arguments.format,
+        output=None if arguments.output is None else Path(arguments.output),
+        texts=arguments.texts,
+        column=arguments.text,
+        int8=arguments.int8,
+        pooling=arguments.pooling,
+        overwrite=arguments.overwrite,
+        verify_only=arguments.verify_only,
+    )
+
+
 def _resume_override(arguments: argparse.Namespace) -> list[str]:
     return ["--training.resume", "true"] if arguments.resume else []
 

@@ -15,6 +15,7 @@ from flax import nnx
 from .. import models
 from ..configs import DataConfig, IntermediateMatch
 from ..errors import UsageError, suggest
+from ..export.card import directory_card, write_card
 from ..forward.as_model import as_model
 from ..models import TransformerModel, cut_layers
 from ..models.config import TransformerConfig
@@ -91,9 +92,10 @@ def _require_known(where: str, fields: Mapping[str, Any], config: type[Transform
 
 
 def save(model: TransformerModel, tokenizer: Tokenizer, directory: Path, data: DataConfig) -> None:
-    """Writes model, tokenizer and ``data.max_length`` in Hugging Face's format."""
+    """Writes model, tokenizer and ``data.max_length`` in Hugging Face's format, and a card."""
     tokenizer.save(directory, max_length=data.max_length)
     models.save(model, directory)
+    write_card(directory, directory_card(directory))
 
 
 def describe(model: TransformerModel) -> str:

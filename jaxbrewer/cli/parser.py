@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from .._version import __version__
 from ..errors import UsageError
+from ..export.formats import FORMAT_NAMES, POOLINGS
 from . import commands
 from .completion import SHELLS
 from .config import JobConfig
@@ -139,6 +140,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_plan(adder)
     _add_inspect(adder)
     _add_report(adder)
+    _add_export(adder)
     _add_completion(adder)
     return parser
 
@@ -421,3 +423,35 @@ def _add_completion(adder: Any) -> None:
         "jaxbrewer completion zsh > ~/.zfunc/_jaxbrewer",
     )
     command.add_argument("shell", choices=SHELLS, help="the shell")
+
+
+def _add_export(adder: Any) -> None:
+    export = _add(
+        adder,
+        "export",
+        commands.export,
+        "write a model for another runtime, and compare the result with the model",
+        "jaxbrewer export runs/job/student/model --format onnx --int8",
+        "jaxbrewer export runs/job/student/model --format stablehlo --texts test.tsv",
+        "jaxbrewer export runs/job/student/model --format onnx --output DIR --verify-only",
+    )
+    export.add_argument("model", metavar="MODEL", help="a model directory")
+    export.add_argument("--format", metavar="FORMAT", required=True, help=" | ".join(FORMAT_NAMES))
+    export.add_argument(
+        "--output", metavar="DIR", help="the directory to make (default: MODEL-FORMAT beside it)"
+    )
+    export.add_argument("--int8", action="store_true", help="quantize the weights (onnx)")
+    export.add_argument(
+        "--pooling", metavar="KIND", help="export embeddings of texts: " + " | ".join(POOLINGS)
+    )
+    export.add_argument("--overwrite", action="store_true", help="replace an earlier export")
+    comparison = export.add_argument_group("comparison")
+    comparison.add_argument(
+        "--texts", metavar="FILE", help="texts to compare on (default: a few sentences)"
+    )
+    comparison.add_argument(
+        "--text", metavar="COLUMN", default="text", help=_default("the column of the texts")
+    )
+    comparison.add_argument(
+        "--verify-only", action="store_true", help="compare an export that is there; write nothing"
+    )

@@ -20,7 +20,9 @@ def save_results(
     role: str,
     test_examples: int = 0,
 ) -> None:
-    """Writes ``results.json`` and, with ``training.log_dir``, TensorBoard's hyperparameters.
+    """Writes ``results.json`` and the model card with these results.
+
+    With ``training.log_dir``, TensorBoard gets the hyperparameters and scores.
 
     Args:
         job: The job.
@@ -31,6 +33,7 @@ def save_results(
         role: The row of the run's own model.
         test_examples: The number of examples in ``data.test``.
     """
+    from ..export.card import directory_card, write_card
     from ..run.directory import MANIFEST, RunManifest, environment
     from ..run.logs import Events
 
@@ -53,6 +56,8 @@ def save_results(
             environment=versions,
         ),
     )
+    if run.has_model:
+        write_card(run.model, directory_card(run.model))
     if config.log_dir is not None:
         name = read_json(run.directory / MANIFEST, RunManifest)["run"]
         events = Events(config.log_dir, name)

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import platform
 import shutil
@@ -24,7 +25,8 @@ from ..json_files import read_json
 from ..models import TransformerModel, load, save
 from ..text import Tokenizer
 from . import sentence_transformers, stablehlo, verify
-from .card import card_of, write_card
+from .card import CardFacts, card_of, write_card
+from .formats import check_options
 from .onnx import files as onnx_files
 from .onnx.int8 import quantize
 from .program import Program, program_of
@@ -55,13 +57,11 @@ class Format:
     """A format of exported models.
 
     Attributes:
-        program: The program of a model.
         write: Writes the model's files into a directory: ``write(model, program, folder, int8)``.
         load: Loads them: a function from inputs to outputs.
         library: The library that reads the files, as hubs call it.
     """
 
-    program: Callable[[TransformerModel], Program]
     write: Callable[[TransformerModel, Program, Path, bool], None]
     load: Callable[[Path, Mapping[str, Any]], Run]
     library: str
@@ -102,23 +102,20 @@ def _load_onnx(folder: Path, metadata: Mapping[str, Any]) -> Run:
 
 
 def _write_sentences(model: TransformerModel, program: Program, folder: Path, int8: bool) -> None:
-    sentence_transformers.write(model, folder)
+    sentence_transformers.write(model, folder, pooling=program.facts["pooling"])
 
 
 def _load_sentences(folder: Path, metadata: Mapping[str, Any]) -> Run:
-    return sentence_transformers.sentence_program(load(folder)).run
+    with _quiet():  # the pooler, which the file lacks, is not used
+        model = load(folder)
+    return sentence_transformers.sentence_program(model, metadata["model"]["pooling"]).run
 
 
 FORMATS: dict[str, Format] = {
-    "hf": Format(program_of, _write_hf, _load_hf, "transformers"),
-    "onnx": Format(program_of, _write_onnx, _load_onnx, "onnx"),
-    "sentence-transformers": Format(
-        sentence_transformers.sentence_program,
-        _write_sentences,
-        _load_sentences,
-        "sentence-transformers",
-    ),
-    "stablehlo": Format(program_of, _write_stablehlo, _load_stablehlo, "jax"),
+    "hf": Format(_write_hf, _load_hf, "transformers"),
+    "onnx": Format(_write_onnx, _load_onnx, "onnx"),
+    "sentence-transformers": Format(_write_sentences, _load_sentences, "sentence-transformers"),
+    "stablehlo": Format(_write_stablehlo, _load_stablehlo, "jax"),
 }
 """The formats by name."""
 
@@ -176,6 +173,7 @@ def export(
     tokenizer: Tokenizer | None = None,
     int8: bool = False,
     texts: Sequence[str] | None = None,
+    pooling: str | None = None,
     overwrite: bool = False,
     run: Mapping[str, Any] | None = None,
 ) -> Metadata:
@@ -190,6 +188,8 @@ def export(
         tokenizer: The model's tokenizer, whose files are copied beside it.
         int8: Quantize the weights (``"onnx"`` only).
         texts: Real texts for the comparison.
+        pooling: ``"mean"`` or ``"cls"``: export the embedding of the whole text in place of the
+            head's outputs; ``"mean"`` by default for ``"sentence-transformers"``.
         overwrite: Replace an earlier export there.
         run: What the card says of the run that made the model, from
             :func:`~jaxbrewer.export.card.run_facts`.
@@ -202,12 +202,9 @@ def export(
         UsageError: The format is unknown, the directory exists, an extra is missing, the tokenizer
             belongs to another model, or the result differs from the model.
     """
-    if format not in FORMATS:
-        raise UsageError(f"format {format!r} is unknown: {suggest(format, sorted(FORMATS))}")
-    if int8 and format != "onnx":
-        raise UsageError(f"int8 is for the format 'onnx', got format {format!r}.")
+    check_options(format, int8=int8, pooling=pooling)
     kind = FORMATS[format]
-    program = kind.program(model)
+    program = _program(model, format, pooling)
     inputs = verify.sample_inputs(program, tokenizer, texts)
     with _new_directory(Path(directory), overwrite=overwrite) as folder:
         kind.write(model, program, folder, int8)
@@ -230,10 +227,36 @@ def export(
         metadata["parity"] = parity.to_dict()
         if format == "onnx":
             onnx_files.annotate(folder / (INT8_FILE if int8 else ONNX_FILE), metadata)
-        write_card(folder, card_of(model, library=kind.library, export=metadata, run=run))
+        write_card(folder, _card(model, program, metadata, run))
         metadata["files"] = _checksums(folder)
         (folder / METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
     return metadata
+
+
+def _program(model: TransformerModel, format: str, pooling: str | None) -> Program:
+    if format == "sentence-transformers":
+        pooling = pooling or "mean"
+    return (
+        program_of(model)
+        if pooling is None
+        else sentence_transformers.sentence_program(model, pooling)
+    )
+
+
+def _card(
+    model: TransformerModel,
+    program: Program,
+    metadata: Metadata,
+    run: Mapping[str, Any] | None,
+) -> CardFacts:
+    return card_of(
+        model.config,
+        task=program.facts["task"],
+        parameters=program.facts["parameters"],
+        library=FORMATS[metadata["format"]].library,
+        export=metadata,
+        run={name: value for name, value in (run or {}).items() if name != "versions"},
+    )
 
 
 def load_artifact(directory: str | os.PathLike[str]) -> Artifact:
@@ -243,6 +266,22 @@ def load_artifact(directory: str | os.PathLike[str]) -> Artifact:
         UsageError: It is no exported model, or a file is missing, damaged or another one.
     """
     folder = Path(directory)
+    metadata = read_metadata(folder)
+    for name, facts in metadata["files"].items():
+        path = folder / name
+        if not os.path.isfile(path):
+            raise UsageError(f"{path} is missing: export the model again.")
+        if facts != _checksum(path):
+            raise UsageError(f"{path} is not the file that was exported: export the model again.")
+    return Artifact(folder, metadata, FORMATS[metadata["format"]].load(folder, metadata))
+
+
+def read_metadata(folder: Path) -> Metadata:
+    """The content of ``export.json``.
+
+    Raises:
+        UsageError: There is none, or it is damaged.
+    """
     if not os.path.isfile(folder / METADATA):
         raise UsageError(f"{folder} is not an exported model: it has no {METADATA}.")
     metadata = read_json(folder / METADATA, Metadata)
@@ -251,13 +290,7 @@ def load_artifact(directory: str | os.PathLike[str]) -> Artifact:
             f"{folder / METADATA}: format {metadata['format']!r} is unknown: "
             + suggest(metadata["format"], sorted(FORMATS))
         )
-    for name, facts in metadata["files"].items():
-        path = folder / name
-        if not os.path.isfile(path):
-            raise UsageError(f"{path} is missing: export the model again.")
-        if facts != _checksum(path):
-            raise UsageError(f"{path} is not the file that was exported: export the model again.")
-    return Artifact(folder, metadata, FORMATS[metadata["format"]].load(folder, metadata))
+    return metadata
 
 
 def verify_artifact(
@@ -274,7 +307,8 @@ def verify_artifact(
             differ.
     """
     artifact = load_artifact(directory)
-    program = FORMATS[artifact.metadata["format"]].program(model)
+    facts = artifact.metadata["model"]
+    program = _program(model, artifact.metadata["format"], facts.get("pooling"))
     inputs = verify.sample_inputs(program, tokenizer, texts)
     parity = verify.compare(program.run, artifact.run, inputs, per_token=program.per_token)
     verify.require(parity, quantized=artifact.metadata["int8"])
@@ -288,6 +322,17 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    logger = logging.getLogger("jaxbrewer")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """Model cards: ``README.md`` with the metadata that hubs read, from facts alone.
 
-``model_card`` is a pure function of :class:`CardFacts`; ``run_facts`` finds the results, the data
-and the settings of the run that made a model.
+``model_card`` is a pure function of :class:`CardFacts`; ``directory_card`` collects these from a
+saved model and from the results of its run.
 """
 
 import dataclasses
@@ -11,16 +11,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import yaml
-from flax import nnx
 
 from .._version import __version__
 from ..errors import UsageError
 from ..json_files import read_json
-from ..models import TransformerModel
+from ..models.config import TransformerConfig
+from ..models.families import family_of
+from ..models.model_directory import read_text_model
+from ..models.model_types import BARE
+from ..run.results import RESULTS
 
 CARD = "README.md"
+_SIZES = (
+    "num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "vocab_size",
+)  # fmt: skip
 _PIPELINES = {
     "sequence-classification": "text-classification",
     "token-classification": "token-classification",
@@ -166,71 +171,116 @@ def _line(text: str) -> str:
 
 
 def card_of(
-    model: TransformerModel,
+    config: TransformerConfig,
     *,
+    task: str,
+    parameters: int,
     library: str = "transformers",
     export: Mapping[str, Any] | None = None,
     run: Mapping[str, Any] | None = None,
-    name: str = "",
 ) -> CardFacts:
     """The facts of a model.
 
     Args:
-        model: The model.
+        config: Its config.
+        task: What it does.
+        parameters: Its number of weights.
         library: The library that reads the files.
         export: The content of ``export.json``.
         run: What :func:`run_facts` found: further fields of :class:`CardFacts`.
-        name: The title; by default the family and the task.
     """
-    config = model.config
-    count = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
-    names = ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size")
-    classes = getattr(config, "labels", None) if "classification" in model.task else None
+    sizes = {name: getattr(config, name) for name in _SIZES if hasattr(config, name)}
+    named = "classification" in task
     return CardFacts(
-        name=name or f"{config.model_type} for {model.task}",
-        model_type=config.model_type,
-        task=export["model"]["task"] if export else model.task,
-        library=library,
-        sizes={
-            "parameters": count,
-            **{key: getattr(config, key) for key in names if hasattr(config, key)},
+        **{
+            "name": f"{config.model_type} for {task}",
+            "versions": export["versions"] if export else {"jaxbrewer": __version__},
+            **(run or {}),
         },
-        labels=classes or (),
+        model_type=config.model_type,
+        task=task,
+        library=library,
+        sizes={"parameters": parameters, **sizes},
+        labels=getattr(config, "labels", None) or () if named else (),
         export=export or {},
-        versions=export["versions"] if export else {"jaxbrewer": __version__},
-        **(run or {}),
+    )
+
+
+def directory_card(directory: Path) -> CardFacts:
+    """The facts of a saved model, with those of its run where it has results.
+
+    Raises:
+        UsageError: It is no model directory, or is of an unknown family.
+    """
+    source = read_text_model(directory)
+    family = family_of(source.model_type)
+    head = family.head_for(source.model_type, source.fields.get("architectures"))
+    return card_of(
+        family.config.from_dict(source.fields),
+        task=BARE if head is None else head.task,
+        parameters=sum(tensor.numbers for tensor in source.tensors.values()),
+        run=run_facts(directory),
     )
 
 
 def run_facts(directory: Path) -> dict[str, Any]:
-    """What the run that made a model recorded: ``results``, ``data`` and ``settings``.
+    """The results, data and settings of the run that made a model: fields of :class:`CardFacts`.
 
-    Reads ``results.json`` and ``card.json`` beside the model or in the directories above it, up to
-    two; files of another shape are skipped, since a card is no reason to fail.
+    Reads ``results.json`` in the directory above the model's. A card is no reason to fail: a file
+    of another shape is skipped, and so are entries that a card has no place for.
     """
+    path = directory.resolve().parent / RESULTS
+    if not os.path.isfile(path):
+        return {}
+    try:
+        results = read_json(path, dict[str, Any])
+    except UsageError:
+        return {}
+    rows, settings, test = (results.get(key) for key in ("rows", "settings", "test"))
     found: dict[str, Any] = {}
-    for folder in (directory, *list(directory.resolve().parents)[:2]):
-        for file in ("card.json", "results.json"):
-            if os.path.isfile(folder / file):
-                try:
-                    content = read_json(folder / file, dict[str, Any])
-                except UsageError:
-                    continue
-                found = {**_known(content), **found}
-    return found
+    if isinstance(rows, dict) and all(isinstance(row, dict) for row in rows.values()):
+        found["results"] = [{"model": name, **_scores(row)} for name, row in rows.items()]
+    if isinstance(settings, dict):
+        data, teacher = _given(settings.pop("data", {})), settings.get("teacher")
+        found["settings"] = _given(settings)
+        if isinstance(test, dict) and "examples" in test:
+            data["test examples"] = test["examples"]
+        found["data"] = data
+        if results.get("role") == "student" and isinstance(teacher, dict) and teacher.get("path"):
+            found["teacher"] = Path(str(teacher["path"])).name
+    if isinstance(results.get("environment"), dict):
+        found["versions"] = {
+            name: value
+            for name, value in results["environment"].items()
+            if isinstance(value, str) and name in ("python", "jaxbrewer", "jax", "flax", "optax")
+        }
+    return {name: value for name, value in found.items() if value}
 
 
-def _known(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries that a card has a place for."""
+def _scores(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's metrics and costs, as a row of the table."""
+    metrics, intervals = row.get("metrics", {}), row.get("intervals", {})
+    cells: dict[str, Any] = {}
+    for name, value in metrics.items():
+        low, high = (*(intervals.get(name) or ()), None, None)[:2]
+        bounds = "" if None in (low, high) else f" [{low:.3f}, {high:.3f}]"
+        cells[name] = "" if value is None else f"{value:.4f}{bounds}"
+    if "parameters" in row:
+        cells["parameters"] = row["parameters"]
+    if isinstance(row.get("bytes"), int):
+        cells["MB"] = f"{row['bytes'] / 1e6:.1f}"
+    return cells
+
+
+def _given(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """The settings that have a value, by their dotted paths."""
     found: dict[str, Any] = {}
-    rows = content.get("results", content.get("rows"))
-    if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows):
-        found["results"] = rows
-    for name in ("data", "settings"):
-        if isinstance(content.get(name), dict) and content[name]:
-            found[name] = content[name]
-    if isinstance(content.get("teacher"), str):
-        found["teacher"] = content["teacher"]
+    for name, value in settings.items() if isinstance(settings, dict) else ():
+        path = f"{prefix}{name}"
+        if isinstance(value, dict) and value:
+            found |= _given(value, f"{path}.")
+        elif value not in (None, "", [], {}):
+            found[path] = value
     return found
 
 

@@ -66,7 +66,7 @@ class Program:
 
 
 def program_of(
-    model: TransformerModel, *, head: Callable[[Any, Any], Arrays] | None = None, task: str = ""
+    model: TransformerModel, *, head: Callable[[Any, Any], Arrays] | None = None, **facts: Any
 ) -> Program:
     """The program of a model in evaluation mode, computed in float32.
 
@@ -77,7 +77,7 @@ def program_of(
         model: The model, which does not change.
         head: Computes other outputs in place of the model's head, from the last hidden states and
             the mask.
-        task: The name of what ``head`` does.
+        facts: More facts, or others, such as the ``task`` of ``head``.
 
     Examples:
         >>> from jaxbrewer.models import BertConfig, BertForSequenceClassification
@@ -116,9 +116,10 @@ def program_of(
         longest=config.longest_input,
         facts={
             "model_type": config.model_type,
-            "task": task or model.task,
+            "task": model.task,
             "vocab_size": config.vocab_size,
             "parameters": sum(leaf.size for leaf in weights.values()),
+            **facts,
         },
     )
     shapes = {name: x.shape for name, x in jax.eval_shape(call, *program.abstract()).items()}

@@ -5,21 +5,20 @@ A directory has the encoder as ``transformers`` saves it, and beside it ``module
 ``config_sentence_transformers.json``.
 """
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+from flax import nnx
 
 from .._version import __version__
-from ..errors import UsageError, suggest
+from ..errors import UsageError
 from ..models import EncoderModel, TransformerModel, save
+from ..models.families import family_of
 from ..models.heads import mean_of_tokens
+from ..models.model_types import BARE
 from .program import Program, program_of
-
-POOLINGS = ("mean", "cls")
-"""The mean over the tokens, or the first token."""
 
 
 def sentence_program(model: TransformerModel, pooling: str = "mean") -> Program:
@@ -29,17 +28,15 @@ def sentence_program(model: TransformerModel, pooling: str = "mean") -> Program:
 
     Args:
         model: A model of any head, which is not used.
-        pooling: One of :data:`POOLINGS`.
+        pooling: One of :data:`~jaxbrewer.export.formats.POOLINGS`.
 
     Raises:
-        UsageError: ``pooling`` is unknown, or the model is no encoder.
+        UsageError: The model is no encoder.
     """
     if not isinstance(model, EncoderModel):
         raise UsageError(
             f"A {model.config.model_type} for {model.task} is no encoder of sentences."
         )
-    if pooling not in POOLINGS:
-        raise UsageError(f"pooling {pooling!r} is unknown: {suggest(pooling, POOLINGS)}")
 
     def outputs(hidden: Any, mask: Any) -> dict[str, Any]:
         pooled = mean_of_tokens(hidden, mask) if pooling == "mean" else hidden[:, 0]
@@ -47,21 +44,17 @@ def sentence_program(model: TransformerModel, pooling: str = "mean") -> Program:
         embedding = pooled / jnp.maximum(norm, 1e-12)
         return {"sentence_embedding": embedding, "last_hidden_state": hidden}
 
-    return program_of(model, head=outputs, task="sentence-similarity")
+    return program_of(model, head=outputs, task="sentence-similarity", pooling=pooling)
 
 
 def write(model: TransformerModel, folder: Path, *, pooling: str = "mean") -> None:
     """Writes a directory of sentence-transformers, without the tokenizer.
 
     Raises:
-        UsageError: ``pooling`` is unknown.
+        UsageError: The model is no encoder.
     """
-    config: Any = model.config
-    if getattr(config, "classifier_pooling", None) == "mean" and config.model_type.startswith(
-        "mean_pooled"
-    ):
-        model = _with_config(model, dataclasses.replace(config, classifier_pooling="cls"))
-    save(model, folder)
+    config = model.config
+    save(bare_encoder(model), folder)
     parts = [
         ("0", "", "Transformer"),
         ("1", "1_Pooling", "Pooling"),
@@ -94,9 +87,16 @@ def write(model: TransformerModel, folder: Path, *, pooling: str = "mean") -> No
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _with_config(model: TransformerModel, config: Any) -> TransformerModel:
-    from flax import nnx
+def bare_encoder(model: TransformerModel) -> TransformerModel:
+    """The model without its head, with the same arrays.
 
-    copy = nnx.clone(model)
-    copy.config = config
-    return copy
+    Raises:
+        UsageError: The family has no encoder without a head.
+    """
+    family = family_of(model.config.model_type)
+    if BARE not in family.by_task:
+        raise UsageError(f"A {model.config.model_type} is no encoder of sentences.")
+    make: Any = family.by_task[BARE]
+    bare: TransformerModel = nnx.eval_shape(lambda: make(model.config, rngs=nnx.Rngs(0)))
+    setattr(bare, family.body, getattr(model, family.body))
+    return bare

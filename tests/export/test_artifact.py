@@ -11,6 +11,7 @@ from jaxbrewer import UsageError
 from jaxbrewer.export import artifact as artifacts
 from jaxbrewer.export import export, load_artifact, program_of, verify, verify_artifact
 from jaxbrewer.export.artifact import FORMATS, INT8_FILE, ONNX_FILE
+from jaxbrewer.export.formats import FORMAT_NAMES
 from tests.export.conftest import has_onnxruntime, needs_onnx
 
 TEXTS = ["it often purrs", "here barks gladly today", "sneaks"]
@@ -112,6 +113,8 @@ def test_the_tokenizer_of_another_model_is_refused(classifier, tokenizer, tmp_pa
         ({"format": "onxx"}, "format 'onxx' is unknown: did you mean 'onnx'"),
         ({"format": "hf", "int8": True}, "int8 is for the format 'onnx', got format 'hf'"),
         ({"format": "hf", "texts": []}, "no text to compare"),
+        ({"format": "hf", "pooling": "mean"}, "'hf' has no place for a pooling"),
+        ({"format": "onnx", "pooling": "max"}, "pooling 'max' is unknown: Allowed: 'mean', 'cls'"),
     ],
 )
 def test_wrong_arguments_are_one_line(classifier, tokenizer, tmp_path, arguments, message):
@@ -142,6 +145,10 @@ def test_a_result_that_differs_is_not_kept(classifier, tokenizer, tmp_path, monk
     with pytest.raises(UsageError, match=r"differs from the model by|not finite|returns logits"):
         export(classifier, tmp_path / "out", "hf", tokenizer=tokenizer)
     assert os.listdir(tmp_path) == []
+
+
+def test_every_format_has_a_name():
+    assert tuple(sorted(FORMATS)) == FORMAT_NAMES
 
 
 def test_without_a_tokenizer_token_ids_are_random(classifier):

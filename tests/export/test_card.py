@@ -1,0 +1,73 @@
+"""Model cards: front matter that hubs read, and the results of the run."""
+
+import json
+
+import yaml
+
+from jaxbrewer.export import CardFacts, model_card, run_facts
+from jaxbrewer.export.card import directory_card
+
+RESULTS = {
+    "format": 1,
+    "role": "student",
+    "task": "classification",
+    "rows": {
+        "teacher": {"metrics": {"accuracy": 0.9, "macro_f1": None}, "parameters": 5000},
+        "student": {
+            "metrics": {"accuracy": 0.875, "macro_f1": 0.8},
+            "intervals": {"accuracy": [0.85, 0.9]},
+            "parameters": 1234,
+            "bytes": 5_000_000,
+        },
+    },
+    "test": {"path": "test.tsv", "examples": 400},
+    "settings": {
+        "data": {"train": "train.tsv", "max_length": 64, "labels": None},
+        "teacher": {"path": "models/minilm"},
+        "distillation": {"temperature": 4, "intermediate_matches": []},
+    },
+    "environment": {"jax": "0.10.2", "started": "now", "python": "3.11"},
+}
+
+
+def write_run(directory, model, results):
+    """A run directory around a copy of a model."""
+    (directory / "model").mkdir(parents=True)
+    for file in model.iterdir():
+        (directory / "model" / file.name).write_bytes(file.read_bytes())
+    (directory / "results.json").write_text(results)
+    return directory / "model"
+
+
+def test_a_card_has_the_results_the_data_and_the_settings_of_its_run(
+    classifier_directory, tmp_path
+):
+    model = write_run(tmp_path / "run", classifier_directory, json.dumps(RESULTS))
+    text = model_card(directory_card(model))
+    front = yaml.safe_load(text.split("---")[1])
+    assert front["pipeline_tag"] == "text-classification"
+    assert "| model | accuracy | macro_f1 | parameters | MB |" in text
+    assert "| student | 0.8750 [0.850, 0.900] | 0.8000 | 1,234 | 5.0 |" in text
+    assert "| teacher | 0.9000 |  | 5,000 |  |" in text
+    assert "distilled from minilm with jaxbrewer" in text
+    for line in ("| train | train.tsv |", "| test examples | 400 |", "| jax | 0.10.2 |"):
+        assert line in text
+    assert "| distillation.temperature | 4 |" in text
+    assert "Classes: cat, dog, fox" in text
+    assert "labels" not in text
+    assert "started" not in text
+
+
+def test_a_card_is_written_without_results(classifier_directory, tmp_path):
+    assert run_facts(tmp_path / "nowhere") == {}
+    for content in ("[1]", "{", '{"rows": 3, "settings": [], "test": "x"}'):
+        model = write_run(tmp_path / str(hash(content)), classifier_directory, content)
+        assert run_facts(model) == {}
+        assert "## Results" not in model_card(directory_card(model))
+
+
+def test_what_users_wrote_stays_in_its_cell():
+    facts = CardFacts(name="a\n# b", model_type="bert", task="x", results=[{"m|": "1|2\n3"}])
+    text = model_card(facts)
+    assert "# a # b\n" in text
+    assert "| m\\| |\n|---|\n| 1\\|2 3 |" in text
