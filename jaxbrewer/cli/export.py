@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import UsageError, suggest
 from ..models.model_directory import read_text_model
 from ..text import Tokenizer
-from ..text.read import check_text
+from ..text.labels import check_text
 from ..text.rows import read_rows
 from ..text.tokenize import TOKENIZER_FILES
 from .messages import report_wait
