@@ -1,0 +1,1 @@
+"""Studies: whether distillation pays on given data, over seeds, with intervals."""
