@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "jaxbrewer"
 ORDER = [
     "_version", "errors", "json_files", "registry", "checksums", "configs", "losses", "data",
     "forward", "objective", "testing", "step", "cache", "devices", "run", "distillers", "models",
-    "generation", "text", "report", "export", "demo", "cli", "__main__",
+    "generation", "text", "study", "report", "export", "demo", "cli", "__main__",
 ]  # fmt: skip
 
 
