@@ -1,3 +1,5 @@
+from .adapter_files import load_adapters as load_adapters
+from .adapter_files import save_adapters as save_adapters
 from .bert import BertConfig as BertConfig
 from .bert import BertForFeatureExtraction as BertForFeatureExtraction
 from .bert import BertForMaskedLM as BertForMaskedLM
@@ -18,5 +20,8 @@ from .int8 import quantization_error as quantization_error
 from .int8 import quantize_int8 as quantize_int8
 from .llama import LlamaConfig as LlamaConfig
 from .llama import LlamaForCausalLM as LlamaForCausalLM
+from .lora import LoRALinear as LoRALinear
+from .lora import add_lora as add_lora
+from .lora import merge_lora as merge_lora
 from .model_types import FAMILIES as FAMILIES
 from .model_types import TASKS as TASKS

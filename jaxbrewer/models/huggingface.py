@@ -12,7 +12,9 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from ..configs.mesh import Rules
+from ..configs import TrainingConfig
+from ..configs.mesh import Rules, check_rules
+from ..devices.mesh import make_mesh
 from ..errors import UsageError, suggest
 from .bert import BertConfig, BertHead
 from .building import Placement, build
@@ -46,7 +48,7 @@ def load(
     seed: int = 0,
     dtype: Any = jnp.float32,
     quantize: str | None = None,
-    mesh: Mesh | None = None,
+    mesh: Mesh | Mapping[str, int] | None = None,
     rules: Rules = (),
     **settings: Any,
 ) -> TransformerModel:
@@ -70,9 +72,9 @@ def load(
         dtype: Floating-point type of the weights, independent of the files.
         quantize: ``"int8"`` holds the kernels of all layers as 8-bit integers, for a frozen
             teacher; see :func:`~jaxbrewer.models.quantize_int8`.
-        mesh: A mesh over whose devices each weight is split as soon as it is read; ``None`` puts
-            all on one device. A host reads only the parts of its own devices, one tensor after the
-            other, and never holds the whole model.
+        mesh: A mesh over whose devices each weight is split as soon as it is read, or the ``mesh``
+            of a ``TrainingConfig``; ``None`` puts all on one device. A host reads only the parts of
+            its own devices, one tensor after the other, and never holds the whole model.
         rules: Sharding rules, as ``student_rules`` of the ``TrainingConfig``; what no rule matches
             is split along ``fsdp``.
         settings: Fields of the family's config that replace those of the file, such as dropout
@@ -100,6 +102,9 @@ def load(
     """
     if quantize not in (None, "int8"):
         raise UsageError(f"quantize must be 'int8' or None, got {quantize!r}.")
+    check_rules("rules", rules, tuple(mesh.shape if isinstance(mesh, Mesh) else mesh or ()))
+    if isinstance(mesh, Mapping):
+        mesh = make_mesh(TrainingConfig(output_dir=None, mesh=dict(mesh)))
     placement = Placement(dtype, mesh, rules, int8=quantize == "int8")
     folder = Path(directory)
     file = gguf_file(folder)

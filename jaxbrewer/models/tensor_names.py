@@ -17,8 +17,9 @@ WeightPath = tuple[Any, ...]
 
 
 def flat_weights(weights: Any) -> dict[WeightPath, Any]:
-    """The leaves of an NNX state by path."""
-    return nnx.traversals.flatten_mapping(nnx.to_pure_dict(weights))
+    """The leaves of an NNX state, or of nested dicts, by path."""
+    plain = weights if isinstance(weights, dict) else nnx.to_pure_dict(weights)
+    return nnx.traversals.flatten_mapping(plain)
 
 
 def starts(stems: Iterable[str]) -> tuple[str, ...]:
