@@ -17,7 +17,7 @@ Adaptor = Callable[[Any, Any], Mapping[str, Any]]
 
 _BY_HEAD = ("logits", "logits_mask", "logits_weights", "losses", "labels")
 _BY_EXAMPLE = ("logits", "logits_mask", "logits_weights", "labels", "inputs_mask", "hidden",
-               "attention", "modules_mask")  # fmt: skip
+               "attention", "embedding", "modules_mask")  # fmt: skip
 _MASKS = ("logits_mask", "inputs_mask", "modules_mask")
 _MASK_KINDS = (jnp.bool_, jnp.integer, jnp.floating)
 
@@ -45,8 +45,9 @@ class Outputs:
         labels: One array of class numbers per head; negative ones are ignored.
         inputs_mask: ``[batch, length]``, 1 for tokens and 0 for padding.
         features: ``"hidden"`` (``[batch, length, width]``), ``"attention"`` (scores before the
-            softmax, ``[batch, heads, length, length]``) and registered features: a tuple of layers
-            each, in which ``None`` stands for a layer that was not kept.
+            softmax, ``[batch, heads, length, length]``), ``"embedding"`` (``[batch, width]``) and
+            registered features: a tuple of layers each, in which ``None`` stands for a layer that
+            was not kept.
         modules: Outputs of submodules by their paths, as ``custom_matches`` need them.
         modules_mask: Masks of modules whose positions are not those of ``inputs_mask``, by path;
             ``None`` for a module whose positions all count.

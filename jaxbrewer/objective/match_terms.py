@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from ..configs import CustomMatch, EMDMatch, IntermediateMatch
 from ..configs.module_paths import split_module_path
@@ -100,7 +101,15 @@ def _of_layers(
     state_S = [_projected(where, match, projection, x) for x in state_S]
     pair = isinstance(match.layer_S, tuple)
     arguments = (state_S, state_T) if pair else (state_S[0], state_T[0])
-    return _compared(where, loss, *arguments, mask=_inputs_mask(student, teacher))
+    mask = _mask_of(state_S[0], _inputs_mask(student, teacher))
+    return _compared(where, loss, *arguments, mask=mask)
+
+
+def _mask_of(state: jax.Array, mask: jax.Array | None) -> jax.Array | None:
+    """The mask of a feature: that of the tokens, or which examples of vectors have any token."""
+    if mask is None or state.ndim != 2 or mask.ndim != 2:
+        return mask
+    return jnp.any(mask != 0, axis=1)
 
 
 def _transported(

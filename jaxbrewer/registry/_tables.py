@@ -147,12 +147,12 @@ TEMPERATURE_SCHEDULER = Table(
 """Temperature rules: a builder whose arguments follow the name in the config, and that returns
 ``rule(logits_S, logits_T, base_temperature, mask) -> temperature per position``."""
 
-FEATURES = ["hidden", "attention"]
+FEATURES = ["hidden", "attention", "embedding"]
 """Keys of an adaptor's answer that ``intermediate_matches`` may name."""
 
 ADAPTOR_KEYS = [
     "logits", "logits_mask", "logits_weights", "losses", "inputs_mask", "labels", "hidden",
-    "attention", "modules_mask",
+    "attention", "embedding", "modules_mask",
 ]  # fmt: skip
 """All keys an adaptor may return."""
 

@@ -1,7 +1,7 @@
 """Loads tokenized examples in batches of few shapes; seed and epoch decide the order."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +13,9 @@ from .tokenize import Encoded
 
 WIDTH_STEP = 8
 """The width of every batch is a multiple of this number of tokens."""
+
+_ALL = ""
+"""The name of the only part."""
 
 WINDOW = 50
 """Number of batches whose shuffled examples are sorted by length together."""
@@ -37,7 +40,7 @@ def choose_widths(lengths: Int[np.ndarray, " examples"], count: int) -> list[int
         >>> choose_widths(np.array([5, 6, 7, 8, 30, 61]), 9)
         [8, 32, 64]
     """
-    candidates, counts = np.unique(-(-lengths // WIDTH_STEP) * WIDTH_STEP, return_counts=True)
+    candidates, counts = np.unique(_whole_steps(lengths), return_counts=True)
     widths, examples = candidates.tolist(), np.cumsum(counts).tolist()
 
     @functools.cache
@@ -52,6 +55,11 @@ def choose_widths(lengths: Int[np.ndarray, " examples"], count: int) -> list[int
         return min(options)
 
     return best(len(widths) - 1, count)[1]
+
+
+def _whole_steps(lengths: Any) -> Any:
+    """The multiples of ``WIDTH_STEP`` that fit these lengths."""
+    return -(-lengths // WIDTH_STEP) * WIDTH_STEP
 
 
 class TokenLoader(Protocol):
@@ -85,11 +93,13 @@ class TextLoader:
     takes the largest width, which adds one shape.
 
     A batch is a dict of ``input_ids``, ``attention_mask``, ``token_type_ids`` (int32
-    ``[batch, width]``), ``example_id`` (the example numbers, int32 ``[batch]``) and, if given,
-    ``labels``.
+    ``[batch, width]``), ``example_id`` (the row numbers, int32 ``[batch]``) and, if given,
+    ``labels``. Examples of several rows (:attr:`Encoded.group`) lie together.
 
     Args:
-        encoded: The examples.
+        encoded: The examples. Or the tokens that teacher and student read, under ``"teacher"`` and
+            ``"student"``, if they have two tokenizers: batches then have a part for each, each of
+            its own width, and there are no more combinations of widths than ``num_widths``.
         batch_size: Examples in a batch.
         labels: One per example, ``[examples, ...]``.
         shuffle: Whether to draw a new order in every epoch; otherwise examples come by length.
@@ -112,7 +122,7 @@ class TextLoader:
 
     def __init__(
         self,
-        encoded: Encoded,
+        encoded: Encoded | Mapping[str, Encoded],
         batch_size: int,
         *,
         labels: Any = None,
@@ -122,27 +132,43 @@ class TextLoader:
         num_widths: int = 4,
         per_process: bool = False,
     ):
-        examples = len(encoded)
+        parts = encoded if isinstance(encoded, Mapping) else {_ALL: encoded}
+        counts = {name: len(part) // part.group for name, part in parts.items()}
+        examples = max(counts.values())
+        if len(set(counts.values())) > 1 or (labels is not None and len(parts) > 1):
+            raise UsageError(f"TextLoader got parts of {counts} examples, or labels beside parts.")
         if examples == 0 or batch_size < 1 or (drop_last and batch_size > examples):
             raise UsageError(f"TextLoader.batch_size {batch_size} for {examples} examples.")
         if num_widths < 1:
             raise UsageError(f"TextLoader.num_widths must be at least 1, got {num_widths}.")
         if labels is not None and len(labels) != examples:
             raise UsageError(f"TextLoader got {len(labels)} labels for {examples} examples.")
-        self._encoded, self._batch_size = encoded, batch_size
+        self._parts, self._batch_size = parts, batch_size
         self._labels = None if labels is None else np.asarray(labels)
         self._shuffle, self._seed, self._drop_last = shuffle, seed, drop_last
         self._epoch, self._first = 0, 0
         self._process_rows = ProcessRows("TextLoader", batch_size, per_process=per_process)
-        self._widths = np.array(choose_widths(encoded.lengths, num_widths))
+        longest = {
+            name: part.lengths.reshape(examples, part.group).max(1) for name, part in parts.items()
+        }
+        # An example of several parts is as long as all of them, which choose their widths together.
+        self._lengths = np.sum(list(longest.values()), axis=0)
+        self._limits = np.array(choose_widths(self._lengths, num_widths))
+        self._widths = {
+            name: [
+                _whole_steps(own[_whole_steps(self._lengths) <= limit].max())
+                for limit in self._limits
+            ]
+            for name, own in longest.items()
+        }
 
     @property
     def widths(self) -> list[int]:
-        """The widths of batches, ascending."""
-        return self._widths.tolist()
+        """The widths of batches, ascending; of several parts those of the last."""
+        return [int(width) for width in list(self._widths.values())[-1]]
 
     def __len__(self) -> int:
-        full, rest = divmod(len(self._encoded), self._batch_size)
+        full, rest = divmod(len(self._lengths), self._batch_size)
         return full + (1 if rest >= self._process_rows.count and not self._drop_last else 0)
 
     def set_epoch(self, epoch: int) -> None:
@@ -154,23 +180,28 @@ class TextLoader:
         self._epoch, self._first = epoch, batch
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        batches = self._batches(self._epoch)[self._first :]
-        self._epoch, self._first = self._epoch + 1, 0
+        epoch, batches = self._epoch, self._batches(self._epoch)[self._first :]
+        self._epoch, self._first = epoch + 1, 0
         for rows in batches:
-            length = self._encoded.lengths[rows].max()
             full = len(rows) == self._batch_size
-            width = (
-                self._widths[np.searchsorted(self._widths, length)] if full else max(self._widths)
-            )
-            rows = self._process_rows.of(rows)
-            batch = self._encoded.batch(rows, int(width)) | {"example_id": rows.astype(np.int32)}
-            if self._labels is not None:
-                batch["labels"] = self._labels[rows]
-            yield batch
+            limit = np.searchsorted(self._limits, self._lengths[rows].max()) if full else -1
+            yield self._batch(self._process_rows.of(rows), int(limit), epoch)
+
+    def _batch(
+        self, examples: Int[np.ndarray, " examples"], limit: int, epoch: int
+    ) -> dict[str, Any]:
+        """The batch of some examples, whose widths have the number ``limit``."""
+        parts = {}
+        for name, part in self._parts.items():
+            rows = (examples[:, None] * part.group + np.arange(part.group)).reshape(-1)
+            parts[name] = part.batch(rows, int(self._widths[name][limit]))
+        batch: dict[str, Any] = parts.get(_ALL, parts)
+        batch |= {"example_id": rows.astype(np.int32)}
+        return batch if self._labels is None else batch | {"labels": self._labels[examples]}
 
     def _batches(self, epoch: int) -> list[Int[np.ndarray, " rows"]]:
         """The example numbers of each batch."""
-        lengths, size = self._encoded.lengths, self._batch_size
+        lengths, size = self._lengths, self._batch_size
         if not self._shuffle:
             order = np.argsort(lengths, kind="stable")
             window, draw = len(order), None

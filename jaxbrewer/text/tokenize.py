@@ -61,6 +61,8 @@ class Encoded:
             its place in the text.
         facts: Facts about each example, ``[examples, ...]``, that stay out of batches, such as
             whether it was cut (``is_cut``).
+        group: Number of successive rows that stay together in batches, such as the two texts of a
+            pair.
     """
 
     input_ids: Int[np.ndarray, " tokens"]
@@ -71,6 +73,7 @@ class Encoded:
     columns: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     token_facts: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     facts: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    group: int = 1
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
