@@ -60,13 +60,15 @@ class StudentConfig(Config):
         layers: Layers of the teacher to start from, such as ``[0, 2, 4]``.
         size: Fields of ``config.json`` that differ from the teacher's, such as
             ``{"num_hidden_layers": 2, "hidden_size": 128}``; the student starts from random
-            weights.
+            weights. With the ``model_type`` of another family, all other fields are the family's.
+        tokenizer: The directory of its tokenizer; by default that of ``path``, or the teacher's.
         optimization: The optimizer of ``distill``.
     """
 
     path: str | None = None
     layers: Sequence[int] | None = None
     size: Mapping[str, Any] | None = None
+    tokenizer: str | None = None
     optimization: OptimizationConfig = dataclasses.field(default_factory=OptimizationConfig)
 
     def __post_init__(self) -> None:
@@ -83,6 +85,13 @@ class StudentConfig(Config):
             object.__setattr__(self, "layers", tuple(self.layers))
         if self.size is not None:
             self.require("size", isinstance(self.size, Mapping), "a mapping")
+        holds = self.tokenizer is None or isinstance(self.tokenizer, str)
+        self.require("tokenizer", holds, "a directory")
+        if self.tokenizer is not None and self.layers is not None:
+            raise UsageError(
+                "StudentConfig takes no tokenizer with layers: the teacher's layers read the "
+                "teacher's tokens."
+            )
         self.nest("optimization", OptimizationConfig)
 
 

@@ -19,14 +19,14 @@ class DistillationTexts(NamedTuple):
     """The training texts of a distillation.
 
     Attributes:
-        labelled: The examples with labels.
+        labelled: The examples with labels, if there are any.
         unlabelled: The examples without labels, if there are any.
         head: The teacher's head.
         tokenizer: The teacher's tokenizer.
         texts: All of them, labelled ones first, with their tokens.
     """
 
-    labelled: Any
+    labelled: Any | None
     unlabelled: Any | None
     head: Head
     tokenizer: Tokenizer
@@ -40,19 +40,28 @@ def read_distillation_texts(job: Job, task: Task[Any], source: ModelDirectory) -
         UsageError: They cannot be read, or the teacher's head does not fit them.
     """
     data = job.config.data
-    path = str(job.need("data.train", "the file with the labelled texts"))
     task.require_problem(source)
-    labelled = task.read(path)
+    labelled = None if data.train is None else task.read(data.train)
+    unlabelled = None if data.unlabelled is None else task.read_unlabelled(data.unlabelled)
+    known = unlabelled if labelled is None else labelled
+    if known is None:
+        job.need("data.train", "the file with the labelled texts")
+    weight = job.config.distillation.hard_label_weight
+    if labelled is None and weight != 0 and not task.learns_from_text:
+        raise UsageError(
+            f"{job.path} has no data.train, whose labels distillation.hard_label_weight {weight} "
+            "needs: give the file, or set the weight to 0."
+        )
     try:
-        head = task.head_to_use(source, labelled)
+        head = task.head_to_use(source, known)
     except UsageError as error:
         raise UsageError(
             f"{error} Run `jaxbrewer train {job.path}` first, which trains a teacher on data.train."
         ) from None
-    examples = labelled = task.with_head(labelled, head)
-    unlabelled = None if data.unlabelled is None else task.read_unlabelled(data.unlabelled)
-    if unlabelled is not None:
-        examples = labelled.with_unlabelled(unlabelled)
+    labelled = None if labelled is None else task.with_head(labelled, head)
+    examples = unlabelled if labelled is None else labelled
+    if labelled is not None and unlabelled is not None:
+        examples = task.join(labelled, unlabelled)
     tokenizer = Tokenizer(source.directory)
     texts = Texts(examples, task.encode(tokenizer, examples))
     return DistillationTexts(labelled, unlabelled, head, tokenizer, texts)
@@ -84,24 +93,56 @@ def read_held_out(job: Job, task: Task[Any], head: Head, tokenizer: Tokenizer) -
     return HeldOut(read(data.validation), read(data.test))
 
 
-def require_same_tokenizer(
-    tokenizer: Tokenizer, source: ModelDirectory, task: Task[Any], examples: Any
-) -> None:
-    """Raises :class:`UsageError` if a model's own tokenizer gives other tokens for the texts.
+class StudentTokens(NamedTuple):
+    """The student's tokenizer, and the training texts in its tokens.
 
-    A model without a tokenizer is assumed to use this one.
+    Attributes:
+        tokenizer: The tokenizer.
+        encoded: The tokens; ``None`` if they are the teacher's.
     """
-    if not any(os.path.isfile(source.directory / name) for name in ("tokenizer.json", "vocab.txt")):
-        return
-    other = Tokenizer(source.directory)
-    both = [task.encode(reader, examples) for reader in (tokenizer, other)]
-    if other.vocab_size != tokenizer.vocab_size or not np.array_equal(
-        both[0].input_ids, both[1].input_ids
-    ):
+
+    tokenizer: Tokenizer
+    encoded: Encoded | None
+
+
+def read_student_tokens(
+    job: Job, task: Task[Any], tokenizer: Tokenizer, texts: Texts
+) -> StudentTokens:
+    """Tokenizes the training texts for the student, if it has a tokenizer of its own.
+
+    That is ``student.tokenizer``, or the one in ``student.path``.
+
+    Args:
+        job: The job.
+        task: The task.
+        tokenizer: The teacher's tokenizer.
+        texts: The texts in the teacher's tokens.
+
+    Raises:
+        UsageError: The tokens are others than the teacher's, and the task compares them.
+    """
+    student = job.config.student
+    directory = student.tokenizer
+    if directory is None and student.path is not None and has_tokenizer(Path(student.path)):
+        directory = student.path
+    if directory is None:
+        return StudentTokens(tokenizer, None)
+    own = Tokenizer(directory)
+    encoded = task.encode(own, texts.examples)
+    same = np.array_equal(encoded.input_ids, texts.encoded.input_ids)
+    if same and own.vocab_size == tokenizer.vocab_size:
+        return StudentTokens(own, None)
+    if task.reads_same_tokens:
         raise UsageError(
-            f"{source.directory} has another tokenizer (of {other.vocab_size:,} tokens) than "
+            f"{directory} has another tokenizer (of {own.vocab_size:,} tokens) than "
             f"the teacher (of {tokenizer.vocab_size:,}): both must read the same tokens."
         )
+    return StudentTokens(own, encoded)
+
+
+def has_tokenizer(directory: Path) -> bool:
+    """Whether a directory has a tokenizer."""
+    return any(os.path.isfile(directory / name) for name in ("tokenizer.json", "vocab.txt"))
 
 
 def fingerprints(model: Path, encoded: Encoded) -> dict[str, str]:

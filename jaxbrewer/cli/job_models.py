@@ -4,7 +4,7 @@ Only this module of the command line imports JAX; commands import it after all o
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,6 +14,7 @@ from flax import nnx
 
 from .. import models
 from ..configs import DataConfig, IntermediateMatch
+from ..data.batch_parts import student_part, teacher_part
 from ..errors import UsageError, suggest
 from ..export.card import directory_card, write_card
 from ..forward.as_model import as_model
@@ -53,39 +54,75 @@ def load(
         labels=head.names or None,
         new_head=head.is_new,
         seed=seed,
-        **{**head.settings, **settings},
+        **{**task.settings_of(source), **head.settings, **settings},
     )
 
 
 def make_student(
-    task: Task[Any], config: StudentConfig, teacher: TransformerModel, head: Head, *, seed: int
+    task: Task[Any],
+    config: StudentConfig,
+    teacher: TransformerModel,
+    head: Head,
+    tokenizer: Tokenizer,
+    *,
+    seed: int,
 ) -> TransformerModel:
-    """Builds the student of a job, with a head like the teacher's."""
+    """Builds the student of a job, with a head like the teacher's.
+
+    Args:
+        task: The task.
+        config: The job's student.
+        teacher: The teacher.
+        head: The teacher's head.
+        tokenizer: The student's tokenizer.
+        seed: Seed of new weights.
+    """
     if config.path is not None:
         source = read_text_model(config.path)
         is_new = not source.has_head(task.head) or not head.is_of(source)
         return load(task, source, head._replace(is_new=is_new), seed=seed)
     if config.layers is not None:
         return cut_layers(teacher, config.layers)
-    make: Any = type(teacher)
-    student: TransformerModel = make(
-        _resize(teacher.config, config.size or {}), rngs=nnx.Rngs(seed)
-    )
+    made = _config_of_size(teacher.config, config.size or {}, tokenizer)
+    make: Any = family_of(made.model_type).by_task[task.head]
+    student: TransformerModel = make(made, rngs=nnx.Rngs(seed))
     return student
 
 
-def _resize(teacher: TransformerConfig, fields: Mapping[str, Any]) -> TransformerConfig:
-    _require_known("student.size", fields, type(teacher))
+def _config_of_size(
+    teacher: TransformerConfig, size: Mapping[str, Any], tokenizer: Tokenizer
+) -> TransformerConfig:
+    """The config of a student of ``student.size``.
+
+    It has the teacher's fields, or of another family the family's; and the tokenizer's vocabulary
+    if the teacher's does not have its size.
+    """
+    fields, family = dict(size), family_of(size.get("model_type", teacher.model_type))
+    is_same = isinstance(teacher, family.config) and teacher.model_type in family.architectures
+    _require_known("student.size", fields, family.config, also={"model_type"})
+    if not is_same or tokenizer.vocab_size > teacher.vocab_size:
+        fields = {"vocab_size": tokenizer.vocab_size, "pad_token_id": tokenizer.pad_id, **fields}
+    if not is_same:
+        known = {field.name for field in dataclasses.fields(family.config)}
+        kept = ("num_labels", "labels", "problem_type", "pooling")
+        fields |= {name: getattr(teacher, name) for name in kept if hasattr(teacher, name)}
+        fields = {name: value for name, value in fields.items() if name in known}
     try:
-        return dataclasses.replace(teacher, **fields)
+        return dataclasses.replace(teacher, **fields) if is_same else family.config(**fields)
     except UsageError as error:
         raise UsageError(f"student.size: {error}") from None
 
 
-def _require_known(where: str, fields: Mapping[str, Any], config: type[TransformerConfig]) -> None:
+def _require_known(
+    where: str,
+    fields: Mapping[str, Any],
+    config: type[TransformerConfig],
+    *,
+    also: Set[str] = frozenset(),
+) -> None:
     """Refuses fields that do not exist, and those that the data decides (the classes)."""
     names = {field.name for field in dataclasses.fields(config)}
-    names -= {"num_labels", "labels", "model_type", "problem_type"}
+    names -= {"num_labels", "labels", "model_type", "problem_type"} - also
     for name in fields:
         if name not in names:
             raise UsageError(f"{where} has no field {name!r}: {suggest(name, sorted(names))}")
@@ -116,10 +153,11 @@ def describe_match(
 ) -> str:
     """The two features that a match compares, with their shapes in the first batch."""
     batch = next(iter(training.loader))
+    parts = teacher_part(batch), student_part(batch)
 
     def shapes(model: TransformerModel, layers: int | Sequence[int]) -> str:
-        wrapped = as_model(model)
-        outputs = jax.eval_shape(make_teacher_step(wrapped, task.adaptor), wrapped.variables, batch)
+        wrapped, part = as_model(model), parts[model is student]
+        outputs = jax.eval_shape(make_teacher_step(wrapped, task.adaptor), wrapped.variables, part)
         chosen = [layers] if isinstance(layers, int) else layers
         return " & ".join(
             "x".join(map(str, outputs.features[match.feature][layer].shape)) for layer in chosen

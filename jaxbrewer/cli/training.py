@@ -19,10 +19,11 @@ from ..text.tasks import Head, Texts
 from .config import Job
 from .job_data import (
     HeldOut,
+    StudentTokens,
     read_distillation_texts,
     read_held_out,
+    read_student_tokens,
     require_matching_cache,
-    require_same_tokenizer,
 )
 from .messages import report_wait
 from .output import print_line, print_table
@@ -105,7 +106,7 @@ def train(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
             return None
         job_models.save(teacher, tokenizer, run.model, data)
         scored = {"teacher": (teacher, run.model, head.names)}
-        _score_and_save(job, task, run, scored, held_out.test, outcome)
+        _score_and_save(job, task, run, scored, {"teacher": held_out.test}, outcome)
     return print_line(f"The teacher is saved in {run.model}.")
 
 
@@ -119,10 +120,11 @@ class PreparedDistillation(NamedTuple):
     source: ModelDirectory
     tokenizer: Tokenizer
     head: Head
-    labelled: Any
+    labelled: Any | None
     unlabelled: Any | None
     held_out: HeldOut
     texts: Texts
+    student_tokens: StudentTokens
 
 
 def prepare_distillation(job: Job) -> PreparedDistillation:
@@ -137,10 +139,9 @@ def prepare_distillation(job: Job) -> PreparedDistillation:
     task.require_losses(config.distillation)
     report_wait("reading the texts")
     labelled, unlabelled, head, tokenizer, texts = read_distillation_texts(job, task, source)
-    held_out = read_held_out(job, task, head, tokenizer)
-    if config.student.path is not None:
-        student_source = read_text_model(config.student.path)
-        require_same_tokenizer(tokenizer, student_source, task, texts.examples)
+    student_tokens = read_student_tokens(job, task, tokenizer, texts)
+    own_tokenizer = student_tokens.tokenizer
+    held_out = read_held_out(job, task, head, student_tokens.tokenizer)
     require_matching_cache(job, source.directory, texts.encoded)
 
     report_wait("loading JAX and the models")
@@ -151,10 +152,11 @@ def prepare_distillation(job: Job) -> PreparedDistillation:
     with on_device(config.training):
         teacher = job_models.load(task, source, head)
         student = job_models.make_student(
-            task, config.student, teacher, head, seed=config.training.seed
+            task, config.student, teacher, head, own_tokenizer, seed=config.training.seed
         )
-        for who, model in (("teacher", teacher), ("student", student)):
-            check_fits(who, model.config, tokenizer, data, [texts.encoded])
+        check_fits("teacher", teacher.config, tokenizer, data, [texts.encoded])
+        encoded = texts.encoded if student_tokens.encoded is None else student_tokens.encoded
+        check_fits("student", student.config, own_tokenizer, data, [encoded])
         training = make_distillation(
             task,
             teacher,
@@ -163,6 +165,7 @@ def prepare_distillation(job: Job) -> PreparedDistillation:
             config.distillation,
             config.student.optimization,
             student_run(config.training).with_directories(config.training),
+            student_encoded=student_tokens.encoded,
         )
     return PreparedDistillation(
         task,
@@ -176,6 +179,7 @@ def prepare_distillation(job: Job) -> PreparedDistillation:
         unlabelled,
         held_out,
         texts,
+        student_tokens,
     )
 
 
@@ -187,7 +191,7 @@ def distill(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
         run.require_writable(config.training, used=_optional_path(config.student.path))
     prepared = prepare_distillation(job)
     training, teacher, student = prepared.training, prepared.teacher, prepared.student
-    source, tokenizer, texts = prepared.source, prepared.tokenizer, prepared.texts
+    source, texts, student_tokens = prepared.source, prepared.texts, prepared.student_tokens
     task, held_out, names = prepared.task, prepared.held_out, prepared.head.names
 
     from ..devices.mesh import on_device
@@ -202,7 +206,8 @@ def distill(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
             ("teacher", f"{source.directory}: {job_models.describe(teacher)}"),
             ("student", f"{_describe_origin(job)}: {job_models.describe(student)}"),
             ("texts", _describe_texts(data, prepared.labelled, prepared.unlabelled, held_out.test)),
-            *task.describe(prepared.labelled),
+            *(task.describe(prepared.labelled) if prepared.labelled is not None else []),
+            *_tokenizer_facts(prepared),
             *_validation_facts(job, held_out.validation),
             ("losses", _describe_losses(config.distillation)),
             *(
@@ -224,13 +229,30 @@ def distill(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
         outcome = _fit(job, training, plan, validation)
         if not is_first:
             return None
-        job_models.save(student, tokenizer, run.model, data)
+        job_models.save(student, student_tokens.tokenizer, run.model, data)
         scored = {
             "teacher": (teacher, source.directory, names),
             "student": (student, run.model, names),
         }
-        _score_and_save(job, task, run, scored, held_out.test, outcome)
+        tests = {"teacher": _test_of_teacher(prepared), "student": held_out.test}
+        _score_and_save(job, task, run, scored, tests, outcome)
     return print_line(f"The student is saved in {run.model}.")
+
+
+def _tokenizer_facts(prepared: PreparedDistillation) -> Facts:
+    """Whether the student reads other tokens than the teacher."""
+    own = prepared.student_tokens
+    if own.encoded is None:
+        return []
+    return [("tokenizer", f"the student's own, {own.tokenizer.vocab_size:,} tokens")]
+
+
+def _test_of_teacher(prepared: PreparedDistillation) -> Texts | None:
+    """The test texts in the teacher's tokens."""
+    test = prepared.held_out.test
+    if test is None or prepared.student_tokens.encoded is None:
+        return test
+    return Texts(test.examples, prepared.task.encode(prepared.tokenizer, test.examples))
 
 
 def _validation(task: Task[Any], held_out: HeldOut) -> "Validation | None":
@@ -279,25 +301,26 @@ def _score_and_save(
     task: Task[Any],
     run: RunPaths,
     models: "Mapping[str, tuple[TransformerModel, Path, tuple[str, ...]]]",
-    test: Texts | None,
+    tests: Mapping[str, Texts | None],
     training: TrainingResult,
 ) -> None:
     """Scores models on the test texts, prints the table, and writes the results of the run.
 
-    The last model is that of the run.
+    The last model is that of the run. Each has the test texts in its own tokens.
     """
     from ..text.evaluation import ModelToScore, evaluation_of
 
     role, rows = list(models)[-1], {}
-    if test is not None:
-        scored = {
-            name: ModelToScore(model, directory, test, names)
-            for name, (model, directory, names) in models.items()
-        }
+    scored = {
+        name: ModelToScore(model, directory, texts, names)
+        for name, (model, directory, names) in models.items()
+        if (texts := tests[name]) is not None
+    }
+    if scored:
         evaluation = evaluation_of(task, scored, report=report_wait)
         print_evaluation(evaluation, file=str(job.config.data.test))
         rows = evaluation["rows"]
-    count = 0 if test is None else len(test.examples)
+    count = len(scored[role].texts.examples) if scored else 0
     save_results(job, task, run, rows, training, role=role, test_examples=count)
 
 
@@ -324,9 +347,11 @@ def _describe_origin(job: Job) -> str:
 
 
 def _describe_texts(
-    data: DataConfig, labelled: Any, unlabelled: Any | None, test: Texts | None
+    data: DataConfig, labelled: Any | None, unlabelled: Any | None, test: Texts | None
 ) -> str:
-    parts = [f"{len(labelled):,} labelled in {data.train}"]
+    parts = []
+    if labelled is not None:
+        parts.append(f"{len(labelled):,} labelled in {data.train}")
     if unlabelled is not None:
         parts.append(f"{len(unlabelled):,} unlabelled in {data.unlabelled}")
     parts.append("no test" if test is None else f"{len(test.examples):,} to test on in {data.test}")

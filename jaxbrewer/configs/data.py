@@ -4,7 +4,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ._base import Config, is_int
+from ._base import Config, is_int, is_number
+
+POOLINGS = ("mean", "cls", "max", "lasttoken")
+"""How the tokens of a text become one embedding: the mean over them, the first, the largest values,
+or the last."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +48,13 @@ class DataConfig(Config):
         stride: Questions: tokens that successive windows over a long text share.
         max_answer_length: Questions: maximum number of tokens of an answer.
         no_answer: Questions: whether a text may hold no answer.
+        score: Embeddings: column of the score of a pair; null for pairs that all mean the same.
+        score_range: Embeddings: the scores of the least and of the most similar pairs, which
+            become the cosines 0 and 1.
+        pooling: Embeddings: how the tokens of a model that has no pooling of its own become an
+            embedding: ``"mean"``, ``"cls"``, ``"max"`` or ``"lasttoken"``.
+        mask_probability: Masked language models: the share of tokens that is masked.
+        static_masks: Masked language models: whether a text has the same masks in every epoch.
     """
 
     task: str = "classification"
@@ -73,6 +84,11 @@ class DataConfig(Config):
     stride: int = 32
     max_answer_length: int = 30
     no_answer: bool = False
+    score: str | None = "score"
+    score_range: Sequence[float] = (0.0, 1.0)
+    pooling: str = "mean"
+    mask_probability: float = 0.15
+    static_masks: bool = False
 
     def __post_init__(self) -> None:
         """Checks each field."""
@@ -98,6 +114,18 @@ class DataConfig(Config):
         self.require_number("stride", minimum=0, whole=True)
         self.require_number("max_answer_length", minimum=1, whole=True)
         self.require_flag("no_answer")
+        self.require("score", self.score is None or isinstance(self.score, str), "a name or null")
+        self._check_score_range()
+        self.require_choice("pooling", POOLINGS)
+        self.require_number("mask_probability", minimum=0, maximum=1)
+        self.require_flag("static_masks")
+
+    def _check_score_range(self) -> None:
+        is_pair = isinstance(self.score_range, (list, tuple)) and len(self.score_range) == 2
+        numbers = is_pair and all(map(is_number, self.score_range))
+        holds = numbers and self.score_range[0] < self.score_range[1]
+        self.require("score_range", holds, "two numbers, the smaller one first")
+        object.__setattr__(self, "score_range", tuple(map(float, self.score_range)))
 
     def _check_labels(self) -> None:
         is_list = isinstance(self.labels, (list, tuple))

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..configs.data import POOLINGS as POOLINGS
 from ..errors import UsageError, suggest
 from ..json_files import read_json, write_json
 
 MODULES = "modules.json"
-POOLINGS = ("mean", "cls", "max", "lasttoken")
 DENSE = "embedding_map"
 """The name of the dense map in a model, and the prefix of its tensors here."""
 

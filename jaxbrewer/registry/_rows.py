@@ -180,6 +180,11 @@ class MatchLossRow(Row):
     caller_gives: ClassVar[tuple[str, ...]] = ("state_S", "state_T")
     caller_gives_by_name: ClassVar[tuple[str, ...]] = ("mask", "labels")
 
+    @property
+    def of_examples(self) -> bool:
+        """Whether it compares one vector of each example, whatever its positions are."""
+        return self.ranks == (2, 3)
+
 
 @dataclasses.dataclass(frozen=True)
 class WeightScheduleRow(Row):

@@ -89,7 +89,8 @@ def load_source(source: ModelDirectory, task: Task[Any]) -> "TextModel":
     """Loads a model for a task that fits its head."""
     from ..models import load as load_model
 
-    model, tokenizer = load_model(source.directory, task.head), Tokenizer(source.directory)
+    model = load_model(source.directory, task.head, **task.settings_of(source))
+    tokenizer = Tokenizer(source.directory)
     names, given = source.labels, tuple(task.data.labels or ())
     if source.labels_are_numbers and len(given) == len(names):
         names = given

@@ -347,10 +347,23 @@ class Tokenizer:
     @property
     def eos_id(self) -> int | None:
         """Id of the token that ends a text, ``eos_token``; ``None`` if there is none."""
-        token = tokenizer_settings(self._directory).get("eos_token")
+        return self._id_of(self._named("eos_token"))
+
+    @property
+    def mask_id(self) -> int | None:
+        """Id of the token that hides another, ``mask_token``; ``None`` if there is none."""
+        named = self._named("mask_token")
+        found = [self._id_of(token) for token in ([named] if named else ["[MASK]", "<mask>"])]
+        return next((number for number in found if number is not None), None)
+
+    def _named(self, role: str) -> str | None:
+        token = tokenizer_settings(self._directory).get(role)
         token = token.get("content") if isinstance(token, dict) else token
+        return None if token is None else str(token)
+
+    def _id_of(self, token: str | None) -> int | None:
         with library_errors(f"The tokenizer of {self._directory} has no token {token!r}"):
-            return None if token is None else self._tokenizer.token_to_id(str(token))
+            return None if token is None else self._tokenizer.token_to_id(token)
 
     def decode(self, ids: Sequence[int] | Int[np.ndarray, " tokens"]) -> str:
         """The text of tokens, without special ones."""

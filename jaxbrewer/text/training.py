@@ -2,7 +2,7 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,12 @@ import jax
 import optax
 
 from ..cache import build_cache
-from ..configs import DistillationConfig, OptimizationConfig, TrainingConfig
+from ..configs import DistillationConfig, LayerMap, OptimizationConfig, TrainingConfig
 from ..devices.estimate import Estimate
 from ..distillers import BasicTrainer, GeneralDistiller, Result
+from ..errors import UsageError
 from ..forward.freezing import freeze
+from ..registry import MATCH_LOSS_MAP
 from ..run.plan import Plan
 from .loader import TextLoader, TokenLoader
 from .tasks import Task
@@ -115,6 +117,8 @@ def make_distillation(
     distillation: DistillationConfig,
     optimization: OptimizationConfig,
     training: TrainingConfig,
+    *,
+    student_encoded: Encoded | None = None,
 ) -> TextTraining:
     """Prepares to distil a model on labelled and, where labels are missing, other texts.
 
@@ -127,13 +131,51 @@ def make_distillation(
         optimization: The optimizer's settings.
         training: Directories, devices and checkpoints; its ``cache_dir`` may hold the teacher's
             outputs, from :func:`cache_teacher`.
+        student_encoded: The examples as the student's tokenizer reads them, if it has another one
+            than the teacher.
+
+    Raises:
+        UsageError: The task or the tokenizers do not allow the losses or a cache.
     """
     task.require_losses(distillation)
-    loader = _make_loader(task, encoded, optimization, training)
+    if training.cache_dir is not None or distillation.is_caching_logits:
+        task.require_cacheable()
+    parts: Encoded | dict[str, Encoded] = encoded
+    if student_encoded is not None:
+        require_no_tokens_compared(task, distillation)
+        parts = {"teacher": encoded, "student": student_encoded}
+    loader = _make_loader(task, parts, optimization, training)
     distiller = GeneralDistiller(
         training, distillation, teacher, student, task.adaptor, task.adaptor
     )
     return TextTraining(distiller, loader, optimization)
+
+
+def require_no_tokens_compared(task: Task[Any], distillation: DistillationConfig) -> None:
+    """Checks a distillation whose models read different tokens.
+
+    Raises:
+        UsageError: The task or a match compares the models token by token.
+    """
+    if task.reads_same_tokens:
+        raise UsageError(
+            f"data.task {task.name!r} compares tokens: teacher and student must have the same "
+            "tokenizer."
+        )
+    for match in (*distillation.intermediate_matches, *distillation.custom_matches):
+        loss = match.named_loss[1] if isinstance(match, LayerMap) else match.loss
+        is_embedding = getattr(match, "feature", None) == "embedding"
+        if not is_embedding and not MATCH_LOSS_MAP.row(loss).of_examples:
+            name = match.map if isinstance(match, LayerMap) else match.name
+            raise UsageError(
+                f"The match {name} compares tokens, but teacher and student have different "
+                "tokenizers: match embeddings (feature 'embedding'), or use a loss of whole "
+                f"examples ({', '.join(_losses_of_examples())})."
+            )
+
+
+def _losses_of_examples() -> list[str]:
+    return [name for name in MATCH_LOSS_MAP if MATCH_LOSS_MAP.row(name).of_examples]
 
 
 def cache_teacher(
@@ -158,13 +200,17 @@ def cache_teacher(
         batch_size: Texts per batch.
         options: Options of :func:`~jaxbrewer.build_cache`.
     """
+    task.require_cacheable()
     texts = encoded.without(*task.label_columns)
     loader = TextLoader(texts, min(batch_size, len(texts)), shuffle=False)
     build_cache(directory, teacher, task.adaptor, loader, **options)
 
 
 def _make_loader(
-    task: Task[Any], encoded: Encoded, optimization: OptimizationConfig, training: TrainingConfig
+    task: Task[Any],
+    encoded: Encoded | Mapping[str, Encoded],
+    optimization: OptimizationConfig,
+    training: TrainingConfig,
 ) -> TokenLoader:
     """The loader of a training; a step is compiled for each combination of its widths."""
     return task.make_loader(

@@ -15,6 +15,8 @@ from .task import Texts as Texts
 TASKS = {
     "classification": "classification.Classification",
     "multi-label": "multi_label.MultiLabel",
+    "embeddings": "embeddings.Embeddings",
+    "masked-language-modeling": "masked_language_modeling.MaskedLanguageModeling",
     "regression": "regression.Regression",
     "token-classification": "token_classification.TokenClassification",
     "language-modeling": "language_modeling.LanguageModeling",

@@ -47,22 +47,22 @@ class Embeddings(Task[Examples]):
     def read(
         self, path: Source, *, names: Sequence[str] | None = None, origin: str = "data.train"
     ) -> Examples:
-        """Reads ``data.text``, ``data.text_pair`` if it is set, and a score in ``data.label``.
+        """Reads ``data.text``, ``data.text_pair`` if it is set, and a score in ``data.score``.
 
-        Scores lie in ``data.score_range``. Pairs without a column for scores mean the same.
+        Scores lie in ``data.score_range``. If ``data.score`` is null, all pairs mean the same.
         """
         data = self.data
         if data.text_pair is None:
             return self.read_unlabelled(path)
         columns = {"text": data.text, "text_pair": data.text_pair}
-        if data.label is None:
+        if data.score is None:
             found, _ = read_columns(path, columns)
             scores = np.ones(len(found["text"]), np.float32)
         else:
             found, _ = read_columns(
-                path, {**columns, "label": data.label}, {"label": self._check_score}
+                path, {**columns, "score": data.score}, {"score": self._check_score}
             )
-            scores = np.array(found["label"], np.float32)
+            scores = np.array(found["score"], np.float32)
         return Examples(found["text"], found["text_pair"], scores)
 
     def _check_score(self, value: Any, where: str) -> float:
@@ -86,8 +86,8 @@ class Embeddings(Task[Examples]):
     def join(self, examples: Examples, more: Examples) -> Examples:
         """Appends texts to pairs: two by two, without a score; an odd last one with itself."""
         if examples.pairs is not None and more.pairs is None:
-            more = Examples(more.texts[::2], [*more.texts[1::2], more.texts[-1]])
-            more.pairs = more.pairs[: len(more)] if more.pairs else None
+            texts = more.texts + more.texts[-1:] * (len(more) % 2)
+            more = Examples(texts[::2], texts[1::2])
         return examples.with_unlabelled(more)
 
     def encode(self, tokenizer: Tokenizer, examples: Examples) -> Encoded:
@@ -106,7 +106,7 @@ class Embeddings(Task[Examples]):
             return [("examples", "single texts, which have no score")]
         kind = (
             "pairs that mean the same, each against the others of its batch"
-            if self.data.label is None
+            if self.data.score is None
             else "pairs with scores, which are compared with cosines"
         )
         return [("examples", kind)]
@@ -170,7 +170,7 @@ class Embeddings(Task[Examples]):
         unit = _unit(embedding.astype(jnp.float32))
         first, second = unit[::2], unit[1::2]
         has_score = ~jnp.isnan(scores)
-        if self.data.label is None:
+        if self.data.score is None:
             logits = jnp.where(has_score[None], CONTRASTIVE_SCALE * first @ second.T, -jnp.inf)
             own = jnp.where(has_score, jnp.arange(len(scores)), jnp.argmax(has_score))
             logits = jnp.where(jnp.any(has_score), logits, 0)
@@ -197,7 +197,7 @@ class Embeddings(Task[Examples]):
         if examples.pairs is None:
             return Measure({"row": np.arange(len(examples))}, lambda _: {})
         first, second = unit_length(embedding[::2]), unit_length(embedding[1::2])
-        if self.data.label is None:
+        if self.data.score is None:
             return _retrieval(places(first, second))
         assert examples.labels is not None
         known = np.isfinite(examples.labels)

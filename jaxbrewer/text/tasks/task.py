@@ -164,6 +164,10 @@ class Task(abc.ABC, Generic[Data]):
     def encode(self, tokenizer: Tokenizer, examples: Data) -> Encoded:
         """Tokenizes examples, with their labels as columns, at most ``data.max_length`` tokens."""
 
+    def join(self, examples: Data, more: Data) -> Data:
+        """Appends examples without labels to labelled ones."""
+        return examples.with_unlabelled(more)
+
     def describe(self, examples: Data) -> list[tuple[str, str]]:
         """Rows for the table that a command prints about its data, a name and a value each."""
         return []
@@ -178,11 +182,15 @@ class Task(abc.ABC, Generic[Data]):
             f"data.task {self.name!r}: log-probabilities of tokens belong to language models."
         )
 
-    def make_loader(self, encoded: Encoded, batch_size: int, **options: Any) -> TokenLoader:
-        """The batches of a training; takes the options of :class:`~jaxbrewer.text.TextLoader`."""
+    def make_loader(self, encoded: Any, batch_size: int, **options: Any) -> TokenLoader:
+        """The batches of a training; takes the arguments of :class:`~jaxbrewer.text.TextLoader`."""
         return TextLoader(encoded, batch_size, **options)
 
     # The head
+
+    def settings_of(self, source: ModelDirectory) -> Mapping[str, Any]:
+        """Fields of its config that a model needs for the task, and that its files lack."""
+        return {}
 
     @abc.abstractmethod
     def head_to_train(self, source: ModelDirectory, examples: Data) -> Head:
@@ -298,6 +306,9 @@ class Task(abc.ABC, Generic[Data]):
                 f"{source.directory} has the problem_type {problem!r}, not that of data.task "
                 f"{self.name!r}: it needs data.task {_TASK_OF_PROBLEM[problem]!r}."
             )
+
+    def require_cacheable(self) -> None:
+        """Raises :class:`UsageError` if the teacher's outputs cannot be cached."""
 
     def require_losses(self, config: DistillationConfig) -> None:
         """Raises :class:`UsageError` if a loss between logits does not fit the task's head."""
