@@ -29,6 +29,7 @@ def build(job: Job, *, kind: str, k: int, bits: int, samples: int, batch_size: i
     if batch_size < 1:
         raise UsageError(f"--batch-size must be at least 1, got {batch_size}.")
     task, source = task_of(config.data), find_teacher(job)
+    task.require_cacheable()
     report_wait("reading the texts")
     data = read_distillation_texts(job, task, source)
 
