@@ -14,8 +14,9 @@ from ..masking import LABELS, MaskedLoader, masking_of, with_masks
 from ..read import Examples, read_examples
 from ..rows import Source
 from ..tokenize import Encoded, Tokenizer
+from .classes import label_loss
 from .classification import shared_outputs
-from .language_modeling import label_loss, per_document
+from .language_modeling import per_document
 from .measure import Measure, Statistics
 from .task import Arrays, Head, Predictions, Task
 
@@ -97,7 +98,7 @@ class MaskedLanguageModeling(Task[Examples]):
             "logits": outputs["logits"],
             "logits_mask": labels != UNLABELLED,
             "labels": labels,
-            "losses": label_loss(outputs, labels),
+            "losses": label_loss(outputs["logits"], labels),
             **shared_outputs(batch, outputs),
         }
 
