@@ -160,9 +160,11 @@ def test_bad_model_directories_are_refused_in_one_line(data, tmp_path, capsys):
     assert "does not exist" in refused(capsys, "evaluate", tmp_path / "no", file)
     assert "Give a file with labelled texts" in refused(capsys, "evaluate", data / "other")
     assert "--batch-size" in refused(capsys, "evaluate", data / "other", file, "--batch-size", "0")
-    assert "is a model; only a job takes overrides" in refused(
-        capsys, "evaluate", data / "other", file, "--data.text", "x"
+    assert "is a model, which takes only --data.field" in refused(
+        capsys, "evaluate", data / "other", file, "--training.seed", "1"
     )
+    line = refused(capsys, "evaluate", data / "other", file, "--data.text", "x")
+    assert "test.jsonl:1: no column 'x' for text" in line
     model = tmp_path / "model"
     shutil.copytree(data / "other", model)
     (model / "model.safetensors").write_bytes(b"no tensors")
@@ -180,9 +182,9 @@ def test_bad_model_directories_are_refused_in_one_line(data, tmp_path, capsys):
     (tmp_path / "numbers.csv").write_text("label,text\n0,it purrs\n1,it barks\n")
     line = refused(capsys, "evaluate", model / "model", tmp_path / "numbers.csv")
     assert "has no tokenizer" in line
-    fields = json.loads((data / "other" / "config.json").read_text()) | {"model_type": "gpt2"}
+    fields = json.loads((data / "other" / "config.json").read_text()) | {"model_type": "bloom"}
     (model / "model" / "config.json").write_text(json.dumps(fields))
-    assert "a model of type 'gpt2'" in refused(capsys, "evaluate", model / "model", file)
+    assert "a model of type 'bloom'" in refused(capsys, "evaluate", model / "model", file)
 
 
 def test_one_class_is_no_classification(job, data, tmp_path, capsys):

@@ -22,8 +22,8 @@ from jaxbrewer.errors import setting, spelling
 from tests.cli.conftest import run
 
 COMMANDS = [
-    (), ("demo",), ("train",), ("distill",), ("evaluate",), ("cache",), ("cache", "build"),
-    ("cache", "verify"), ("cache", "stat"), ("plan",), ("inspect",),
+    (), ("demo",), ("train",), ("distill",), ("evaluate",), ("predict",), ("cache",),
+    ("cache", "build"), ("cache", "verify"), ("cache", "stat"), ("plan",), ("inspect",),
 ]  # fmt: skip
 
 

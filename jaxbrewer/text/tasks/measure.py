@@ -43,11 +43,15 @@ class Measure:
         return len(next(iter(self.statistics.values())))
 
     def metrics(self, rows: Int[np.ndarray, " rows"] | None = None) -> dict[str, float]:
-        """The metrics of all examples, or of those in ``rows``, which may repeat."""
+        """The metrics of all examples, or of those in ``rows``, which may repeat.
+
+        A metric that is not defined, such as a ratio of zeros, is NaN.
+        """
         chosen = self.statistics
         if rows is not None:
             chosen = {name: values[rows] for name, values in chosen.items()}
-        return {name: float(value) for name, value in self.metrics_of(chosen).items()}
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return {name: float(value) for name, value in self.metrics_of(chosen).items()}
 
 
 def means(**values: Float[np.ndarray, " examples"]) -> Measure:
@@ -87,11 +91,10 @@ def bootstrap(
         raise ValueError(f"Measures of {[len(measure) for measure in measures]} examples.")
     draw = np.random.default_rng(seed)
     found: list[list[dict[str, float]]] = [[] for _ in measures]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        for _ in range(resamplings):
-            rows = draw.integers(0, count, count)
-            for measure, samples in zip(measures, found, strict=True):
-                samples.append(measure.metrics(rows))
+    for _ in range(resamplings):
+        rows = draw.integers(0, count, count)
+        for measure, samples in zip(measures, found, strict=True):
+            samples.append(measure.metrics(rows))
     return [
         {name: np.array([sample[name] for sample in samples]) for name in samples[0]}
         for samples in found
