@@ -14,7 +14,6 @@ from ..configs import (
     TrainingConfig,
 )
 from ..errors import UsageError, suggest
-from ..text.tasks import TASKS, task_class
 from .job_files import parse_yaml, read_job_file
 
 
@@ -95,6 +94,10 @@ class StudentConfig(Config):
         self.nest("optimization", OptimizationConfig)
 
 
+OUTPUT_DIR = "runs/job"
+"""Where a job writes that is not read from a file."""
+
+
 @dataclasses.dataclass(frozen=True)
 class JobConfig(Config):
     """A job: the sections of the file.
@@ -108,13 +111,15 @@ class JobConfig(Config):
     student: StudentConfig = dataclasses.field(default_factory=StudentConfig)
     distillation: DistillationConfig = None  # type: ignore[assignment]  # the task fills it
     training: TrainingConfig = dataclasses.field(
-        default_factory=lambda: TrainingConfig(output_dir="runs/job")
+        default_factory=lambda: TrainingConfig(output_dir=OUTPUT_DIR)
     )
 
     def __post_init__(self) -> None:
         """Builds the sections from mappings."""
+        from ..text.tasks import TASKS, task_class  # loads NumPy, which help does without
+
         self.nest("data", DataConfig)
-        _fill(self, "training", **{"output_dir": "runs/job", **_of_validation(self)})
+        _fill(self, "training", **{"output_dir": OUTPUT_DIR, **_of_validation(self)})
         if self.data.task in TASKS:
             _fill(self, "distillation", **task_class(self.data.task).distillation_defaults)
         for name, section in SECTIONS.items():
@@ -129,6 +134,14 @@ SECTIONS: dict[str, type[Config]] = {
     "distillation": DistillationConfig,
     "training": TrainingConfig,
 }
+
+
+def section_defaults() -> dict[str, Config]:
+    """The sections of a job whose task sets no defaults of its own, without loading tasks."""
+    return {
+        **{name: section() for name, section in SECTIONS.items()},
+        "training": TrainingConfig(output_dir=OUTPUT_DIR),
+    }
 
 
 SMALLER_IS_BETTER = frozenset({"loss", "perplexity", "bits_per_byte", "mse"})
@@ -147,6 +160,8 @@ def _of_validation(job: JobConfig) -> dict[str, Any]:
         >>> job.training.best_mode, job.training.keep_best
         ('min', 1)
     """
+    from ..text.tasks import TASKS, task_class
+
     given = job.training if isinstance(job.training, Mapping) else {}
     if job.data.validation is None or job.data.task not in TASKS:
         return {}

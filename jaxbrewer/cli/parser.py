@@ -11,7 +11,7 @@ from ..errors import UsageError
 from ..export.formats import FORMAT_NAMES, POOLINGS
 from . import commands
 from .completion import SHELLS
-from .config import JobConfig
+from .config import section_defaults
 
 Run = Callable[[argparse.Namespace, Sequence[str]], None]
 
@@ -217,7 +217,8 @@ def _add_training(adder: Any, name: str, run: Run, does: str, *examples: str) ->
 
 def _job_default(field: str) -> str:
     """The default of a field of the job, if it has one, as the help shows it."""
-    value: Any = functools.reduce(getattr, field.split("."), JobConfig())
+    section, *names = field.split(".")
+    value: Any = functools.reduce(getattr, names, section_defaults()[section])
     is_set = value is not None and value != () and value != {}
     return f" (default: {json.dumps(value)})".replace('"', "") if is_set else ""
 
@@ -256,8 +257,8 @@ def _add_predict(adder: Any) -> None:
         "predict",
         commands.predict,
         "print what a model predicts for each text, as a line of JSON",
-        "jaxbrewer predict runs/job/student/model texts.csv > predictions.jsonl",
-        "echo 'it purrs' | jaxbrewer predict runs/job/student/model -",
+        "jaxbrewer predict runs/job/student/model texts.csv --output predictions.jsonl",
+        "jaxbrewer predict runs/job/student/model -",
         takes_overrides=True,
     )
     predict.add_argument("model", metavar="MODEL", help="a model directory")

@@ -9,7 +9,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Bool, Int
 
@@ -177,6 +176,8 @@ class Segments:
             found[~inside] = 0
             return found
 
+        import jax
+
         return jax.tree.map(of, tree)
 
     def join(self, tree: Any) -> Any:
@@ -193,6 +194,8 @@ class Segments:
         flat, within = segment_positions(self.rows * self.shape[1] + self.starts, self.lengths)
         source.reshape(-1)[flat] = np.repeat(np.arange(len(self.rows)), self.lengths)
         places.reshape(-1)[flat] = within
+        import jax
+
         return jax.tree.map(lambda leaf: np.asarray(leaf)[source, places], tree)
 
 

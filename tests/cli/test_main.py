@@ -15,7 +15,7 @@ import pytest
 
 from jaxbrewer import UsageError, __version__
 from jaxbrewer.cli import config, main
-from jaxbrewer.cli.config import JobConfig, split_overrides
+from jaxbrewer.cli.config import SECTIONS, JobConfig, section_defaults, split_overrides
 from jaxbrewer.cli.messages import report_wait, spell_flag
 from jaxbrewer.cli.parser import FIELDS, make_parser
 from jaxbrewer.errors import setting, spelling
@@ -56,6 +56,23 @@ def test_version_and_help_come_without_jax():
     done = without_jax("distill", "--help")
     assert "--dry-run" in done.stdout
     assert "--section.field VALUE" in done.stdout
+
+
+def test_help_comes_without_numpy():
+    """Most of the time in which a command starts is that of imports."""
+    code = (
+        "import sys\nfrom jaxbrewer.cli import main\ntry: main(sys.argv[1:])\n"
+        "except SystemExit: print({'numpy', 'jaxtyping', 'rich', 'tokenizers'} & set(sys.modules))"
+    )
+    for words in COMMANDS:
+        command = [sys.executable, "-c", code, *words, "--help"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert done.stdout.endswith("set()\n"), words
+
+
+def test_help_shows_the_defaults_of_a_job():
+    job = JobConfig()
+    assert section_defaults() == {name: getattr(job, name) for name in SECTIONS}
 
 
 def test_errors_come_without_jax_as_one_line_with_status_2(job, data):
