@@ -25,6 +25,13 @@ def regression(count, seed):
         yield {"text": text, "label": list(KINDS).index(label) / 2}
 
 
+def questions(count, seed):
+    for text, _ in texts(count, seed):
+        word = text.split()[-1]
+        answer = {"text": word, "answer_start": text.rindex(word)}
+        yield {"question": "often", "context": text, "answers": [answer]}
+
+
 def tagged(count, seed):
     for text, label in texts(count, seed):
         words = text.split()
@@ -34,6 +41,7 @@ def tagged(count, seed):
 TASKS = {
     "multi-label": (multi_label, {}, "micro_f1", 0.85),
     "token-classification": (tagged, {}, "f1", 0.9),
+    "question-answering": (questions, {"stride": 1, "max_length": 12}, "f1", 0.9),
     "regression": (regression, {}, "pearson", 0.9),
 }
 """For each task: its examples, fields of ``data``, a metric and what it reaches."""

@@ -19,6 +19,7 @@ TASKS = {
     "masked-language-modeling": "masked_language_modeling.MaskedLanguageModeling",
     "regression": "regression.Regression",
     "token-classification": "token_classification.TokenClassification",
+    "question-answering": "question_answering.QuestionAnswering",
     "language-modeling": "language_modeling.LanguageModeling",
 }
 """The values of ``data.task``: a module of this folder and its class."""
