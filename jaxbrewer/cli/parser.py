@@ -8,7 +8,8 @@ from typing import Any, NoReturn
 
 from .._version import __version__
 from ..errors import UsageError
-from ..export.formats import FORMAT_NAMES, POOLINGS
+from ..export.formats import FORMAT_NAMES
+from ..models.pooling import POOLINGS
 from . import commands
 from .completion import SHELLS
 from .config import section_defaults

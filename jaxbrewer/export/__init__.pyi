@@ -9,5 +9,5 @@ from .card import run_facts as run_facts
 from .card import write_card as write_card
 from .program import Program as Program
 from .program import program_of as program_of
-from .sentence_transformers import sentence_program as sentence_program
+from .sentences import sentence_encoder as sentence_encoder
 from .verify import Parity as Parity

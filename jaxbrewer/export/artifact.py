@@ -24,7 +24,7 @@ from ..errors import UsageError, reason_of, suggest
 from ..json_files import read_json
 from ..models import TransformerModel, load, save
 from ..text import Tokenizer
-from . import sentence_transformers, stablehlo, verify
+from . import sentences, stablehlo, verify
 from .card import CardFacts, card_of, write_card
 from .formats import check_options
 from .onnx import files as onnx_files
@@ -43,6 +43,7 @@ class Metadata(TypedDict):
 
     format: str
     int8: bool
+    pooling: str | None
     model: dict[str, Any]
     inputs: list[str]
     outputs: list[str]
@@ -101,20 +102,16 @@ def _load_onnx(folder: Path, metadata: Mapping[str, Any]) -> Run:
     return lambda inputs: onnx_files.run(session, inputs)
 
 
-def _write_sentences(model: TransformerModel, program: Program, folder: Path, int8: bool) -> None:
-    sentence_transformers.write(model, folder, pooling=program.facts["pooling"])
-
-
 def _load_sentences(folder: Path, metadata: Mapping[str, Any]) -> Run:
-    with _quiet():  # the pooler, which the file lacks, is not used
+    with _quiet():  # the pooler, which the file may lack, is not used
         model = load(folder)
-    return sentence_transformers.sentence_program(model, metadata["model"]["pooling"]).run
+    return program_of(model, outputs=sentences.OUTPUTS).run
 
 
 FORMATS: dict[str, Format] = {
     "hf": Format(_write_hf, _load_hf, "transformers"),
     "onnx": Format(_write_onnx, _load_onnx, "onnx"),
-    "sentence-transformers": Format(_write_sentences, _load_sentences, "sentence-transformers"),
+    "sentence-transformers": Format(_write_hf, _load_sentences, "sentence-transformers"),
     "stablehlo": Format(_write_stablehlo, _load_stablehlo, "jax"),
 }
 """The formats by name."""
@@ -204,7 +201,7 @@ def export(
     """
     check_options(format, int8=int8, pooling=pooling)
     kind = FORMATS[format]
-    program = _program(model, format, pooling)
+    model, program = _prepared(model, format, pooling)
     inputs = verify.sample_inputs(program, tokenizer, texts)
     with _new_directory(Path(directory), overwrite=overwrite) as folder:
         kind.write(model, program, folder, int8)
@@ -213,6 +210,7 @@ def export(
         metadata: Metadata = {
             "format": format,
             "int8": int8,
+            "pooling": pooling,
             "model": dict(program.facts),
             "inputs": list(program.inputs),
             "outputs": list(program.outputs),
@@ -233,14 +231,14 @@ def export(
     return metadata
 
 
-def _program(model: TransformerModel, format: str, pooling: str | None) -> Program:
-    if format == "sentence-transformers":
-        pooling = pooling or "mean"
-    return (
-        program_of(model)
-        if pooling is None
-        else sentence_transformers.sentence_program(model, pooling)
-    )
+def _prepared(
+    model: TransformerModel, format: str, pooling: str | None
+) -> tuple[TransformerModel, Program]:
+    """The model to export, which may be that of sentences, and its program."""
+    if format == "sentence-transformers" or pooling is not None:
+        model = sentences.sentence_encoder(model, pooling)
+        return model, program_of(model, outputs=sentences.OUTPUTS)
+    return model, program_of(model)
 
 
 def _card(
@@ -251,7 +249,7 @@ def _card(
 ) -> CardFacts:
     return card_of(
         model.config,
-        task=program.facts["task"],
+        task="sentence-similarity" if "embedding" in program.outputs else model.task,
         parameters=program.facts["parameters"],
         library=FORMATS[metadata["format"]].library,
         export=metadata,
@@ -307,8 +305,7 @@ def verify_artifact(
             differ.
     """
     artifact = load_artifact(directory)
-    facts = artifact.metadata["model"]
-    program = _program(model, artifact.metadata["format"], facts.get("pooling"))
+    _, program = _prepared(model, artifact.metadata["format"], artifact.metadata["pooling"])
     inputs = verify.sample_inputs(program, tokenizer, texts)
     parity = verify.compare(program.run, artifact.run, inputs, per_token=program.per_token)
     verify.require(parity, quantized=artifact.metadata["int8"])

@@ -1,10 +1,9 @@
-"""The names of formats and poolings; imports no JAX, so that a command can check them first."""
+"""The names of formats; imports no JAX, so that a command can check them first."""
 
 from ..errors import UsageError, suggest
+from ..models.pooling import POOLINGS
 
 FORMAT_NAMES = ("hf", "onnx", "sentence-transformers", "stablehlo")
-POOLINGS = ("mean", "cls")
-"""The embedding of a text: the mean over its tokens, or its first token."""
 
 
 def check_options(format: str, *, int8: bool = False, pooling: str | None = None) -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -65,9 +65,7 @@ class Program:
     _compiled: Any = dataclasses.field(init=False, repr=False)
 
 
-def program_of(
-    model: TransformerModel, *, head: Callable[[Any, Any], Arrays] | None = None, **facts: Any
-) -> Program:
+def program_of(model: TransformerModel, *, outputs: Collection[str] | None = None) -> Program:
     """The program of a model in evaluation mode, computed in float32.
 
     The outputs are those of the head, without hidden states and attentions. ``token_type_ids`` is
@@ -75,9 +73,7 @@ def program_of(
 
     Args:
         model: The model, which does not change.
-        head: Computes other outputs in place of the model's head, from the last hidden states and
-            the mask.
-        facts: More facts, or others, such as the ``task`` of ``head``.
+        outputs: The outputs to keep; ``None`` for all.
 
     Examples:
         >>> from jaxbrewer.models import BertConfig, BertForSequenceClassification
@@ -97,10 +93,12 @@ def program_of(
         nested = nnx.traversals.unflatten_mapping({paths[name]: x for name, x in weights.items()})
         rebuilt: Any = nnx.merge(graph, nnx.State(nested), rest)
         rebuilt.eval()
-        if head is not None:
-            rebuilt.head = head
-        outputs = rebuilt(**inputs)
-        return {name: value for name, value in outputs.items() if name not in INNER}
+        found = rebuilt(**inputs)
+        return {
+            name: value
+            for name, value in found.items()
+            if name not in INNER and (outputs is None or name in outputs)
+        }
 
     config = model.config
     known = inspect.signature(type(model).__call__).parameters
@@ -119,7 +117,6 @@ def program_of(
             "task": model.task,
             "vocab_size": config.vocab_size,
             "parameters": sum(leaf.size for leaf in weights.values()),
-            **facts,
         },
     )
     shapes = {name: x.shape for name, x in jax.eval_shape(call, *program.abstract()).items()}

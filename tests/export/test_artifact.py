@@ -114,7 +114,7 @@ def test_the_tokenizer_of_another_model_is_refused(classifier, tokenizer, tmp_pa
         ({"format": "hf", "int8": True}, "int8 is for the format 'onnx', got format 'hf'"),
         ({"format": "hf", "texts": []}, "no text to compare"),
         ({"format": "hf", "pooling": "mean"}, "'hf' has no place for a pooling"),
-        ({"format": "onnx", "pooling": "max"}, "pooling 'max' is unknown: Allowed: 'mean', 'cls'"),
+        ({"format": "onnx", "pooling": "sum"}, "pooling 'sum' is unknown: Allowed: 'mean', 'cls'"),
     ],
 )
 def test_wrong_arguments_are_one_line(classifier, tokenizer, tmp_path, arguments, message):

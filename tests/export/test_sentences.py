@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from jaxbrewer import UsageError
-from jaxbrewer.export import export, load_artifact, sentence_program
+from jaxbrewer.export import export, load_artifact, program_of, sentence_encoder
 from jaxbrewer.models import load
+from jaxbrewer.models.pooling import Pooling
 from tests.export.conftest import CASES, needs_onnx
 from tests.models.conftest import expected
 
@@ -15,7 +16,7 @@ from tests.models.conftest import expected
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 @pytest.mark.parametrize("case", ["mpnet_Model", "modernbert_Model"])
 def test_an_embedding_is_the_pooled_and_normalized_hidden_state(case, pooling):
-    program = sentence_program(load(CASES[case]), pooling)
+    program = program_of(sentence_encoder(load(CASES[case]), pooling))
     inputs, wanted = expected(CASES[case] / "expected.npz")
     rows = inputs["attention_mask"].any(axis=1)
     outputs = program.run(inputs)
@@ -24,28 +25,20 @@ def test_an_embedding_is_the_pooled_and_normalized_hidden_state(case, pooling):
     mean = np.where(mask, hidden, 0).sum(1) / mask.sum(1)
     pooled = mean if pooling == "mean" else hidden[:, 0]
     unit = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
-    np.testing.assert_allclose(outputs["sentence_embedding"][rows], unit, atol=1e-5)
+    np.testing.assert_allclose(outputs["embedding"][rows], unit, atol=1e-5)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls"])
-def test_the_directory_has_the_encoder_the_pooling_and_the_norm(
-    classifier, tokenizer, tmp_path, pooling
-):
+def test_the_directory_is_one_of_sentence_transformers(classifier, tokenizer, tmp_path):
     out = tmp_path / "out"
-    export(classifier, out, "sentence-transformers", tokenizer=tokenizer, pooling=pooling)
+    export(classifier, out, "sentence-transformers", tokenizer=tokenizer, pooling="cls")
     assert json.loads((out / "config.json").read_text())["architectures"] == ["BertModel"]
     modules = json.loads((out / "modules.json").read_text())
     assert [module["type"].rsplit(".", 1)[1] for module in modules] == [
         "Transformer", "Pooling", "Normalize",
     ]  # fmt: skip
-    for module in modules:
-        assert (out / module["path"]).is_dir()
-    modes = json.loads((out / "1_Pooling" / "config.json").read_text())
-    assert modes["word_embedding_dimension"] == 16
-    assert [name for name, value in modes.items() if value is True] == [
-        {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token"}[pooling]
-    ]
-    assert load(out).task == "feature-extraction"
+    encoder = load(out)
+    assert encoder.config.pooling == Pooling(mode="cls", normalize=True)
+    assert sentence_encoder(encoder) is encoder  # its pooling is kept
 
 
 @needs_onnx
@@ -54,7 +47,7 @@ def test_embeddings_are_exported_to_onnx(classifier, tokenizer, tmp_path):
     export(classifier, out, "onnx", tokenizer=tokenizer, pooling="mean")
     artifact = load_artifact(out)
     inputs = {name: np.ones((2, 5), int) for name in artifact.metadata["inputs"]}
-    embedding = artifact.run(inputs)["sentence_embedding"]
+    embedding = artifact.run(inputs)["embedding"]
     np.testing.assert_allclose(np.linalg.norm(embedding, axis=1), 1, atol=1e-6)
 
 
@@ -66,4 +59,4 @@ def test_a_decoder_is_no_encoder_of_sentences(tmp_path):
     config = LlamaConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
                          num_key_value_heads=2, intermediate_size=12)  # fmt: skip
     with pytest.raises(UsageError, match="llama for causal-language-modeling is no encoder"):
-        sentence_program(LlamaForCausalLM(config, rngs=nnx.Rngs(0)))
+        sentence_encoder(LlamaForCausalLM(config, rngs=nnx.Rngs(0)))
