@@ -17,11 +17,18 @@ from typing import Any
 import numpy as np
 
 from ..errors import UsageError, missing_extra, suggest
+from .families import family_of
 from .weight_files import CONFIG, Tensor, WeightFiles
 
-_MODEL_TYPES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
+_MODEL_TYPES = {
+    "gemma": "gemma",
+    "gemma2": "gemma2",
+    "gemma3": "gemma3_text",
+    "llama": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+}
 """``general.architecture``, and our ``model_type``."""
-_ARCHITECTURES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
 _FIELDS = {
     "block_count": "num_hidden_layers",
     "context_length": "max_position_embeddings",
@@ -33,6 +40,8 @@ _FIELDS = {
     "attention.layer_norm_rms_epsilon": "rms_norm_eps",
     "attention.sliding_window": "sliding_window",
     "rope.freq_base": "rope_theta",
+    "attn_logit_softcapping": "attn_logit_softcapping",
+    "final_logit_softcapping": "final_logit_softcapping",
 }
 """Metadata after ``<architecture>.``, and the fields of a config."""
 _TOP = {
@@ -53,6 +62,12 @@ _IN_LAYER = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+_WITH_OUTPUT_NORMS = {
+    "post_attention_norm": "post_attention_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}
+"""What Gemma 2 and 3 name otherwise."""
 _ROPE_FREQUENCIES = "rope_freqs.weight"
 
 
@@ -102,7 +117,7 @@ class GgufModel:
         Raises:
             UsageError: The architecture, or something that it uses, is not supported.
         """
-        model_type = self._model_type()
+        model_type = self.model_type
         if self.get("expert_count"):
             raise UsageError(f"{self.path.name}: mixtures of experts are not supported.")
         fields = {ours: self.get(name) for name, ours in _FIELDS.items()}
@@ -114,13 +129,14 @@ class GgufModel:
             "vocab_size": int(table.shape[1]),
             "tie_word_embeddings": "output.weight" not in self.stored,
             "rope_scaling": self._rope_scaling(),
+            "query_pre_attn_scalar": self._query_scalar(),
             "use_sliding_window": fields["sliding_window"] is not None or None,
             "attention_bias": self._has_bias("attn_q") or None,
             "mlp_bias": self._has_bias("ffn_down") or None,
         }
         return {
             "model_type": model_type,
-            "architectures": [f"{_ARCHITECTURES[model_type]}ForCausalLM"],
+            "architectures": [f"{family_of(model_type).architectures[model_type]}ForCausalLM"],
             **{name: value for name, value in fields.items() if value is not None},
         }
 
@@ -131,8 +147,10 @@ class GgufModel:
         Raises:
             UsageError: A tensor has no such name.
         """
-        names = {_name(name): name for name in self.stored if not name.startswith("rope_freqs")}
-        unknown = [stored for name, stored in names.items() if name is None]
+        names = {
+            self._name(name): name for name in self.stored if not name.startswith("rope_freqs")
+        }
+        unknown = [own for name, own in names.items() if name is None]
         if unknown:
             raise UsageError(
                 f"{self.path.name} has the tensor {unknown[0]!r}, which no "
@@ -149,7 +167,13 @@ class GgufModel:
 
         yield WeightFiles(self.path.name, tensors, read)
 
-    def _model_type(self) -> str:
+    @property
+    def model_type(self) -> str:
+        """Our ``model_type``.
+
+        Raises:
+            UsageError: The architecture is not supported.
+        """
         if self.architecture not in _MODEL_TYPES:
             raise UsageError(
                 f"{self.path.name} has the architecture {self.architecture!r}, which is not "
@@ -158,8 +182,27 @@ class GgufModel:
         has_window = self.architecture == "llama" and self.get("attention.sliding_window")
         return "mistral" if has_window else _MODEL_TYPES[self.architecture]
 
+    def _name(self, stored: str) -> str | None:
+        """The name in a Hugging Face directory."""
+        module, _, leaf = stored.rpartition(".")
+        match = re.fullmatch(r"blk\.(\d+)\.(\w+)", module)
+        names = _IN_LAYER
+        if self.architecture in ("gemma2", "gemma3"):
+            names = {**names, **_WITH_OUTPUT_NORMS}
+        if match and match[2] in names:
+            return f"model.layers.{match[1]}.{names[match[2]]}.{leaf}"
+        return f"{_TOP[module]}.{leaf}" if module in _TOP else None
+
     def _has_bias(self, module: str) -> bool:
         return f"blk.0.{module}.bias" in self.stored
+
+    def _query_scalar(self) -> float | None:
+        """What llama.cpp divides queries by in Gemma 2 and 3, whose files do not hold it."""
+        if self.architecture not in ("gemma2", "gemma3"):
+            return None
+        if (self.architecture, self.get("block_count")) in (("gemma2", 46), ("gemma3", 62)):  # 27B
+            return float(self.get("embedding_length") / self.get("attention.head_count"))
+        return float(self.get("attention.key_length", 256))
 
     def _rope_scaling(self) -> dict[str, Any] | None:
         kind, factor = self.get("rope.scaling.type", "none"), self.get("rope.scaling.factor")
@@ -192,7 +235,8 @@ class GgufModel:
             return unpermuted(tensor, self.get("attention.head_count"))
         if self.architecture == "llama" and ".attn_k." in stored:
             return unpermuted(tensor, self.get("attention.head_count_kv"))
-        return tensor
+        is_norm = stored.endswith("norm.weight")
+        return tensor - 1 if is_norm and self.architecture.startswith("gemma") else tensor
 
     def _dequantised(self, stored: str) -> np.ndarray:
         tensor = self.stored[stored]
@@ -239,15 +283,6 @@ def unpermuted(tensor: np.ndarray, heads: int) -> np.ndarray:
     """
     pairs = tensor.reshape(heads, -1, 2, *tensor.shape[1:])
     return pairs.swapaxes(1, 2).reshape(tensor.shape)
-
-
-def _name(stored: str) -> str | None:
-    """The name in a Hugging Face directory."""
-    module, _, leaf = stored.rpartition(".")
-    match = re.fullmatch(r"blk\.(\d+)\.(\w+)", module)
-    if match and match[2] in _IN_LAYER:
-        return f"model.layers.{match[1]}.{_IN_LAYER[match[2]]}.{leaf}"
-    return f"{_TOP[module]}.{leaf}" if module in _TOP else None
 
 
 def _library() -> Any:

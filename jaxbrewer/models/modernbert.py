@@ -2,7 +2,6 @@
 
 References:
     Warner et al., 2024, https://arxiv.org/abs/2412.13663
-    Rotary positions: Su et al., 2021, section 3.2, https://arxiv.org/abs/2104.09864
 """
 
 import dataclasses
@@ -32,6 +31,7 @@ from .layers import (
     dense,
     run_layers,
 )
+from .rotary import Rope
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,24 +130,6 @@ class ModernBertConfig(EncoderConfig):
         )
 
 
-def rotate(
-    x: Float[Array, "batch length heads size"], theta: float
-) -> Float[Array, "batch length heads size"]:
-    r"""Rotary positions: pairs of features turn by :math:`m\theta^{-2i/d}` at position ``m``.
-
-    Examples:
-        >>> x = jnp.ones((1, 2, 1, 2))
-        >>> [[round(float(value), 3) for value in row] for row in rotate(x, 10000.0)[0, :, 0]]
-        [[1.0, 1.0], [-0.301, 1.382]]
-    """
-    half = x.shape[-1] // 2
-    inverse = 1.0 / theta ** (jnp.arange(0, 2 * half, 2, dtype=jnp.float32) / (2 * half))
-    angles = jnp.arange(x.shape[1], dtype=jnp.float32)[:, None] * inverse[None]
-    cos, sin = (function(angles)[None, :, None].astype(x.dtype) for function in (jnp.cos, jnp.sin))
-    first, second = x[..., :half], x[..., half:]
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-
-
 class ModernBertEmbeddings(nnx.Module):
     """Words, normalized."""
 
@@ -170,7 +152,9 @@ class ModernBertAttention(nnx.Module):
         self.Wo = dense(width, width, config, rngs, use_bias=use_bias)
         self.dropout = nnx.Dropout(config.attention_dropout, rngs=rngs)
         self.out_drop = nnx.Dropout(config.attention_dropout, rngs=rngs)
-        self.heads, self.theta = config.num_attention_heads, config.theta(layer)
+        self.heads = config.num_attention_heads
+        longest = config.max_position_embeddings
+        self.rope = Rope(width // self.heads, config.theta(layer), longest)
 
     def __call__(
         self, x: Tokens, bias: Float[Array, "batch 1 length length"]
@@ -179,7 +163,8 @@ class ModernBertAttention(nnx.Module):
         batch, length = bias.shape[0], bias.shape[-1]
         size = x.shape[-1] // self.heads
         joint = self.Wqkv(x).reshape(batch, length, 3, self.heads, size)
-        query, key = (rotate(joint[:, :, part], self.theta) for part in (0, 1))
+        rotation = self.rope.rotation(jnp.arange(length)[None])
+        query, key = (rotation(joint[:, :, part]) for part in (0, 1))
         context, scores, probabilities = attend(query, key, joint[:, :, 2], bias, self.dropout)
         return self.out_drop(self.Wo(context)), scores, probabilities
 

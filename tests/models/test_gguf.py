@@ -29,13 +29,26 @@ TOKENS = [
 ]
 MERGES = ["a b", "Ġ ab"]
 NAMES = {
-    "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
-    "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
-    "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
-    "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
-}  # fmt: skip
+}
+GEMMA = {
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
 
 
 def random_model(model_type, **fields):
@@ -63,7 +76,8 @@ def write_gguf(model, path, *, quantised=None, tokenizer=True, metadata=()):
 
     save(model, path.parent / "source")
     tensors = load_file(path.parent / "source" / "model.safetensors")
-    config, kind = model.config, model.config.model_type
+    config, kind = model.config, model.config.model_type.removesuffix("_text")
+    names = {**NAMES, **(GEMMA if kind in ("gemma2", "gemma3") else {})}
     writer = gguf.GGUFWriter(str(path), kind)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
@@ -74,6 +88,11 @@ def write_gguf(model, path, *, quantised=None, tokenizer=True, metadata=()):
     writer.add_key_length(config.head_dim)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(config.rope_theta)
+    for name in ("attn_logit_softcapping", "final_logit_softcapping"):
+        if getattr(config, name, None) is not None:
+            writer.add_float32(f"{kind}.{name}", getattr(config, name))
+    if getattr(config, "sliding_window", None) is not None:
+        writer.add_sliding_window(config.sliding_window)
     if tokenizer:
         writer.add_tokenizer_model("gpt2")
         writer.add_tokenizer_pre("smollm")
@@ -94,9 +113,11 @@ def write_gguf(model, path, *, quantised=None, tokenizer=True, metadata=()):
                 is_query = part == "self_attn.q_proj"
                 heads = config.num_attention_heads if is_query else config.num_key_value_heads
                 tensor = permuted(tensor, heads)
-            stored = f"blk.{number}.{NAMES[part]}.{leaf}"
+            stored = f"blk.{number}.{names[part]}.{leaf}"
         else:
-            stored = f"{NAMES[module]}.{leaf}"
+            stored = f"{names[module]}.{leaf}"
+        if kind.startswith("gemma") and stored.endswith("norm.weight"):
+            tensor = tensor + 1
         if quantised and tensor.ndim == 2:
             data = gguf.quants.quantize(tensor, quantised)
             writer.add_tensor(stored, data, raw_dtype=quantised)
@@ -119,6 +140,9 @@ def tensors_of(model):
         ("llama", {"attention_bias": True, "head_dim": 16}),
         ("qwen2", {}),
         ("qwen3", {"head_dim": 16}),
+        ("gemma", {"head_dim": 16}),
+        ("gemma2", {"head_dim": 16, "query_pre_attn_scalar": 16, "attn_logit_softcapping": 2.0}),
+        ("gemma3_text", {"head_dim": 16, "query_pre_attn_scalar": 16}),
     ],
 )
 def test_a_gguf_file_loads_as_the_directory_it_was_made_from(model_type, fields, tmp_path):
@@ -126,11 +150,14 @@ def test_a_gguf_file_loads_as_the_directory_it_was_made_from(model_type, fields,
     write_gguf(model, tmp_path / "model.gguf", tokenizer=False)
     loaded = load(tmp_path / "model.gguf")
     assert type(loaded) is type(model)
-    assert loaded.config.rope_theta == model.config.rope_theta
+    for name, value in vars(model.config).items():
+        is_number = isinstance(value, float)
+        expected = pytest.approx(value, rel=1e-6) if is_number else value  # float32 in the file
+        assert getattr(loaded.config, name) == expected, name
     own, theirs = tensors_of(model), tensors_of(loaded)
     assert own.keys() == theirs.keys()
     for path, value in own.items():
-        np.testing.assert_array_equal(theirs[path], value, err_msg=str(path))
+        np.testing.assert_allclose(theirs[path], value, atol=1e-6, err_msg=str(path))
 
 
 def test_quantised_tensors_are_dequantised(tmp_path):
