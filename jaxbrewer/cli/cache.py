@@ -9,7 +9,12 @@ from ..errors import UsageError, abbreviate
 from ..text import task_of
 from ..text.model import check_fits
 from .config import Job
-from .job_data import fingerprints, read_distillation_texts, require_matching_cache
+from .job_data import (
+    fingerprints,
+    outside_columns,
+    read_distillation_texts,
+    require_matching_cache,
+)
 from .messages import report_wait
 from .output import format_bytes, print_line, print_table
 from .run_paths import find_teacher
@@ -118,6 +123,13 @@ def _directory_of(job: Job) -> Path:
     directory = job.need("training.cache_dir", "the directory of the cache")
     if not isinstance(directory, str):
         raise UsageError("training.cache_dir must be one directory: a job has one teacher.")
+    if job.config.teachers:
+        raise UsageError(
+            f"{job.path} has several teachers: a cache is built of one, from a job with "
+            "teacher.path; a distillation then lists the caches in training.cache_dir."
+        )
+    if outside_columns(job.config.data) is not None:
+        raise UsageError("data.probabilities has no model: there is nothing to cache.")
     return Path(directory)
 
 

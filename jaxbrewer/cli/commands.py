@@ -47,7 +47,7 @@ def distill(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
     keep_compiled_programs()
     with _processes(arguments.distributed) as is_first:
-        distill(job, dry_run=arguments.dry_run, is_first=is_first)
+        distill(job, dry_run=arguments.dry_run, is_first=is_first, baseline=arguments.baseline)
 
 
 def evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:

@@ -99,15 +99,35 @@ OUTPUT_DIR = "runs/job"
 
 
 @dataclasses.dataclass(frozen=True)
+class WeightedTeacher(Config):
+    """One of several teachers.
+
+    Args:
+        path: Its Hugging Face directory.
+        weight: Its weight in the average of the teachers.
+    """
+
+    path: str | None = None
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Checks each field."""
+        self.require("path", isinstance(self.path, str) and bool(self.path), "a directory")
+        self.require_positive("weight")
+
+
+@dataclasses.dataclass(frozen=True)
 class JobConfig(Config):
     """A job: the sections of the file.
 
     ``training`` applies to both models: the teacher's run is in ``output_dir/teacher``, the
-    student's in ``output_dir/student``.
+    student's in ``output_dir/student``. ``teachers``, a list of ``{path, weight}``, are several
+    teachers of ``distill`` in place of ``teacher``.
     """
 
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     teacher: TeacherConfig = dataclasses.field(default_factory=TeacherConfig)
+    teachers: Sequence[WeightedTeacher] = ()
     student: StudentConfig = dataclasses.field(default_factory=StudentConfig)
     distillation: DistillationConfig = None  # type: ignore[assignment]  # the task fills it
     training: TrainingConfig = dataclasses.field(
@@ -124,7 +144,25 @@ class JobConfig(Config):
             _fill(self, "distillation", **task_class(self.data.task).distillation_defaults)
         for name, section in SECTIONS.items():
             self.nest(name, section)
+        self._nest_teachers()
         self.training.require("output_dir", self.training.output_dir is not None, "a directory")
+
+    def _nest_teachers(self) -> None:
+        given = () if self.teachers is None else self.teachers
+        self.require("teachers", isinstance(given, (list, tuple)), "a list of {path, weight}")
+        self.require("teachers", len(given) != 1, "at least two; one is the section teacher")
+        teachers = []
+        for number, teacher in enumerate(given):
+            try:
+                own = (
+                    teacher
+                    if isinstance(teacher, WeightedTeacher)
+                    else WeightedTeacher.from_dict(teacher)
+                )
+            except UsageError as error:
+                raise UsageError(f"teachers[{number}]: {error}") from None
+            teachers.append(own)
+        object.__setattr__(self, "teachers", tuple(teachers))
 
 
 SECTIONS: dict[str, type[Config]] = {

@@ -15,8 +15,9 @@ from ..text import Task, Tokenizer, task_of
 from ..text.model import check_fits, make_task
 from ..text.tasks import Texts
 from .config import Job, read_data_fields, read_job
+from .job_data import outside_columns, outside_predictions
 from .messages import report_wait
-from .run_paths import find_teacher, student_run, teacher_run
+from .run_paths import baseline_run, find_teachers, named_teachers, student_run, teacher_run
 from .score_table import print_evaluation
 
 if TYPE_CHECKING:
@@ -77,11 +78,15 @@ def evaluate(
 
 
 def _models_of(job: Job) -> dict[str, ModelDirectory]:
-    training = job.config.training
-    models = {}
-    if teacher_run(training).has_model or student_run(training).has_model:
-        models["teacher"] = find_teacher(job)
-    if student_run(training).has_model:
+    training, models = job.config.training, {}
+    has_student = student_run(training).has_model
+    if outside_columns(job.config.data) is None and (
+        teacher_run(training).has_model or has_student
+    ):
+        models = named_teachers(find_teachers(job))
+    if baseline_run(training).has_model:
+        models["baseline"] = read_text_model(baseline_run(training).model)
+    if has_student:
         models["student"] = read_text_model(student_run(training).model)
     if not models:
         raise UsageError(
@@ -100,20 +105,25 @@ def _evaluate(
 ) -> "Evaluation":
     data, path, read = task.data, str(task.data.test), {}
     report_wait("reading the texts")
+    said: dict[str, Any] = {}  # by a teacher from elsewhere
     for name, source in sources.items():
         names = task.label_names or (None if source.labels_are_numbers else source.labels)
         task.require_head(source)
         examples = task.read(path, names=names, origin=str(source.directory))
         head = task.head_to_use(source, examples)
         tokenizer, examples = Tokenizer(source.directory), task.with_head(examples, head)
-        read[name] = source, head, tokenizer, Texts(examples, task.encode(tokenizer, examples))
+        texts = Texts(examples, task.encode(tokenizer, examples))
+        read[name] = source, head, tokenizer, texts
+        predictions = None if said else outside_predictions(data, path, head.names)
+        if predictions is not None:
+            said["teacher"] = predictions, None, texts, head.names
 
     report_wait("loading JAX and the model")
     from ..devices.mesh import on_device
     from ..text.evaluation import ModelToScore, evaluation_of
     from . import job_models
 
-    models = {}
+    models = {name: ModelToScore(*given) for name, given in said.items()}
     with on_device(training):
         for name, (source, head, tokenizer, texts) in read.items():
             model = job_models.load(task, source, head)

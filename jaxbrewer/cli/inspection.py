@@ -36,7 +36,7 @@ def inspect(path: Path, overrides: Sequence[str] = ()) -> None:
         return _show_job(read_job(path, overrides))
     if overrides:
         raise UsageError(f"{overrides[0]}: {path} is not a job, and only a job takes overrides.")
-    candidates = (path, path / "teacher", path / "student")
+    candidates = (path, path / "teacher", path / "baseline", path / "student")
     runs = [run for run in map(RunPaths, candidates) if run.exists]
     if not runs and os.path.isdir(path) and not is_model_directory(path):
         raise UsageError(f"{path} is not a model directory, a run directory or a job.")

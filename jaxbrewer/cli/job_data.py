@@ -1,16 +1,21 @@
 """The texts of a job: reads and tokenizes them, and fits their labels to a model's head."""
 
+import dataclasses
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..configs import DataConfig
 from ..errors import UsageError
 from ..models.model_directory import ModelDirectory
 from ..text import Encoded, Task, Tokenizer
-from ..text.tasks import Head, Texts
+from ..text.probabilities import Columns, read_probabilities
+from ..text.rows import read_rows
+from ..text.tasks import Head, Predictions, Texts
 from ..text.tokenize import TOKENIZER_FILES
 from .config import Job
 
@@ -21,8 +26,8 @@ class DistillationTexts(NamedTuple):
     Attributes:
         labelled: The examples with labels, if there are any.
         unlabelled: The examples without labels, if there are any.
-        head: The teacher's head.
-        tokenizer: The teacher's tokenizer.
+        head: The teacher's head, or the student's where the teacher's outputs are in the files.
+        tokenizer: The tokenizer.
         texts: All of them, labelled ones first, with their tokens.
     """
 
@@ -32,39 +37,108 @@ class DistillationTexts(NamedTuple):
     tokenizer: Tokenizer
     texts: Texts
 
+    @property
+    def described(self) -> Any:
+        """The examples that describe the classes."""
+        return self.unlabelled if self.labelled is None else self.labelled
+
 
 def read_distillation_texts(job: Job, task: Task[Any], source: ModelDirectory) -> DistillationTexts:
     """The training texts of a job's distillation.
 
+    Args:
+        job: The job.
+        task: Its task.
+        source: The teacher, or the student that learns from ``data.probabilities``.
+
     Raises:
-        UsageError: They cannot be read, or the teacher's head does not fit them.
+        UsageError: They cannot be read, or the head does not fit them.
     """
-    data = job.config.data
-    task.require_problem(source)
-    labelled = None if data.train is None else task.read(data.train)
+    data, outside = job.config.data, outside_columns(job.config.data)
+    if outside is None:
+        task.require_problem(source)
+        labelled, unlabelled = _read_texts(job, task, None)
+        try:
+            head = task.head_to_use(source, unlabelled if labelled is None else labelled)
+        except UsageError as error:
+            raise UsageError(
+                f"{error} Run `jaxbrewer train {job.path}` first, which trains a teacher on "
+                "data.train."
+            ) from None
+    else:
+        path = data.train if data.unlabelled is None else data.unlabelled
+        names = task.label_names or (None if path is None else outside.names_in(path))
+        labelled, unlabelled = _read_texts(job, task, names)
+        if labelled is None and names is None:
+            raise UsageError(
+                f"data.{outside.field} holds lists: name the classes in their order in data.labels."
+            )
+        named: Any = unlabelled if labelled is None else labelled
+        named = dataclasses.replace(named, label_names=tuple(names or named.label_names))
+        head = task.head_to_train(source, named)
+    labelled = None if labelled is None else task.with_head(labelled, head)
+    if unlabelled is not None and labelled is None:
+        unlabelled = task.with_head(unlabelled, head)
+    examples: Any = unlabelled if labelled is None else labelled
+    if labelled is not None and unlabelled is not None:
+        examples = task.join(labelled, unlabelled)
+    tokenizer = Tokenizer(source.directory)
+    encoded = task.encode(tokenizer, examples)
+    if outside is not None:
+        paths = [path for path in (data.train, data.unlabelled) if path is not None]
+        logits = [read_probabilities(path, outside, head.names) for path in paths]
+        columns = {**encoded.columns, TEACHER_OUTPUTS: np.concatenate(logits)}
+        encoded = dataclasses.replace(encoded, columns=columns)
+    return DistillationTexts(labelled, unlabelled, head, tokenizer, Texts(examples, encoded))
+
+
+TEACHER_OUTPUTS = "teacher_cache"
+"""The entry of batches with the outputs of a teacher that is not run."""
+
+
+def outside_columns(data: DataConfig) -> Columns | None:
+    """Where the files hold the teacher's probabilities, if they do.
+
+    Raises:
+        UsageError: The task has no classes with probabilities.
+    """
+    is_log = data.probabilities is None
+    where = data.log_probabilities if is_log else data.probabilities
+    if where is None:
+        return None
+    field = "log_probabilities" if is_log else "probabilities"
+    if data.task != "classification":
+        raise UsageError(f"data.{field} needs data.task 'classification', got {data.task!r}.")
+    return Columns(field, where, is_log, data.label_map)
+
+
+def outside_predictions(data: DataConfig, path: str, names: Sequence[str]) -> Predictions | None:
+    """What a teacher from elsewhere said about the texts of a file, if the file has it."""
+    outside = outside_columns(data)
+    row = next((row for _, row in read_rows(path)), None)
+    if outside is None or row is None or not outside.are_in(row):
+        return None
+    return Predictions({"logits": read_probabilities(path, outside, names)})
+
+
+def _read_texts(
+    job: Job, task: Task[Any], names: Sequence[str] | None
+) -> tuple[Any | None, Any | None]:
+    """The examples of ``data.train`` and ``data.unlabelled``; one of them may be missing."""
+    data, config = job.config.data, job.config.distillation
+    labelled = None if data.train is None else task.read(data.train, names=names)
     unlabelled = None if data.unlabelled is None else task.read_unlabelled(data.unlabelled)
-    known = unlabelled if labelled is None else labelled
-    if known is None:
+    if labelled is None and unlabelled is None:
         job.need("data.train", "the file with the labelled texts")
-    weight = job.config.distillation.hard_label_weight
+    weight: Any = config.hard_label_weight
+    if config.hard_label_weight_scheduler != "none":
+        weight = config.hard_label_weight_scheduler
     if labelled is None and weight != 0 and not task.learns_from_text:
         raise UsageError(
             f"{job.path} has no data.train, whose labels distillation.hard_label_weight {weight} "
             "needs: give the file, or set the weight to 0."
         )
-    try:
-        head = task.head_to_use(source, known)
-    except UsageError as error:
-        raise UsageError(
-            f"{error} Run `jaxbrewer train {job.path}` first, which trains a teacher on data.train."
-        ) from None
-    labelled = None if labelled is None else task.with_head(labelled, head)
-    examples = unlabelled if labelled is None else labelled
-    if labelled is not None and unlabelled is not None:
-        examples = task.join(labelled, unlabelled)
-    tokenizer = Tokenizer(source.directory)
-    texts = Texts(examples, task.encode(tokenizer, examples))
-    return DistillationTexts(labelled, unlabelled, head, tokenizer, texts)
+    return labelled, unlabelled
 
 
 class HeldOut(NamedTuple):

@@ -61,7 +61,7 @@ def load(
 def make_student(
     task: Task[Any],
     config: StudentConfig,
-    teacher: TransformerModel,
+    teacher: TransformerModel | None,
     head: Head,
     tokenizer: Tokenizer,
     *,
@@ -72,7 +72,7 @@ def make_student(
     Args:
         task: The task.
         config: The job's student.
-        teacher: The teacher.
+        teacher: The teacher, the first of several; ``None`` for a student with a path.
         head: The teacher's head.
         tokenizer: The student's tokenizer.
         seed: Seed of new weights.
@@ -81,6 +81,7 @@ def make_student(
         source = read_text_model(config.path)
         is_new = not source.has_head(task.head) or not head.is_of(source)
         return load(task, source, head._replace(is_new=is_new), seed=seed)
+    assert teacher is not None
     if config.layers is not None:
         return cut_layers(teacher, config.layers)
     made = _config_of_size(teacher.config, config.size or {}, tokenizer)

@@ -24,6 +24,8 @@ _DATA_FIELDS = {
     "data.train": ("FILE", "labelled texts: JSONL, CSV, TSV or Parquet"),
     "data.validation": ("FILE", "labelled texts that score each checkpoint; the best is kept"),
     "data.test": ("FILE", "labelled texts that score the result"),
+    "data.class_weights": ("WEIGHTS", "of classes in the loss on labels: balanced, or a mapping"),
+    "data.label_smoothing": ("P", "probability that label targets spread over all classes"),
     "data.max_length": ("TOKENS", "longer texts are cut"),
 }
 _TRAINING_FIELDS = {
@@ -61,6 +63,7 @@ FIELDS: dict[str, dict[str, dict[str, tuple[str, str]]]] = {
         "data": {
             **_DATA_FIELDS,
             "data.unlabelled": ("FILE", "more texts; their labels are not used"),
+            "data.probabilities": ("COLUMN", "what a teacher from elsewhere said, per class"),
         },
         "models": {
             "teacher.path": ("DIR", "the teacher, unless `jaxbrewer train` has made one"),
@@ -133,7 +136,9 @@ def make_parser() -> argparse.ArgumentParser:
         "distil the teacher of a job into its student",
         "jaxbrewer distill job.yaml --dry-run",
         "jaxbrewer distill job.yaml --distillation.temperature 4 --student.layers '[0, 2, 4]'",
+        "jaxbrewer distill job.yaml --baseline",
         "jaxbrewer distill job.yaml --resume",
+        baseline=True,
     )
     _add_evaluate(adder)
     _add_predict(adder)
@@ -193,8 +198,11 @@ def _default(text: str = "") -> str:
     return f"{text} (default: %(default)s)".strip()
 
 
-def _add_training(adder: Any, name: str, run: Run, does: str, *examples: str) -> None:
-    usage = f"jaxbrewer {name} JOB [--dry-run] [--resume] [--section.field VALUE ...]"
+def _add_training(
+    adder: Any, name: str, run: Run, does: str, *examples: str, baseline: bool = False
+) -> None:
+    flags = "[--dry-run] [--resume]" + " [--baseline]" * baseline
+    usage = f"jaxbrewer {name} JOB {flags} [--section.field VALUE ...]"
     command = _add(adder, name, run, does, *examples, takes_overrides=True, usage=usage)
     command.add_argument("job", metavar="JOB", help=_JOB)
     running = command.add_argument_group("running")
@@ -204,6 +212,12 @@ def _add_training(adder: Any, name: str, run: Run, does: str, *examples: str) ->
     running.add_argument(
         "--resume", action="store_true", help="resume an interrupted run from its last checkpoint"
     )
+    if baseline:
+        running.add_argument(
+            "--baseline",
+            action="store_true",
+            help="also train the same student on labels alone, for as many steps",
+        )
     running.add_argument(
         "--distributed",
         action="store_true",

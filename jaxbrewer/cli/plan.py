@@ -7,7 +7,7 @@ from ..errors import UsageError
 from .config import Job
 from .messages import report_wait
 from .output import format_bytes, print_line, print_table
-from .training import prepare_distillation
+from .preparation import prepare_distillation
 
 
 def plan(job: Job, *, fake_devices: bool) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..configs import TrainingConfig
@@ -90,6 +91,32 @@ def teacher_run(config: TrainingConfig) -> RunPaths:
 def student_run(config: TrainingConfig) -> RunPaths:
     """Where ``jaxbrewer distill`` writes."""
     return RunPaths(Path(str(config.output_dir)) / "student")
+
+
+def baseline_run(config: TrainingConfig) -> RunPaths:
+    """Where ``jaxbrewer distill --baseline`` trains the student on labels alone."""
+    return RunPaths(Path(str(config.output_dir)) / "baseline")
+
+
+def find_teachers(job: Job) -> tuple[ModelDirectory, ...]:
+    """The teachers of a job: those of ``teachers``, or else the one of :func:`find_teacher`.
+
+    Raises:
+        UsageError: A directory is missing or holds no model.
+    """
+    several = job.config.teachers
+    if not several:
+        return (find_teacher(job),)
+    if job.config.teacher.path is not None:
+        raise UsageError(f"{job.path} has both teacher.path and teachers: give one of them.")
+    return tuple(read_text_model(str(teacher.path)) for teacher in several)
+
+
+def named_teachers(sources: Sequence[ModelDirectory]) -> dict[str, ModelDirectory]:
+    """Teachers by their rows in tables: ``teacher``, or with their numbers if there are several."""
+    if len(sources) == 1:
+        return {"teacher": sources[0]}
+    return {f"teacher {number}": source for number, source in enumerate(sources)}
 
 
 def find_teacher(job: Job) -> ModelDirectory:

@@ -1,7 +1,7 @@
 """The table of an evaluation: a row for each number, a column for each model."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .output import format_bytes, print_line, print_table
@@ -40,18 +40,20 @@ def print_evaluation(evaluation: "Evaluation", *, file: str) -> None:
             _with_interval(scores, "agreement", "intervals", metric) for scores in rows.values()
         ]
         table.append([metric, *cells, *blank])
-    for name, cell in {
-        "parameters": lambda scores: f"{scores['parameters']:,}",
-        "size": lambda scores: format_bytes(scores["bytes"]),
-        "latency p50, p95": lambda scores: _latency(scores["latency_ms"]),
-        "texts/s": lambda scores: f"{scores['examples_per_second']:,.0f}",
-    }.items():
-        table.append([name, *map(cell, rows.values()), *blank])
+    sizes: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+        ("parameters", "parameters", "{:,}".format),
+        ("size", "bytes", format_bytes),
+        ("latency p50, p95", "latency_ms", _latency),
+        ("texts/s", "examples_per_second", "{:,.0f}".format),
+    )
+    for name, field, cell in sizes:
+        found = [scores.get(field) for scores in rows.values()]
+        table.append([name, *(None if value is None else cell(value) for value in found), *blank])
     header = ["", *rows, *(_DIFFERENCE.format(name) for name in compared)]
     title = f"{evaluation['examples']:,} texts of {file}, on {evaluation['device']}"
     print_table(table, header, title=title)
     for name, scores in rows.items():
-        if scores["cut"]:
+        if scores.get("cut"):
             who = "" if len(rows) == 1 else f" for the {name}"
             print_line(f"{scores['cut']:,} texts were cut to the maximum length{who}.")
         if scores.get("details"):

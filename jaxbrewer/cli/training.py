@@ -1,34 +1,42 @@
 """``jaxbrewer train`` and ``jaxbrewer distill``, with their ``--dry-run``."""
 
-import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from ..configs import DataConfig, DistillationConfig, OptimizationConfig, TrainingConfig
-from ..errors import UsageError, abbreviate
-from ..models.model_directory import ModelDirectory, read_text_model
-from ..registry import loss_and_parameters
-from ..run.results import TrainingResult
+from ..errors import abbreviate
+from ..models.model_directory import read_text_model
+from ..run.results import Scores, TrainingResult
 from ..text import Task, Tokenizer, task_of
 from ..text.model import check_fits
-from ..text.tasks import Head, Texts
+from ..text.tasks import Predictions, Texts
+from ..text.tasks.label_loss import describe_label_loss
 from .config import Job
-from .job_data import (
-    HeldOut,
-    StudentTokens,
-    read_distillation_texts,
-    read_held_out,
-    read_student_tokens,
-    require_matching_cache,
+from .job_data import HeldOut, outside_predictions, read_held_out
+from .job_facts import (
+    Facts,
+    describe_losses,
+    describe_origin,
+    describe_teachers,
+    describe_texts,
+    tokenizer_facts,
+    training_facts,
+    validation_facts,
 )
 from .messages import report_wait
 from .output import print_line, print_table
+from .preparation import (
+    Baseline,
+    PreparedDistillation,
+    prepare_baseline,
+    prepare_distillation,
+    require_baseline,
+)
 from .results import save_results
-from .run_paths import RunPaths, find_teacher, student_run, teacher_run
+from .run_paths import baseline_run, student_run, teacher_run
 from .score_table import print_evaluation
 
 if TYPE_CHECKING:
@@ -37,8 +45,10 @@ if TYPE_CHECKING:
     from ..text.training import TextTraining
     from ..text.validation import Validation
 
-Facts = list[tuple[str, Any]]
-"""Rows of a table: a name and a value."""
+Scored: TypeAlias = (
+    "tuple[TransformerModel | Predictions, Path | None, tuple[str, ...], Texts | None]"
+)
+"""A model or what it predicts, its directory, the names of its outputs, texts in its tokens."""
 
 
 def train(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
@@ -58,6 +68,7 @@ def train(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
     examples = task.read(str(job.need("data.train", "the file with the labelled texts")))
     head = task.head_to_train(source, examples)
     examples, tokenizer = task.with_head(examples, head), Tokenizer(source.directory)
+    task = task.for_training(examples, head)
     texts = Texts(examples, task.encode(tokenizer, examples))
     held_out = read_held_out(job, task, head, tokenizer)
 
@@ -89,10 +100,11 @@ def train(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
             ),
             *([("settings", json.dumps(settings))] if settings else []),
             ("frozen", abbreviate(config.teacher.frozen) or "nothing"),
-            ("texts", _describe_texts(data, examples, None, held_out.test)),
+            ("texts", describe_texts(data, examples, None, held_out.test)),
             *task.describe(examples),
-            *_validation_facts(job, held_out.validation),
-            *_training_facts(job, training, plan, config.teacher.optimization),
+            *describe_label_loss(task.label_loss, head.names),
+            *validation_facts(job, held_out.validation),
+            *training_facts(job, training, plan, config.teacher.optimization),
             ("devices", job_models.devices()),
             ("output", run.directory),
         ]
@@ -105,154 +117,125 @@ def train(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
         if not is_first:
             return None
         job_models.save(teacher, tokenizer, run.model, data)
-        scored = {"teacher": (teacher, run.model, head.names)}
-        _score_and_save(job, task, run, scored, {"teacher": held_out.test}, outcome)
+        scored: dict[str, Scored] = {"teacher": (teacher, run.model, head.names, held_out.test)}
+        rows = _score(job, task, scored)
+        count = 0 if held_out.test is None else len(held_out.test.examples)
+        save_results(job, task, run, rows, outcome, role="teacher", test_examples=count)
     return print_line(f"The teacher is saved in {run.model}.")
 
 
-class PreparedDistillation(NamedTuple):
-    """A distillation that is ready to run, with its models and texts."""
+def distill(
+    job: Job, *, dry_run: bool = False, is_first: bool = True, baseline: bool = False
+) -> None:
+    """Distils the teachers into a student and saves it; takes the arguments of ``train``.
 
-    task: Task[Any]
-    training: "TextTraining"
-    teacher: "TransformerModel"
-    student: "TransformerModel"
-    source: ModelDirectory
-    tokenizer: Tokenizer
-    head: Head
-    labelled: Any | None
-    unlabelled: Any | None
-    held_out: HeldOut
-    texts: Texts
-    student_tokens: StudentTokens
-
-
-def prepare_distillation(job: Job) -> PreparedDistillation:
-    """Reads the texts of a job and loads both models.
-
-    Raises:
-        UsageError: The job is incomplete, or its parts do not fit each other.
+    Args:
+        job: The job.
+        dry_run: Whether to stop after all checks.
+        is_first: Whether this process, of several, is the one that saves.
+        baseline: Whether to train the same student on labels alone beside it.
     """
-    config, data = job.config, job.config.data
-    task, source = task_of(data), find_teacher(job)
-    _require_student(job)
-    task.require_losses(config.distillation)
-    report_wait("reading the texts")
-    labelled, unlabelled, head, tokenizer, texts = read_distillation_texts(job, task, source)
-    student_tokens = read_student_tokens(job, task, tokenizer, texts)
-    own_tokenizer = student_tokens.tokenizer
-    held_out = read_held_out(job, task, head, student_tokens.tokenizer)
-    require_matching_cache(job, source.directory, texts.encoded)
-
-    report_wait("loading JAX and the models")
-    from ..devices.mesh import on_device
-    from ..text.training import make_distillation
-    from . import job_models
-
-    with on_device(config.training):
-        teacher = job_models.load(task, source, head)
-        student = job_models.make_student(
-            task, config.student, teacher, head, own_tokenizer, seed=config.training.seed
-        )
-        check_fits("teacher", teacher.config, tokenizer, data, [texts.encoded])
-        encoded = texts.encoded if student_tokens.encoded is None else student_tokens.encoded
-        check_fits("student", student.config, own_tokenizer, data, [encoded])
-        training = make_distillation(
-            task,
-            teacher,
-            student,
-            texts.encoded,
-            config.distillation,
-            config.student.optimization,
-            student_run(config.training).with_directories(config.training),
-            student_encoded=student_tokens.encoded,
-        )
-    return PreparedDistillation(
-        task,
-        training,
-        teacher,
-        student,
-        source,
-        tokenizer,
-        head,
-        labelled,
-        unlabelled,
-        held_out,
-        texts,
-        student_tokens,
-    )
-
-
-def distill(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
-    """Distils the teacher into a student and saves it; takes the arguments of ``train``."""
-    config, data = job.config, job.config.data
-    run = student_run(config.training)
+    config, run = job.config, student_run(job.config.training)
+    if baseline:
+        require_baseline(job)
     if is_first:  # the others may find the run that it has started
-        run.require_writable(config.training, used=_optional_path(config.student.path))
+        used = _optional_path(config.student.path)
+        for own in (run, baseline_run(config.training))[: 2 if baseline else 1]:
+            own.require_writable(config.training, used=used)
     prepared = prepare_distillation(job)
-    training, teacher, student = prepared.training, prepared.teacher, prepared.student
-    source, texts, student_tokens = prepared.source, prepared.texts, prepared.student_tokens
-    task, held_out, names = prepared.task, prepared.held_out, prepared.head.names
 
     from ..devices.mesh import on_device
     from . import job_models
 
     with on_device(config.training):
         report_wait("tracing the first step")
-        validation = _validation(task, held_out)
-        plan = training.check(validation)
-        matches, cache_dir = config.distillation.intermediate_matches, config.training.cache_dir
-        facts: Facts = [
-            ("teacher", f"{source.directory}: {job_models.describe(teacher)}"),
-            ("student", f"{_describe_origin(job)}: {job_models.describe(student)}"),
-            ("texts", _describe_texts(data, prepared.labelled, prepared.unlabelled, held_out.test)),
-            *(task.describe(prepared.labelled) if prepared.labelled is not None else []),
-            *_tokenizer_facts(prepared),
-            *_validation_facts(job, held_out.validation),
-            ("losses", _describe_losses(config.distillation)),
-            *(
-                ("match", job_models.describe_match(match, task, training, teacher, student))
-                for match in matches
-            ),
-            *_training_facts(job, training, plan, config.student.optimization),
-            *([("teacher's cache", cache_dir)] if cache_dir else []),
-            ("devices", job_models.devices()),
-            ("output", run.directory),
-        ]
-        print_table(facts)
+        training, task, held_out = prepared.training, prepared.task, prepared.held_out
+        plan = training.check(_validation(task, held_out))
+        beside = prepare_baseline(job, prepared, plan) if baseline else None
+        print_table(_facts_of(job, prepared, plan, beside))
         if dry_run:
             return print_line("All checks passed. Nothing was trained or written.")
         if is_first:
             run.remove_model(config.training)
         if config.distillation.is_caching_logits:
-            print_line(f"The teacher reads {len(texts.examples):,} texts once.")
-        outcome = _fit(job, training, plan, validation)
+            print_line(f"The teacher reads {len(prepared.texts.encoded):,} texts once.")
+        outcome = _fit(job, training, plan, _validation(task, held_out))
+        names, test = prepared.head.names, held_out.test
+        tokenizer, test_of_teachers = prepared.student_tokens.tokenizer, prepared.test_of_teachers
+        models: dict[str, Scored] = {
+            teacher.name: (teacher.model, teacher.source.directory, names, test_of_teachers)
+            for teacher in prepared.teachers
+        }
+        outside = test and outside_predictions(config.data, str(config.data.test), names)
+        if outside:
+            models["teacher"] = outside, None, names, test
+        if is_first:
+            job_models.save(prepared.student, tokenizer, run.model, config.data)
+        if beside is not None:
+            if is_first:
+                beside.run.remove_model(config.training)
+            print_line("The baseline: the same student on labels alone.")
+            outcome_beside = _fit(job, beside.training, beside.plan, _validation(task, held_out))
+            if is_first:
+                job_models.save(beside.student, tokenizer, beside.run.model, config.data)
+                models["baseline"] = (beside.student, beside.run.model, names, test)
         if not is_first:
             return None
-        job_models.save(student, student_tokens.tokenizer, run.model, data)
-        scored = {
-            "teacher": (teacher, source.directory, names),
-            "student": (student, run.model, names),
-        }
-        tests = {"teacher": _test_of_teacher(prepared), "student": held_out.test}
-        _score_and_save(job, task, run, scored, tests, outcome)
+        models["student"] = (prepared.student, run.model, names, test)
+        rows = _score(job, task, models)
+        count = 0 if test is None else len(test.examples)
+        save_results(job, task, run, rows, outcome, role="student", test_examples=count)
+        if beside is not None:
+            save_results(
+                job, task, beside.run, rows, outcome_beside, role="baseline", test_examples=count
+            )
     return print_line(f"The student is saved in {run.model}.")
 
 
-def _tokenizer_facts(prepared: PreparedDistillation) -> Facts:
-    """Whether the student reads other tokens than the teacher."""
-    own = prepared.student_tokens
-    if own.encoded is None:
-        return []
-    return [("tokenizer", f"the student's own, {own.tokenizer.vocab_size:,} tokens")]
+def _facts_of(
+    job: Job, prepared: PreparedDistillation, plan: "Plan", beside: Baseline | None
+) -> Facts:
+    """The rows that ``distill`` prints before it starts."""
+    from . import job_models
 
-
-def _test_of_teacher(prepared: PreparedDistillation) -> Texts | None:
-    """The test texts in the teacher's tokens."""
+    config, data, task = job.config, prepared.data, prepared.task
+    models, student = [teacher.model for teacher in prepared.teachers], prepared.student
+    matches, cache_dir = config.distillation.intermediate_matches, config.training.cache_dir
     test = prepared.held_out.test
-    if test is None or prepared.student_tokens.encoded is None:
-        return test
-    return Texts(test.examples, prepared.task.encode(prepared.tokenizer, test.examples))
+    return [
+        *describe_teachers(job, prepared.teachers, job_models.describe),
+        ("student", f"{describe_origin(job)}: {job_models.describe(student)}"),
+        ("texts", describe_texts(config.data, data.labelled, data.unlabelled, test)),
+        *task.describe(data.described),
+        *describe_label_loss(task.label_loss, prepared.head.names),
+        *tokenizer_facts(prepared.student_tokens),
+        *validation_facts(job, prepared.held_out.validation),
+        ("losses", describe_losses(config.distillation)),
+        *(
+            (
+                "match",
+                job_models.describe_match(
+                    match, task, prepared.training, models[match.teacher], student
+                ),
+            )
+            for match in matches
+        ),
+        *training_facts(job, prepared.training, plan, config.student.optimization),
+        *([("teacher's cache", cache_dir)] if cache_dir else []),
+        *(
+            []
+            if beside is None
+            else [
+                (
+                    "baseline",
+                    f"the same student on the labels of {config.data.train} alone, "
+                    f"{beside.plan.total_steps:,} steps, in {beside.run.directory}",
+                )
+            ]
+        ),
+        ("devices", job_models.devices()),
+        ("output", student_run(config.training).directory),
+    ]
 
 
 def _validation(task: Task[Any], held_out: HeldOut) -> "Validation | None":
@@ -296,134 +279,21 @@ def _fit(
     return {**outcome, "best_step": best, "validation": scores}
 
 
-def _score_and_save(
-    job: Job,
-    task: Task[Any],
-    run: RunPaths,
-    models: "Mapping[str, tuple[TransformerModel, Path, tuple[str, ...]]]",
-    tests: Mapping[str, Texts | None],
-    training: TrainingResult,
-) -> None:
-    """Scores models on the test texts, prints the table, and writes the results of the run.
-
-    The last model is that of the run. Each has the test texts in its own tokens.
-    """
+def _score(job: Job, task: Task[Any], models: "Mapping[str, Scored]") -> dict[str, Scores]:
+    """Scores models on the test texts, if there are any, and prints the table."""
     from ..text.evaluation import ModelToScore, evaluation_of
 
-    role, rows = list(models)[-1], {}
     scored = {
-        name: ModelToScore(model, directory, texts, names)
-        for name, (model, directory, names) in models.items()
-        if (texts := tests[name]) is not None
+        name: ModelToScore(model, directory, test, names)
+        for name, (model, directory, names, test) in models.items()
+        if test is not None
     }
-    if scored:
-        evaluation = evaluation_of(task, scored, report=report_wait)
-        print_evaluation(evaluation, file=str(job.config.data.test))
-        rows = evaluation["rows"]
-    count = len(scored[role].texts.examples) if scored else 0
-    save_results(job, task, run, rows, training, role=role, test_examples=count)
-
-
-def _require_student(job: Job) -> None:
-    student = job.config.student
-    if (student.path, student.layers, student.size) == (None, None, None):
-        raise UsageError(
-            f"{job.path} has no student: give one of student.path (a directory), student.layers "
-            "(of the teacher, such as [0, 2, 4]) and student.size (such as {num_hidden_layers: 2})."
-        )
+    if not scored:
+        return {}
+    evaluation = evaluation_of(task, scored, report=report_wait)
+    print_evaluation(evaluation, file=str(job.config.data.test))
+    return evaluation["rows"]
 
 
 def _optional_path(path: str | None) -> Path | None:
     return None if path is None else Path(path)
-
-
-def _describe_origin(job: Job) -> str:
-    student = job.config.student
-    if student.path is not None:
-        return student.path
-    if student.layers is not None:
-        return f"layers {abbreviate(student.layers, 12)} of the teacher"
-    return "random weights"
-
-
-def _describe_texts(
-    data: DataConfig, labelled: Any | None, unlabelled: Any | None, test: Texts | None
-) -> str:
-    parts = []
-    if labelled is not None:
-        parts.append(f"{len(labelled):,} labelled in {data.train}")
-    if unlabelled is not None:
-        parts.append(f"{len(unlabelled):,} unlabelled in {data.unlabelled}")
-    parts.append("no test" if test is None else f"{len(test.examples):,} to test on in {data.test}")
-    return "; ".join(parts)
-
-
-def _validation_facts(job: Job, texts: Texts | None) -> Facts:
-    config = job.config.training
-    if texts is None:
-        return []
-    ends = "" if config.patience is None else f"; ends after {config.patience} no better ones"
-    return [
-        (
-            "validation",
-            f"{len(texts.examples):,} texts of {job.config.data.validation} at each checkpoint; "
-            f"the best {config.best_metric} ({config.best_mode}) is kept{ends}",
-        )
-    ]
-
-
-def _describe_losses(config: DistillationConfig) -> str:
-    def weight(name: str) -> Any:
-        scheduler = getattr(config, f"{name}_scheduler")
-        return getattr(config, name) if scheduler == "none" else scheduler
-
-    rule = config.temperature_scheduler
-    temperature = f"temperature {config.temperature}" + ("" if rule == "none" else f", {rule}")
-    loss, parameters = loss_and_parameters(config.kd_loss_type)
-    named = "".join(f", {name} {value}" for name, value in parameters.items())
-    return (
-        f"logits {loss}{named} at {temperature}, weight {weight('kd_loss_weight')}; "
-        f"labels, weight {weight('hard_label_weight')}"
-    )
-
-
-def _training_facts(
-    job: Job, training: "TextTraining", plan: "Plan", optimization: OptimizationConfig
-) -> Facts:
-    """The rows about batches, steps, optimizer and checkpoints."""
-    config, loader, steps = job.config.training, training.loader, plan.total_steps
-    groups = config.gradient_accumulation_steps
-    epochs = "" if plan.num_epochs is None else f", in {plan.num_epochs} epochs"
-    clipped, warmup = optimization.max_grad_norm, round(optimization.warmup * steps)
-    precision = (
-        f"{config.half_dtype}, {config.fp16_opt_level}"
-        if config.fp16 and config.fp16_opt_level != "O0"
-        else "float32"
-    )
-    return [
-        (
-            "batches",
-            f"{len(loader):,} of {optimization.batch_size} texts, "
-            f"{abbreviate(loader.widths)} tokens wide, {precision}",
-        ),
-        (
-            "steps",
-            f"{steps:,}{epochs}" + (f", {groups} batches each" if groups > 1 else ""),
-        ),
-        (
-            "optimizer",
-            f"AdamW, learning rate {optimization.learning_rate} after {warmup:,} steps of "
-            f"warm-up, then falling to 0; weight decay {optimization.weight_decay}; "
-            + (f"gradients clipped at {clipped}" if clipped > 0 else "no clipping"),
-        ),
-        ("checkpoints", _describe_checkpoints(plan, config)),
-        *(("logits", fact) for fact in plan.facts),
-    ]
-
-
-def _describe_checkpoints(plan: "Plan", config: TrainingConfig) -> str:
-    """The steps of the checkpoints; the last step is one of them, if there are any."""
-    first = list(itertools.islice(plan.saved_steps(config), 7)) if config.ckpt_frequency else []
-    if len(first) <= 6:
-        return f"after steps {abbreviate(first)}" if first else "none"
-    return f"after steps {abbreviate([*first[:5], '...', plan.total_steps], 7)}"

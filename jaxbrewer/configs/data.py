@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..errors import UsageError
 from ._base import Config, is_int, is_number
 
 POOLINGS = ("mean", "cls", "max", "lasttoken")
@@ -28,6 +29,13 @@ class DataConfig(Config):
             of ``train``.
         label_map: The names of the classes by the labels in the files, such as
             ``{0: "NEGATIVE", 1: "POSITIVE"}``.
+        class_weights: The weights of the classes in the loss on labels, ``"balanced"`` or a mapping
+            from names; a class that is not named weighs 1. Weighted means are divided by the sum of
+            the weights.
+        label_smoothing: Probability that the targets of the loss on labels spread over all classes.
+        probabilities: The teacher's probabilities of the classes, instead of a teacher: a column
+            that holds a list or a mapping, or a mapping from each class to its column.
+        log_probabilities: The same, as natural logarithms.
         max_length: Maximum number of tokens; longer texts are cut. Those of language models are
             cut into windows.
         prompt: Language models: column of a prompt, which is not learned ...
@@ -67,6 +75,10 @@ class DataConfig(Config):
     label: str = "label"
     labels: Sequence[str] | str | None = None
     label_map: Mapping[Any, Any] | None = None
+    class_weights: str | Mapping[str, float] | None = None
+    label_smoothing: float = 0.0
+    probabilities: str | Mapping[str, str] | None = None
+    log_probabilities: str | Mapping[str, str] | None = None
     max_length: int = 128
     prompt: str = "prompt"
     completion: str = "completion"
@@ -109,6 +121,10 @@ class DataConfig(Config):
         if self.label_map is not None:
             self._check_label_map()
         self.require_number("max_length", minimum=4, whole=True)
+        self._check_class_weights()
+        self._check_probabilities()
+        self.require_number("label_smoothing", minimum=0, maximum=1)
+        self.require("label_smoothing", self.label_smoothing < 1, "below 1")
         self.require_number("threshold", minimum=0, maximum=1)
         self.require_choice("pieces", ("first", "all"))
         self.require_number("stride", minimum=0, whole=True)
@@ -136,6 +152,30 @@ class DataConfig(Config):
         names = tuple(map(str, self.labels or ()))
         object.__setattr__(self, "labels", names)
         self.require("labels", len(set(names)) == len(names) > 1, "at least two different names")
+
+    def _check_class_weights(self) -> None:
+        weights = self.class_weights
+        if isinstance(weights, Mapping):
+            holds = all(is_number(weight) and weight > 0 for weight in weights.values())
+            self.require("class_weights", holds and bool(weights), "positive numbers by class")
+            names = {str(name): weight for name, weight in weights.items()}
+            object.__setattr__(self, "class_weights", names)
+        elif weights is not None:
+            self.require("class_weights", weights == "balanced", "'balanced' or a mapping")
+
+    def _check_probabilities(self) -> None:
+        for field in ("probabilities", "log_probabilities"):
+            value = getattr(self, field)
+            if isinstance(value, Mapping):
+                holds = all(isinstance(column, str) for column in value.values())
+                self.require(field, holds and len(value) > 1, "a column for each class")
+                names = {str(name): column for name, column in value.items()}
+                object.__setattr__(self, field, names)
+            else:
+                is_name = value is None or isinstance(value, str)
+                self.require(field, is_name, "a column, or a mapping from classes to columns")
+        if self.probabilities is not None and self.log_probabilities is not None:
+            raise UsageError("DataConfig takes one of probabilities and log_probabilities.")
 
     def _check_label_map(self) -> None:
         is_map = isinstance(self.label_map, Mapping) and bool(self.label_map)

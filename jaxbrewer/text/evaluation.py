@@ -22,14 +22,14 @@ class ModelToScore(NamedTuple):
     """A model, the directory it was saved in, and the texts to score it on.
 
     Attributes:
-        model: The model.
-        directory: Its directory.
+        model: The model, or the predictions of a teacher that is not run.
+        directory: Its directory; ``None`` for predictions.
         texts: The examples, and their tokens as the model reads them.
         names: The names of its outputs, in order; empty if they have none.
     """
 
     model: Any
-    directory: Path
+    directory: Path | None
     texts: Texts
     names: Sequence[str] = ()
 
@@ -140,6 +140,10 @@ def _score(
     task: Task[Any], to_score: ModelToScore, batch_size: int, with_details: bool
 ) -> tuple[Scores, Measure, Predictions]:
     model, directory, (examples, encoded), _ = to_score
+    if isinstance(model, Predictions):
+        measure = task.measure(examples, encoded, model)
+        return Scores(metrics=_finite(measure.metrics()), intervals={}), measure, model
+    assert directory is not None
     predictions, speed = run_model(task, model, encoded, batch_size=batch_size)
     measure = task.measure(examples, encoded, predictions)
     seconds = measure_latency(task, model, encoded, rows=_NUMBER_OF_ROWS_TO_TIME)

@@ -12,7 +12,7 @@ import optax
 from ..cache import build_cache
 from ..configs import DistillationConfig, LayerMap, OptimizationConfig, TrainingConfig
 from ..devices.estimate import Estimate
-from ..distillers import BasicTrainer, GeneralDistiller, Result
+from ..distillers import BasicTrainer, GeneralDistiller, MultiTeacherDistiller, Result
 from ..errors import UsageError
 from ..forward.freezing import freeze
 from ..registry import MATCH_LOSS_MAP
@@ -55,7 +55,7 @@ class TextTraining:
         optimization: The optimizer's settings.
     """
 
-    trainer: BasicTrainer | GeneralDistiller
+    trainer: BasicTrainer | GeneralDistiller | MultiTeacherDistiller
     loader: TokenLoader
     optimization: OptimizationConfig
 
@@ -124,7 +124,8 @@ def make_distillation(
 
     Args:
         task: The task.
-        teacher: The teacher.
+        teacher: The teacher, or a list of several; ``None`` if the examples have the column
+            ``"teacher_cache"``, the teacher's logits.
         student: The student.
         encoded: The examples.
         distillation: Losses, temperature and matches.
@@ -145,9 +146,9 @@ def make_distillation(
         require_no_tokens_compared(task, distillation)
         parts = {"teacher": encoded, "student": student_encoded}
     loader = _make_loader(task, parts, optimization, training)
-    distiller = GeneralDistiller(
-        training, distillation, teacher, student, task.adaptor, task.adaptor
-    )
+    make: Any = MultiTeacherDistiller if isinstance(teacher, list) else GeneralDistiller
+    adaptor_T = None if teacher is None else task.adaptor
+    distiller = make(training, distillation, teacher, student, adaptor_T, task.adaptor)
     return TextTraining(distiller, loader, optimization)
 
 

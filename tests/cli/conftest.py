@@ -40,10 +40,10 @@ def texts(count, seed):
     ]
 
 
-def write_model(directory, *, head=False, **settings):
+def write_model(directory, *, head=False, seed=0, **settings):
     """A BERT with random weights in Hugging Face's format, with ``vocab.txt``."""
     config = BertConfig(**{**SIZES, **settings})
-    save_bert(BertForSequenceClassification(config, rngs=nnx.Rngs(0)), directory)
+    save_bert(BertForSequenceClassification(config, rngs=nnx.Rngs(seed)), directory)
     if not head:
         weights = load_file(directory / "model.safetensors")
         rest = {name: array for name, array in weights.items() if "classifier" not in name}

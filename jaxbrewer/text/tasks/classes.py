@@ -92,25 +92,6 @@ class ClassesTask(Task[Data]):
         return {} if self.problem_type is None else {"problem_type": self.problem_type}
 
 
-def label_loss(logits: Any, labels: Any) -> Any:
-    """The mean cross-entropy of the labels, as a sum and a count; negative labels do not count.
-
-    Args:
-        logits: ``[..., classes]``, of a batch.
-        labels: Class numbers, ``[...]``.
-    """
-    import jax.numpy as jnp
-    import optax
-
-    from ...losses import masked_mean
-
-    has_label = labels >= 0
-    loss = optax.softmax_cross_entropy_with_integer_labels(
-        logits.astype(jnp.float32), jnp.where(has_label, labels, 0)
-    )
-    return masked_mean(loss, has_label)
-
-
 def renumbered(
     labels: Int[np.ndarray, "*rest"], names: Sequence[str], head: Sequence[str]
 ) -> Int[np.ndarray, "*rest"]:

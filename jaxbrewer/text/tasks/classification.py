@@ -11,7 +11,8 @@ from ...run.results import Diagrams
 from ..read import Examples, read_examples
 from ..rows import Source
 from ..tokenize import Encoded, Tokenizer
-from .classes import ClassesTask, count_classes, label_loss, renumbered
+from .classes import ClassesTask, count_classes, renumbered
+from .label_loss import PLAIN, LabelLoss
 from .measure import Measure, Statistics, calibration_bins, calibration_error, means
 from .task import Arrays, Head, Predictions
 
@@ -65,7 +66,11 @@ class Classification(ClassesTask[Examples]):
 
     def adaptor(self, batch: Arrays, outputs: Arrays) -> dict[str, Any]:
         """Logits, labels and their cross-entropy; a negative label means that there is none."""
-        return adaptor(batch, outputs)
+        return adaptor(batch, outputs, self.label_loss)
+
+    def class_numbers(self, examples: Examples) -> Int[np.ndarray, " examples"]:
+        """The labels."""
+        return np.zeros(0, np.int32) if examples.labels is None else examples.labels
 
     def keep(self, batch: Arrays, outputs: Arrays) -> tuple[Arrays, Arrays]:
         """The logits."""
@@ -128,7 +133,7 @@ def shared_outputs(batch: Arrays, outputs: Arrays) -> dict[str, Any]:
     }
 
 
-def adaptor(batch: Arrays, outputs: Arrays) -> dict[str, Any]:
+def adaptor(batch: Arrays, outputs: Arrays, label_loss: LabelLoss = PLAIN) -> dict[str, Any]:
     """The adaptor of a classifier; a negative label means that the example has none."""
     logits = outputs["logits"]
     answer = {"logits": logits, **shared_outputs(batch, outputs)}

@@ -13,7 +13,6 @@ from ..documents import LOSS_MASK, Documents, PackedLoader
 from ..loader import TextLoader, TokenLoader
 from ..rows import Source
 from ..tokenize import Encoded, Tokenizer
-from .classes import label_loss
 from .measure import Measure
 from .task import Arrays, Head, Predictions, Task
 
@@ -91,7 +90,7 @@ class LanguageModeling(Task[Corpus]):
         if "labels" in batch:
             answer |= {
                 "labels": batch["labels"],
-                "losses": label_loss(outputs["logits"], batch["labels"]),
+                "losses": self.label_loss(outputs["logits"], batch["labels"]),
             }
         return answer
 

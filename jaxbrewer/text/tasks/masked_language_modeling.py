@@ -14,7 +14,6 @@ from ..masking import LABELS, MaskedLoader, masking_of, with_masks
 from ..read import Examples, read_examples
 from ..rows import Source
 from ..tokenize import Encoded, Tokenizer
-from .classes import label_loss
 from .classification import shared_outputs
 from .language_modeling import per_document
 from .measure import Measure, Statistics
@@ -98,7 +97,7 @@ class MaskedLanguageModeling(Task[Examples]):
             "logits": outputs["logits"],
             "logits_mask": labels != UNLABELLED,
             "labels": labels,
-            "losses": label_loss(outputs["logits"], labels),
+            "losses": self.label_loss(outputs["logits"], labels),
             **shared_outputs(batch, outputs),
         }
 

@@ -5,12 +5,14 @@ that compute with arrays of a model import it.
 """
 
 import abc
+import copy
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
+from jaxtyping import Int
 
 from ...configs import DataConfig, DistillationConfig
 from ...errors import UsageError
@@ -23,6 +25,7 @@ from ..labels import read_label_names
 from ..loader import TextLoader, TokenLoader
 from ..rows import Source
 from ..tokenize import Encoded, Tokenizer
+from .label_loss import PLAIN, make_label_loss
 from .measure import Measure
 
 Arrays = Mapping[str, Any]
@@ -129,6 +132,7 @@ class Task(abc.ABC, Generic[Data]):
 
     def __init__(self, data: DataConfig):
         self.data = data
+        self.label_loss = PLAIN
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
@@ -207,6 +211,33 @@ class Task(abc.ABC, Generic[Data]):
     def with_head(self, examples: Data, head: Head) -> Data:
         """Numbers the labels of examples as a head does."""
         return examples
+
+    def class_numbers(self, examples: Data) -> Int[np.ndarray, "..."] | None:
+        """The class numbers of all labels; ``None`` if labels are no single classes."""
+        return None
+
+    def for_training(self, examples: Data, head: Head) -> Self:
+        """The task with the loss on labels that ``data.class_weights`` and smoothing ask for.
+
+        Args:
+            examples: The training examples, numbered as the head does.
+            head: The head.
+
+        Raises:
+            UsageError: The labels are no single classes, or a class is unknown.
+        """
+        if self.data.class_weights is None and not self.data.label_smoothing:
+            return self
+        labels = self.class_numbers(examples)
+        if labels is None:
+            field = "label_smoothing" if self.data.class_weights is None else "class_weights"
+            raise UsageError(
+                f"data.{field} needs labels that are single classes, which data.task "
+                f"{self.name!r} has not."
+            )
+        task = copy.copy(self)
+        task.label_loss = make_label_loss(self.data, head.names, labels)
+        return task
 
     # The model's outputs
 

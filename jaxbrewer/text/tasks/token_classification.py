@@ -13,7 +13,7 @@ from ..labels import UNLABELLED
 from ..rows import Source
 from ..tagged import TaggedTexts, read_tagged
 from ..tokenize import Encoded, Tokenizer
-from .classes import ClassesTask, Counts, label_loss, renumbered
+from .classes import ClassesTask, Counts, renumbered
 from .classification import log_softmax, shared_outputs
 from .measure import Measure, Statistics, means
 from .task import Arrays, Head, Predictions
@@ -92,8 +92,13 @@ class TokenClassification(ClassesTask[TaggedTexts]):
         if self.data.pieces == "first":
             answer["logits_mask"] = batch["first_piece"] == 1
         if "labels" in batch:
-            answer |= {"labels": batch["labels"], "losses": label_loss(logits, batch["labels"])}
+            loss = self.label_loss(logits, batch["labels"])
+            answer |= {"labels": batch["labels"], "losses": loss}
         return answer
+
+    def class_numbers(self, examples: TaggedTexts) -> Int[np.ndarray, " words"]:
+        """The classes of all words."""
+        return np.concatenate([np.zeros(0, np.int32), *(examples.tags or ())])
 
     def keep(self, batch: Arrays, outputs: Arrays) -> tuple[Arrays, Arrays]:
         """The logits of each token."""
