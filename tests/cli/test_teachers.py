@@ -105,8 +105,7 @@ def test_texts_without_labels_suffice(job, place, tmp_path):
 @pytest.mark.slow
 def test_several_teachers_are_averaged_by_their_weights(job, place, tmp_path):
     teachers = [{"path": str(place / "one"), "weight": 3}, {"path": str(place / "two")}]
-    words = [job, "--teachers", json.dumps(teachers), "--student.path", place / "one"]
-    words = [job, *words[3:], "--distillation.temperature", 1]
+    words = [job, "--student.path", place / "one", "--distillation.temperature", 1]
     content = yaml.safe_load(job.read_text()) | {"teachers": teachers}
     job.write_text(yaml.safe_dump(content))
     printed = run("distill", *words, "--student.optimization.learning_rate", 0)
