@@ -15,7 +15,6 @@ from ..labels import UNLABELLED
 from ..questions import Answer, Questions, read_questions
 from ..rows import Source
 from ..tokenize import Encoded, Tokenizer
-from .classes import label_loss
 from .classification import shared_outputs
 from .measure import Measure, means
 from .task import Arrays, Head, Predictions, Task
@@ -110,7 +109,7 @@ class QuestionAnswering(Task[Questions]):
         if "start_positions" in batch:
             labels = batch["start_positions"], batch["end_positions"]
             start, end = (
-                label_loss(jnp.where(can_answer, logits.astype(jnp.float32), -jnp.inf), label)
+                self.label_loss(jnp.where(can_answer, logits.astype(jnp.float32), -jnp.inf), label)
                 for logits, label in zip(heads, labels, strict=True)
             )
             loss = Mean((start.total + end.total) / 2, start.count)
