@@ -17,6 +17,7 @@ from flax import nnx
 
 import jaxbrewer as jb
 from jaxbrewer.generation import generate
+from jaxbrewer.losses import fused_cross_entropy
 from jaxbrewer.models import LlamaConfig, LlamaForCausalLM, building, load, save
 from tests.toys import quiet
 
@@ -31,8 +32,8 @@ IDS = np.random.default_rng(0).integers(0, 256, (8, 12)).astype("int32")
 
 def adaptor(batch, outputs):
     mask = batch["attention_mask"]
-    loss = optax.softmax_cross_entropy_with_integer_labels(outputs["logits"], batch["input_ids"])
-    return {"logits": outputs["logits"], "losses": loss.mean(), "logits_mask": mask}
+    losses = fused_cross_entropy.sum_and_count(outputs["logits"], batch["input_ids"])
+    return {"logits": outputs["logits"], "losses": losses, "logits_mask": mask}
 
 
 def leaves(model):
@@ -44,11 +45,11 @@ def gap(actual, expected):
     return float(np.abs(actual - expected).max() / np.abs(expected).max())
 
 
-def losses_of(mesh, rules):
+def losses_of(mesh, rules, *, fused=False):
     """Losses of two steps of distillation from the model to two of its layers."""
     sharded = {} if mesh is None else {"mesh": mesh, "student_rules": rules, "teacher_rules": rules}
-    teacher = load(FOLDER, mesh=mesh, rules=rules)
-    student = load(FOLDER, layers="uniform:2", mesh=mesh, rules=rules)
+    placed = {"mesh": mesh, "rules": rules, "fused_logits": fused}
+    teacher, student = load(FOLDER, **placed), load(FOLDER, layers="uniform:2", **placed)
     config = jb.DistillationConfig(temperature=2, hard_label_weight=0.5)
     distiller = jb.GeneralDistiller(quiet(**sharded), config, teacher, student, adaptor, adaptor)
     data = {"input_ids": IDS, "attention_mask": np.ones_like(IDS)}
@@ -97,6 +98,7 @@ if __name__ == "__main__":
             "logits": gap(forward(model, IDS), logits),
             "tokens": generate(model, IDS[:2], max_new_tokens=6).rows() == tokens,
             "losses": gap(losses_of(mesh, rules), one),
+            "fused losses": gap(losses_of(mesh, rules, fused=True), one),
             "int8": gap(
                 forward(load(FOLDER, mesh=mesh, rules=rules, quantize="int8"), IDS), logits
             ),

@@ -40,6 +40,7 @@ def test_decoders_on_eight_devices_equal_those_on_one(tmp_path):
         assert found["logits"] < 1e-5
         assert found["tokens"]
         assert found["losses"] < 1e-5
+        assert found["fused losses"] < 1e-5
         assert found["int8"] < 0.1
 
 
