@@ -32,6 +32,7 @@ from .forward.nnx_model import from_nnx as from_nnx
 from .forward.parameter_table import LayerNode as LayerNode
 from .forward.parameter_table import display_parameters as display_parameters
 from .forward.precision import Policy as Policy
+from .losses import LabelLoss as LabelLoss
 from .losses import LogitsOf as LogitsOf
 from .losses import Mean as Mean
 from .losses import as_loss as as_loss

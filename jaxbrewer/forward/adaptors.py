@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ..errors import UsageError, suggest
-from ..losses import LogitsOf, Mean, loss_dtype
+from ..losses import LabelLoss, LogitsOf, Mean, loss_dtype
 from ..registry import ADAPTOR_KEYS
 
 Adaptor = Callable[[Any, Any], Mapping[str, Any]]
@@ -41,7 +41,8 @@ class Outputs:
             (:func:`~jaxbrewer.objective.head_masks.masks_of_heads`).
         logits_weights: Weights of the positions, float ``[batch, length]`` (``[batch]`` for 2-D
             heads): one per head, or one for all.
-        losses: The student's own losses (those on labels, usually).
+        losses: The student's own losses (those on labels, usually); the objective computes a
+            :class:`~jaxbrewer.LabelLoss`.
         labels: One array of class numbers per head; negative ones are ignored.
         inputs_mask: ``[batch, length]``, 1 for tokens and 0 for padding.
         features: ``"hidden"`` (``[batch, length, width]``), ``"attention"`` (scores before the
@@ -56,7 +57,7 @@ class Outputs:
     logits: tuple[jax.Array, ...] = ()
     logits_mask: tuple[jax.Array, ...] = ()
     logits_weights: tuple[jax.Array, ...] = ()
-    losses: tuple[Mean, ...] = ()
+    losses: tuple[Mean | LabelLoss, ...] = ()
     labels: tuple[jax.Array, ...] = ()
     inputs_mask: jax.Array | None = None
     features: dict[str, tuple[jax.Array | None, ...]] = dataclasses.field(default_factory=dict)
@@ -79,7 +80,7 @@ def _single_or_list(value: Any) -> Any:
     """A tuple for a single array or a list; anything else, such as a pytree's leaf, as it is."""
     if isinstance(value, list):
         return tuple(value)
-    return (value,) if isinstance(value, Mean) or hasattr(value, "shape") else value
+    return (value,) if isinstance(value, (Mean, LabelLoss)) or hasattr(value, "shape") else value
 
 
 def collect(answer: Mapping[str, Any], who: str, *, examples: int | None = None) -> Outputs:
@@ -88,8 +89,9 @@ def collect(answer: Mapping[str, Any], who: str, *, examples: int | None = None)
     Args:
         answer: The dict that the adaptor returned: any of ``ADAPTOR_KEYS``, each an array or a
             list of arrays (``modules_mask``: a dict of arrays). An entry of ``losses`` may be a
-            scalar, an array (its mean is taken) or a :class:`~jaxbrewer.losses.Mean`; the last two
-            are averaged exactly over micro-batches, scalars with equal weights.
+            scalar, an array (its mean is taken), a :class:`~jaxbrewer.losses.Mean` or a
+            :class:`~jaxbrewer.losses.LabelLoss`; scalars are averaged over micro-batches with
+            equal weights, the others exactly.
         who: ``"student"`` or ``"teacher"``, for messages.
         examples: Number of examples in the batch; ``None`` if it is not known.
 
@@ -151,7 +153,7 @@ def _as_tuple(who: str, key: str, value: Any) -> tuple[Any, ...]:
         else (value,)
     )
     for item in items:
-        if not isinstance(item, (Mean, numbers.Number)) and not hasattr(item, "shape"):
+        if not isinstance(item, (Mean, LabelLoss, numbers.Number)) and not hasattr(item, "shape"):
             raise UsageError(
                 f"The {who}'s adaptor returned {type(item).__name__} under {key!r}; "
                 "it must be an array or a list of arrays."
@@ -167,6 +169,9 @@ def _as_arrays(what: str, item: Any) -> Any:
         item = dataclasses.replace(item, **parts)
         item.check(f"The {what}")
         return item
+    if isinstance(item, LabelLoss):
+        mask = None if item.mask is None else jnp.asarray(item.mask)
+        return dataclasses.replace(item, labels=jnp.asarray(item.labels), mask=mask)
     is_kept = isinstance(item, Mean) or hasattr(item, "log_tail")  # a Mean, or a TopK
     return item if is_kept else jnp.asarray(item)
 
@@ -209,12 +214,12 @@ def _named(entries: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         value = entries.get(key, ())
         items = value.items() if isinstance(value, Mapping) else enumerate(value)
         for index, array in items:
-            if array is not None and not isinstance(array, Mean):
+            if array is not None and not isinstance(array, (Mean, LabelLoss)):
                 yield key if key == "inputs_mask" else f"{key}[{index!r}]", array
 
 
-def _as_mean(loss: Any) -> Mean:
-    if isinstance(loss, Mean):
+def _as_mean(loss: Any) -> Mean | LabelLoss:
+    if isinstance(loss, (Mean, LabelLoss)):
         return loss
     loss = jnp.asarray(loss)
     loss = loss.astype(loss_dtype(loss))

@@ -36,11 +36,13 @@ from ._examples import crd_loss as crd_loss
 from ._examples import rkd_loss as rkd_loss
 from ._facts import add_fact as add_fact
 from ._facts import collect_facts as collect_facts
+from ._fused import LabelLoss as LabelLoss
 from ._fused import Positions as Positions
 from ._fused import compare_in_chunks as compare_in_chunks
 from ._fused import fused_cross_entropy as fused_cross_entropy
 from ._fused import fused_loss as fused_loss
 from ._fused import map_positions as map_positions
+from ._fused import mean_of_labels as mean_of_labels
 from ._fused import whole_logits as whole_logits
 from ._hidden import cos_loss as cos_loss
 from ._hidden import hid_mse_loss as hid_mse_loss

@@ -11,7 +11,7 @@ import contextlib
 import contextvars
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -115,47 +115,107 @@ def batch_in_parts(parts: int) -> Iterator[None]:
 
 
 def means_in_chunks(
-    function: OfChunk, logits: LogitsOf, rows: PyTree, shared: PyTree, chunks: Chunks
-) -> Mean:
-    """The :class:`Mean` of all positions from those of chunks, with a gradient to ``logits`` alone.
+    function: OfChunk,
+    logits: LogitsOf,
+    rows: PyTree,
+    shared: PyTree,
+    chunks: Chunks,
+    *,
+    weights: Sequence[Any] = (1.0,),
+) -> tuple[Mean, ...]:
+    """Each :class:`Mean` over all positions from those of chunks, with a gradient to ``logits``.
+
+    The forward pass makes the gradient of the weighted sum of the means. If the derivatives of the
+    totals turn out to have other proportions, as those of micro-batches whose counts have, the
+    backward pass makes the gradient anew.
 
     Args:
-        function: ``(logits [chunk, classes], rows, shared) -> Mean``; it must ignore positions
-            that its ``rows`` mask out, of which the last chunk may have some.
+        function: ``(logits [chunk, classes], rows, shared) -> tuple of Mean``, one for each of
+            ``weights``; it must ignore positions that its ``rows`` mask out, of which the last
+            chunk may have some.
         logits: Their hidden states are ``[positions, width]``.
         rows: Arrays with the positions as first axis, of which ``function`` gets those of a chunk.
         shared: What ``function`` gets whole.
         chunks: From :func:`choose_chunks`.
+        weights: The weight of each mean in the loss, as far as it is known.
     """
     if chunks.number == 1:
         rows, shared = jax.lax.stop_gradient((rows, shared))
-        return function(logits.logits(), rows, shared)
+        plain: tuple[Mean, ...] = function(logits.logits(), rows, shared)
+        return plain
 
     @jax.custom_vjp
-    def run(logits: LogitsOf, rows: PyTree, shared: PyTree) -> Mean:
-        return _scan(function, logits, rows, shared, chunks, _Parts(False, False, False))[0]
+    def run(logits: LogitsOf, rows: PyTree, shared: PyTree, shares: Array) -> tuple[Mean, ...]:
+        needed = _Parts(False, False, False)
+        return _scan(function, logits, rows, shared, chunks, needed, shares)[0]
 
-    def forward(*arguments: Any) -> tuple[Mean, Any]:
+    def forward(*arguments: Any) -> tuple[tuple[Mean, ...], Any]:
         values, perturbed = (
             jax.tree.map(lambda x, name=name: getattr(x, name), arguments, is_leaf=_is_primal)
             for name in ("value", "perturbed")
         )
+        logits, rows, shared, shares = values
         needed = _Parts.of(perturbed[0])._replace(bias=bool(perturbed[0].bias))
-        mean, gradient = _scan(function, values[0], values[1], values[2], chunks, needed)
-        return mean, (gradient, values[0])
+        means, gradient = _scan(function, logits, rows, shared, chunks, needed, shares)
+        return means, (gradient, values)
 
-    def backward(residuals: Any, cotangent: Mean) -> Any:
-        gradient, given = residuals
-        if isinstance(cotangent.total, jax.custom_derivatives.SymbolicZero):
-            return None, None, None
-        scaled = [
-            None if own is None else (own * cotangent.total).astype(like.dtype)
-            for own, like in zip(gradient, _Parts.of(given), strict=True)
-        ]
-        return dataclasses.replace(given, **_Parts(*scaled)._asdict()), None, None
+    def backward(residuals: Any, cotangents: tuple[Mean, ...]) -> Any:
+        gradient, (logits, rows, shared, shares) = residuals
+        needed = _Parts(*(part is not None for part in gradient))
+        totals = jnp.stack(
+            [
+                jnp.zeros((), shares.dtype) if _is_zero(c.total) else c.total.astype(shares.dtype)
+                for c in cotangents
+            ]
+        )
+
+        def scaled(gradient: _Parts, factor: Any) -> _Parts:
+            return _Parts(
+                *(
+                    None if own is None else (own * factor).astype(like.dtype)
+                    for own, like in zip(gradient, _Parts.of(logits), strict=True)
+                )
+            )
+
+        if len(cotangents) == 1:
+            parts = scaled(gradient, totals[0])
+        else:
+            square = jnp.sum(shares**2)
+            factor = jnp.sum(totals * shares) / jnp.where(square > 0, square, 1)
+            off = jnp.max(jnp.abs(totals - factor * shares))
+            parts = jax.lax.cond(
+                off <= 1e-6 * jnp.max(jnp.abs(totals)),
+                lambda: scaled(gradient, factor),
+                lambda: scaled(_scan(function, logits, rows, shared, chunks, needed, totals)[1], 1),
+            )
+        return dataclasses.replace(logits, **parts._asdict()), None, None, None
 
     run.defvjp(forward, backward, symbolic_zeros=True)
-    return run(logits, rows, shared)
+    shares = jnp.ones(1, logits.dtype)
+    if len(weights) > 1:
+        counts = _counts(function, logits, rows, shared, chunks)
+        shares = jnp.stack(
+            [
+                jnp.asarray(weight / jnp.where(count > 0, count, 1), logits.dtype)
+                for weight, count in zip(weights, counts, strict=True)
+            ]
+        )
+    return run(logits, rows, shared, jax.lax.stop_gradient(shares))
+
+
+def _counts(
+    function: OfChunk, logits: LogitsOf, rows: PyTree, shared: PyTree, chunks: Chunks
+) -> tuple[Array, ...]:
+    """The counts of all chunks; these do not depend on logits, which are zeros here."""
+    divided = _divided((logits.hidden, rows), chunks)
+
+    def of_chunk(_: None, index: Array) -> tuple[None, Any]:
+        own, own_rows = _chunk(divided, index)
+        zeros = jnp.zeros((own.shape[0], logits.classes), logits.dtype)
+        return None, tuple(mean.count for mean in function(zeros, own_rows, shared))
+
+    _, counts = jax.lax.scan(of_chunk, None, jnp.arange(chunks.number))
+    return tuple(jnp.sum(count) for count in counts)
 
 
 def map_in_chunks(
@@ -203,23 +263,28 @@ def _scan(
     shared: PyTree,
     chunks: Chunks,
     needed: _Parts,
-) -> tuple[Mean, _Parts]:
-    """The mean of all chunks, and the gradient of its total where it is needed."""
+    shares: Array,
+) -> tuple[tuple[Mean, ...], _Parts]:
+    """The means of all chunks, and where needed the gradient of the totals times ``shares``."""
     divided, factors = _divided((logits.hidden, rows), chunks), logits.product_dtype
 
     def of_chunk(d_kernel: Any, index: Array) -> tuple[Any, Any]:
         own, own_rows = _chunk(divided, index)
         chunk = dataclasses.replace(logits, hidden=own)
 
-        def of_products(products: Array, bias: Array | None) -> Mean:
+        def of_products(products: Array, bias: Array | None) -> tuple[Mean, ...]:
             finished = dataclasses.replace(chunk, bias=bias).finish(products)
-            return function(finished, own_rows, shared)
+            means: tuple[Mean, ...] = function(finished, own_rows, shared)
+            return means
 
         if not any(needed):
             return None, (of_products(chunk.products(), logits.bias), None, None)
-        mean, pull_back = jax.vjp(of_products, chunk.products(), logits.bias)
-        one = Mean(jnp.ones_like(mean.total), jnp.zeros_like(mean.count))
-        d_products, d_bias = pull_back(one)
+        means, pull_back = jax.vjp(of_products, chunk.products(), logits.bias)
+        cotangents = tuple(
+            Mean(share.astype(mean.total.dtype), jnp.zeros_like(mean.count))
+            for share, mean in zip(shares, means, strict=True)
+        )
+        d_products, d_bias = pull_back(cotangents)
         d_products = d_products.astype(factors)
         d_hidden = None
         if needed.hidden:
@@ -227,7 +292,7 @@ def _scan(
             d_hidden = d_hidden.astype(own.dtype)
         if needed.kernel:
             d_kernel = d_kernel + _outer(own.astype(factors), d_products, chunks.parts)
-        return d_kernel, (mean, d_hidden, d_bias if needed.bias else None)
+        return d_kernel, (means, d_hidden, d_bias if needed.bias else None)
 
     d_kernel = None
     if needed.kernel:
@@ -293,6 +358,10 @@ def _joined(x: Array, chunks: Chunks, positions: int) -> Array:
     divided = x.reshape(chunks.number, chunks.parts, chunks.size, *x.shape[2:])
     whole = jnp.moveaxis(divided, 0, 1).reshape(chunks.parts, -1, *x.shape[2:])
     return whole[:, : positions // chunks.parts].reshape(positions, *x.shape[2:])
+
+
+def _is_zero(cotangent: Any) -> bool:
+    return isinstance(cotangent, jax.custom_derivatives.SymbolicZero)
 
 
 def _is_primal(node: Any) -> bool:

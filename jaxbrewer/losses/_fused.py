@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
@@ -48,12 +48,14 @@ class Positions(NamedTuple):
         mask: Positions that count; ``None`` for all.
         labels: Class numbers, or ``None``.
         weights: Weights: ``None``, a scalar, or one per example or position.
+        along: A pytree of further arrays per position.
     """
 
     temperature: Any = 1.0
     mask: Any = None
     labels: Any = None
     weights: Any = None
+    along: Any = None
 
 
 @as_loss
@@ -120,15 +122,15 @@ def fused_loss(
     require_mask("fused_loss, labels", labels, student.shape[:-1])
     function = functools.partial(KD_LOSS_MAP[loss].sum_and_count, **parameters)
 
-    def of_chunk(logits_S: Array, logits_T: Any, own: Positions) -> Mean:
+    def of_chunk(logits_S: Array, logits_T: Any, own: Positions) -> tuple[Mean, ...]:
         if is_kept:
             logits_S, logits_T = logits_T.buckets(logits_S, own.temperature, own.mask)
         named = {"labels": own.labels} if row.labels else {}
-        mean: Mean = function(logits_S, logits_T, own.temperature, mask=own.mask, **named)
-        return mean
+        return (function(logits_S, logits_T, own.temperature, mask=own.mask, **named),)
 
     given = Positions(temperature, mask, labels)
-    return compare_in_chunks(of_chunk, student, teacher, given, chunks, what=f"fused {loss}")
+    (mean,) = compare_in_chunks(of_chunk, student, teacher, given, chunks, what=f"fused {loss}")
+    return mean
 
 
 @as_loss
@@ -163,24 +165,71 @@ def fused_cross_entropy(
         >>> print(f"{fused_cross_entropy(logits, jnp.array([3, -100])):.4f}")  # log 4
         1.3863
     """
-    labels = jnp.asarray(labels)
-    if labels.shape != logits.shape[:-1] or not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise UsageError(
-            f"fused_cross_entropy: integer labels of the shape {logits.shape[:-1]} are needed for "
-            f"logits {logits.shape}, got {labels.dtype} {labels.shape}."
-        )
-    require_mask("fused_cross_entropy", mask, labels.shape)
-    counted = labels >= 0
-    counted = counted if mask is None else counted & selected(mask)
-    given = Positions(mask=counted, labels=labels)
+    own = LabelLoss(labels, mask)
+    own.check("fused_cross_entropy", logits)
+    given = Positions(along=own.rows)
 
-    def of_chunk(logits_S: Array, _: Any, own: Positions) -> Mean:
-        return masked_mean(label_cross_entropy(logits_S, own.labels, own.mask), own.mask)
+    def of_chunk(logits_S: Array, _: Any, given: Positions) -> tuple[Mean, ...]:
+        return (mean_of_labels(logits_S, given.along),)
 
     if not isinstance(logits, LogitsOf):
-        return of_chunk(logits, None, given)
+        return of_chunk(logits, None, given)[0]
     logits.check("fused_cross_entropy")
-    return compare_in_chunks(of_chunk, logits, None, given, chunks, what="labels")
+    (mean,) = compare_in_chunks(of_chunk, logits, None, given, chunks, what="labels")
+    return mean
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LabelLoss:
+    """The labels' cross entropy of a head, for an adaptor to return as ``losses``.
+
+    Its number is that of :func:`fused_cross_entropy`. Where the objective computes the head in
+    chunks, both losses are computed together: the student's head is multiplied three times, not
+    six times.
+
+    Attributes:
+        labels: Class numbers, of the shape of the logits without the classes; negative ones are not
+            counted.
+        mask: Of the same shape; 0 excludes a position. ``None`` counts all.
+        head: Number of the head among the adaptor's ``logits``.
+
+    Examples:
+        >>> loss = LabelLoss(jnp.array([3, -100]))
+        >>> print(f"{loss.of(jnp.zeros((2, 4))).value():.4f}")  # log 4
+        1.3863
+    """
+
+    labels: Integer[Array, "*batch"]
+    mask: Mask | None = None
+    head: int = dataclasses.field(default=0, metadata={"static": True})
+
+    def of(self, logits: LogitsOf | Float[Array, "*batch classes"]) -> Mean:
+        """The loss of logits by itself."""
+        return fused_cross_entropy.sum_and_count(logits, self.labels, self.mask)
+
+    @property
+    def rows(self) -> tuple[Array, Array]:
+        """The labels, and where they count."""
+        counted = self.labels >= 0
+        return self.labels, counted if self.mask is None else counted & selected(self.mask)
+
+    def check(self, what: str, logits: Any) -> None:
+        """Raises :class:`UsageError` unless labels and mask fit the logits."""
+        positions, given = logits.shape[:-1], jnp.shape(self.labels)
+        dtype = jnp.result_type(self.labels)
+        if given != positions or not jnp.issubdtype(dtype, jnp.integer):
+            raise UsageError(
+                f"{what}: integer labels of the shape {positions} are needed for logits "
+                f"{logits.shape}, got {dtype} {given}."
+            )
+        require_mask(what, self.mask, positions)
+
+
+def mean_of_labels(logits: Float[Array, "*batch classes"], rows: tuple[Array, Array]) -> Mean:
+    """The cross entropy of :attr:`LabelLoss.rows`."""
+    labels, counted = rows
+    return masked_mean(label_cross_entropy(logits, labels, counted), counted)
 
 
 def label_cross_entropy(
@@ -205,30 +254,35 @@ def whole_logits(what: str, logits: Any) -> Any:
 
 
 def compare_in_chunks(
-    function: Callable[[Array, Any, Positions], Mean],
+    function: Callable[[Array, Any, Positions], tuple[Mean, ...]],
     student: LogitsOf,
     teacher: Any,
     positions: Positions,
     chunks: Chunks | None = None,
     *,
     what: str,
-) -> Mean:
-    """The :class:`Mean` of a comparison of logits, by chunks of positions.
+    weights: Sequence[Any] = (1.0,),
+) -> tuple[Mean, ...]:
+    """Each :class:`Mean` of a comparison of logits, by chunks of positions.
 
     Args:
-        function: ``(logits_S [n, classes], logits_T, Positions) -> Mean`` of a chunk, whose mask is
-            given if it has positions beyond the last.
+        function: ``(logits_S [n, classes], logits_T, Positions) -> tuple of Mean`` of a chunk,
+            whose mask is given if it has positions beyond the last.
         student: The student's logits, to whose parts the gradient goes.
         teacher: The teacher's: a :class:`LogitsOf`, an array, or any pytree of arrays with the
             student's axes of positions; ``function`` gets an array for the first.
         positions: What else it takes.
         chunks: From :func:`choose_chunks`; ``None`` chooses.
         what: Names the loss among the facts that :func:`collect_facts` collects.
+        weights: The weight of each mean in the loss, as far as it is known: their gradients are
+            then made together.
     """
     count = math.prod(student.shape[:-1])
     chunks = choose_chunks(count, student.classes) if chunks is None else chunks
     add_fact(f"{what}: {describe(chunks, count, student.classes)}")
-    return _in_chunks(means_in_chunks, function, student, teacher, positions, chunks)
+    run = functools.partial(means_in_chunks, weights=weights)
+    means: tuple[Mean, ...] = _in_chunks(run, function, student, teacher, positions, chunks)
+    return means
 
 
 def map_positions(
@@ -285,9 +339,11 @@ def _in_chunks(
         own = x.reshape(x.shape + (1,) * (len(batch) - x.ndim))
         return jnp.broadcast_to(own, batch).reshape(count)
 
-    arrays = {name: jnp.asarray(x) for name, x in positions._asdict().items() if x is not None}
+    fields = positions._replace(along=None)._asdict()
+    arrays = {name: jnp.asarray(x) for name, x in fields.items() if x is not None}
     rows: dict[str, Any] = {name: spread(x) for name, x in arrays.items() if x.ndim}
     shared: dict[str, Any] = {name: x for name, x in arrays.items() if not x.ndim}
+    rows["along"] = jax.tree.map(flat, positions.along)
     is_head = isinstance(teacher, LogitsOf)
     if is_head:
         rows["teacher"], shared["kernel"], shared["bias"] = (
@@ -304,7 +360,7 @@ def _in_chunks(
         if is_head:
             head = {name: shared[name] for name in ("kernel", "bias")}
             logits_T = dataclasses.replace(teacher, hidden=logits_T, **head).logits()
-        return function(logits, logits_T, Positions(**given))
+        return function(logits, logits_T, Positions(**given, along=rows["along"]))
 
     own = dataclasses.replace(student, hidden=flat(student.hidden))
     return run(of_chunk, own, rows, shared, chunks)

@@ -1,7 +1,7 @@
 """The loss between the logits of two models: heads, masks, vocabularies, several teachers."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,12 +10,14 @@ from ..configs import DistillationConfig
 from ..errors import UsageError
 from ..forward.adaptors import Outputs
 from ..losses import (
+    LabelLoss,
     LogitsOf,
     Mean,
     Positions,
     add_means,
     compare_in_chunks,
     map_positions,
+    mean_of_labels,
     whole_logits,
 )
 from ..registry import KD_LOSS_MAP, loss_and_parameters
@@ -74,25 +76,51 @@ class LogitsLoss:
                     checks |= unequal_counts(f"logits[{head}]{whose}", mask_S, mask_T)
         return checks
 
-    def terms(self, student: Outputs, targets: Targets, temperature: Any) -> tuple[Mean, ...]:
-        """One :class:`Mean` per head, a weighted one where the losses of several are averaged."""
+    def terms(
+        self,
+        student: Outputs,
+        targets: Targets,
+        temperature: Any,
+        weights: tuple[Any, Any] = (1.0, 1.0),
+    ) -> tuple[tuple[Mean, ...], tuple[Mean, ...]]:
+        """The losses between logits, and the student's own.
+
+        Args:
+            student: The student's outputs.
+            targets: What it is compared with.
+            temperature: The base temperature.
+            weights: Those of the two in the total loss.
+
+        Returns:
+            One :class:`Mean` per head, a weighted one where the losses of several are averaged; and
+            ``student.losses``, with those of labels computed: in the same chunks as their head
+            where it has chunks and there is one teacher.
+        """
         several = len(targets.compared) > 1
-        parts = [
-            self._terms_of_one(
-                student,
-                teacher,
-                self.ensemble.temperature(index, temperature) if several else temperature,
-                weight,
-            )
-            for index, (teacher, weight) in enumerate(
-                zip(targets.compared, targets.weights, strict=True)
-            )
-        ]
-        return tuple(add_means(*heads) for heads in zip(*parts, strict=True))
+        labels = {} if several else _first_of_each_head(student.losses)
+        parts, found = [], dict[int, Mean]()
+        for index, (teacher, weight) in enumerate(
+            zip(targets.compared, targets.weights, strict=True)
+        ):
+            own = self.ensemble.temperature(index, temperature) if several else temperature
+            heads = self._terms_of_one(student, teacher, own, weight, labels, weights)
+            parts.append([means[0] for means in heads])
+            found |= {head: means[1] for head, means in enumerate(heads) if len(means) > 1}
+        along = {labels[head][0]: mean for head, mean in found.items()}
+        losses = [along.get(index, loss) for index, loss in enumerate(student.losses)]
+        of_logits = tuple(add_means(*heads) for heads in zip(*parts, strict=True))
+        return of_logits, own_losses(dataclasses.replace(student, losses=tuple(losses)))
 
     def _terms_of_one(
-        self, student: Outputs, teacher: Outputs, temperature: Any, weight: Weight | None
-    ) -> tuple[Mean, ...]:
+        self,
+        student: Outputs,
+        teacher: Outputs,
+        temperature: Any,
+        weight: Weight | None,
+        labels_of_heads: Mapping[int, tuple[int, LabelLoss]],
+        weights_in_total: tuple[Any, Any],
+    ) -> tuple[tuple[Mean, ...], ...]:
+        """For each head its loss, and that of its labels where it is computed along."""
         heads = len(student.logits)
         if len(teacher.logits) != heads:
             raise UsageError(
@@ -116,12 +144,14 @@ class LogitsLoss:
                 teacher.logits[head],
                 masks[head],
                 Positions(temperature, None, label, combined_weights(weight, weights)),
+                labels_of_heads[head][1] if head in labels_of_heads else None,
+                weights_in_total,
             )
             means.append(self._term(compared))
         return tuple(means)
 
-    def _term(self, compared: "_Compared") -> Mean:
-        """The loss of one head."""
+    def _term(self, compared: "_Compared") -> tuple[Mean, ...]:
+        """The loss of one head, and that of its labels where it is computed along."""
         name, _ = loss_and_parameters(self.config.kd_loss_type)
         what, masks, given = compared.what, compared.masks, compared.given
         logits_S, logits_T = compared.student, compared.teacher
@@ -142,7 +172,8 @@ class LogitsLoss:
             _require_same_shape(what, logits_S, logits_T)
         if isinstance(logits_S, LogitsOf):
             mask = mask if has_positions else mask_of_examples(masks)
-            return self._in_chunks(what, logits_S, logits_T, given._replace(mask=mask))
+            given = given._replace(mask=mask)
+            return self._in_chunks(compared, logits_S, logits_T, given)
         logits_S, logits_T = self._over_one_vocabulary(what, logits_S, logits_T)
         if not has_positions:
             logits_S, logits_T, mask = select_classes(what, logits_S, logits_T, masks)
@@ -155,29 +186,38 @@ class LogitsLoss:
         if not has_positions and self.loss.row.elementwise:
             logits_S, logits_T, mask = classes_as_positions(logits_S, logits_T, masks, mask)
         loss = weighted(self.loss, given.weights, self.loss.row)
-        return loss(logits_S, logits_T, tau, mask=mask, labels=given.labels)
+        return (loss(logits_S, logits_T, tau, mask=mask, labels=given.labels),)
 
     def _in_chunks(
-        self, what: str, logits_S: LogitsOf, logits_T: Any, positions: Positions
-    ) -> Mean:
-        """The loss of one head, by chunks of positions."""
+        self, compared: "_Compared", logits_S: LogitsOf, logits_T: Any, positions: Positions
+    ) -> tuple[Mean, ...]:
+        """The loss of one head, and that of its labels, by chunks of positions."""
+        what, labels = compared.what, compared.label_loss
 
         def prepared(logits_S: Any, logits_T: Any, given: Positions) -> tuple[Any, Any]:
             logits_S, logits_T = self._over_one_vocabulary(what, logits_S, logits_T)
             return logits_S, self._shifted(logits_T, given)
 
-        def of_chunk(logits_S: Any, logits_T: Any, given: Positions) -> Mean:
+        def of_chunk(logits_S: Any, logits_T: Any, given: Positions) -> tuple[Mean, ...]:
+            along = () if labels is None else (mean_of_labels(logits_S, given.along),)
             logits_S, logits_T = prepared(logits_S, logits_T, given)
             tau = given.temperature
             if isinstance(logits_T, TopK):
                 logits_S, logits_T = to_buckets(logits_S, logits_T, tau, given.mask)
             loss = weighted(self.loss, given.weights, self.loss.row)
-            return loss(logits_S, logits_T, tau, mask=given.mask, labels=given.labels)
+            return (loss(logits_S, logits_T, tau, mask=given.mask, labels=given.labels), *along)
 
         if self.rule is not None:
             tau = self._temperatures(what, prepared, logits_S, logits_T, positions)
             positions = positions._replace(temperature=tau)
-        return compare_in_chunks(of_chunk, logits_S, logits_T, positions, what=f"kd_loss of {what}")
+        name, weights = f"kd_loss of {what}", compared.weights[:1]
+        if labels is not None:
+            labels.check(f"{what}, labels", logits_S)
+            name, weights = f"{name} and labels", compared.weights
+            positions = positions._replace(along=labels.rows)
+        return compare_in_chunks(
+            of_chunk, logits_S, logits_T, positions, what=name, weights=weights
+        )
 
     def _temperatures(
         self,
@@ -229,6 +269,8 @@ class _Compared(NamedTuple):
         teacher: The teacher's, an array, a :class:`LogitsOf` or a :class:`TopK`.
         masks: The masks of both models.
         given: Base temperature, labels and weights.
+        label_loss: The loss of the head's labels, to be computed along in chunks.
+        weights: The weights of both losses in the total.
     """
 
     what: str
@@ -236,6 +278,36 @@ class _Compared(NamedTuple):
     teacher: Any
     masks: tuple[jax.Array | None, jax.Array | None]
     given: Positions
+    label_loss: LabelLoss | None
+    weights: tuple[Any, ...]
+
+
+def own_losses(student: Outputs) -> tuple[Mean, ...]:
+    """The student's own losses, with those of labels computed.
+
+    Raises:
+        UsageError: A loss of labels names a head that there is not, or does not fit it.
+    """
+    found = []
+    for index, loss in enumerate(student.losses):
+        if isinstance(loss, LabelLoss):
+            if not 0 <= loss.head < len(student.logits):
+                raise UsageError(
+                    f"losses[{index}] of the student's adaptor is a LabelLoss of "
+                    f"logits[{loss.head}], but there are {len(student.logits)} 'logits'."
+                )
+            loss = loss.of(student.logits[loss.head])
+        found.append(loss)
+    return tuple(found)
+
+
+def _first_of_each_head(losses: Sequence[Any]) -> dict[int, tuple[int, LabelLoss]]:
+    """The first loss of the labels of each head, with its index."""
+    found: dict[int, tuple[int, LabelLoss]] = {}
+    for index, loss in enumerate(losses):
+        if isinstance(loss, LabelLoss):
+            found.setdefault(loss.head, (index, loss))
+    return found
 
 
 def make_logits_loss(config: DistillationConfig, ensemble: Ensemble) -> LogitsLoss:

@@ -20,7 +20,7 @@ from ..forward.adaptors import Outputs
 from ..losses import Mean
 from ..registry import MATCH_LOSS_MAP
 from .ensemble import Ensemble, Targets, as_targets, make_ensemble
-from .logits_loss import LogitsLoss, make_logits_loss
+from .logits_loss import LogitsLoss, make_logits_loss, own_losses
 from .loss_calls import BoundLoss, as_sum_and_count
 from .match_terms import Projection, match_terms
 from .optimal_transport import LAYER_WEIGHTS, cost_attention, equal_weights, shared_weights
@@ -190,6 +190,12 @@ class Objective:
         power = self._logits.loss.row.temperature_power
         return TermWeight(value, float(self.base_temperature(step)), power)
 
+    def _weights_of_logits(self, step: jax.Array | int) -> tuple[Any, Any]:
+        """The weights of ``kd_loss`` and ``hard_label_loss``."""
+        both = (self.weights[name] for name in ("kd_loss", "hard_label_loss"))
+        kd, hard = (weight(step) if callable(weight) else weight for weight in both)
+        return kd, hard
+
     def terms(
         self,
         student: Outputs,
@@ -212,9 +218,12 @@ class Objective:
         temperature = self.base_temperature(step)
         teacher = jax.lax.stop_gradient(teacher)
         targets = as_targets(self.ensemble, teacher, step=step, temperature=temperature)
+        losses = None
         if targets is not None:
             if student.logits and targets.compared[0].logits:
-                terms["kd_loss"] = self._logits.terms(student, targets, temperature)
+                terms["kd_loss"], losses = self._logits.terms(
+                    student, targets, temperature, self._weights_of_logits(step)
+                )
                 terms |= self._logits.checks(student, targets)
             elif not self._named_matches() or (
                 (student.logits or targets.compared[0].logits) and self.weights["kd_loss"] != 0
@@ -236,7 +245,7 @@ class Objective:
                     (state or {}).get(name),
                 )
         if student.losses:
-            terms["hard_label_loss"] = student.losses
+            terms["hard_label_loss"] = own_losses(student) if losses is None else losses
         elif not terms:
             raise UsageError("There is nothing to train on: the adaptor returned no 'losses'.")
         elif self.weights["hard_label_loss"] != 0:

@@ -33,11 +33,15 @@ def model(width, seed):
 
 def fused_adaptor(batch, outputs):
     logits = jb.LogitsOf(outputs["hidden"], outputs["table"], softcap=5.0, tied=True)
-    return {
-        "logits": logits,
-        "logits_mask": batch["mask"],
-        "losses": fused_cross_entropy.sum_and_count(logits, batch["labels"], batch["mask"]),
-    }
+    losses = jb.LabelLoss(batch["labels"], batch["mask"])
+    return {"logits": logits, "logits_mask": batch["mask"], "losses": losses}
+
+
+def separate_adaptor(batch, outputs):
+    answer = fused_adaptor(batch, outputs)
+    logits, labels = answer["logits"], answer["losses"]
+    losses = fused_cross_entropy.sum_and_count(logits, labels.labels, labels.mask)
+    return {**answer, "losses": losses}
 
 
 def plain_adaptor(batch, outputs):
@@ -55,7 +59,7 @@ def batches():
     shape = EXAMPLES, LENGTH
     data = {
         "ids": rng.integers(0, CLASSES, shape),
-        "labels": rng.integers(0, CLASSES, shape),
+        "labels": np.where(rng.random(shape) < 0.4, -100, rng.integers(0, CLASSES, shape)),
         "mask": (np.arange(LENGTH) < rng.integers(1, LENGTH + 1, (EXAMPLES, 1))).astype(int),
     }
     return list(jb.ArrayLoader(data, 4, shuffle=False))
@@ -86,10 +90,34 @@ def expected():
 def test_a_training_moves_the_weights_as_whole_logits_do(expected, capsys):
     one = distiller(fused_adaptor, train=lambda: quiet(progress=True))
     plan = one.check(optax.sgd(0.2), batches(), num_epochs=2)
-    assert plan.facts == (f"labels: {IN_CHUNKS}", f"kd_loss of logits[0]: {IN_CHUNKS}")
+    assert plan.facts == (f"kd_loss of logits[0] and labels: {IN_CHUNKS}",)
     assert_equal(weights_after(one), expected)
     printed = capsys.readouterr().err
-    assert printed.count(f"kd_loss of logits[0]: {IN_CHUNKS}") == 1
+    assert printed.count(f"kd_loss of logits[0] and labels: {IN_CHUNKS}") == 1
+
+
+def test_labels_may_have_chunks_of_their_own(expected):
+    one = distiller(separate_adaptor)
+    facts = one.check(optax.sgd(0.2), batches(), num_epochs=2).facts
+    assert facts == (f"labels: {IN_CHUNKS}", f"kd_loss of logits[0]: {IN_CHUNKS}")
+    assert_equal(weights_after(one), expected)
+
+
+def test_a_training_on_labels_alone():
+    def trainer(adaptor):
+        return jb.BasicTrainer(quiet(), model(3, seed=2), adaptor)
+
+    facts = trainer(fused_adaptor).check(optax.sgd(0.2), batches(), num_epochs=2).facts
+    assert facts == (f"labels: {IN_CHUNKS}",)
+    assert_equal(*(weights_after(trainer(each)) for each in (fused_adaptor, plain_adaptor)))
+
+
+def test_labels_of_a_head_that_there_is_not_are_one_line():
+    def adaptor(batch, outputs):
+        return {**fused_adaptor(batch, outputs), "losses": jb.LabelLoss(batch["labels"], head=1)}
+
+    with pytest.raises(jb.UsageError, match=r"LabelLoss of logits\[1\], but there are 1 'logits'"):
+        distiller(adaptor).check(optax.sgd(0.2), batches(), num_epochs=2)
 
 
 def test_whole_logits_have_no_facts():
@@ -97,6 +125,7 @@ def test_whole_logits_have_no_facts():
 
 
 def test_accumulation_is_exact():
+    """Counts of labels and of positions have other proportions in each micro-batch."""
     trained = [
         weights_after(distiller(each, train=lambda: quiet(gradient_accumulation_steps=2)))
         for each in (fused_adaptor, plain_adaptor)
@@ -127,5 +156,5 @@ def test_an_evaluation_makes_no_gradient():
         student, teacher, objective, adaptor_S=fused_adaptor, adaptor_T=teacher_adaptor
     )
     state = jb.init_train_state(student, objective, optax.sgd(0.1), seed=0)
-    text = str(jax.make_jaxpr(step)(state, teacher.variables, batches()[0]))
-    assert text.count("dot_general") == 2 + 3  # both layers; the heads: the loss's two, the labels'
+    compiled = jax.jit(step).lower(state, teacher.variables, batches()[0]).compile()
+    assert compiled.as_text().count(" dot(") == 2 + 2  # both layers, both heads

@@ -13,9 +13,13 @@ from jaxbrewer.losses import (
     Chunks,
     LogitsOf,
     choose_chunks,
+    compare_in_chunks,
     fused_cross_entropy,
     fused_loss,
+    kl_divergence,
     map_positions,
+    masked_mean,
+    mean_of_labels,
 )
 from jaxbrewer.objective.top_k import keep_top_k, to_buckets
 from jaxbrewer.registry import KD_LOSS_MAP
@@ -143,6 +147,27 @@ def test_labels_are_counted_where_they_are_classes(chunks):
     equal(*(jax.value_and_grad(form)(student) for form in (actual, expected)))
     assert fused_cross_entropy.sum_and_count(student, LABELS, MASK, chunks=chunks).count == 6
     equal(fused_cross_entropy(student.logits(), LABELS, MASK), actual(student))
+
+
+@pytest.mark.parametrize("weights", [(1.0, 0.5), (0.0, 1.0), (3.0, 1.0)])
+def test_two_means_have_one_gradient_whatever_they_weigh(weights):
+    """Proportions that the forward pass did not expect are computed anew."""
+    student, teacher = head(0, 4, bias=True), head(1, 3)
+    own = jb.LabelLoss(jnp.asarray(LABELS), jnp.asarray(MASK))
+
+    def of_chunk(logits_S, logits_T, given):
+        values = kl_divergence(logits_S, logits_T, 2.0, where=given.mask)
+        return masked_mean(values, given.mask), mean_of_labels(logits_S, given.along)
+
+    def total(student, chunks):
+        kd, labels = compare_in_chunks(
+            of_chunk, student, teacher, jb.losses.Positions(mask=MASK, along=own.rows), chunks,
+            what="both", weights=(1.0, 0.5),
+        )  # fmt: skip
+        return weights[0] * kd.value() + weights[1] * labels.value(), (kd, labels)
+
+    program = jax.jit(jax.value_and_grad(total, has_aux=True), static_argnums=1)
+    equal(program(student, CHUNKS), program(student, Chunks(1, 10)))
 
 
 def test_no_position_gives_zero_and_what_padding_holds_is_not_read():
