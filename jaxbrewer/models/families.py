@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import UsageError, suggest
 from .config import TransformerConfig
 from .heads import TransformerModel
-from .model_types import FAMILIES, TASKS
+from .model_types import FAMILIES
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,6 @@ class Family:
         body_parts: The names after that prefix. Names in files of a model without a head start
             with these.
         architectures: The start of Hugging Face's names of its models, by ``model_type``.
-        endings: The ends of these names by task, where they differ from ``TASKS``.
         fresh: Prefixes of the tensors that a file may lack; these get random weights.
         other_heads: Prefixes of the tensors of heads that no model here has.
         names: Prefixes that differ between our paths and the names in files: ours to theirs.
@@ -39,7 +38,6 @@ class Family:
     body_parts: tuple[str, ...]
     architectures: Mapping[str, str]
     fresh: tuple[str, ...] = ()
-    endings: Mapping[str, str] = dataclasses.field(default_factory=dict)
     other_heads: tuple[str, ...] = ()
     names: Mapping[str, str] = dataclasses.field(default_factory=dict)
     untransposed: tuple[str, ...] = ()
@@ -51,17 +49,15 @@ class Family:
 
     def architecture(self, model: TransformerModel) -> str:
         """The name of a model's class in Hugging Face's library."""
-        return self.architectures[model.config.model_type] + self._ending(model.task)
-
-    def _ending(self, task: str) -> str:
-        return self.endings.get(task, TASKS[task])
+        model_type = model.config.model_type
+        return self.architectures[model_type] + end_of_class(model_type, model.task)
 
     def head_for(self, model_type: str, architectures: Any) -> type[TransformerModel] | None:
         """The model that a config's ``architectures`` names, if it is one of the family's."""
         start = self.architectures[model_type]
         architectures = architectures if isinstance(architectures, list) else []
         for head in self.heads:
-            if start + self._ending(head.task) in architectures:
+            if start + end_of_class(model_type, head.task) in architectures:
                 return head
         return None
 

@@ -193,7 +193,6 @@ FAMILY = Family(
     body="transformer",
     body_parts=("wte", "wpe", "h", "ln_f"),
     architectures={"gpt2": "GPT2"},
-    endings={"causal-language-modeling": "LMHeadModel"},
     other_heads=("lm_head", "score", "multiple_choice_head"),
     untransposed=("c_attn", "c_proj", "c_fc"),
 )

@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError, suggest
-from .model_types import BARE, FAMILIES, PROBLEM_TYPES, TASKS, head_tensors
+from .model_types import (
+    BARE,
+    FAMILIES,
+    PROBLEM_TYPES,
+    TASKS,
+    end_of_class,
+    head_tensors,
+)
 from .weight_files import (
     Tensor,
     is_model_directory,
@@ -45,15 +52,16 @@ class ModelDirectory:
         """Whether the files hold a head for a task, a key of ``TASKS``."""
         architectures = self.fields.get("architectures")
         named = architectures if isinstance(architectures, list) else []
-        tasks = {key for key, end in TASKS.items() for name in named if str(name).endswith(end)}
+        ends = {key: end_of_class(self.model_type, key) for key in TASKS}
+        tasks = {key for key, end in ends.items() for name in named if str(name).endswith(end)}
         if tasks and task not in tasks and task != BARE:  # an encoder can lose its head
             return False
         model_type = self.model_type
         if model_type == "bert" and self.fields.get("classifier_pooling", "cls") == "mean":
             model_type = "mean_pooled_bert"
-        ends = head_tensors(model_type, task)
-        return ends is not None and all(
-            any(f".{name}".endswith(f".{end}") for name in self.tensors) for end in ends
+        heads = head_tensors(model_type, task)
+        return heads is not None and all(
+            any(f".{name}".endswith(f".{end}") for name in self.tensors) for end in heads
         )
 
     @property
@@ -98,7 +106,8 @@ class ModelDirectory:
     @property
     def longest(self) -> int | None:
         """The number of positions, if the config has it."""
-        number = self.fields.get("max_position_embeddings")
+        fields = self.fields
+        number = fields.get("max_position_embeddings", fields.get("n_positions"))
         return number if isinstance(number, int) and number > 0 else None
 
 

@@ -40,6 +40,19 @@ TASKS = {
 }
 """The task of a head, and the end of Hugging Face's names of models with such a head."""
 
+_OTHER_ENDS = {("gpt2", "causal-language-modeling"): "LMHeadModel"}
+
+
+def end_of_class(model_type: str, task: str) -> str:
+    """The end of Hugging Face's name of the model of a family with a head.
+
+    Examples:
+        >>> end_of_class("gpt2", "causal-language-modeling")
+        'LMHeadModel'
+    """
+    return _OTHER_ENDS.get((model_type, task), TASKS[task])
+
+
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 """What the logits of a sequence classification head are: ``problem_type`` of ``config.json``."""
 

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 from jaxbrewer import LogitsOf, UsageError
 from jaxbrewer.models import FAMILIES, LlamaConfig, cut_layers, load, save
 from jaxbrewer.models.families import family_of
+from jaxbrewer.models.model_directory import read_model_directory
 from tests.models.conftest import FIXTURES, expected, stacked
 
 FOLDER = FIXTURES / "decoders"
@@ -239,6 +240,13 @@ def test_a_gpt2_is_as_long_as_its_table_and_cut_where_its_attention_allows():
         model(jnp.ones((1, 21), int))
     with pytest.raises(UsageError, match="attention depends on the number of its layer"):
         cut_layers(model, [1])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_directory_names_the_head_and_the_length_of_its_decoder(case):
+    directory = read_model_directory(FOLDER / case)
+    assert directory.heads == (TASK,)
+    assert directory.longest == load(FOLDER / case).config.max_position_embeddings
 
 
 def test_files_without_the_head_of_an_untied_model_are_refused(tmp_path):
