@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import UsageError, suggest
 from .config import TransformerConfig
 from .heads import TransformerModel
-from .model_types import FAMILIES
+from .model_types import FAMILIES, end_of_class
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
