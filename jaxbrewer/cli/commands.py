@@ -65,6 +65,7 @@ def evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         teacher=_path(arguments.teacher),
         batch_size=arguments.batch_size,
         per_class=arguments.per_class,
+        selective=arguments.selective,
         as_json=arguments.json,
         output=_path(arguments.output),
     )

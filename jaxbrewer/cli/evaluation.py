@@ -32,6 +32,7 @@ def evaluate(
     teacher: Path | None = None,
     batch_size: int = 64,
     per_class: bool = False,
+    selective: float | None = None,
     as_json: bool = False,
     output: Path | None = None,
 ) -> None:
@@ -44,11 +45,14 @@ def evaluate(
         teacher: A model directory to compare the model with.
         batch_size: Texts per batch.
         per_class: Whether to print the metrics of each class too.
+        selective: The rate of agreement with the teacher for which to find a threshold.
         as_json: Whether to print JSON in place of the table.
         output: A file for the JSON.
     """
     if batch_size < 1:
         raise UsageError(f"--batch-size must be at least 1, got {batch_size}.")
+    if selective is not None and not 0 < selective < 1:
+        raise UsageError(f"--selective must be between 0 and 1, got {selective}.")
     if os.path.isfile(path):
         if teacher is not None:
             raise UsageError(f"--teacher: {path} is a job, which names its teacher.")
@@ -67,7 +71,9 @@ def evaluate(
             models = {"teacher": read_text_model(teacher), "student": source}
         task = make_task(source, fields)
     file = str(task.data.test)
-    evaluation = _evaluate(task, models, training, batch_size, per_class)
+    if selective is not None and "student" not in models:
+        raise UsageError("--selective needs a student and a teacher: give --teacher DIR.")
+    evaluation = _evaluate(task, models, training, batch_size, per_class, selective)
     content = {"file": file, **evaluation}
     if output is not None:
         write_json(output, content)
@@ -102,6 +108,7 @@ def _evaluate(
     training: TrainingConfig,
     batch_size: int,
     per_class: bool,
+    selective: float | None,
 ) -> "Evaluation":
     data, path, read = task.data, str(task.data.test), {}
     report_wait("reading the texts")
@@ -130,8 +137,18 @@ def _evaluate(
             check_fits(name, model.config, tokenizer, data, [texts.encoded])
             models[name] = ModelToScore(model, source.directory, texts, head.names)
         evaluation = evaluation_of(
-            task, models, batch_size=batch_size, with_details=per_class, report=report_wait
+            task,
+            models,
+            batch_size=batch_size,
+            with_details=per_class,
+            selective=selective,
+            report=report_wait,
         )
     if per_class and not any(scores.get("details") for scores in evaluation["rows"].values()):
         raise UsageError(f"--per-class: data.task {task.name!r} has no classes.")
+    if selective is not None and "selective" not in evaluation["rows"]["student"]:
+        raise UsageError(
+            f"--selective: the predictions of data.task {task.name!r} by these models cannot be "
+            "compared as single answers."
+        )
     return evaluation

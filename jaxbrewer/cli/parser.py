@@ -258,6 +258,12 @@ def _add_evaluate(adder: Any) -> None:
     results.add_argument(
         "--per-class", action="store_true", help="show the metrics of each class too"
     )
+    results.add_argument(
+        "--selective",
+        metavar="RATE",
+        type=float,
+        help="find the confidence above which the student agrees with the teacher at this rate",
+    )
     results.add_argument("--json", action="store_true", help="print JSON in place of the table")
     results.add_argument("--output", metavar="FILE", help="also write the JSON to a file")
     _add_columns(evaluate).add_argument(

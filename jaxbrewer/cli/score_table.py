@@ -1,7 +1,7 @@
 """The table of an evaluation: a row for each number, a column for each model."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .output import format_bytes, print_line, print_table
@@ -56,6 +56,8 @@ def print_evaluation(evaluation: "Evaluation", *, file: str) -> None:
         if scores.get("cut"):
             who = "" if len(rows) == 1 else f" for the {name}"
             print_line(f"{scores['cut']:,} texts were cut to the maximum length{who}.")
+        if "selective" in scores:
+            print_line(_selection(name, scores["selective"]))
         if scores.get("details"):
             _print_details(name, scores["details"])
 
@@ -92,6 +94,22 @@ def _latency(milliseconds: dict[str, float]) -> str:
     low, high = milliseconds["p50"], milliseconds["p95"]
     digits = max(2 - int(math.log10(max(low, 1))), 0)
     return f"{low:.{digits}f}, {high:.{digits}f} ms"
+
+
+def _selection(name: str, choice: Mapping[str, Any]) -> str:
+    """What the threshold of selective prediction promises, in two sentences."""
+    rate, level = f"{choice['rate']:.4g}", f"{100 * choice['level']:g} % confidence"
+    if not choice["kept"]:
+        return (
+            f"No threshold of confidence keeps an agreement of {rate} with the teacher ({level}): "
+            "all texts should go to the teacher."
+        )
+    return (
+        f"Above a confidence of {choice['threshold']:.4f} the {name} agrees with the teacher on at "
+        f"least {choice['bound']:.4f} of the texts ({level}; {choice['agreement']:.4f} of "
+        f"{choice['kept']:,} here; asked: {rate}). The share below it is "
+        f"{choice['share_below']:.4f}: these texts should go to the teacher."
+    )
 
 
 def _print_details(name: str, details: dict[str, dict[str, float | None]]) -> None:

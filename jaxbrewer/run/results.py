@@ -61,6 +61,8 @@ class Scores(TypedDict):
         agreement: How the predictions differ from the teacher's.
         difference: The metrics minus the teacher's.
         difference_intervals: The intervals of ``difference``, from paired samples.
+        selective: The threshold of confidence above which the teacher is not needed, if asked
+            for: the fields of :class:`~jaxbrewer.text.selective.Selection`.
         details: Metrics of each class or kind of span, if asked for.
         parameters: Number of weights.
         bytes: Size of the files with the weights.
@@ -76,6 +78,7 @@ class Scores(TypedDict):
     agreement: NotRequired[Numbers]
     difference: NotRequired[Numbers]
     difference_intervals: NotRequired[Intervals]
+    selective: NotRequired[Numbers]
     details: NotRequired[dict[str, Numbers]]
     parameters: NotRequired[int]
     bytes: NotRequired[int]

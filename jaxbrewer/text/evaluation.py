@@ -1,5 +1,6 @@
 """Evaluates models: metrics with intervals, agreement with a teacher, size and speed."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from ..forward.as_model import as_model
 from ..models.model_directory import read_model_directory
 from ..run.results import Intervals, Numbers, Scores
 from .inference import measure_latency, run_model
+from .selective import choose_threshold
 from .tasks import Measure, Predictions, Task, Texts
 from .tasks.measure import bootstrap, interval
 
@@ -71,6 +73,7 @@ def evaluation_of(
     resamplings: int = 1000,
     seed: int = 0,
     with_details: bool = False,
+    selective: float | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> Evaluation:
     """Scores models on the same examples; the others are compared with the one named ``teacher``.
@@ -83,6 +86,7 @@ def evaluation_of(
         resamplings: Number of bootstrap samples.
         seed: Seed of the samples.
         with_details: Whether to compute the metrics of each class.
+        selective: The rate of agreement for which to find a threshold of confidence.
         report: Called with what takes the next seconds.
     """
     found: dict[str, tuple[Scores, Measure, Predictions]] = {}
@@ -99,12 +103,14 @@ def evaluation_of(
             _add_differences(
                 scores, measure, measures["teacher"], samples[name], samples["teacher"], level
             )
-            agreement = _agreement(task, models, name, predictions, found["teacher"][2], batch_size)
-            if agreement is not None:
-                [drawn_agreement] = bootstrap([agreement], resamplings=resamplings, seed=seed)
-                values = agreement.metrics()
-                scores["agreement"] = _finite(values)
-                scores["intervals"] |= _intervals(values, drawn_agreement, level)
+            of_teacher = _comparable(task, models, name, found["teacher"][2])
+            if of_teacher is not None:
+                _add_agreement(
+                    task, models, name, scores, predictions, of_teacher,
+                    batch_size=batch_size, level=level, resamplings=resamplings, seed=seed,
+                )  # fmt: skip
+                if selective is not None:
+                    _add_selection(task, scores, predictions, of_teacher, selective, level)
         rows[name] = scores
     return Evaluation(
         task=task.name,
@@ -186,33 +192,58 @@ def _add_differences(
     scores["difference_intervals"] = _intervals(values, samples, level)
 
 
-def _agreement(
+def _comparable(
+    task: Task[Any], models: Mapping[str, ModelToScore], name: str, of_teacher: Predictions
+) -> Predictions | None:
+    """The teacher's predictions as a model's outputs are ordered; ``None`` if they differ."""
+    student, teacher = models[name], models["teacher"]
+    encoded, other = student.texts.encoded, teacher.texts.encoded
+    if task.reads_same_tokens and not np.array_equal(encoded.input_ids, other.input_ids):
+        return None
+    if tuple(student.names) == tuple(teacher.names):
+        return of_teacher
+    if set(student.names) != set(teacher.names):
+        return None
+    return task.reorder(of_teacher, [list(teacher.names).index(one) for one in student.names])
+
+
+def _add_agreement(
     task: Task[Any],
     models: Mapping[str, ModelToScore],
     name: str,
+    scores: Scores,
     predictions: Predictions,
     of_teacher: Predictions,
+    *,
     batch_size: int,
-) -> Measure | None:
-    """How a model agrees with the teacher; ``None`` if their outputs cannot be compared."""
-    student, teacher = models[name], models["teacher"]
-    encoded, other = student.texts.encoded, teacher.texts.encoded
-    has_same_tokens = np.array_equal(encoded.input_ids, other.input_ids)
-    if task.reads_same_tokens and not has_same_tokens:
-        return None
-    if student.names != teacher.names:
-        if set(student.names) != set(teacher.names):
-            return None
-        order = [list(teacher.names).index(output) for output in student.names]
-        reordered = task.reorder(of_teacher, order)
-        if reordered is None:
-            return None
-        of_teacher = reordered
+    level: float,
+    resamplings: int,
+    seed: int,
+) -> None:
+    model, _, (examples, encoded), _ = models[name]
     if task.keeps_both:
-        predictions, _ = run_model(
-            task, student.model, encoded, teacher=teacher.model, batch_size=batch_size
-        )
-    return task.agreement(student.texts.examples, encoded, predictions, of_teacher)
+        teacher = models["teacher"].model
+        predictions, _ = run_model(task, model, encoded, teacher=teacher, batch_size=batch_size)
+    measure = task.agreement(examples, encoded, predictions, of_teacher)
+    if measure is not None:
+        [samples] = bootstrap([measure], resamplings=resamplings, seed=seed)
+        values = measure.metrics()
+        scores["agreement"] = _finite(values)
+        scores["intervals"] |= _intervals(values, samples, level)
+
+
+def _add_selection(
+    task: Task[Any],
+    scores: Scores,
+    predictions: Predictions,
+    of_teacher: Predictions,
+    rate: float,
+    level: float,
+) -> None:
+    answers = task.answers(predictions, of_teacher)
+    if answers is not None:
+        choice = choose_threshold(*answers, rate=rate, level=level)
+        scores["selective"] = _finite(dataclasses.asdict(choice))
 
 
 def _finite(values: Mapping[str, float]) -> Numbers:

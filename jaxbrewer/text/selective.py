@@ -74,8 +74,6 @@ def choose_threshold(
         >>> round(choice.threshold, 2), choice.share_below
         (0.4, 0.4)
     """
-    from scipy.special import betainc, betaincinv  # JAX needs it as well
-
     for name, value in (("rate", rate), ("level", level)):
         if not 0 < value < 1:
             raise UsageError(f"{name} must be between 0 and 1, got {value}.")
@@ -87,7 +85,33 @@ def choose_threshold(
         threshold = -math.inf if place >= count else float(descending[place])
         above = confidence > threshold
         n, x = int(above.sum()), int(agrees[above].sum())
-        if x and betainc(x, n - x + 1, rate) <= error:
-            bound = float(betaincinv(x, n - x + 1, error))
+        if x and _chance_of_at_least(x, n, rate) <= error:
+            bound = _least_rate(x, n, error)
             return Selection(rate, level, max(threshold, 0.0), n, x / n, bound, 1 - n / count)
     return Selection(rate, level, math.inf, 0, math.nan, 0.0, 1.0)
+
+
+def _chance_of_at_least(successes: int, trials: int, rate: float) -> float:
+    """The probability of at least so many successes of a binomial distribution.
+
+    Examples:
+        >>> round(_chance_of_at_least(2, 3, 0.5), 12)
+        0.5
+    """
+    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, trials + 1)))])
+    counts = np.arange(successes, trials + 1)
+    choices = log_factorial[trials] - log_factorial[counts] - log_factorial[trials - counts]
+    logs = choices + counts * math.log(rate) + (trials - counts) * math.log1p(-rate)
+    return float(np.exp(logs).sum())
+
+
+def _least_rate(successes: int, trials: int, error: float) -> float:
+    """The rate at which at least so many successes have the probability ``error``."""
+    low, high = 0.0, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        if _chance_of_at_least(successes, trials, middle) <= error:
+            low = middle
+        else:
+            high = middle
+    return low

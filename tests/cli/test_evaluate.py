@@ -1,8 +1,8 @@
 """``jaxbrewer evaluate`` of models: the table, the JSON, the comparison with a teacher."""
 
 import json
+import re
 import shutil
-from typing import NotRequired
 
 import numpy as np
 import pytest
@@ -20,7 +20,6 @@ class Printed(Evaluation):
     """What ``--json`` prints."""
 
     file: str
-    selective: NotRequired[dict]
 
 
 NAMES = tuple(KINDS)
@@ -116,6 +115,38 @@ def test_the_table_shows_the_numbers_of_the_json_in_100_columns(place, evaluatio
     assert cells["student"]["kl_divergence"] == f"{value:.4f} [{low:.4f}, {high:.4f}]"
     assert cells["teacher"]["kl_divergence"] == ""
     assert cells["student"]["parameters"] == f"{evaluation['rows']['student']['parameters']:,}"
+
+
+def test_selective_prediction_finds_a_threshold(place, capsys):
+    student, file = place / "student", place / "test.jsonl"
+    words = ["evaluate", student, file, "--teacher", student]
+    printed = run(*words, "--selective", 0.95)
+    assert "Above a confidence of 0.0000 the student agrees with the teacher on at least 0." in (
+        printed
+    )
+    assert "(95 % confidence; 1.0000 of 120 here; asked: 0.95)" in printed
+    words[-1] = place / "teacher"
+    found = json.loads(run(*words, "--selective", 0.99, "--json"))["rows"]["student"]["selective"]
+    assert found == {
+        "rate": 0.99, "level": 0.95, "threshold": None, "kept": 0, "agreement": None, "bound": 0,
+        "share_below": 1,
+    }  # fmt: skip
+    assert "all texts should go to the teacher" in run(*words, "--selective", 0.99)
+    assert "--selective must be between 0 and 1" in refused(capsys, *words, "--selective", 1)
+    assert "needs a student and a teacher" in refused(capsys, *words[:3], "--selective", 0.9)
+
+
+def test_metrics_of_each_class_are_shown_when_asked_for(place):
+    words = ["evaluate", place / "student", place / "test.jsonl"]
+    printed = run(*words, "--per-class")
+    details = json.loads(run(*words, "--per-class", "--json"))["rows"]["model"]["details"]
+    p, labels = probabilities(place / "student", place / "test.jsonl")
+    predicted = p.argmax(-1)
+    for number, name in enumerate(NAMES):
+        shown = re.search(rf"^{name} +(.*)$", printed, re.MULTILINE)[1].split()
+        assert shown[-1] == f"{np.sum(labels == number)}"
+        hits = np.sum((labels == number) & (predicted == number))
+        assert details[name]["recall"] == pytest.approx(hits / np.sum(labels == number))
 
 
 def test_cut_texts_are_counted(place):

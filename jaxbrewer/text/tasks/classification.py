@@ -101,6 +101,12 @@ class Classification(ClassesTask[Examples]):
         """The share of equal classes, and the KL divergence from the teacher in nats."""
         return compare_classes(student.rows["logits"], teacher.rows["logits"])
 
+    def answers(self, student: Predictions, teacher: Predictions) -> tuple[np.ndarray, np.ndarray]:
+        """The probability of the student's class, and whether the teacher has the same."""
+        logits, other = student.rows["logits"], teacher.rows["logits"]
+        confidence = np.exp(log_softmax(logits).max(-1))
+        return confidence, logits.argmax(-1) == other.argmax(-1)
+
     def reorder(self, predictions: Predictions, order: Sequence[int]) -> Predictions:
         """The logits with their columns in another order."""
         return Predictions({"logits": predictions.rows["logits"][:, list(order)]})

@@ -272,6 +272,16 @@ class Task(abc.ABC, Generic[Data]):
         """What pictures of a model's predictions for the labelled examples show, if any."""
         return {}
 
+    def answers(
+        self, student: Predictions, teacher: Predictions
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """The confidence of a student's answers, and whether they are the teacher's.
+
+        Returns:
+            Float and bool ``[examples]``; ``None`` if a prediction is not one answer.
+        """
+        return None
+
     def reorder(self, predictions: Predictions, order: Sequence[int]) -> Predictions | None:
         """The predictions of a head whose outputs come in another order.
 
