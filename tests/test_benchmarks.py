@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.conftest import write_model
+
 ROOT = Path(__file__).parent.parent
 SECTIONS = {"behaviour", "numbers", "vocabulary", "decoder", "speed"}
 
@@ -25,3 +27,19 @@ def test_every_section_for_accelerators_runs_on_a_cpu(tmp_path):
     report = json.loads((tmp_path / "numbers.json").read_text())
     assert report["failed"] == {}
     assert {row["section"] for row in report["rows"]} == SECTIONS
+
+
+@pytest.mark.slow
+def test_exports_are_measured(tmp_path):
+    pytest.importorskip("onnxruntime")
+    model = write_model(tmp_path / "model", head=True, num_labels=3, labels=("cat", "dog", "fox"),
+                        max_position_embeddings=128)  # fmt: skip
+    (tmp_path / "test.tsv").write_text("text\tlabel\nit purrs\tcat\nhere barks\tdog\n")
+    command = [sys.executable, "-m", "benchmarks.export", model, tmp_path / "test.tsv"]
+    done = subprocess.run(
+        [*command, "--runs", "1"], cwd=ROOT, capture_output=True, text=True, check=False,
+        env={**os.environ, "JAX_NUMPY_RANK_PROMOTION": "allow",
+             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("| ONNX int8 |") == 1 + 4

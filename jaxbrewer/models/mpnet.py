@@ -7,10 +7,12 @@ References:
 """
 
 import dataclasses
+import functools
 import math
 from typing import ClassVar
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -83,24 +85,48 @@ class MPNetConfig(EncoderConfig):
         return "gelu"
 
 
-def relative_buckets(length: int, buckets: int = 32, furthest: int = 128) -> Int[Array, "l l"]:
+@functools.cache
+def bucket_table(buckets: int, furthest: int, longest: int) -> np.ndarray:
+    """The row of the table of relative positions for distances ``-longest`` to ``longest``, int32.
+
+    A distance is ``query - key``. Half of the rows are for keys after the query. In each half,
+    short distances have a row each, longer ones share rows whose widths grow with the logarithm up
+    to ``furthest``. Computed once, so that no device's logarithm moves a distance to another row.
+
+    Examples:
+        >>> bucket_table(32, 128, 3).tolist()
+        [19, 18, 17, 0, 1, 2, 3]
+    """
+    distance = np.arange(-longest, longest + 1)
+    half = buckets // 2
+    exact = half // 2
+    away = np.abs(distance)
+    scale = np.float32(math.log(furthest / exact))
+    ratio = np.log(np.maximum(away, 1).astype(np.float32) / np.float32(exact)) / scale
+    far = np.minimum(exact + (ratio * np.float32(half - exact)).astype(np.int32), half - 1)
+    rows = np.where(distance < 0, half, 0) + np.where(away < exact, away, far)
+    return rows.astype(np.int32)
+
+
+def relative_buckets(
+    length: int, longest: int = 512, buckets: int = 32, furthest: int = 128
+) -> Int[Array, "l l"]:
     """The row of the table of relative positions, for each query and key.
 
-    Half of the rows are for keys after the query. In each half, short distances have a row each,
-    longer ones share rows whose widths grow with the logarithm up to ``furthest``.
+    Args:
+        length: The length; a symbolic one is at most ``longest``.
+        longest: The largest length of the model.
+        buckets: Rows of the table.
+        furthest: The distance from which all share a row.
 
     Examples:
         >>> print(relative_buckets(4)[0])
         [ 0 17 18 19]
     """
+    longest = max(longest, length) if isinstance(length, int) else longest
     positions = jnp.arange(length)
-    distance = positions[:, None] - positions[None, :]
-    half = buckets // 2
-    exact = half // 2
-    away = jnp.abs(distance)
-    ratio = jnp.log(jnp.maximum(away, 1) / exact) / math.log(furthest / exact)
-    far = jnp.minimum(exact + (ratio * (half - exact)).astype(jnp.int32), half - 1)
-    return jnp.where(distance < 0, half, 0) + jnp.where(away < exact, away, far)
+    table = jnp.asarray(bucket_table(buckets, furthest, longest))
+    return table[positions[:, None] - positions[None, :] + longest]
 
 
 class MPNetEmbeddings(nnx.Module):
@@ -168,10 +194,11 @@ class RelativeBias(nnx.Module):
         init = nnx.initializers.normal(config.initializer_range)
         shape = config.relative_attention_num_buckets, config.num_attention_heads
         self.embedding = nnx.Param(init(rngs.params(), shape, jnp.float32))
+        self.longest = config.max_position_embeddings
 
     def __call__(self, length: int) -> Float[Array, "1 heads length length"]:
         """The bias of each query and key."""
-        rows = relative_buckets(length)
+        rows = relative_buckets(length, self.longest)
         return jnp.take(self.embedding[...], rows, axis=0).transpose(2, 0, 1)[None]
 
 
