@@ -30,6 +30,7 @@ class Qwen2Config(LayeredConfig):
 
     MODEL_TYPES = ("qwen2",)
     ZERO_ALLOWED = frozenset({"num_hidden_layers", "max_window_layers"})
+    NOT_IN_FILES = LayeredConfig.NOT_IN_FILES | {"attention_bias"}  # always true
 
     def __post_init__(self) -> None:
         if not self.use_sliding_window:

@@ -6,6 +6,7 @@ References:
 
 import dataclasses
 
+from .decoder_config import LayeredConfig
 from .llama import llama_family
 from .qwen2 import Qwen2Config
 
@@ -18,6 +19,7 @@ class Qwen3Config(Qwen2Config):
     attention_bias: bool = False
 
     MODEL_TYPES = ("qwen3",)
+    NOT_IN_FILES = LayeredConfig.NOT_IN_FILES
     norms_queries = True
 
     @property

@@ -10,7 +10,7 @@ from jaxbrewer import UsageError
 from jaxbrewer.generation import Sampler, Sampling, generate
 from jaxbrewer.generation.next_token import kept, next_tokens
 from jaxbrewer.generation.sampler import _draw
-from jaxbrewer.models import FAMILIES
+from jaxbrewer.models import FAMILIES, add_lora, quantize_int8
 from jaxbrewer.models.families import family_of
 
 SMALL = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -123,6 +123,15 @@ def test_a_sampler_takes_other_weights(llama):
     drawn = sampler(PROMPTS, params=weights)
     assert drawn.rows() == generate(other, PROMPTS, max_new_tokens=6).rows()
     assert drawn.rows() != sampler(PROMPTS).rows()
+
+
+@pytest.mark.slow
+def test_adapted_and_quantised_models_are_sampled_as_they_answer(llama):
+    for model in (quantize_int8(llama), add_lora(llama, rank=2)):
+        (new,) = generate(model, [PROMPTS[0]], max_new_tokens=6).rows()
+        text = np.array([[*PROMPTS[0], *new]])
+        best = np.argmax(forward(model, text, np.ones_like(text)), axis=-1)[0]
+        assert best[len(PROMPTS[0]) - 1 : -1].tolist() == new
 
 
 def test_draws_follow_the_softmax():

@@ -234,6 +234,34 @@ def test_settings_of_a_decoder_that_are_not_supported_are_refused(model_type, fi
         family_of(model_type).config.from_dict({"model_type": model_type, **fields})
 
 
+def test_a_qwen2_has_its_biases_whatever_the_file_says():
+    config = family_of("qwen2").config
+    assert config.from_dict({"attention_bias": False}).query_bias
+    assert "attention_bias" not in config().to_dict()
+    assert family_of("qwen3").config.from_dict({"attention_bias": True}).output_bias
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ("uniform", "must be a list of layers or 'uniform:n' with n from 1 to 3"),
+        ("uniform:4", "'uniform:4' must be a list of layers or 'uniform:n'"),
+        ("last:2", "'last:2' must be a list of layers"),
+        ([3], "must be layers of a model with 3 layers"),
+    ],
+)
+def test_layers_that_a_model_does_not_have_are_refused(layers, message):
+    with pytest.raises(UsageError, match=message):
+        cut_layers(tiny("llama"), layers)
+
+
+def test_weights_in_several_files_are_those_in_one(tmp_path):
+    model = load(FOLDER / "llama")
+    save(model, tmp_path, max_file_bytes=4_000)
+    assert len(list(tmp_path.glob("model-*-of-*.safetensors"))) > 3
+    jax.tree.map(np.testing.assert_array_equal, weights(load(tmp_path)), weights(model))
+
+
 def test_a_gpt2_is_as_long_as_its_table_and_cut_where_its_attention_allows():
     model = load(FOLDER / "gpt2")
     with pytest.raises(UsageError, match="21 tokens long, the model has 20 positions"):
