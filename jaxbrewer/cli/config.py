@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -117,17 +118,41 @@ class WeightedTeacher(Config):
 
 
 @dataclasses.dataclass(frozen=True)
+class TaskConfig(Config):
+    """One of several tasks.
+
+    Args:
+        data: Its files.
+        teacher: Its teacher; ``path`` is used.
+        distillation: Its losses; by default those of the job.
+    """
+
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    teacher: TeacherConfig = dataclasses.field(default_factory=TeacherConfig)
+    distillation: DistillationConfig | None = None
+
+    def __post_init__(self) -> None:
+        """Builds the sections from mappings."""
+        self.nest("data", DataConfig)
+        self.nest("teacher", TeacherConfig)
+        if self.distillation is not None:
+            self.nest("distillation", DistillationConfig)
+
+
+@dataclasses.dataclass(frozen=True)
 class JobConfig(Config):
     """A job: the sections of the file.
 
     ``training`` applies to both models: the teacher's run is in ``output_dir/teacher``, the
     student's in ``output_dir/student``. ``teachers``, a list of ``{path, weight}``, are several
-    teachers of ``distill`` in place of ``teacher``.
+    teachers of ``distill`` in place of ``teacher``. ``tasks``, a mapping of names to sections of
+    ``data``, ``teacher`` and perhaps ``distillation``, are several tasks of one student.
     """
 
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     teacher: TeacherConfig = dataclasses.field(default_factory=TeacherConfig)
     teachers: Sequence[WeightedTeacher] = ()
+    tasks: Mapping[str, TaskConfig] = dataclasses.field(default_factory=dict)
     student: StudentConfig = dataclasses.field(default_factory=StudentConfig)
     distillation: DistillationConfig = None  # type: ignore[assignment]  # the task fills it
     training: TrainingConfig = dataclasses.field(
@@ -145,6 +170,7 @@ class JobConfig(Config):
         for name, section in SECTIONS.items():
             self.nest(name, section)
         self._nest_teachers()
+        self._nest_tasks()
         self.training.require("output_dir", self.training.output_dir is not None, "a directory")
 
     def _nest_teachers(self) -> None:
@@ -163,6 +189,22 @@ class JobConfig(Config):
                 raise UsageError(f"teachers[{number}]: {error}") from None
             teachers.append(own)
         object.__setattr__(self, "teachers", tuple(teachers))
+
+    def _nest_tasks(self) -> None:
+        given = {} if self.tasks is None else self.tasks
+        self.require("tasks", isinstance(given, Mapping), "a mapping from names to sections")
+        self.require("tasks", len(given) != 1, "at least two; one is the section data")
+        tasks = {}
+        section: Any
+        for name, section in given.items():
+            is_name = isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_-]+", name) is not None
+            self.require("tasks", is_name, "named with letters, digits, _ and -")
+            try:
+                is_built = isinstance(section, TaskConfig)
+                tasks[name] = section if is_built else TaskConfig.from_dict(section)
+            except UsageError as error:
+                raise UsageError(f"tasks.{name}: {error}") from None
+        object.__setattr__(self, "tasks", tasks)
 
 
 SECTIONS: dict[str, type[Config]] = {

@@ -17,7 +17,14 @@ from ..text.tasks import Texts
 from .config import Job, read_data_fields, read_job
 from .job_data import outside_columns, outside_predictions
 from .messages import report_wait
-from .run_paths import baseline_run, find_teachers, named_teachers, student_run, teacher_run
+from .run_paths import (
+    baseline_run,
+    find_teachers,
+    named_teachers,
+    refuse_tasks,
+    student_run,
+    teacher_run,
+)
 from .score_table import print_evaluation
 
 if TYPE_CHECKING:
@@ -57,6 +64,7 @@ def evaluate(
         if teacher is not None:
             raise UsageError(f"--teacher: {path} is a job, which names its teacher.")
         job = read_job(path, overrides)
+        refuse_tasks(job)
         data = dataclasses.replace(job.config.data, **given)
         job = job._replace(config=dataclasses.replace(job.config, data=data))
         job.need("data.test", "a file with labelled texts")

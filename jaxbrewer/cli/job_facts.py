@@ -106,7 +106,6 @@ def training_facts(
     config, loader, steps = job.config.training, training.loader, plan.total_steps
     groups = config.gradient_accumulation_steps
     epochs = "" if plan.num_epochs is None else f", in {plan.num_epochs} epochs"
-    clipped, warmup = optimization.max_grad_norm, round(optimization.warmup * steps)
     precision = (
         f"{config.half_dtype}, {config.fp16_opt_level}"
         if config.fp16 and config.fp16_opt_level != "O0"
@@ -122,15 +121,21 @@ def training_facts(
             "steps",
             f"{steps:,}{epochs}" + (f", {groups} batches each" if groups > 1 else ""),
         ),
-        (
-            "optimizer",
-            f"AdamW, learning rate {optimization.learning_rate} after {warmup:,} steps of "
-            f"warm-up, then falling to 0; weight decay {optimization.weight_decay}; "
-            + (f"gradients clipped at {clipped}" if clipped > 0 else "no clipping"),
-        ),
+        optimizer_fact(optimization, steps),
         ("checkpoints", _describe_checkpoints(plan, config)),
         *(("logits", fact) for fact in plan.facts),
     ]
+
+
+def optimizer_fact(optimization: OptimizationConfig, steps: int) -> tuple[str, str]:
+    """The row about the optimizer."""
+    clipped, warmup = optimization.max_grad_norm, round(optimization.warmup * steps)
+    return (
+        "optimizer",
+        f"AdamW, learning rate {optimization.learning_rate} after {warmup:,} steps of "
+        f"warm-up, then falling to 0; weight decay {optimization.weight_decay}; "
+        + (f"gradients clipped at {clipped}" if clipped > 0 else "no clipping"),
+    )
 
 
 def _describe_checkpoints(plan: "Plan", config: TrainingConfig) -> str:

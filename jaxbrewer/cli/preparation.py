@@ -23,7 +23,14 @@ from .job_data import (
     require_matching_cache,
 )
 from .messages import report_wait
-from .run_paths import RunPaths, baseline_run, find_teachers, named_teachers, student_run
+from .run_paths import (
+    RunPaths,
+    baseline_run,
+    find_teachers,
+    named_teachers,
+    refuse_tasks,
+    student_run,
+)
 
 if TYPE_CHECKING:
     from ..models import TransformerModel
@@ -92,6 +99,7 @@ def prepare_distillation(job: Job) -> PreparedDistillation:
         UsageError: The job is incomplete, or its parts do not fit each other.
     """
     config = job.config
+    refuse_tasks(job)
     task = task_of(config.data)
     is_outside = outside_columns(config.data) is not None
     sources: tuple[ModelDirectory, ...] = () if is_outside else find_teachers(job)

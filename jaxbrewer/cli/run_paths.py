@@ -98,6 +98,15 @@ def baseline_run(config: TrainingConfig) -> RunPaths:
     return RunPaths(Path(str(config.output_dir)) / "baseline")
 
 
+def refuse_tasks(job: Job) -> None:
+    """Raises :class:`UsageError` for a job with several tasks."""
+    if job.config.tasks:
+        raise UsageError(
+            f"{job.path} has several tasks: only `jaxbrewer distill` (without --baseline) and "
+            "`inspect` know such jobs; its models are <output_dir>/student/model/<task>."
+        )
+
+
 def find_teachers(job: Job) -> tuple[ModelDirectory, ...]:
     """The teachers of a job: those of ``teachers``, or else the one of :func:`find_teacher`.
 
@@ -125,6 +134,7 @@ def find_teacher(job: Job) -> ModelDirectory:
     Raises:
         UsageError: There is neither, or the training of the teacher has not finished.
     """
+    refuse_tasks(job)
     run = teacher_run(job.config.training)
     if run.has_model:
         return read_text_model(run.model)

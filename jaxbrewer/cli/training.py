@@ -36,8 +36,9 @@ from .preparation import (
     require_baseline,
 )
 from .results import save_results
-from .run_paths import baseline_run, student_run, teacher_run
+from .run_paths import baseline_run, refuse_tasks, student_run, teacher_run
 from .score_table import print_evaluation
+from .several_tasks import distill_tasks
 
 if TYPE_CHECKING:
     from ..models import TransformerModel
@@ -59,6 +60,7 @@ def train(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
         dry_run: Whether to stop after all checks.
         is_first: Whether this process, of several, is the one that saves.
     """
+    refuse_tasks(job)
     config, data = job.config, job.config.data
     task, run = task_of(data), teacher_run(config.training)
     source = read_text_model(job.need("teacher.path", "the directory of the model to train"))
@@ -136,6 +138,9 @@ def distill(
         baseline: Whether to train the same student on labels alone beside it.
     """
     config, run = job.config, student_run(job.config.training)
+    if config.tasks and not baseline:
+        return distill_tasks(job, dry_run=dry_run, is_first=is_first)
+    refuse_tasks(job)
     if baseline:
         require_baseline(job)
     if is_first:  # the others may find the run that it has started

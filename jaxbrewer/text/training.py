@@ -104,7 +104,7 @@ def make_fine_tuning(
         training: Directories, devices and checkpoints.
         frozen: Prefixes of the paths of parameters that stay as they are.
     """
-    loader = _make_loader(task, encoded, optimization, training)
+    loader = make_loader(task, encoded, optimization, training)
     trainer = BasicTrainer(training, freeze(model, *frozen), task.adaptor)
     return TextTraining(trainer, loader, optimization)
 
@@ -145,7 +145,7 @@ def make_distillation(
     if student_encoded is not None:
         require_no_tokens_compared(task, distillation)
         parts = {"teacher": encoded, "student": student_encoded}
-    loader = _make_loader(task, parts, optimization, training)
+    loader = make_loader(task, parts, optimization, training)
     make: Any = MultiTeacherDistiller if isinstance(teacher, list) else GeneralDistiller
     adaptor_T = None if teacher is None else task.adaptor
     distiller = make(training, distillation, teacher, student, adaptor_T, task.adaptor)
@@ -207,7 +207,7 @@ def cache_teacher(
     build_cache(directory, teacher, task.adaptor, loader, **options)
 
 
-def _make_loader(
+def make_loader(
     task: Task[Any],
     encoded: Encoded | Mapping[str, Encoded],
     optimization: OptimizationConfig,

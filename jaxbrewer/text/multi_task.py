@@ -1,0 +1,114 @@
+"""Distils teachers of several tasks on text into one student with a head for each."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from ..configs import DistillationConfig, OptimizationConfig, TrainingConfig
+from ..distillers import MultiTaskDistiller, Result
+from ..forward.adaptors import Adaptor
+from ..models.shared_encoder import SharedEncoder
+from ..run.plan import Plan
+from .loader import TokenLoader
+from .tasks import Task
+from .tokenize import Encoded
+from .training import make_adamw, make_loader
+
+
+class TaskToDistil(NamedTuple):
+    """One of the tasks.
+
+    Attributes:
+        task: The task.
+        teacher: Its teacher.
+        encoded: Its examples.
+        distillation: Its losses; ``None`` for those that all tasks share.
+    """
+
+    task: Task[Any]
+    teacher: Any
+    encoded: Encoded
+    distillation: DistillationConfig | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiTaskTraining:
+    """A training of several tasks that is ready to run.
+
+    Attributes:
+        trainer: The distiller.
+        loaders: The texts, by task.
+        optimization: The optimizer's settings.
+    """
+
+    trainer: MultiTaskDistiller
+    loaders: Mapping[str, TokenLoader]
+    optimization: OptimizationConfig
+
+    @property
+    def total_steps(self) -> int:
+        """``num_steps``, or as many as the tasks have batches together in ``num_epochs``."""
+        batches = sum(len(loader) for loader in self.loaders.values())
+        steps = batches // self.trainer.train_config.gradient_accumulation_steps
+        return self.optimization.num_steps or self.optimization.num_epochs * max(steps, 1)
+
+    def train(self, callback: Callable[..., Any] | None = None) -> Result:
+        """Runs the training; ``callback`` is that of the distiller."""
+        return self._call(self.trainer.train, callback)
+
+    def check(self, callback: Callable[..., Any] | None = None) -> Plan:
+        """Raises the errors that :meth:`train` would raise, by tracing the first steps."""
+        return self._call(self.trainer.check, callback)
+
+    def _call(self, method: Callable[..., Any], callback: Callable[..., Any] | None) -> Any:
+        return method(
+            make_adamw(self.optimization, self.total_steps),
+            self.loaders,
+            self.total_steps,
+            max_grad_norm=self.optimization.max_grad_norm,
+            callback=callback,
+        )
+
+
+def make_multi_task_distillation(
+    tasks: Mapping[str, TaskToDistil],
+    student: SharedEncoder,
+    distillation: DistillationConfig,
+    optimization: OptimizationConfig,
+    training: TrainingConfig,
+) -> MultiTaskTraining:
+    """Prepares to distil a model for each task into one student.
+
+    Each step draws the task of its batches in proportion to the tasks' numbers of examples.
+
+    Args:
+        tasks: The tasks.
+        student: A student with a head for each.
+        distillation: The losses of tasks without their own. If no task has its own, all of them
+            share the projections of matches.
+        optimization: The optimizer's settings.
+        training: Directories, devices and checkpoints.
+    """
+    configs: Any = distillation
+    if any(own.distillation is not None for own in tasks.values()):
+        configs = {name: own.distillation or distillation for name, own in tasks.items()}
+    for own in tasks.values():
+        own.task.require_losses(own.distillation or distillation)
+    distiller = MultiTaskDistiller(
+        training,
+        configs,
+        {name: own.teacher for name, own in tasks.items()},
+        student,
+        {name: own.task.adaptor for name, own in tasks.items()},
+        {name: _adaptor_of(name, own.task) for name, own in tasks.items()},
+    )
+    loaders = {
+        name: make_loader(own.task, own.encoded, optimization, training)
+        for name, own in tasks.items()
+    }
+    return MultiTaskTraining(distiller, loaders, optimization)
+
+
+def _adaptor_of(name: str, task: Task[Any]) -> Adaptor:
+    """The adaptor of the student's head for a task."""
+    return lambda batch, outputs: task.adaptor(batch, outputs[name])

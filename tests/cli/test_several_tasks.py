@@ -1,0 +1,121 @@
+"""A job with several tasks: one student with a head for each."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.numpy import load_file
+
+from jaxbrewer.cli import main
+from jaxbrewer.models.model_directory import read_model_directory
+from jaxbrewer.run.results import read_results
+from tests.cli.conftest import KINDS, STEPS, run, texts, write_model
+
+NAMES = tuple(sorted(KINDS))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Teachers and texts of two tasks: which animal, and whether it is a cat."""
+    place = tmp_path_factory.mktemp("tasks")
+    write_model(place / "animal", head=True, seed=1, num_labels=3, labels=NAMES)
+    write_model(place / "cat", head=True, seed=2, num_labels=2, labels=("no", "yes"))
+    for name, count, seed in (("train", 48, 0), ("test", 32, 2)):
+        rows = [
+            {"text": text, "label": label, "is_cat": "yes" if label == "cat" else "no"}
+            for text, label in texts(count, seed)
+        ]
+        (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return place
+
+
+@pytest.fixture
+def content(tmp_path):
+    files = {"train": "train.jsonl", "test": "test.jsonl", "max_length": 8}
+    return {
+        "tasks": {
+            "animal": {
+                "data": files,
+                "teacher": {"path": "animal"},
+                "distillation": {"temperature": 2},
+            },
+            "cat": {"data": {**files, "label": "is_cat"}, "teacher": {"path": "cat"}},
+        },
+        "student": {"layers": [0], "optimization": {**STEPS, "num_epochs": 4}},
+        "distillation": {"hard_label_weight": 0.5},
+        "training": {"progress": False, "output_dir": str(tmp_path / "run")},
+    }
+
+
+def write(path, content):
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@pytest.mark.slow
+def test_one_student_learns_every_task(content, place, tmp_path, monkeypatch):
+    monkeypatch.chdir(place)
+    job = write(tmp_path / "job.yaml", content)
+    printed = run("distill", job, "--dry-run")
+    assert "cat: classification\n" in printed
+    assert "24, their tasks drawn by numbers of examples" in printed
+    assert not (tmp_path / "run").exists()
+    run("distill", job)
+    student = tmp_path / "run" / "student"
+    animal, cat = (
+        load_file(student / "model" / name / "model.safetensors") for name in ("animal", "cat")
+    )
+    assert read_model_directory(student / "model" / "cat").labels == ("no", "yes")
+    shared = [name for name in cat if name.startswith("bert.")]
+    assert shared
+    for name in shared:
+        np.testing.assert_array_equal(cat[name], animal[name])
+    results = read_results(student)
+    assert list(results["rows"]) == [
+        "animal/teacher", "animal/student", "cat/teacher", "cat/student",
+    ]  # fmt: skip
+    assert results["training"]["steps"] == 24
+    lines = [json.loads(line) for line in (student / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["cat/unweighted_kd_loss"] for line in lines if "cat/unweighted_kd_loss" in line]
+    assert 0 < len(losses) < len(lines)
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+    assert all("learning_rate" in line for line in lines)
+    scored = run("evaluate", student / "model" / "cat", "test.jsonl", "--label", "is_cat")
+    accuracy = results["rows"]["cat/student"]["metrics"]["accuracy"]
+    assert f"{accuracy:.4f}" in scored
+    assert "tasks.cat.teacher.path" in run("inspect", job)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"tasks": [1]}, "tasks must be a mapping from names to sections"),
+        ({"tasks": {"a": {}}}, "at least two; one is the section data"),
+        ({"tasks": {"a/b": {}, "c": {}}}, "named with letters, digits, _ and -"),
+        ({"tasks": {"a": {"dat": {}}, "c": {}}}, "tasks.a: TaskConfig has no field 'dat'"),
+        ({"tasks": {"a": {}, "c": {}}}, "tasks.a: "),
+        ({"teacher": {"path": "animal"}}, "teacher stands in each of tasks"),
+        ({"data": {"train": "train.jsonl"}}, "data stands in each of tasks"),
+        ({"student": {"size": {"hidden_size": 7}}}, "hidden_size"),
+    ],
+)
+def test_bad_jobs_are_one_line(change, says, content, place, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    job = write(tmp_path / "job.yaml", content | change)
+    assert main(["distill", str(job)]) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words", [["train"], ["plan"], ["evaluate"], ["cache", "build"], ["distill", "--baseline"]]
+)
+def test_other_commands_refuse_such_jobs(words, content, place, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    content["training"]["cache_dir"] = str(tmp_path / "cache")
+    content["data"] = {"test": "test.jsonl"}
+    job = write(tmp_path / "job.yaml", content)
+    assert main([*words, str(job)]) == 2
+    assert "has several tasks: only `jaxbrewer distill`" in capsys.readouterr().err
