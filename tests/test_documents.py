@@ -243,6 +243,19 @@ def test_multi_task(tmp_path):
     assert digit > loop
 
 
+RECIPES = [path for path in (ROOT / "examples" / "recipes").glob("*.py") if path.stem != "recipe"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes(path, tmp_path):
+    output = run(str(path), "--toy", cwd=tmp_path)
+    assert re.findall("^(teacher|labels alone|distilled) ", output, re.MULTILINE) == [
+        "teacher", "labels alone", "distilled"
+    ]  # fmt: skip
+    assert "24 texts with labels, 16 without, 16 to test on" in output
+
+
 @pytest.mark.slow
 def test_layer_matching(tmp_path):
     output = example("layer_matching", 32, 20, cwd=tmp_path)
