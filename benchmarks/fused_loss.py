@@ -22,23 +22,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbrewer.losses import (
-    Chunks,
-    LogitsOf,
-    choose_chunks,
-    fused_cross_entropy,
-    fused_loss,
-)
+import jaxbrewer as jb
+from jaxbrewer.losses import LogitsOf, choose_chunks
+from jaxbrewer.losses import _chunks as chunks
 
 SIZES = ((4096, 128_256), (4096, 151_936), (1024, 32_768))
 
 
-def form(loss: str, chunks: Chunks, labels: bool) -> Callable[..., Any]:
-    """The loss of a student, a teacher and labels; one chunk is the plain form."""
+def form(loss: str, labels: bool, whole: bool) -> Callable[..., Any]:
+    """Value and gradient of an objective of a student, a teacher and labels."""
+    weight = 0.5 if labels else 0.0
+    config = jb.DistillationConfig(kd_loss_type=loss, temperature=2, hard_label_weight=weight)
+    objective = jb.make_objective(config)
 
     def total(student: LogitsOf, teacher: LogitsOf, classes: Any) -> Any:
-        value = fused_loss(student, teacher, loss, 2.0, chunks=chunks)
-        return value + fused_cross_entropy(student, classes, chunks=chunks) if labels else value
+        pair = [x.logits() if whole else x for x in (student, teacher)]
+        losses = (jb.LabelLoss(classes),) if labels else ()
+        outputs = jb.Outputs(logits=(pair[0],), losses=losses)
+        return objective(outputs, jb.Outputs(logits=(pair[1],)), {})[0]
 
     return jax.value_and_grad(total)
 
@@ -59,9 +60,9 @@ def programs(sizes: Any, given: argparse.Namespace) -> Iterator[tuple[str, Any]]
     """The compiled forms, by name."""
     positions, classes = sizes
     shapes = arguments(positions, classes, (given.width, given.teacher_width))
-    own = choose_chunks(positions, classes, chunk_bytes=given.chunk_mb << 20)
-    for name, chunks in (("plain", Chunks(1, positions)), ("fused", own)):
-        yield name, jax.jit(form(given.loss, chunks, given.labels)).lower(*shapes).compile()
+    chunks.CHUNK_BYTES["cpu"] = given.chunk_mb << 20
+    for name, whole in (("plain", True), ("fused", False)):
+        yield name, jax.jit(form(given.loss, given.labels, whole)).lower(*shapes).compile()
 
 
 def memory(given: argparse.Namespace) -> None:
@@ -73,10 +74,10 @@ def memory(given: argparse.Namespace) -> None:
             for name, program in programs(sizes, given)
         }
         plain, fused = (bytes_of[name] / 1e6 for name in ("plain", "fused"))
-        chunks = choose_chunks(*sizes, chunk_bytes=given.chunk_mb << 20)
+        own = choose_chunks(*sizes, chunk_bytes=given.chunk_mb << 20)
         print(
             f"{sizes[0]:,} positions x {sizes[1]:,} classes: plain {plain:,.0f} MB, "
-            f"{chunks.number} chunks of {chunks.size} {fused:,.0f} MB, {plain / fused:.1f} x less"
+            f"{own.number} chunks of {own.size} {fused:,.0f} MB, {plain / fused:.1f} x less"
         )
 
 

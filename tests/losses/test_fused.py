@@ -23,6 +23,7 @@ from jaxbrewer.losses import (
 )
 from jaxbrewer.objective.top_k import keep_top_k, to_buckets
 from jaxbrewer.registry import KD_LOSS_MAP
+from jaxbrewer.testing._properties import PROPERTIES
 
 BATCH, LENGTH, CLASSES = 2, 5, 7
 CHUNKS = Chunks(3, 4)  # twelve places for ten positions
@@ -309,3 +310,20 @@ def test_what_does_not_fit_is_one_line(call, words):
         call(head(0, 4), head(1, 3))
     assert "\n" not in str(caught.value)
     assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", DISTRIBUTIONS)
+def test_the_contract_of_losses_holds_in_chunks(loss):
+    """Each class is a column of the hidden states, so that the gradient is that of the logits."""
+
+    @jb.as_loss
+    def in_chunks(logits_S, logits_T, temperature=1.0, mask=None):
+        student = LogitsOf(logits_S, jnp.eye(5, dtype=logits_S.dtype))
+        count = int(np.prod(logits_S.shape[:-1]))
+        return fused_loss.sum_and_count(
+            student, logits_T, loss, temperature, mask, chunks=Chunks(3, -(-count // 3))
+        )
+
+    checked = [name for name in PROPERTIES if name != "ruled-out classes"]  # -inf * 0 is NaN
+    jb.testing.check_loss(in_chunks, "logits", floor=None, only=checked)
