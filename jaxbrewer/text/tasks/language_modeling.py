@@ -74,9 +74,9 @@ class LanguageModeling(Task[Corpus]):
         return self.head_to_use(source, examples)
 
     def head_to_use(self, source: ModelDirectory, examples: Corpus) -> Head:
-        """The model's own head."""
+        """The model's own head, whose logits are computed in chunks."""
         self.require_head(source)
-        return Head()
+        return Head(settings={"fused_logits": True})
 
     def adaptor(self, batch: Arrays, outputs: Arrays) -> dict[str, Any]:
         """Logits, their mask, labels and the labels' cross-entropy."""
@@ -99,17 +99,29 @@ class LanguageModeling(Task[Corpus]):
 
         A batch with ``teacher_outputs`` gives the divergence from the teacher as well.
         """
+        import jax
         import jax.numpy as jnp
 
-        mask = batch[LOSS_MASK] != 0
-        log_p, labels = _log_softmax(outputs), jnp.maximum(batch["labels"], 0)
-        nats = -jnp.take_along_axis(log_p, labels[..., None], axis=-1)[..., 0]
-        top = jnp.argmax(log_p, axis=-1)
-        kept = {"nats": nats, "correct": top == labels, "top": top}
-        if "teacher_outputs" in batch:
-            log_t = _log_softmax(batch["teacher_outputs"])
-            kept["kl"] = jnp.sum(jnp.exp(log_t) * (log_t - log_p), axis=-1)
-        return {}, {name: jnp.where(mask, values, 0) for name, values in kept.items()}
+        from ...losses import LogitsOf, Positions, map_positions
+
+        def of_positions(logits_S: Any, logits_T: Any, own: Positions) -> dict[str, Any]:
+            log_p = jax.nn.log_softmax(logits_S.astype(jnp.float32), axis=-1)
+            nats = -jnp.take_along_axis(log_p, own.labels[..., None], axis=-1)[..., 0]
+            top = jnp.argmax(log_p, axis=-1)
+            kept = {"nats": nats, "correct": top == own.labels, "top": top}
+            if logits_T is not None:
+                log_t = jax.nn.log_softmax(logits_T.astype(jnp.float32), axis=-1)
+                kept["kl"] = jnp.sum(jnp.exp(log_t) * (log_t - log_p), axis=-1)
+            return kept
+
+        mask, logits = batch[LOSS_MASK] != 0, outputs["logits"]
+        teacher = batch["teacher_outputs"]["logits"] if "teacher_outputs" in batch else None
+        labels = Positions(labels=jnp.maximum(batch["labels"], 0))
+        if isinstance(logits, LogitsOf):
+            found = map_positions(of_positions, logits, teacher, labels)
+        else:
+            found = of_positions(logits, teacher, labels)
+        return {}, {name: jnp.where(mask, values, 0) for name, values in found.items()}
 
     def measure(self, examples: Corpus, encoded: Encoded, predictions: Predictions) -> Measure:
         """Perplexity, accuracy, and bits per byte, which compares models across tokenizers."""
@@ -176,10 +188,3 @@ def _differences(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
     tokens = sums["tokens"].sum()
     found = {"agreement": sums["agree"].sum() / tokens}
     return {**found, "kl": sums["kl"].sum() / tokens} if "kl" in sums else found
-
-
-def _log_softmax(outputs: Arrays) -> Any:
-    import jax
-    import jax.numpy as jnp
-
-    return jax.nn.log_softmax(outputs["logits"].astype(jnp.float32), axis=-1)
