@@ -13,6 +13,7 @@ from ..documents import LOSS_MASK, Documents, PackedLoader
 from ..loader import TextLoader, TokenLoader
 from ..rows import Source
 from ..tokenize import Encoded, Tokenizer
+from .label_loss import PLAIN
 from .measure import Measure
 from .task import Arrays, Head, Predictions, Task
 
@@ -88,11 +89,19 @@ class LanguageModeling(Task[Corpus]):
             "attention": outputs.get("attention_scores"),
         }
         if "labels" in batch:
-            answer |= {
-                "labels": batch["labels"],
-                "losses": self.label_loss(outputs["logits"], batch["labels"]),
-            }
+            labels = batch["labels"]
+            answer |= {"labels": labels, "losses": self._losses(outputs["logits"], labels)}
         return answer
+
+    def _losses(self, logits: Any, labels: Any) -> Any:
+        """The labels' loss; the plain one of a head is computed with that of the teacher."""
+        from ...losses import LabelLoss, LogitsOf
+
+        if not isinstance(logits, LogitsOf):
+            return self.label_loss(logits, labels)
+        if self.label_loss == PLAIN:
+            return LabelLoss(labels)
+        return self.label_loss(logits.logits(), labels)
 
     def keep(self, batch: Arrays, outputs: Arrays) -> tuple[Arrays, Arrays]:
         """The label's loss, whether it is the likeliest token, and what differs from a teacher.
