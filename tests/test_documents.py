@@ -149,6 +149,7 @@ NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
         ("own-loop.md", 1),
         ("schedules.md", 1),
         ("cache.md", 1),
+        ("evaluation.md", 1),
     ],
 )
 def test_programs_of_a_page_print_what_it_shows(name, count, tmp_path):

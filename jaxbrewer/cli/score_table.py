@@ -7,59 +7,66 @@ from typing import TYPE_CHECKING, Any
 from .output import format_bytes, print_line, print_table
 
 if TYPE_CHECKING:
+    from ..run.results import Scores
     from ..text.evaluation import Evaluation
 
-_DIFFERENCE = "{} - teacher"
+_COLUMNS = 3
+"""Columns of a table, so that it fits 100 characters."""
+
+_SIZES: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+    ("parameters", "parameters", "{:,}".format),
+    ("size", "bytes", format_bytes),
+    ("latency p50, p95", "latency_ms", lambda value: _latency(value)),
+    ("texts/s", "examples_per_second", "{:,.0f}".format),
+)
 
 
 def print_evaluation(evaluation: "Evaluation", *, file: str) -> None:
-    """Prints the scores of all models.
+    """Prints the scores of all models, in tables of at most three columns.
 
     Args:
         evaluation: The scores.
         file: The file with the examples.
     """
     rows = evaluation["rows"]
-    compared = [name for name, scores in rows.items() if "difference" in scores]
-    names = [name for scores in rows.values() for name in scores["metrics"]]
-    table = [
-        [
-            metric,
-            *(_with_interval(scores, "metrics", "intervals", metric) for scores in rows.values()),
-            *(
-                _with_interval(rows[name], "difference", "difference_intervals", metric)
-                for name in compared
-            ),
-        ]
-        for metric in dict.fromkeys(names)
-    ]
-    agreements = [name for scores in rows.values() for name in scores.get("agreement", ())]
-    blank = [None] * len(compared)
-    for metric in dict.fromkeys(agreements):
-        cells = [
-            _with_interval(scores, "agreement", "intervals", metric) for scores in rows.values()
-        ]
-        table.append([metric, *cells, *blank])
-    sizes: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
-        ("parameters", "parameters", "{:,}".format),
-        ("size", "bytes", format_bytes),
-        ("latency p50, p95", "latency_ms", _latency),
-        ("texts/s", "examples_per_second", "{:,.0f}".format),
-    )
-    for name, field, cell in sizes:
-        found = [scores.get(field) for scores in rows.values()]
-        table.append([name, *(None if value is None else cell(value) for value in found), *blank])
-    header = ["", *rows, *(_DIFFERENCE.format(name) for name in compared)]
+    columns = {name: _column(scores) for name, scores in rows.items()}
+    for name, scores in rows.items():
+        if "difference" in scores:
+            cells = _cells(scores["difference"], scores["difference_intervals"])
+            columns[f"{name} - teacher"] = cells
     title = f"{evaluation['examples']:,} texts of {file}, on {evaluation['device']}"
-    print_table(table, header, title=title)
+    for start in range(0, len(columns), _COLUMNS):
+        if start:
+            print_line("")
+        _print_columns(dict(list(columns.items())[start : start + _COLUMNS]), title)
+        title = ""
     for name, scores in rows.items():
         if scores.get("cut"):
             who = "" if len(rows) == 1 else f" for the {name}"
-            print_line(f"{scores['cut']:,} texts were cut to the maximum length{who}.")
+            print_line(f"Texts that were cut to the maximum length{who}: {scores['cut']:,}.")
         if "selective" in scores:
             print_line(_selection(name, scores["selective"]))
         if scores.get("details"):
             _print_details(name, scores["details"])
+
+
+def _print_columns(columns: Mapping[str, Mapping[str, str]], title: str) -> None:
+    sizes = [name for name, *_ in _SIZES]
+    names = dict.fromkeys(name for cells in columns.values() for name in cells)
+    order = sorted(names, key=lambda name: name in sizes)  # those of every model come last
+    table = [[name, *(cells.get(name) for cells in columns.values())] for name in order]
+    print_table(table, ["", *columns], title=title)
+
+
+def _column(scores: "Scores") -> dict[str, str]:
+    """The numbers of a model by their names."""
+    intervals = scores.get("intervals", {})
+    values: Mapping[str, Any] = scores
+    return {
+        **_cells(scores["metrics"], intervals),
+        **_cells(scores.get("agreement", {}), intervals),
+        **{name: cell(values[field]) for name, field, cell in _SIZES if field in values},
+    }
 
 
 def format_number(value: float | None) -> str:
@@ -75,13 +82,19 @@ def format_number(value: float | None) -> str:
     return f"{value:,.{max(4 - digits, 0)}f}"
 
 
-def _with_interval(scores: Any, field: str, intervals: str, metric: str) -> str | None:
-    if metric not in scores.get(field, ()):
-        return None
-    value, ends = scores[field][metric], scores[intervals].get(metric, [None, None])
-    if value is None or None in ends:
-        return format_number(value)
-    return f"{format_number(value)} [{format_number(ends[0])}, {format_number(ends[1])}]"
+def _cells(
+    values: Mapping[str, float | None], intervals: Mapping[str, Sequence[float | None]]
+) -> dict[str, str]:
+    """Numbers with their intervals, by name."""
+
+    def cell(name: str) -> str:
+        low, high = intervals.get(name, (None, None))
+        number = format_number(values[name])
+        if low is None or high is None:
+            return number
+        return f"{number} [{format_number(low)}, {format_number(high)}]"
+
+    return {name: cell(name) for name in values}
 
 
 def _latency(milliseconds: dict[str, float]) -> str:

@@ -154,8 +154,8 @@ def test_cut_texts_are_counted(place):
     rows = [{"text": "it often purrs here today", "label": "cat"}, {"text": "it", "label": "dog"}]
     long.write_text("\n".join(map(json.dumps, rows)))
     printed = run("evaluate", place / "student", long, "--max-length", 5)
-    assert "1 texts were cut to the maximum length.\n" in printed
-    assert "cut" not in run("evaluate", place / "student", long, "--max-length", 7)
+    assert "Texts that were cut to the maximum length: 1.\n" in printed
+    assert "were cut" not in run("evaluate", place / "student", long, "--max-length", 7)
 
 
 def test_a_teacher_with_other_classes_is_refused(place, tmp_path, capsys):
