@@ -144,7 +144,7 @@ def _show_run(run: RunPaths) -> None:
             ("devices", abbreviate(manifest.get("devices", []))),
             ("steps", f"{step:,} of {manifest.get('total_steps', 0):,}"),
             ("checkpoints", f"after steps {abbreviate(steps)}" if steps else "none"),
-            ("model", run.model if run.has_model else "not saved yet"),
+            ("model", abbreviate(run.models) if run.models else "not saved yet"),
             (
                 "versions",
                 f"jaxbrewer {manifest.get('jaxbrewer', '?')}, jax {manifest.get('jax', '?')}",

@@ -34,6 +34,12 @@ class RunPaths:
         return os.path.exists(self.directory / "manifest.json")
 
     @property
+    def models(self) -> list[Path]:
+        """The saved models: one, or one for each of several tasks."""
+        folders = [self.model, *sorted(self.model.glob("*"))]
+        return [folder for folder in folders if os.path.isfile(folder / "config.json")]
+
+    @property
     def has_model(self) -> bool:
         """Whether a training has finished here; ``config.json`` is written last."""
         return os.path.isfile(self.model / "config.json")

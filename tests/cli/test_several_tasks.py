@@ -85,6 +85,8 @@ def test_one_student_learns_every_task(content, place, tmp_path, monkeypatch):
     accuracy = results["rows"]["cat/student"]["metrics"]["accuracy"]
     assert f"{accuracy:.4f}" in scored
     assert "tasks.cat.teacher.path" in run("inspect", job)
+    shown = ", ".join(str(student / "model" / name) for name in ("animal", "cat"))
+    assert f"model        {shown}\n" in run("inspect", student)
 
 
 @pytest.mark.parametrize(

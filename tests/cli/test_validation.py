@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -81,6 +82,19 @@ def test_validation_scores_the_checkpoint_on_its_texts(job, data, tmp_path):
     assert best["step"] == results["training"]["best_step"]
     assert best["loss"] == pytest.approx(scores["loss"], rel=1e-4)
     assert results["rows"]["teacher"]["metrics"]["loss"] == pytest.approx(scores["loss"], rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("weights", "extra"), [("balanced", 0), ("{cat: 3}", 2)])
+def test_class_weights_are_in_the_sum_and_in_the_count(weights, extra, job, data, tmp_path):
+    words = ["--teacher.optimization.num_steps", 1, "--teacher.optimization.batch_size", 144]
+    words += ["--data.class_weights", weights, "--data.label_smoothing", 0.2, "--data.test="]
+    printed = run("train", job, *words)
+    assert re.search(r"labels' loss +class weights cat \S+, dog \S+, fox \S+; label smoo", printed)
+    (line,) = (tmp_path / "run" / "teacher" / "metrics.jsonl").read_text().splitlines()
+    rows = (data / "train.tsv").read_text().splitlines()[1:]
+    cats = sum(row.startswith("cat") for row in rows)
+    assert json.loads(line)["count_hard_label_loss"] == pytest.approx(144 + extra * cats, rel=1e-5)
 
 
 def test_the_length_of_the_training_is_saved_with_the_tokenizer(data, tmp_path):

@@ -9,6 +9,7 @@ from jaxbrewer import UsageError
 from jaxbrewer.configs import DataConfig
 from jaxbrewer.losses import add_means
 from jaxbrewer.text.read import Examples
+from jaxbrewer.text.tagged import TaggedTexts
 from jaxbrewer.text.tasks import Head, task_of
 from jaxbrewer.text.tasks.label_loss import LabelLoss, make_label_loss
 
@@ -77,6 +78,14 @@ def test_a_task_learns_with_the_weights_of_its_training_examples():
     batch = {"labels": LABELS, "attention_mask": np.ones((6, 2), np.int32)}
     loss = trained.adaptor(batch, {"logits": jnp.asarray(logits)})["losses"]
     np.testing.assert_allclose(loss.value(), by_hand(logits, LABELS, (1, 4, 1), 0.1), rtol=1e-5)
+
+
+def test_words_are_counted_by_their_tags():
+    examples = TaggedTexts([["x"] * 3, ["y"]], [LABELS[1:4], LABELS[4:5]], ("a", "b", "c"))
+    task = task_of(DataConfig(task="token-classification", class_weights="balanced"))
+    assert task.for_training(examples, Head(examples.label_names)).label_loss.weights == (
+        1.0, 1.5, 0.75,
+    )  # fmt: skip
 
 
 def test_settings_that_do_not_fit_are_refused():
