@@ -78,6 +78,7 @@ class CausalLM(TransformerModel):
         segments = None if segment_ids is None else jnp.asarray(segment_ids)
         if position_ids is None:
             position_ids = positions_of(jnp.ones_like(ids) if mask is None else mask, segments)
+        position_ids = jnp.asarray(position_ids)
         slots = jnp.arange(ids.shape[1])
         is_plain = mask is None and segments is None
         views = {
