@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from ..errors import UsageError, abbreviate, suggest
+from ..errors import UsageError, abbreviate, shown, suggest
 from ..json_files import parse_json
-from .labels import shortened
 from .read import value_of
 from .rows import Source, read_rows
 
@@ -93,7 +92,7 @@ def read_probabilities(
                 {columns._name(key): item for key, item in value.items()}, number, where
             )
         if not isinstance(value, (list, tuple)):
-            raise UsageError(f"{where} must be a list or a mapping, got {shortened(value)}.")
+            raise UsageError(f"{where} must be a list or a mapping, got {shown(value)}.")
         if len(value) != len(names):
             raise UsageError(
                 f"{where} has {len(value)} numbers for {len(names)} classes ({abbreviate(names)})."
@@ -126,8 +125,9 @@ def _number(value: Any, name: str, where: str) -> float:
     if isinstance(value, str):
         with contextlib.suppress(ValueError):
             value = float(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise UsageError(f"{where} must be a number for {name!r}, got {shortened(value)}.")
+    is_number = isinstance(value, float) or (type(value) is int and abs(value) < 2**53)
+    if not is_number:
+        raise UsageError(f"{where} must be a number for {name!r}, got {shown(value)}.")
     if math.isnan(value):
         raise UsageError(f"{where} is NaN for {name!r}, a missing value.")
     return float(value)
@@ -141,7 +141,8 @@ def _logarithms(
     if not is_log and numbers.min() < 0:
         raise UsageError(f"{where} has the probability {numbers.min():g}, which is negative.")
     probabilities = np.exp(numbers) if is_log else numbers
-    total = probabilities.sum()
+    with np.errstate(over="ignore"):
+        total = probabilities.sum()
     if not abs(total - 1) <= TOLERANCE:
         raise UsageError(
             f"{where} sums to {total:g}, not to 1: list the probabilities of all classes."

@@ -210,7 +210,7 @@ def test_words_of_the_command_line(place):
 def without_models_running(monkeypatch):
     """What a model computes does not depend on what is odd in these files, and takes long."""
     plan = Plan(total_steps=10, steps_per_epoch=5)
-    monkeypatch.setattr(training.TextTraining, "check", lambda self: plan)
+    monkeypatch.setattr(training.TextTraining, "check", lambda self, callback=None: plan)
 
     def run_model(task, model, encoded, **_):
         logits = np.zeros((len(encoded), model.config.num_labels), np.float32)

@@ -1,5 +1,6 @@
 """Probabilities of classes in files: forms, checks, and what a distillation makes of them."""
 
+import contextlib
 import json
 
 import numpy as np
@@ -84,6 +85,20 @@ def test_bad_probabilities_name_file_and_line(value, says, tmp_path):
         read_probabilities(path, Columns("probabilities", "p"), NAMES)
     assert says in str(error.value)
     assert str(error.value).startswith(f"{path}:2: the probabilities 'p'")
+
+
+@pytest.mark.parametrize("is_log", [False, True])
+def test_any_value_is_read_or_refused(is_log, tmp_path):
+    odd = [
+        None, True, "", "[", "{}", "[[]]", {}, [], [[]], {"cat": {}}, 10**400, [10**400] * 3,
+        [1e308] * 3, [-1e308] * 3, ["1e999", "0", "0"], ["x" * 999] * 3, {"": 1, "dog": 0},
+        [float("-inf"), 0.0, float("-inf")], "[1, 0, 0]", "\x1b[31m", [None] * 3, [1, 0, 0],
+    ]  # fmt: skip
+    for value in odd:
+        path = written(tmp_path, [{"p": value}])
+        with contextlib.suppress(UsageError):
+            found = read_probabilities(path, Columns("probabilities", "p", is_log), NAMES)
+            assert np.exp(found).sum() == pytest.approx(1), value
 
 
 def test_bad_log_probabilities_are_refused(tmp_path):
