@@ -71,7 +71,7 @@ def permuted(tensor, heads):
     return halves.swapaxes(1, 2).reshape(tensor.shape)
 
 
-def write_gguf(model, path, *, quantised=None, tokenizer=True, metadata=()):
+def write_gguf(model, path, *, quantised=None, tokenizer=True, metadata=(), factors=None):
     from safetensors.numpy import load_file
 
     save(model, path.parent / "source")
@@ -123,6 +123,8 @@ def write_gguf(model, path, *, quantised=None, tokenizer=True, metadata=()):
             writer.add_tensor(stored, data, raw_dtype=quantised)
         else:
             writer.add_tensor(stored, tensor)
+    if factors is not None:
+        writer.add_tensor("rope_freqs.weight", factors)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -158,6 +160,23 @@ def test_a_gguf_file_loads_as_the_directory_it_was_made_from(model_type, fields,
     assert own.keys() == theirs.keys()
     for path, value in own.items():
         np.testing.assert_allclose(theirs[path], value, atol=1e-6, err_msg=str(path))
+
+
+def test_factors_of_rotary_positions_are_those_of_llama_3(tmp_path):
+    scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+               "high_freq_factor": 4.0, "original_max_position_embeddings": 32}  # fmt: skip
+    model = random_model("llama", head_dim=16, rope_theta=500.0, rope_scaling=scaling)
+    frequencies = 500.0 ** -(np.arange(0, 16, 2) / 16)
+    turns = np.clip((32 * frequencies / (2 * np.pi) - 1) / 3, 0, 1)
+    factors = np.float32(1 / ((1 - turns) / 8 + turns))  # as llama.cpp's converter writes them
+    write_gguf(model, tmp_path / "model.gguf", tokenizer=False, factors=factors)
+    positions = np.arange(60)[None]
+    ours, theirs = (
+        each.config.rope_of("full_attention").rotation(positions)
+        for each in (load(tmp_path / "model.gguf"), model)
+    )
+    np.testing.assert_allclose(ours.cos, theirs.cos, atol=1e-5)
+    np.testing.assert_allclose(ours.sin, theirs.sin, atol=1e-5)
 
 
 def test_quantised_tensors_are_dequantised(tmp_path):
