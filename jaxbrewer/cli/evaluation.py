@@ -16,7 +16,7 @@ from ..text.model import check_fits, make_task
 from ..text.tasks import Texts
 from .config import Job, read_data_fields, read_job
 from .job_data import outside_columns, outside_predictions
-from .messages import report_wait
+from .messages import report_progress, report_wait
 from .run_paths import (
     baseline_run,
     find_teachers,
@@ -151,6 +151,7 @@ def _evaluate(
             with_details=per_class,
             selective=selective,
             report=report_wait,
+            progress=report_progress,
         )
     if per_class and not any(scores.get("details") for scores in evaluation["rows"].values()):
         raise UsageError(f"--per-class: data.task {task.name!r} has no classes.")

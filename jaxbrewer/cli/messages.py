@@ -25,6 +25,20 @@ def report_wait(reason: str) -> None:
         print(f"jaxbrewer: {escaped(reason)} ...", file=sys.stderr, flush=True)
 
 
+def report_progress(done: int, total: int | None = None) -> None:
+    """Shows a person at a terminal how many texts are done, in a line that is written over.
+
+    Args:
+        done: The number of texts.
+        total: That of all, if it is known; the line is removed once they are done.
+    """
+    if sys.stderr.isatty():
+        shown = (
+            f"jaxbrewer: {done:,} texts" if total is None else f"jaxbrewer: {done:,} of {total:,}"
+        )
+        print(f"\r\x1b[K{'' if done == total else shown}", end="", file=sys.stderr, flush=True)
+
+
 def spell_flag(name: str, value: object) -> str:
     """A setting of the training as a flag, for messages that propose it.
 

@@ -16,7 +16,7 @@ from ..text import Task
 from ..text.model import load_source, make_task
 from ..text.rows import NumberedRows, Rows, read_rows, read_stream
 from .config import read_data_fields
-from .messages import report_wait
+from .messages import report_progress, report_wait
 
 _BATCHES_PER_CHUNK = 16
 """Batches of a file that are read, and sorted by length, at a time."""
@@ -59,11 +59,17 @@ def predict(
         raise UsageError(f"{file} is empty: it has no examples.")
     report_wait("loading JAX and the model")
     model = load_source(source, task)
+    is_shown, done = output is None and sys.stdout.isatty(), 0
     with _writer(output) as written:
         for examples in itertools.chain([] if first is None else [first], chunks):
             for prediction in model.decode(examples, batch_size=batch_size):
                 written.write(json.dumps(_plain(prediction)) + "\n")
             written.flush()
+            done += len(examples)
+            if not is_shown:
+                report_progress(done)
+    if not is_shown:
+        report_progress(done, done)
 
 
 def _chunks(task: Task[Any], rows: NumberedRows, name: str, size: int) -> Iterator[Any]:

@@ -26,7 +26,7 @@ from .job_facts import (
     training_facts,
     validation_facts,
 )
-from .messages import report_wait
+from .messages import report_progress, report_wait
 from .output import print_line, print_table
 from .preparation import (
     Baseline,
@@ -295,7 +295,7 @@ def _score(job: Job, task: Task[Any], models: "Mapping[str, Scored]") -> dict[st
     }
     if not scored:
         return {}
-    evaluation = evaluation_of(task, scored, report=report_wait)
+    evaluation = evaluation_of(task, scored, report=report_wait, progress=report_progress)
     print_evaluation(evaluation, file=str(job.config.data.test))
     return evaluation["rows"]
 

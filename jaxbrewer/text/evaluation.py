@@ -12,7 +12,7 @@ import numpy as np
 from ..forward.as_model import as_model
 from ..models.model_directory import read_model_directory
 from ..run.results import Intervals, Numbers, Scores
-from .inference import measure_latency, run_model
+from .inference import Progress, measure_latency, run_model
 from .selective import choose_threshold
 from .tasks import Measure, Predictions, Task, Texts
 from .tasks.measure import bootstrap, interval
@@ -75,6 +75,7 @@ def evaluation_of(
     with_details: bool = False,
     selective: float | None = None,
     report: Callable[[str], None] = lambda _: None,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Scores models on the same examples; the others are compared with the one named ``teacher``.
 
@@ -88,11 +89,12 @@ def evaluation_of(
         with_details: Whether to compute the metrics of each class.
         selective: The rate of agreement for which to find a threshold of confidence.
         report: Called with what takes the next seconds.
+        progress: Called while a model runs, with the number of rows so far, and of all.
     """
     found: dict[str, tuple[Scores, Measure, Predictions]] = {}
     for name, to_score in models.items():
         report(f"scoring the {name}")
-        found[name] = _score(task, to_score, batch_size, with_details)
+        found[name] = _score(task, to_score, batch_size, with_details, progress)
     report("computing confidence intervals")
     rows, measures = {}, {name: measure for name, (_, measure, _) in found.items()}
     drawn = bootstrap(list(measures.values()), resamplings=resamplings, seed=seed)
@@ -143,14 +145,18 @@ def count_parameters(model: Any) -> int:
 
 
 def _score(
-    task: Task[Any], to_score: ModelToScore, batch_size: int, with_details: bool
+    task: Task[Any],
+    to_score: ModelToScore,
+    batch_size: int,
+    with_details: bool,
+    progress: Progress | None,
 ) -> tuple[Scores, Measure, Predictions]:
     model, directory, (examples, encoded), _ = to_score
     if isinstance(model, Predictions):
         measure = task.measure(examples, encoded, model)
         return Scores(metrics=_finite(measure.metrics()), intervals={}), measure, model
     assert directory is not None
-    predictions, speed = run_model(task, model, encoded, batch_size=batch_size)
+    predictions, speed = run_model(task, model, encoded, batch_size=batch_size, progress=progress)
     measure = task.measure(examples, encoded, predictions)
     seconds = measure_latency(task, model, encoded, rows=_NUMBER_OF_ROWS_TO_TIME)
     p50, p95 = np.quantile(seconds, [0.5, 0.95]) * 1000

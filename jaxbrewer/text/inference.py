@@ -1,6 +1,7 @@
 """Runs a model over encoded examples and keeps what a task needs of its outputs."""
 
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,12 @@ from ..forward.model import Model
 from .loader import TextLoader, choose_widths
 from .tasks import Predictions, Task
 from .tokenize import Encoded
+
+Progress = Callable[[int, int], None]
+"""Takes the number of rows that are done, and of all."""
+
+_AHEAD = 2
+"""Batches that are dispatched to the device before the host fetches the results of one."""
 
 
 class Inference(NamedTuple):
@@ -40,13 +47,16 @@ class ModelRunner:
         self._loader = TextLoader(encoded, min(batch_size, len(encoded)), shuffle=False)
         self._programs: dict[tuple[int, ...], Any] = {}
 
-    def __call__(self, model: Any, teacher: Any = None) -> Inference:
+    def __call__(
+        self, model: Any, teacher: Any = None, *, progress: Progress | None = None
+    ) -> Inference:
         """Runs a model in evaluation mode.
 
         Args:
             model: The model.
             teacher: A model to compare with, whose outputs the task finds in the batch under
                 ``"teacher_outputs"``.
+            progress: Called after each batch with the number of rows so far, and of all.
 
         Returns:
             The predictions in the order of the rows, and the speed.
@@ -56,12 +66,19 @@ class ModelRunner:
         if not self._programs:
             self._compile(make_forward(self._task, model, teacher), variables, more)
         found: list[tuple[np.ndarray, np.ndarray, Any]] = []
-        start = time.perf_counter()
+        done, start = 0, time.perf_counter()
         for batch in self._loader:
             rows = batch.pop("example_id")
             kept = self._programs[batch["input_ids"].shape](variables, batch, *more)
             found.append((rows, batch["attention_mask"] != 0, kept))
+            if len(found) > _AHEAD:  # the device has work while the host waits
+                found[-_AHEAD - 1] = jax.device_get(found[-_AHEAD - 1])
+                done += len(found[-_AHEAD - 1][0])
+                if progress is not None:
+                    progress(done, len(self._encoded))
         found = jax.device_get(found)
+        if progress is not None:
+            progress(len(self._encoded), len(self._encoded))
         seconds = time.perf_counter() - start
         return Inference(_in_order(found), len(self._encoded) / seconds)
 
@@ -75,10 +92,16 @@ class ModelRunner:
 
 
 def run_model(
-    task: Task[Any], model: Any, encoded: Encoded, *, teacher: Any = None, batch_size: int = 64
+    task: Task[Any],
+    model: Any,
+    encoded: Encoded,
+    *,
+    teacher: Any = None,
+    batch_size: int = 64,
+    progress: Progress | None = None,
 ) -> Inference:
     """Runs a model once over all rows; the arguments of :class:`ModelRunner`."""
-    return ModelRunner(task, encoded, batch_size=batch_size)(model, teacher)
+    return ModelRunner(task, encoded, batch_size=batch_size)(model, teacher, progress=progress)
 
 
 def measure_latency(

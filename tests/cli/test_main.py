@@ -16,7 +16,7 @@ import pytest
 from jaxbrewer import UsageError, __version__
 from jaxbrewer.cli import config, main
 from jaxbrewer.cli.config import SECTIONS, JobConfig, section_defaults, split_overrides
-from jaxbrewer.cli.messages import report_wait, spell_flag
+from jaxbrewer.cli.messages import report_progress, report_wait, spell_flag
 from jaxbrewer.cli.parser import FIELDS, make_parser
 from jaxbrewer.errors import setting, spelling
 from tests.cli.conftest import run
@@ -155,6 +155,18 @@ def test_a_terminal_shows_the_current_task(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     report_wait("reading \x1b[31m")
     assert capsys.readouterr().err == "jaxbrewer: reading \\x1b[31m ...\n"
+
+
+def test_a_terminal_shows_how_many_texts_are_done(monkeypatch, capsys):
+    report_progress(1)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    for done in (1000, 2000):
+        report_progress(done, 2000)
+    report_progress(64)
+    assert capsys.readouterr().err.split("\r\x1b[K") == [
+        "", "jaxbrewer: 1,000 of 2,000", "", "jaxbrewer: 64 texts"
+    ]  # fmt: skip
 
 
 def test_messages_speak_the_dialect_of_flags(tmp_path, capsys, job):

@@ -121,6 +121,21 @@ def test_output_is_a_file_that_appears_when_it_is_complete(model, file, tmp_path
     assert "x cannot be written: No such file or directory" in line
 
 
+def test_progress_counts_the_texts_up_to_the_last(model, file):
+    task = Classification(DataConfig(max_length=16))
+    encoded = task.encode(Tokenizer(model), read_examples(file, label=None))
+    calls = []
+    loaded = load_bert(model)
+    found = run_model(
+        task, loaded, encoded, batch_size=16, progress=lambda *call: calls.append(call)
+    )
+    assert calls == [(16, 75), (32, 75), (48, 75), (75, 75)]
+    other = run_model(task, loaded, encoded, batch_size=16)
+    np.testing.assert_array_equal(
+        found.predictions.rows["logits"], other.predictions.rows["logits"]
+    )
+
+
 def test_numbers_that_are_not_finite_are_null():
     assert prediction._plain({"p": [float("nan"), 1.0], "n": (1,)}) == {"p": [None, 1.0], "n": [1]}
 
