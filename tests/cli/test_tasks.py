@@ -133,6 +133,29 @@ def test_bad_settings_of_tasks_are_refused(task, words, says, data, tmp_path, ca
     assert says in refused(capsys, "distill", job, *words)
 
 
+BAD = {
+    "multi-label": ('{"text": "it purrs", "label": 3}', "must be a list of names"),
+    "regression": ('{"text": "it purrs", "label": "much"}', "must be a number, got 'much'"),
+    "token-classification": ('{"tokens": ["it"], "tags": []}', "1 words have 0 tags"),
+    "question-answering": (
+        '{"question": "who", "context": "it purrs", "answers": []}',
+        "the question has no answer: if questions may have none, set data.no_answer",
+    ),
+}
+"""A line that each task refuses, and what it says."""
+
+
+@pytest.mark.parametrize("task", BAD)
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_bad_lines_of_every_task_are_refused(task, part, data, tmp_path, capsys):
+    job, (line, says) = write_job(tmp_path, data / "base", task), BAD[task]
+    (tmp_path / "bad.jsonl").write_text(line)
+    said = refused(capsys, "train", job, f"--data.{part}", tmp_path / "bad.jsonl")
+    assert says in said
+    assert "bad.jsonl:1" in said
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_teacher_with_names_reads_data_with_numbers(job, data, tmp_path, capsys):
     rows = [f"{text},{float(list(KINDS).index(label))}" for text, label in texts(24, 0)]
     (tmp_path / "numbers.csv").write_text("\n".join(["text,label", *rows]))

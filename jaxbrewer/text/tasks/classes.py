@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from ...errors import UsageError, abbreviate
 from ...models.model_directory import ModelDirectory
 from ..labels import UnknownLabelError
-from .task import Dataset, Head, Task
+from .task import Dataset, Head, Predictions, Task
 
 
 class Labelled(Dataset, Protocol):
@@ -41,6 +41,16 @@ class ClassesTask(Task[Data]):
             source = "data.labels" if given else origin
             remedy = "add it there" if given else "to have more, list all of them in data.labels"
             raise UsageError(f"{error} The classes are those of {source}: {remedy}.") from None
+
+    def reorder(self, predictions: Predictions, order: Sequence[int]) -> Predictions:
+        """The logits with their columns in another order."""
+        chosen = list(order)
+        return Predictions(
+            *(
+                {name: array[:, chosen] for name, array in arrays.items()}
+                for arrays in (predictions.rows, predictions.tokens)
+            )
+        )
 
     def describe(self, examples: Data) -> list[tuple[str, str]]:
         """The names of the classes."""

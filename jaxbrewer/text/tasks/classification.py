@@ -107,10 +107,6 @@ class Classification(ClassesTask[Examples]):
         confidence = np.exp(log_softmax(logits).max(-1))
         return confidence, logits.argmax(-1) == other.argmax(-1)
 
-    def reorder(self, predictions: Predictions, order: Sequence[int]) -> Predictions:
-        """The logits with their columns in another order."""
-        return Predictions({"logits": predictions.rows["logits"][:, list(order)]})
-
     def decode(
         self, examples: Examples, encoded: Encoded, predictions: Predictions, names: Sequence[str]
     ) -> Iterator[dict[str, Any]]:
