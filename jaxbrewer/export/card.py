@@ -26,6 +26,10 @@ CARD = "README.md"
 _SIZES = (
     "num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "vocab_size",
 )  # fmt: skip
+_DATA = ("task", "train", "unlabelled", "validation", "test", "max_length")
+_PARTS = ("teacher.", "training.seed")
+_PARTS_OF_STUDENT = ("teacher.path", "student.", "distillation.", "training.seed")
+"""The starts of the settings that made a model."""
 _PIPELINES = {
     "sequence-classification": "text-classification",
     "token-classification": "token-classification",
@@ -241,8 +245,11 @@ def run_facts(directory: Path) -> dict[str, Any]:
     if isinstance(rows, dict) and all(isinstance(row, dict) for row in rows.values()):
         found["results"] = [{"model": name, **_scores(row)} for name, row in rows.items()]
     if isinstance(settings, dict):
-        data, teacher = _given(settings.pop("data", {})), settings.get("teacher")
-        found["settings"] = _given(settings)
+        parts = _PARTS_OF_STUDENT if results.get("role") == "student" else _PARTS
+        given, teacher = _given(settings), settings.get("teacher")
+        found["settings"] = {n: value for n, value in given.items() if n.startswith(parts)}
+        columns = _given(settings.get("data", {}))
+        data = {name: columns[name] for name in _DATA if name in columns}
         if isinstance(test, dict) and "examples" in test:
             data["test examples"] = test["examples"]
         found["data"] = data
