@@ -47,7 +47,7 @@ class Metadata(TypedDict):
     model: dict[str, Any]
     inputs: list[str]
     outputs: list[str]
-    longest_input: int
+    longest_input: int | None
     parity: dict[str, Any]
     versions: dict[str, str]
     files: dict[str, dict[str, Any]]
@@ -154,7 +154,7 @@ class Artifact:
             if name not in inputs:
                 raise UsageError(f"{self.directory} needs the inputs {', '.join(names)}.")
         length, longest = inputs[names[0]].shape[1], self.metadata["longest_input"]
-        if length > longest:
+        if longest is not None and length > longest:
             raise UsageError(
                 f"The inputs are {length} tokens long, {self.directory} reads at most {longest}: "
                 "truncate the texts."

@@ -140,7 +140,7 @@ def _parity(export: Mapping[str, Any]) -> str:
             "format": kind,
             "inputs": ", ".join(export["inputs"]),
             "outputs": ", ".join(export["outputs"]),
-            "longest input": f"{export['longest_input']} tokens",
+            "longest input": f"{export['longest_input'] or 'any number of'} tokens",
             "largest difference from the model": f"{parity['max_abs_difference']:.2g}",
             "largest output": f"{parity['largest_output']:.3g}",
             "same prediction": f"{parity['same_argmax']:.2%}",

@@ -28,7 +28,7 @@ class Program:
         per_token: Those of the outputs that have an entry per token: ``[batch, length, ...]``.
         weights: The weights by their paths, float32.
         call: ``call(weights, inputs) -> outputs``, all of them dicts of arrays.
-        longest: The largest length of an input.
+        longest: The largest length of an input; ``None`` if the model has no limit.
         facts: What describes the model in metadata: ``model_type``, ``task`` and sizes.
     """
 
@@ -37,14 +37,13 @@ class Program:
     per_token: frozenset[str]
     weights: Arrays
     call: Callable[[Arrays, Arrays], Arrays]
-    longest: int
+    longest: int | None
     facts: Mapping[str, Any]
 
     def abstract(self) -> tuple[Arrays, Arrays]:
         """Shapes and dtypes of the weights and of inputs with symbolic ``batch`` and ``length``."""
-        batch, length = jax.export.symbolic_shape(
-            "batch, length", constraints=[f"length <= {self.longest}"]
-        )
+        limits = [] if self.longest is None else [f"length <= {self.longest}"]
+        batch, length = jax.export.symbolic_shape("batch, length", constraints=limits)
         return (
             jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.weights),
             {name: jax.ShapeDtypeStruct((batch, length), jnp.int32) for name in self.inputs},

@@ -72,7 +72,7 @@ def sample_inputs(
     Raises:
         UsageError: The tokenizer makes ids that the model does not have, or there is no text.
     """
-    longest = min(program.longest, LONGEST_SAMPLE)
+    longest = min(program.longest or LONGEST_SAMPLE, LONGEST_SAMPLE)
     vocabulary = program.facts["vocab_size"]
     if tokenizer is None:
         draw = np.random.default_rng(0)

@@ -12,6 +12,7 @@ from tests.models.conftest import FIXTURES
 
 CASES = [
     *sorted(FIXTURES.glob("families/*/config.json")),
+    *sorted(FIXTURES.glob("decoders/*/config.json")),
     *sorted(FIXTURES.glob("*/config.json")),
 ]
 CASES = {path.parent.name: path.parent for path in CASES}
