@@ -16,6 +16,7 @@ from ..errors import UsageError, missing_extra, reason_of
 from ..forward.adaptors import Outputs
 from ..objective.top_k import SMALL, TopK
 from .documents import LOSS_MASK, Documents
+from .loader import TextLoader
 from .served_scores import METADATA, ScoredTokens, metadata_of, read_scores
 from .tokenize import Tokenizer
 
@@ -45,6 +46,7 @@ def import_scores(
     bits: int = 8,
     fingerprints: Mapping[str, str],
     names: Sequence[str] | None = None,
+    batch_size: int = 64,
 ) -> Manifest:
     """Writes a cache of log-probabilities that files hold.
 
@@ -61,6 +63,7 @@ def import_scores(
         bits: Bits per logit.
         fingerprints: Digests that a reader of the cache must match.
         names: The name of each text in messages.
+        batch_size: The ``batch_size`` of a build with the same records.
 
     Raises:
         UsageError: A file is damaged; a token, its place or a candidate is not that of the texts
@@ -79,7 +82,7 @@ def import_scores(
             f"{paths[0]} was exported from logits of {given['classes']:,} classes, not {classes:,}."
         )
     temperatures = tuple(given.get("temperatures", (1.0,)))
-    joined = _Join(documents, pieces, tokenizer, classes, k, temperatures, names)
+    joined = _Join(documents, pieces, tokenizer, classes, k, temperatures, names, batch_size)
     batches = joined.batches(paths)
     first = next(batches, None)
     if first is None:
@@ -114,11 +117,16 @@ class _Join:
         k: int | None,
         temperatures: tuple[float, ...],
         names: Sequence[str] | None,
+        batch_size: int,
     ):
         self._documents, self._pieces, self._tokenizer = documents, pieces, tokenizer
         self._classes, self._given_k, self._temperatures = classes, k, temperatures
         self.k = k or 0
         self._names = names
+        # padded as `cache build` pads them, since records know the width of their batch
+        self._widths = np.zeros(len(pieces), int)
+        for batch in TextLoader(pieces, min(batch_size, len(pieces)), shuffle=False):
+            self._widths[batch["example_id"]] = batch["input_ids"].shape[1]
         self._seen = np.zeros(len(documents), bool)
         self.outputs = Outputs()
         # of each piece, its first token among those of all documents
@@ -183,8 +191,10 @@ class _Join:
             line = chunk.lines[order[twice[0] + 1]]
             raise UsageError(f"{path}:{line}: a place of the text comes a second time.")
         rows = np.flatnonzero(np.isin(self._pieces.facts["document"], documents))
-        for start in range(0, len(rows), _BATCH_ROWS):
-            yield self._batch(rows[start : start + _BATCH_ROWS], position, candidates, order)
+        for width in np.unique(self._widths[rows]):
+            same = rows[self._widths[rows] == width]
+            for start in range(0, len(same), _BATCH_ROWS):
+                yield self._batch(same[start : start + _BATCH_ROWS], position, candidates, order)
 
     def _batch(
         self,
@@ -195,7 +205,7 @@ class _Join:
     ) -> dict[str, Any]:
         """A batch of pieces; ``position`` is sorted, and ``order`` its rows of ``candidates``."""
         lengths = self._pieces.lengths[rows]
-        batch = self._pieces.batch(rows, int(lengths.max()))
+        batch = self._pieces.batch(rows, int(self._widths[rows[0]]))
         places, within = segment_positions(self._first[rows], lengths)
         row = np.repeat(np.arange(len(rows)), lengths)
         found = np.searchsorted(position, places)

@@ -199,7 +199,7 @@ def test_importing_an_exported_cache_gives_its_records_bit_for_bit(texts, bits, 
     build_cache(folder, (model, PARAMS), adaptor, loader, storage=storage, fingerprints=DIGESTS)
     path = texts.folder / "dump.parquet"
     assert export_scores(folder, path, texts.pieces) == texts.documents.label_count
-    texts.read(path, bits=bits)
+    texts.read(path, bits=bits, batch_size=3)
     built, read = TeacherCache(folder), TeacherCache(texts.folder / "cache")
     keys = built.keys()
     assert read._all.read(keys) == built._all.read(keys)
