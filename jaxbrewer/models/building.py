@@ -26,6 +26,7 @@ from .tensor_names import (
     canonical_names,
     flat_weights,
     is_transposed,
+    names_of_layers,
     starts,
     tensor_name,
 )
@@ -89,11 +90,14 @@ def build(
     config: TransformerConfig,
     files: WeightFiles,
     *,
+    layers: Sequence[int] | None,
     new_head: bool,
     seed: int,
     placement: Placement,
 ) -> TransformerModel:
     """Builds the model from the tensors of the files; missing ones get random weights.
+
+    ``layers`` are those of the files that become the model's, in its order; ``None`` for all.
 
     Raises:
         UsageError: A tensor of the model without its head is missing or has another shape, or a
@@ -108,6 +112,8 @@ def build(
     graph, *parts = nnx.split(abstract, nnx.Param, ...)
     kinds, rest = flat_weights(parts[0]), parts[1]
     names = canonical_names(files, family)
+    if layers is not None:
+        names = names_of_layers(names, head.stack, layers)
     wanted = {path: tensor_name(path, family) for path in shapes}
     heads = starts(fresh for fresh in family.fresh if not fresh.startswith(f"{family.body}."))
     replaced = {name for name in wanted.values() if new_head and name.startswith(heads)}

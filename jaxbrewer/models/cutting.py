@@ -3,7 +3,7 @@
 import dataclasses
 import operator
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -47,11 +47,20 @@ def cut_layers(model: Model, layers: Sequence[int] | str) -> Model:
     owner = operator.attrgetter(path)(student)
     stack = getattr(owner, name)
     setattr(owner, name, nnx.List([stack[number] for number in chosen]))
-    student.config = dataclasses.replace(
-        model.config, num_hidden_layers=len(chosen), **model.config.fields_of_layers(chosen)
-    )
+    student.config = config_of_layers(model.config, chosen)
     nnx.update(student, jax.tree.map(jnp.copy, nnx.state(student)))
     return student
+
+
+def config_of_layers(config: Any, layers: Sequence[int]) -> Any:
+    """The config of a model that keeps only these layers.
+
+    Raises:
+        UsageError: A model of the family cannot consist of them.
+    """
+    return dataclasses.replace(
+        config, num_hidden_layers=len(layers), **config.fields_of_layers(layers)
+    )
 
 
 def layer_numbers(layers: Sequence[int] | str, count: int) -> list[int]:

@@ -234,7 +234,8 @@ class GgufModel:
         if self.architecture == "llama" and ".attn_q." in stored:
             return unpermuted(tensor, self.get("attention.head_count"))
         if self.architecture == "llama" and ".attn_k." in stored:
-            return unpermuted(tensor, self.get("attention.head_count_kv"))
+            heads = self.get("attention.head_count")
+            return unpermuted(tensor, self.get("attention.head_count_kv", heads))
         is_norm = stored.endswith("norm.weight")
         return tensor - 1 if is_norm and self.architecture.startswith("gemma") else tensor
 

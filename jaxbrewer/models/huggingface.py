@@ -19,7 +19,7 @@ from ..errors import UsageError, suggest
 from .bert import BertConfig, BertHead
 from .building import Placement, build
 from .config import TransformerConfig
-from .cutting import cut_layers
+from .cutting import config_of_layers, layer_numbers
 from .families import Family, family_of
 from .gguf_files import gguf_file, open_gguf
 from .heads import TransformerModel
@@ -66,7 +66,8 @@ def load(
             config's ``architectures``.
         num_labels: Outputs of the head; by default those of the config or of ``labels``.
         labels: Names of the classes, in order.
-        layers: Keep only these layers, a list or ``"uniform:n"``; see :func:`cut_layers`.
+        layers: Keep only these layers, a list or ``"uniform:n"``, as :func:`cut_layers` does; the
+            others are not read.
         new_head: Give the head random weights even if the files have one.
         seed: Seed of random weights and of dropout.
         dtype: Floating-point type of the weights, independent of the files.
@@ -120,6 +121,9 @@ def load(
     if head.task == BARE and "pooling" not in settings:
         settings["pooling"] = read_pooling(folder)
     config = _changed(config, settings)
+    chosen = None if layers is None else layer_numbers(layers, config.num_hidden_layers)
+    if chosen is not None:
+        config = config_of_layers(config, chosen)
     with contextlib.ExitStack() as stack:
         files = stack.enter_context(
             open_weights(folder, fields) if gguf is None else gguf.weights()
@@ -127,10 +131,10 @@ def load(
         path = dense_weights(folder) if head.task == BARE else None
         if path is not None:
             files = files.joined(stack.enter_context(open_files([path])), {"linear": DENSE})
-        model = build(
-            head, family, config, files, new_head=new_head, seed=seed, placement=placement
-        )
-    return model if layers is None else cut_layers(model, layers)
+        return build(
+            head, family, config, files, layers=chosen, new_head=new_head, seed=seed,
+            placement=placement,
+        )  # fmt: skip
 
 
 def save(

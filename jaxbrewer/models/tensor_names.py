@@ -1,6 +1,6 @@
 """Paths of weights here, and names of tensors in files."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from flax import nnx
@@ -61,3 +61,27 @@ def canonical_names(files: WeightFiles, family: Family) -> dict[str, str]:
             )
         names[name] = stored
     return names
+
+
+def names_of_layers(names: Mapping[str, str], stack: str, layers: Sequence[int]) -> dict[str, str]:
+    """The names of a model that has only some layers of the files.
+
+    Args:
+        names: Our names, to those in the files.
+        stack: The path of the list of layers.
+        layers: The numbers in the files of the model's layers.
+
+    Examples:
+        >>> names = {"h.0.w": "a", "h.1.w": "b", "h.2.w": "c", "head.w": "d"}
+        >>> names_of_layers(names, "h", [2, 0])
+        {'h.1.w': 'a', 'h.0.w': 'c', 'head.w': 'd'}
+    """
+    places = {number: place for place, number in enumerate(layers)}
+    kept = {}
+    for name, stored in names.items():
+        number, _, rest = name.removeprefix(f"{stack}.").partition(".")
+        if not name.startswith(f"{stack}.") or not number.isdecimal():
+            kept[name] = stored
+        elif int(number) in places:
+            kept[f"{stack}.{places[int(number)]}.{rest}"] = stored
+    return kept

@@ -255,6 +255,16 @@ def test_layers_that_a_model_does_not_have_are_refused(layers, message):
         cut_layers(tiny("llama"), layers)
 
 
+@pytest.mark.parametrize("case", ["gemma3", "gpt2", "qwen2"])
+def test_layers_chosen_when_loading_are_those_cut_from_the_whole(case, caplog):
+    layers = [0] if case == "gpt2" else [-1]
+    read = load(FOLDER / case, layers=layers)
+    cut = cut_layers(load(FOLDER / case), layers)
+    assert read.config == cut.config
+    jax.tree.map(np.testing.assert_array_equal, weights(read), weights(cut))
+    assert not caplog.records
+
+
 def test_weights_in_several_files_are_those_in_one(tmp_path):
     model = load(FOLDER / "llama")
     save(model, tmp_path, max_file_bytes=4_000)
