@@ -74,10 +74,12 @@ if __name__ == "__main__":
     if not given.toy and given.brown is None:
         raise SystemExit("The data are missing: see the head of this file, and give --brown.")
     rows = articles() if given.toy else sentences(Path(given.brown))
+    labels = [*(name for name, _ in TAGS), "X"]
     recipe = Recipe(
-        DataConfig(task="token-classification", max_length=40),
-        rows[:300],
-        rows[300:2000],
-        rows[2000:2600],
+        DataConfig(task="token-classification", max_length=32, labels=labels),
+        rows[:250],
+        rows[250:1250],
+        rows[1250:1650],
+        student_steps=250,
     )
     run(recipe, toy=given.toy)
