@@ -21,6 +21,7 @@ _OVERRIDES = """\
 Every field of the job can be set as --section.field VALUE; values are read as YAML.
 `jaxbrewer inspect JOB` lists all fields with their values."""
 _DATA_FIELDS = {
+    "data.task": ("TASK", "what is learned, and from which columns (docs/tasks.md)"),
     "data.train": ("FILE", "labelled texts: JSONL, CSV, TSV or Parquet"),
     "data.validation": ("FILE", "labelled texts that score each checkpoint; the best is kept"),
     "data.test": ("FILE", "labelled texts that score the result"),
@@ -109,7 +110,7 @@ def make_parser() -> argparse.ArgumentParser:
     """
     parser = _Parser(
         prog="jaxbrewer",
-        description="Knowledge distillation for JAX and Flax: text classifiers from one job file.",
+        description="Knowledge distillation for JAX and Flax: models of text from one job file.",
         epilog=_examples(
             "jaxbrewer demo", "jaxbrewer train job.yaml", "jaxbrewer distill job.yaml"
         ),
