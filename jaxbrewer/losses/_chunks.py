@@ -200,6 +200,9 @@ def means_in_chunks(
                 for weight, count in zip(weights, counts, strict=True)
             ]
         )
+        # The largest is 1, as for one mean: half precision keeps numbers near 1 best.
+        largest = jnp.max(jnp.abs(shares))
+        shares = shares / jnp.where(largest > 0, largest, 1)
     return run(logits, rows, shared, jax.lax.stop_gradient(shares))
 
 
@@ -289,7 +292,6 @@ def _scan(
         d_hidden = None
         if needed.hidden:
             d_hidden = _product(d_products, logits.kernel, 0 if logits.tied else 1)
-            d_hidden = d_hidden.astype(own.dtype)
         if needed.kernel:
             d_kernel = d_kernel + _outer(own.astype(factors), d_products, chunks.parts)
         return d_kernel, (means, d_hidden, d_bias if needed.bias else None)

@@ -77,21 +77,27 @@ def equal(actual, expected):
     jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, 1e-5, 1e-6), actual, expected)
 
 
+def slow_but(first, names):
+    """All names as parameters; those but the first are slow."""
+    marks = [() if name == first else pytest.mark.slow for name in names]
+    return [pytest.param(name, marks=own) for name, own in zip(names, marks, strict=True)]
+
+
 @pytest.mark.parametrize("kind", ["live", "dense", "top k"])
-@pytest.mark.parametrize("loss", DISTRIBUTIONS)
+@pytest.mark.parametrize("loss", slow_but("kl", DISTRIBUTIONS))
 def test_divergences_are_those_of_whole_logits(loss, kind):
     student = head(0, 4, bias=True, softcap=3.0, scale=0.7)
     compare(student, teacher_of(kind), loss, TEMPERATURES, MASK)
 
 
-@pytest.mark.parametrize("loss", OTHERS)
+@pytest.mark.parametrize("loss", slow_but("dkd", OTHERS))
 def test_other_losses_are_those_of_whole_logits(loss):
     compare(head(0, 4), teacher_of("live"), loss, 2.0, MASK)
 
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("softcap", slow_but(2.0, [None, 2.0]))
 def test_any_head_gets_its_gradient(bias, tied, softcap):
     compare(head(0, 4, bias=bias, tied=tied, softcap=softcap), teacher_of("live"), "kl", 2.0)
 
