@@ -72,7 +72,9 @@ def validation_facts(job: Job, texts: Texts | None) -> Facts:
     config = job.config.training
     if texts is None:
         return []
-    ends = "" if config.patience is None else f"; ends after {config.patience} no better ones"
+    ends = (
+        "" if config.patience is None else f"; ends once {config.patience} in a row are no better"
+    )
     return [
         (
             "validation",

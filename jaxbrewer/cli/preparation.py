@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ..models import TransformerModel
     from ..run.plan import Plan
     from ..text.training import TextTraining
+    from ..text.validation import Validation
 
 
 class Teacher(NamedTuple):
@@ -171,7 +172,9 @@ def require_baseline(job: Job) -> None:
         )
 
 
-def prepare_baseline(job: Job, prepared: PreparedDistillation, plan: "Plan") -> Baseline:
+def prepare_baseline(
+    job: Job, prepared: PreparedDistillation, plan: "Plan", validation: "Validation | None"
+) -> Baseline:
     """Prepares the same student for as many optimizer steps on labels alone.
 
     Its checkpoints are as many steps apart as the first two of the distillation.
@@ -180,6 +183,7 @@ def prepare_baseline(job: Job, prepared: PreparedDistillation, plan: "Plan") -> 
         job: The job.
         prepared: The distillation.
         plan: Its length.
+        validation: The callback of both.
     """
     from ..text.training import make_fine_tuning
 
@@ -193,7 +197,7 @@ def prepare_baseline(job: Job, prepared: PreparedDistillation, plan: "Plan") -> 
     training = dataclasses.replace(training, ckpt_steps=first, cache_dir=None)
     steps = dataclasses.replace(config.student.optimization, num_steps=plan.total_steps)
     fine_tuning = make_fine_tuning(task, student, encoded, steps, training)
-    return Baseline(fine_tuning, student, run, fine_tuning.check(None))
+    return Baseline(fine_tuning, student, run, fine_tuning.check(validation))
 
 
 def _make_student(

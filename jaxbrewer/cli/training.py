@@ -155,8 +155,9 @@ def distill(
     with on_device(config.training):
         report_wait("tracing the first step")
         training, task, held_out = prepared.training, prepared.task, prepared.held_out
-        plan = training.check(_validation(task, held_out))
-        beside = prepare_baseline(job, prepared, plan) if baseline else None
+        validation = _validation(task, held_out)
+        plan = training.check(validation)
+        beside = prepare_baseline(job, prepared, plan, validation) if baseline else None
         print_table(_facts_of(job, prepared, plan, beside))
         if dry_run:
             return print_line("All checks passed. Nothing was trained or written.")
@@ -164,7 +165,7 @@ def distill(
             run.remove_model(config.training)
         if config.distillation.is_caching_logits:
             print_line(f"The teacher reads {len(prepared.texts.encoded):,} texts once.")
-        outcome = _fit(job, training, plan, _validation(task, held_out))
+        outcome = _fit(job, training, plan, validation)
         names, test = prepared.head.names, held_out.test
         tokenizer, test_of_teachers = prepared.student_tokens.tokenizer, prepared.test_of_teachers
         models: dict[str, Scored] = {
@@ -180,7 +181,7 @@ def distill(
             if is_first:
                 beside.run.remove_model(config.training)
             print_line("The baseline: the same student on labels alone.")
-            outcome_beside = _fit(job, beside.training, beside.plan, _validation(task, held_out))
+            outcome_beside = _fit(job, beside.training, beside.plan, validation)
             if is_first:
                 job_models.save(beside.student, tokenizer, beside.run.model, config.data)
                 models["baseline"] = (beside.student, beside.run.model, names, test)

@@ -66,6 +66,7 @@ def test_the_baseline_learns_from_labels_alone(job, place, tmp_path):
     assert "baseline     the same student on the labels of" in run("distill", *words, "--dry-run")
     assert not (tmp_path / "run").exists()
     more = ["--data.validation", place / "test.jsonl", "--training.ckpt_steps", 2]
+    more += ["--training.patience", 9]
     printed = run("distill", *words, *more)
     results = read_results(tmp_path / "run" / "student")
     assert list(results["rows"]) == ["teacher", "baseline", "student"]

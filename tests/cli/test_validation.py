@@ -57,7 +57,7 @@ def test_the_best_checkpoint_is_the_saved_model(job, data, tmp_path, monkeypatch
     lowering(monkeypatch, 0.25, 0.75, 0.75, 0.25)
     words += ["--training.overwrite", "true", "--training.patience", 1, "--data.test="]
     printed = run("train", *short(job, *words))
-    assert "ends after 1 no better ones" in printed
+    assert "ends once 1 in a row are no better" in printed
     assert "The training stopped after step 6 of 8" in printed
     training = read_results(teacher)["training"]
     assert (training["steps"], training["planned_steps"], training["best_step"]) == (6, 8, 4)

@@ -228,6 +228,34 @@ def test_nonfinite_weights_are_not_kept():
     assert_equal(ended.student, mlp_params(3))
 
 
+def nnx_mlp():
+    return NnxMLP(3, 4)
+
+
+@pytest.mark.parametrize(
+    "make", [nnx_mlp, lambda: jb.freeze(nnx_mlp(), "first"), lambda: (mlp, mlp_params(3))]
+)
+def test_a_checkpoint_is_restored_into_the_student(make, tmp_path):
+    """By its step, or as the best by ``best_metric``; weights that do not move stay too."""
+    config = {
+        "output_dir": tmp_path, "ckpt_steps": 1, "keep_best": 1, "best_metric": "score",
+    }  # fmt: skip
+    own = trainer(make(), **config)
+    own.train(SGD, [DATA], num_steps=4, callback=scores_of(1, 3, 2, 0))
+    expected = trainer(make()).train(SGD, [DATA], num_steps=2).student
+    found = own.restore()
+    assert found is own.student
+    variables = [
+        jb.as_model(each).variables if isinstance(each, NnxMLP) else each
+        for each in (found, expected)
+    ]
+    assert_equal(*variables)
+    with pytest.raises(jb.UsageError, match="no checkpoint of step 3"):
+        own.restore(3)
+    with pytest.raises(jb.UsageError, match="needs the output_dir"):
+        trainer(make()).restore(1)
+
+
 def test_resuming_a_longer_run_is_refused(tmp_path):
     trainer(output_dir=tmp_path / "run").train(SGD, [DATA], num_epochs=3)
     again = trainer(output_dir=tmp_path / "run", resume=True, force_resume=True)
