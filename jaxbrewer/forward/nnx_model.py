@@ -67,7 +67,7 @@ def from_nnx(
             rng: jax.Array | None = None,
             args: Mapping[str, Any] = {},
         ) -> tuple[Any, PyTree]:
-            weights = _with_keys_of(own_params, params), _with_keys_of(own_state, state)
+            weights = with_keys_of(own_params, params), with_keys_of(own_state, state)
 
             def run(keys: PyTree, batch: Batch) -> tuple[Any, nnx.Module]:
                 module = nnx.merge(graphs[train], weights[0], keys["streams"], weights[1])
@@ -96,12 +96,12 @@ def from_nnx(
         return apply
 
     def export(params: PyTree, state: PyTree) -> nnx.Module:
-        weights = _with_keys_of(own_params, params), _with_keys_of(own_state, state)
+        weights = with_keys_of(own_params, params), with_keys_of(own_state, state)
         return nnx.merge(graphs[False], weights[0], streams, weights[1])
 
     def write_back(params: PyTree, state: PyTree) -> nnx.Module:
-        nnx.update(model, _with_keys_of(own_params, params))
-        nnx.update(model, _with_keys_of(own_state, state))
+        nnx.update(model, with_keys_of(own_params, params))
+        nnx.update(model, with_keys_of(own_state, state))
         return model
 
     return Model(
@@ -191,8 +191,16 @@ def _string_keys(tree: PyTree) -> PyTree:
     return tree
 
 
-def _with_keys_of(template: PyTree, tree: PyTree) -> PyTree:
-    """``tree`` with the keys of ``template``, which are ints for the layers of a list."""
+def with_keys_of(template: PyTree, tree: PyTree) -> PyTree:
+    """``tree`` with the keys of ``template``, which are ints for the layers of a list.
+
+    Examples:
+        >>> with_keys_of({0: None}, {"0": 1.0})
+        {0: 1.0}
+    """
     if isinstance(template, Mapping):
-        return {key: _with_keys_of(value, tree[str(key)]) for key, value in template.items()}
+        return {
+            key: with_keys_of(value, tree[key if key in tree else str(key)])
+            for key, value in template.items()
+        }
     return tree

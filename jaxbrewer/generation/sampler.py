@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from ..errors import UsageError
+from ..forward.nnx_model import with_keys_of
 from ..models import CausalLM
 from .next_token import next_tokens
 from .prompts import Prompts, bucket_of
@@ -129,7 +130,8 @@ class Sampler:
             attention_mask: 0 for padding of a matrix, on either side.
             key: A random key or seed. The same key draws the same tokens for a row, whatever the
                 other prompts of the batch.
-            params: Weights in place of the model's, nested dicts as in ``sampler.params``.
+            params: Weights in place of the model's: those of a train state, or nested dicts as in
+                ``sampler.params``.
 
         Raises:
             UsageError: A prompt is empty or no list of integers, or is too long for a model with a
@@ -147,7 +149,7 @@ class Sampler:
                 f"{sampling.max_new_tokens} exceed the model's {longest} positions."
             )
         tokens, lengths = _draw(
-            self.params if params is None else params,
+            self.params if params is None else self._weights(params),
             self._rest,
             prompts,
             jax.random.key(key) if isinstance(key, int) else key,
@@ -164,6 +166,14 @@ class Sampler:
             greedy=sampling.temperature == 0,
         )
         return Generated(np.asarray(tokens)[:, : sampling.max_new_tokens], np.asarray(lengths))
+
+    def _weights(self, params: Any) -> Any:
+        try:
+            return with_keys_of(self.params, params)
+        except (KeyError, TypeError) as error:
+            raise UsageError(
+                f"params lack {error}: a sampler needs all weights of its model, also frozen ones."
+            ) from None
 
 
 def generate(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxbrewer import UsageError
+from jaxbrewer import UsageError, as_model
 from jaxbrewer.generation import Sampler, Sampling, generate
 from jaxbrewer.generation.next_token import kept, next_tokens
 from jaxbrewer.generation.sampler import _draw
@@ -133,7 +133,10 @@ def test_a_sampler_takes_other_weights(llama):
     weights = nnx.to_pure_dict(nnx.state(other, nnx.Param))
     drawn = sampler(PROMPTS, params=weights)
     assert drawn.rows() == generate(other, PROMPTS, max_new_tokens=6).rows()
+    assert drawn.rows() == sampler(PROMPTS, params=as_model(other).params).rows()
     assert drawn.rows() != sampler(PROMPTS).rows()
+    with pytest.raises(UsageError, match="params lack 'lm_head'"):
+        sampler(PROMPTS, params={"model": weights["model"]})
 
 
 @pytest.mark.slow
