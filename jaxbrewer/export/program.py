@@ -12,7 +12,7 @@ from flax import nnx
 
 from ..models import TransformerModel
 
-INNER = ("hidden_states", "attention_scores", "attentions")
+INNER = ("hidden_states", "attention_scores", "attentions", "logits_of")
 """Outputs of a model that no artifact computes."""
 
 Arrays = dict[str, Any]

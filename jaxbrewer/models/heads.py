@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from ..errors import UsageError
+from ..losses import LogitsOf
 from .config import EncoderConfig
 from .layers import ACTIVATIONS, Hidden, Ids, LayerNorm, Mask, Outputs, dense
 from .model_types import BARE
@@ -304,9 +305,9 @@ class MaskedLM(EncoderModel):
         self.lm = MaskedLMHead(config, rngs=rngs)
 
     def head(self, hidden: Hidden, mask: Mask | None) -> Outputs:
-        """``logits`` of each token."""
-        table = self.embedding_table()
-        return {"logits": per_token(lambda x: self.lm(x, table), hidden)}
+        """``logits`` of each token, and ``logits_of``, what they are computed from."""
+        features, table = per_token(self.lm, hidden), self.embedding_table()
+        return tied_logits(features, table, self.lm.bias[...])
 
 
 class MaskedLMHead(nnx.Module):
@@ -319,9 +320,28 @@ class MaskedLMHead(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(config.vocab_size))
         self.activation = ACTIVATIONS[config.lm_activation]
 
-    def __call__(
-        self, x: Float[Array, "tokens width"], table: Float[Array, "vocabulary embedding"]
-    ) -> Float[Array, "tokens vocabulary"]:
-        """The logits of each token."""
-        x = self.norm(self.activation(self.dense(x)))
-        return x @ table.astype(x.dtype).T + self.bias[...].astype(x.dtype)[None]
+    def __call__(self, x: Float[Array, "tokens width"]) -> Float[Array, "tokens embedding"]:
+        """What the decoder multiplies with the table of word embeddings."""
+        return self.norm(self.activation(self.dense(x)))
+
+
+def tied_logits(
+    features: Float[Array, "batch length embedding"],
+    table: Float[Array, "vocabulary embedding"],
+    bias: Float[Array, " vocabulary"] | None,
+) -> Outputs:
+    """``logits`` by a decoder that is tied to the word embeddings, and their parts ``logits_of``.
+
+    Under ``jit`` the one that is not used costs nothing.
+    """
+    table = table.astype(features.dtype)
+    bias = None if bias is None else bias.astype(features.dtype)
+
+    def decode(x: Float[Array, "tokens embedding"]) -> Float[Array, "tokens vocabulary"]:
+        logits = x @ table.T
+        return logits if bias is None else logits + bias[None]
+
+    return {
+        "logits": per_token(decode, features),
+        "logits_of": LogitsOf(features, table, bias, tied=True),
+    }

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from ..errors import UsageError
 from .config import ACTIVATION_NAMES, EncoderConfig
 from .families import Family
-from .heads import EncoderModel, FeatureExtractor, mean_of_tokens, per_token
+from .heads import EncoderModel, FeatureExtractor, mean_of_tokens, per_token, tied_logits
 from .layers import (
     ACTIVATIONS,
     PADDING_SCORE,
@@ -339,17 +339,10 @@ class ModernBertForMaskedLM(ModernBertHead):
             self.decoder_bias = nnx.Param(jnp.zeros(config.vocab_size))
 
     def head(self, hidden: Hidden, mask: Mask | None) -> Outputs:
-        """``logits`` of each token."""
-        table = self.embedding_table()
-
-        def decode(x: Tokens) -> Float[Array, "tokens vocabulary"]:
-            x = self.prediction_head(x)
-            logits = x @ table.astype(x.dtype).T
-            if self.config.decoder_bias:
-                logits = logits + self.decoder_bias[...].astype(x.dtype)[None]
-            return logits
-
-        return {"logits": per_token(decode, hidden)}
+        """``logits`` of each token, and ``logits_of``, what they are computed from."""
+        bias = self.decoder_bias[...] if self.config.decoder_bias else None
+        features = per_token(self.prediction_head, hidden)
+        return tied_logits(features, self.embedding_table(), bias)
 
 
 class ModernBertForFeatureExtraction(FeatureExtractor, ModernBertEncoder):

@@ -28,7 +28,7 @@ def expected(path):
 
 def stacked(outputs):
     """Our outputs under the names that the oracle gives them."""
-    lists = ("hidden_states", "attention_scores", "attentions")
+    lists = ("hidden_states", "attention_scores", "attentions", "logits_of")
     arrays = {name: value for name, value in outputs.items() if name not in lists}
     arrays |= {f"hidden_{index}": value for index, value in enumerate(outputs["hidden_states"])}
     arrays |= {f"attention_{index}": value for index, value in enumerate(outputs["attentions"])}

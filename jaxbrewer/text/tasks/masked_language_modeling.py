@@ -1,5 +1,6 @@
 """Masked language modeling: the masked tokens of plain texts."""
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -91,15 +92,34 @@ class MaskedLanguageModeling(Task[Examples]):
         return Head()
 
     def adaptor(self, batch: Arrays, outputs: Arrays) -> dict[str, Any]:
-        """Logits and their mask, the masked tokens and their cross-entropy."""
-        labels = batch[LABELS]
+        """Logits at the masked tokens, their mask, these tokens and their cross-entropy.
+
+        With ``data.static_masks`` logits are those of all positions, which a cache can store.
+        """
+        labels, logits = batch[LABELS], outputs["logits"]
+        if not self.data.static_masks:
+            _, labels, logits = self._at_masks(labels, outputs)
         return {
-            "logits": outputs["logits"],
+            "logits": logits,
             "logits_mask": labels != UNLABELLED,
             "labels": labels,
-            "losses": self.label_loss(outputs["logits"], labels),
+            "losses": self.label_loss(logits, labels),
             **shared_outputs(batch, outputs),
         }
+
+    def _at_masks(self, labels: Any, outputs: Arrays) -> tuple[Any, Any, Any]:
+        """The positions of the masked tokens, their labels and logits.
+
+        All are ``[batch, places, ...]``, with as many places as a row of this width can have masks.
+        """
+        import jax.numpy as jnp
+
+        places = max(round(self.data.mask_probability * labels.shape[1]), 1)
+        positions = jnp.argsort(labels == UNLABELLED, axis=1, stable=True)[:, :places]
+        labels = jnp.take_along_axis(labels, positions, axis=1)
+        parts = outputs["logits_of"]
+        hidden = jnp.take_along_axis(parts.hidden, positions[..., None], axis=1)
+        return positions, labels, dataclasses.replace(parts, hidden=hidden).logits()
 
     def keep(self, batch: Arrays, outputs: Arrays) -> tuple[Arrays, Arrays]:
         """Of each masked token its loss, whether it is the likeliest, and the likeliest.
@@ -109,18 +129,24 @@ class MaskedLanguageModeling(Task[Examples]):
         import jax
         import jax.numpy as jnp
 
-        def log_softmax(outputs: Arrays) -> Any:
-            return jax.nn.log_softmax(outputs["logits"].astype(jnp.float32), axis=-1)
+        def log_softmax(outputs: Arrays) -> tuple[Any, Any, Any]:
+            positions, labels, logits = self._at_masks(batch[LABELS], outputs)
+            return positions, labels, jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
 
-        is_masked, labels = batch[LABELS] != UNLABELLED, jnp.maximum(batch[LABELS], 0)
-        log_p = log_softmax(outputs)
-        nats = -jnp.take_along_axis(log_p, labels[..., None], axis=-1)[..., 0]
+        positions, labels, log_p = log_softmax(outputs)
+        own = jnp.take_along_axis(log_p, jnp.maximum(labels, 0)[..., None], axis=-1)[..., 0]
         top = jnp.argmax(log_p, axis=-1)
-        kept = {"nats": nats, "correct": top == labels, "top": top}
+        kept = {"nats": -own, "correct": top == labels, "top": top}
         if "teacher_outputs" in batch:
-            log_t = log_softmax(batch["teacher_outputs"])
+            _, _, log_t = log_softmax(batch["teacher_outputs"])
             kept["kl"] = jnp.sum(jnp.exp(log_t) * (log_t - log_p), axis=-1)
-        return {}, {name: jnp.where(is_masked, values, 0) for name, values in kept.items()}
+        rows = jnp.arange(len(positions))[:, None]
+
+        def in_place(values: Any) -> Any:
+            values = jnp.where(labels != UNLABELLED, values, 0)
+            return jnp.zeros(batch[LABELS].shape, values.dtype).at[rows, positions].set(values)
+
+        return {}, {name: in_place(values) for name, values in kept.items()}
 
     def measure(self, examples: Examples, encoded: Encoded, predictions: Predictions) -> Measure:
         """Perplexity of the masked tokens, and how often the likeliest token is theirs."""
