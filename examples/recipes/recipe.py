@@ -16,12 +16,14 @@ import logging
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from flax import nnx
 
 from jaxbrewer import models
 from jaxbrewer.configs import DataConfig, DistillationConfig, OptimizationConfig, TrainingConfig
+from jaxbrewer.models.config import EncoderConfig
 from jaxbrewer.models.model_directory import read_model_directory
 from jaxbrewer.text import Encoded, Tokenizer, task_of
 from jaxbrewer.text.inference import run_model
@@ -50,6 +52,10 @@ class Recipe:
         distillation: Fields of ``DistillationConfig`` that differ from the task's defaults.
         teacher_epochs: Passes of the teacher over ``train``.
         student_steps: Optimizer steps of each student.
+        student: Fields of the students' config, given the teacher's, that differ from it beside
+            the size.
+        is_cached: Whether the teacher reads every text once.
+        is_compared: Whether the table shows how near students are to the teacher.
     """
 
     data: DataConfig
@@ -59,6 +65,9 @@ class Recipe:
     distillation: dict = dataclasses.field(default_factory=dict)
     teacher_epochs: int = 3
     student_steps: int = 500
+    student: Callable[[EncoderConfig], dict] = lambda config: {}
+    is_cached: bool = True
+    is_compared: bool = False
 
     def smaller(self) -> "Recipe":
         """The recipe at toy size."""
@@ -94,26 +103,31 @@ def run(recipe: Recipe, *, toy: bool = False) -> dict[str, dict[str, list[float]
         train = task.with_head(train, head)
         more = task.read_unlabelled(_rows(recipe.unlabelled, "unlabelled"))
         test = task.with_head(task.read(_rows(recipe.test, "test"), names=head.names), head)
-        labelled, texts = (task.encode(tokenizer, x) for x in (train, train.with_unlabelled(more)))
+        labelled, texts = (task.encode(tokenizer, x) for x in (train, task.join(train, more)))
         tested = task.encode(tokenizer, test)
 
+        settings = {**task.settings_of(read_model_directory(directory)), **head.settings}
         teacher = models.load(
-            directory, task.head, labels=head.names or None, new_head=True, **head.settings
+            directory, task.head, labels=head.names or None, new_head=True, **settings
         )
-        optimization = OptimizationConfig(
-            num_epochs=recipe.teacher_epochs, batch_size=16, learning_rate=2e-4
-        )
-        make_fine_tuning(
-            task, teacher, labelled, optimization, _training(0), frozen=("bert.embeddings",)
-        ).train()
-        scores = {"teacher": [_score(task, teacher, test, tested)]}
-        cache_teacher(f"{folder}/cache", task, teacher, texts)
+        if recipe.teacher_epochs:
+            optimization = OptimizationConfig(
+                num_epochs=recipe.teacher_epochs, batch_size=16, learning_rate=2e-4
+            )
+            make_fine_tuning(
+                task, teacher, labelled, optimization, _training(0), frozen=("bert.embeddings",)
+            ).train()
+        compared = teacher if recipe.is_compared else None
+        scores = {"teacher": [_score(task, teacher, test, tested, compared)]}
+        cache = f"{folder}/cache" if recipe.is_cached else None
+        if cache:
+            cache_teacher(cache, task, teacher, texts, config=_distillation(recipe, task))
         scores |= {"labels alone": [], "distilled": []}
         for seed in range(1 if toy else 3):
             student = _train_alone(recipe, task, teacher, labelled, seed)
-            scores["labels alone"].append(_score(task, student, test, tested))
-            student = _distil(recipe, task, teacher, texts, f"{folder}/cache", seed)
-            scores["distilled"].append(_score(task, student, test, tested))
+            scores["labels alone"].append(_score(task, student, test, tested, compared))
+            student = _distil(recipe, task, teacher, texts, cache, seed)
+            scores["distilled"].append(_score(task, student, test, tested, compared))
     _print(task, scores)
     counts = f"{len(train):,} texts with labels, {len(more):,} without, {len(test):,} to test on"
     print(f"{counts}; {time.monotonic() - start:.0f} s")
@@ -125,14 +139,23 @@ def _rows(rows: list[dict], name: str) -> Rows:
 
 
 def _train_alone(recipe: Recipe, task: Task, teacher, encoded: Encoded, seed: int):
-    student = _new_student(teacher, seed)
+    student = _new_student(recipe, teacher, seed)
     make_fine_tuning(task, student, encoded, _optimization(recipe), _training(seed)).train()
     return student
 
 
-def _distil(recipe: Recipe, task: Task, teacher, encoded: Encoded, cache: str, seed: int):
-    student = _new_student(teacher, seed)
-    config = DistillationConfig(
+def _distil(recipe: Recipe, task: Task, teacher, encoded: Encoded, cache: str | None, seed: int):
+    student = _new_student(recipe, teacher, seed)
+    training = dataclasses.replace(_training(seed), cache_dir=cache)
+    config = _distillation(recipe, task)
+    make_distillation(
+        task, teacher, student, encoded, config, _optimization(recipe), training
+    ).train()
+    return student
+
+
+def _distillation(recipe: Recipe, task: Task) -> DistillationConfig:
+    return DistillationConfig(
         **{
             "temperature": 1,
             "hard_label_weight": 1,
@@ -140,17 +163,12 @@ def _distil(recipe: Recipe, task: Task, teacher, encoded: Encoded, cache: str, s
             **recipe.distillation,
         }
     )
-    training = dataclasses.replace(_training(seed), cache_dir=cache)
-    make_distillation(
-        task, teacher, student, encoded, config, _optimization(recipe), training
-    ).train()
-    return student
 
 
-def _new_student(teacher, seed: int):
+def _new_student(recipe: Recipe, teacher, seed: int):
     """A model of the teacher's family and head, smaller and with random weights."""
     smaller = {"num_hidden_layers": 1} if teacher.config.hidden_size == 16 else STUDENT
-    config = dataclasses.replace(teacher.config, **smaller)
+    config = dataclasses.replace(teacher.config, **smaller, **recipe.student(teacher.config))
     return type(teacher)(config, rngs=nnx.Rngs(seed))
 
 
@@ -164,9 +182,14 @@ def _training(seed: int) -> TrainingConfig:
     return TrainingConfig(output_dir=None, seed=seed, progress=False)
 
 
-def _score(task: Task, model, examples, encoded: Encoded) -> dict[str, float]:
-    predictions, _ = run_model(task, model, encoded)
-    return task.score(examples, encoded, predictions)
+def _score(task: Task, model, examples, encoded: Encoded, teacher=None) -> dict[str, float]:
+    beside = teacher if task.keeps_both else None
+    predictions, _ = run_model(task, model, encoded, teacher=beside)
+    scores = task.score(examples, encoded, predictions)
+    if teacher is None:
+        return scores
+    of_teacher, _ = run_model(task, teacher, encoded)
+    return scores | task.agreement(examples, encoded, predictions, of_teacher).metrics()
 
 
 def _print(task: Task, scores: dict[str, list[dict[str, float]]]) -> None:
