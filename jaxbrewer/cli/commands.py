@@ -180,6 +180,23 @@ def inspect(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     inspect(Path(arguments.path), overrides)
 
 
+def study(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Runs ``jaxbrewer study``."""
+    from .config import read_job
+
+    job = read_job(arguments.job, overrides)
+    keep_compiled_programs()
+    from .study import StudyOptions, study
+
+    options = StudyOptions(
+        seeds=arguments.seeds,
+        temperatures=tuple(arguments.temperatures),
+        label_counts=tuple(arguments.labels),
+        resamplings=arguments.resamplings,
+    )
+    study(job, options, dry_run=arguments.dry_run)
+
+
 def report(arguments: argparse.Namespace, _: Sequence[str]) -> None:
     """Runs ``jaxbrewer report``."""
     from .report import report

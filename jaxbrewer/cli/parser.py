@@ -146,6 +146,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_cache(adder)
     _add_plan(adder)
     _add_inspect(adder)
+    _add_study(adder)
     _add_report(adder)
     _add_export(adder)
     _add_completion(adder)
@@ -420,6 +421,45 @@ def _add_inspect(adder: Any) -> None:
     inspect.add_argument("path", metavar="PATH", help="a model or run directory, or a job")
 
 
+def _add_study(adder: Any) -> None:
+    study = _add(
+        adder,
+        "study",
+        commands.study,
+        "find out whether distillation pays on the data of a job, over several seeds",
+        "jaxbrewer study job.yaml --dry-run",
+        "jaxbrewer study job.yaml --seeds 5 --temperatures 1 4 --labels 100 300",
+        takes_overrides=True,
+    )
+    study.add_argument("job", metavar="JOB", help=_JOB)
+    study.add_argument(
+        "--dry-run", action="store_true", help="check everything; train and write nothing"
+    )
+    arms = study.add_argument_group("arms")
+    arms.add_argument(
+        "--seeds", type=int, default=3, metavar="N", help=_default("seeds of each arm")
+    )
+    arms.add_argument(
+        "--temperatures",
+        type=float,
+        nargs="+",
+        default=[],
+        metavar="T",
+        help="further temperatures",
+    )
+    arms.add_argument(
+        "--labels",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="numbers of labelled examples for a learning curve",
+    )
+    study.add_argument(
+        "--resamplings", type=int, default=1000, metavar="N", help=_default("bootstrap samples")
+    )
+
+
 def _add_report(adder: Any) -> None:
     report = _add(
         adder,
@@ -430,7 +470,7 @@ def _add_report(adder: Any) -> None:
         "jaxbrewer report runs/first/student runs/second/student --output compared.html",
     )
     report.add_argument(
-        "paths", metavar="RUN", nargs="+", help="a run directory, or a directory that holds some"
+        "paths", metavar="RUN", nargs="+", help="a run, a study, or a directory that holds some"
     )
     report.add_argument("--output", metavar="FILE", default="report.html", help=_default())
     report.add_argument("--title", metavar="TEXT", help="its title (default: the runs)")

@@ -1,4 +1,4 @@
-"""``jaxbrewer report``: one HTML page about one or several runs."""
+"""``jaxbrewer report``: one HTML page about runs and studies."""
 
 import os
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 from ..errors import UsageError, reason_of
 from ..json_files import replace_file
 from ..report.page import report_page
-from ..report.records import find_runs
+from ..report.records import find_records
 from .output import format_bytes, print_line
 
 
@@ -15,7 +15,7 @@ def report(paths: Sequence[Path], output: Path, *, title: str | None = None) -> 
     """Writes the page.
 
     Args:
-        paths: Run directories, or directories that hold some.
+        paths: Directories of runs and studies, or directories that hold some.
         output: The file.
         title: Its title; by default the names of the runs.
 
@@ -24,12 +24,13 @@ def report(paths: Sequence[Path], output: Path, *, title: str | None = None) -> 
     """
     if os.path.isdir(output):
         raise UsageError(f"--output {output} is a directory: give a file, such as report.html.")
-    runs = find_runs(paths)
-    names = ", ".join(run.name for run in runs[:3]) + (", ..." if len(runs) > 3 else "")
-    page = report_page(runs, title=title or names).encode("utf-8", "replace")
+    runs, studies = find_records(paths)
+    names = [*studies, *(run.name for run in runs)]
+    title = title or ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    page = report_page(runs, studies, title=title).encode("utf-8", "replace")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{output} cannot be written: {reason_of(error)}.") from None
     replace_file(output, page)
-    print_line(f"{output}: {len(runs)} runs, {format_bytes(len(page))}.")
+    print_line(f"{output}: {len(runs)} runs, {len(studies)} studies, {format_bytes(len(page))}.")

@@ -92,7 +92,7 @@ def train(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
             frozen=tuple(config.teacher.frozen),
         )
         report_wait("tracing the first step")
-        validation = _validation(task, held_out)
+        validation = validation_of(task, held_out)
         plan = training.check(validation)
         facts: Facts = [
             (
@@ -115,7 +115,7 @@ def train(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
             return print_line("All checks passed. Nothing was trained or written.")
         if is_first:
             run.remove_model(config.training)
-        outcome = _fit(job, training, plan, validation)
+        outcome = fit(job, training, plan, validation)
         if not is_first:
             return None
         job_models.save(teacher, tokenizer, run.model, data)
@@ -155,7 +155,7 @@ def distill(
     with on_device(config.training):
         report_wait("tracing the first step")
         training, task, held_out = prepared.training, prepared.task, prepared.held_out
-        validation = _validation(task, held_out)
+        validation = validation_of(task, held_out)
         plan = training.check(validation)
         beside = prepare_baseline(job, prepared, plan, validation) if baseline else None
         print_table(_facts_of(job, prepared, plan, beside))
@@ -165,7 +165,7 @@ def distill(
             run.remove_model(config.training)
         if config.distillation.is_caching_logits:
             print_line(f"The teacher reads {len(prepared.texts.encoded):,} texts once.")
-        outcome = _fit(job, training, plan, validation)
+        outcome = fit(job, training, plan, validation)
         names, test = prepared.head.names, held_out.test
         tokenizer, test_of_teachers = prepared.student_tokens.tokenizer, prepared.test_of_teachers
         models: dict[str, Scored] = {
@@ -181,7 +181,7 @@ def distill(
             if is_first:
                 beside.run.remove_model(config.training)
             print_line("The baseline: the same student on labels alone.")
-            outcome_beside = _fit(job, beside.training, beside.plan, validation)
+            outcome_beside = fit(job, beside.training, beside.plan, validation)
             if is_first:
                 job_models.save(beside.student, tokenizer, beside.run.model, config.data)
                 models["baseline"] = (beside.student, beside.run.model, names, test)
@@ -244,7 +244,7 @@ def _facts_of(
     ]
 
 
-def _validation(task: Task[Any], held_out: HeldOut) -> "Validation | None":
+def validation_of(task: Task[Any], held_out: HeldOut) -> "Validation | None":
     """The callback that scores each checkpoint."""
     from ..text.validation import Validation
 
@@ -252,7 +252,7 @@ def _validation(task: Task[Any], held_out: HeldOut) -> "Validation | None":
     return None if texts is None else Validation(task, texts.examples, texts.encoded)
 
 
-def _fit(
+def fit(
     job: Job, training: "TextTraining", plan: "Plan", validation: "Validation | None"
 ) -> TrainingResult:
     """Trains, and takes the best checkpoint where there are validation texts."""

@@ -40,6 +40,7 @@ svg .line { fill: none; stroke-width: 1.6; stroke-linejoin: round; }
 svg .band { opacity: .16; stroke: none; } svg .box { fill: var(--back); stroke: var(--rule); }
 svg .heat { fill: color-mix(in srgb, var(--c0) calc(var(--share) * 100%), var(--back)); }
 svg text.cell.light { fill: var(--back); } svg text.cell.dark { fill: var(--text); }
+svg.bar { width: 160px; min-width: 160px; height: 18px; display: inline-block; }
 ul.legend { list-style: none; display: flex; flex-wrap: wrap; gap: 2px 14px; margin: 6px 0 0;
   padding: 0; color: var(--soft); font-size: 13px; }
 ul.legend li { overflow-wrap: anywhere; }
@@ -69,11 +70,19 @@ def charts(title: str, figures: Sequence[str]) -> str:
 def table(
     header: Sequence[str], rows: Sequence[Sequence[Any]], *, numbers: Sequence[int] = ()
 ) -> str:
-    """An HTML table; ``numbers`` are the columns to align at the right."""
+    """An HTML table of text; ``numbers`` are the columns to align at the right."""
+    cells = [[escape(value) for value in row] for row in rows]
+    return raw_table(list(map(escape, header)), cells, numbers=numbers)
 
-    def cell(tag: str, column: int, value: Any) -> str:
+
+def raw_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequence[int] = ()
+) -> str:
+    """An HTML table whose cells are HTML."""
+
+    def cell(tag: str, column: int, value: str) -> str:
         kind = ' class="number"' if column in numbers else ""
-        return f"<{tag}{kind}>{escape(value)}</{tag}>"
+        return f"<{tag}{kind}>{value}</{tag}>"
 
     head = "".join(cell("th", column, name) for column, name in enumerate(header))
     lines = ("".join(cell("td", column, value) for column, value in enumerate(row)) for row in rows)

@@ -1,27 +1,32 @@
 """Assembles the page: its sections, and the curves and settings of each run."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from ..study.results import StudyResults
 from .html import STYLE, charts, table
 from .records import RunRecord, differing_settings, is_term
 from .results import results_section
+from .study import study_section
 from .svg import Line, escape, layer_map, line_chart
 
 _OPTIMIZER = ("learning_rate", "grad_norm", "temperature")
 _SPEED = ("examples_per_second", "steps_per_second", "waiting")
 
 
-def report_page(runs: Sequence[RunRecord], *, title: str) -> str:
-    """The page about one or several runs, as one HTML document that loads nothing.
+def report_page(
+    runs: Sequence[RunRecord], studies: Mapping[str, StudyResults], *, title: str
+) -> str:
+    """The page about one or several runs and studies, as one HTML document that loads nothing.
 
     Args:
         runs: The runs.
+        studies: The studies by name.
         title: Its title.
     """
-    sections = [section for section in _sections(runs) if section[2]]
+    sections = [section for section in _sections(runs, studies) if section[2]]
     links = "".join(f'<a href="#{key}">{escape(name)}</a>' for key, name, _ in sections)
     body = "".join(
         f'<section id="{key}"><h2>{escape(name)}</h2>{content}</section>'
@@ -36,7 +41,11 @@ def report_page(runs: Sequence[RunRecord], *, title: str) -> str:
     )
 
 
-def _sections(runs: Sequence[RunRecord]) -> Iterator[tuple[str, str, str]]:
+def _sections(
+    runs: Sequence[RunRecord], studies: Mapping[str, StudyResults]
+) -> Iterator[tuple[str, str, str]]:
+    for number, (name, study) in enumerate(studies.items()):
+        yield f"study{number}", f"Study {name}", study_section(study)
     yield "results", "Results", results_section(runs)
     if len(runs) > 1:
         yield "compared", "Compared", _compared(runs)
@@ -47,6 +56,9 @@ def _sections(runs: Sequence[RunRecord]) -> Iterator[tuple[str, str, str]]:
 
 
 def _summary(runs: Sequence[RunRecord]) -> str:
+    """When, where and with what the runs were made; empty without any."""
+    if not runs:
+        return ""
     rows = []
     for run in runs:
         manifest = run.manifest

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 from jaxtyping import Float
@@ -14,6 +14,7 @@ from jaxtyping import Float
 from ..errors import UsageError, reason_of
 from ..json_files import conform, parse_json, read_json
 from ..run.results import Results, read_results
+from ..study.results import StudyResults, read_study
 
 MANIFEST, CONFIG, METRICS = "manifest.json", "config.json", "metrics.jsonl"
 _OWN_PATHS = ("training.output_dir", "training.log_dir")
@@ -60,7 +61,7 @@ class RunRecord:
     @property
     def name(self) -> str:
         """The last two parts of its path."""
-        return "/".join(self.directory.absolute().parts[-2:])
+        return _name_of(self.directory)
 
     @property
     def last_step(self) -> int:
@@ -68,24 +69,44 @@ class RunRecord:
         return max((int(curve[0, -1]) for curve in self.metrics.values()), default=0)
 
 
-def find_runs(paths: Sequence[Path]) -> list[RunRecord]:
-    """Reads the runs at ``paths``: run directories, or directories that hold some.
+def _name_of(directory: Path) -> str:
+    return "/".join(directory.absolute().parts[-2:])
+
+
+class Found(NamedTuple):
+    """What a report is about.
+
+    Attributes:
+        runs: The runs.
+        studies: The studies, by the last two parts of their paths.
+    """
+
+    runs: list[RunRecord]
+    studies: dict[str, StudyResults]
+
+
+def find_records(paths: Sequence[Path]) -> Found:
+    """Reads what is at ``paths``: runs and studies, or directories that hold some.
 
     Raises:
-        UsageError: There is no run at one of them, or a file is damaged.
+        UsageError: There is neither at one of them, or a file is damaged.
     """
-    found: list[Path] = []
+    runs: list[Path] = []
+    studies: dict[str, StudyResults] = {}
     for path in paths:
         if not os.path.isdir(path):
             raise UsageError(f"{path} does not exist, or is not a directory.")
-        below = sorted(child for child in path.iterdir() if is_run(child))
-        runs = [path] if is_run(path) else below
-        if not runs:
+        places = [path, *sorted(path.iterdir())]
+        here = [path] if is_run(path) else [place for place in places if is_run(place)]
+        compared = {place: read_study(place) for place in places}
+        found = {place: study for place, study in compared.items() if study is not None}
+        if not here and not found:
             raise UsageError(
                 f"{path} holds no run: a run directory has a {MANIFEST}, which training writes."
             )
-        found += [run for run in runs if run not in found]
-    return [read_run(path) for path in found]
+        runs += [run for run in here if run not in runs]
+        studies |= {_name_of(place): study for place, study in found.items()}
+    return Found([read_run(path) for path in runs], studies)
 
 
 def is_run(path: Path) -> bool:

@@ -181,6 +181,24 @@ def layer_map(
     return _figure("Layer map", _svg("Layer map", parts, WIDTH, height), list(colors.items()))
 
 
+def interval_bar(value: float, low: float, high: float, ends: tuple[float, float]) -> str:
+    """A small picture of an interval, with a mark at 0, on a scale that rows of a table share."""
+    start, end = ends
+    scale = 150 / (end - start if end > start else 1)
+
+    def place(x: float) -> float:
+        return 5 + (x - start) * scale
+
+    return (
+        '<svg class="bar" viewBox="0 0 160 18" role="img" '
+        f'aria-label="{value:.4g} between {low:.4g} and {high:.4g}">'
+        f'<line class="guide" x1="{place(0):.1f}" y1="0" x2="{place(0):.1f}" y2="18"/>'
+        f'<line class="stroke0" stroke-width="2" x1="{place(low):.1f}" y1="9" '
+        f'x2="{place(high):.1f}" y2="9"/>'
+        f'<circle class="fill0" cx="{place(value):.1f}" cy="9" r="4"/></svg>'
+    )
+
+
 def escape(value: Any) -> str:
     """Text for HTML, in content and in attributes."""
     return html.escape(str(value), quote=True)

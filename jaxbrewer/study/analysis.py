@@ -1,41 +1,12 @@
 """Compares arms over seeds: differences from labels alone and the gap closed, with intervals."""
 
 from collections.abc import Mapping, Sequence
-from typing import TypedDict
 
 import numpy as np
 from jaxtyping import Float
 
 from ..text.tasks.measure import Measure, bootstrap
-
-
-class Estimate(TypedDict):
-    """A number with its confidence interval; ``None`` where it is not defined."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-
-
-class Comparison(TypedDict):
-    """An arm against labels alone.
-
-    Attributes:
-        metrics: The mean of each metric over the seeds.
-        deviations: The standard deviation of each metric over the seeds.
-        differences: Each metric minus that of labels alone.
-        p_value: Two-sided, of no difference in the main metric.
-        gap_closed: The share of the gap between labels alone and the teacher that is closed.
-        verdict: ``"gain"``, ``"loss"`` or ``"no difference"`` in the main metric.
-    """
-
-    metrics: dict[str, float]
-    deviations: dict[str, float]
-    differences: dict[str, Estimate]
-    p_value: float
-    gap_closed: Estimate
-    verdict: str
-
+from .results import Comparison, Estimate
 
 Samples = Mapping[str, Float[np.ndarray, " resamplings"]]
 
@@ -81,7 +52,7 @@ def compare_arms(
 
     samples: dict[str, Samples] = {}
     means: dict[str, dict[str, float]] = {}
-    deviations: dict[str, dict[str, float]] = {}
+    deviations: dict[str, dict[str, float | None]] = {}
     for arm, measures in arms.items():
         metrics = points[arm, 0]
         stacked = {
@@ -97,7 +68,7 @@ def compare_arms(
         }
         means[arm] = {metric: float(np.mean(found)) for metric, found in values.items()}
         deviations[arm] = {
-            metric: float(np.std(found, ddof=1)) if len(found) > 1 else float("nan")
+            metric: float(np.std(found, ddof=1)) if len(found) > 1 else None
             for metric, found in values.items()
         }
 

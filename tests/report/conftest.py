@@ -87,6 +87,52 @@ def write_run(directory, *, steps=60, seed=0, **settings):
     return directory
 
 
+def write_study(directory):
+    """``study.json`` of labels alone and distillation, with all labels and with fewer."""
+
+    def arm(title, accuracy, labels=None):
+        gain = round(accuracy - 0.8, 10)
+        change = {
+            "value": gain,
+            "low": gain - 0.03 if gain else 0,
+            "high": gain + 0.03 if gain else 0,
+        }
+        return {
+            "title": title,
+            "labels": labels,
+            "runs": [],
+            "metrics": {"accuracy": accuracy},
+            "deviations": {"accuracy": 0.01},
+            "differences": {"accuracy": change},
+            "p_value": 0.01,
+            "gap_closed": {"value": gain / 0.1, "low": 0.1, "high": 0.9},
+            "verdict": "gain" if gain else "no difference",
+        }
+
+    arms = {
+        "labels": arm("labels alone", 0.8),
+        "distilled": arm("distilled", 0.85),
+        "labels-50-labels": arm("labels alone, 50 labels", 0.6, 50),
+        "labels-100-labels": arm("labels alone, 100 labels", 0.7, 100),
+        "distilled-50-labels": arm("distilled, 50 labels", 0.7, 50),
+        "distilled-100-labels": arm("distilled, 100 labels", 0.75, 100),
+    }
+    content = {
+        "format": 1,
+        "task": "classification",
+        "main_metric": "accuracy",
+        "larger_is_better": True,
+        "seeds": 3,
+        "resamplings": 1000,
+        "test": {"path": "test.tsv", "examples": 100},
+        "arms": arms,
+        "settings": {},
+        "environment": {},
+    }
+    directory.mkdir(parents=True)
+    (directory / "study.json").write_text(json.dumps(content))
+
+
 @pytest.fixture
 def runs(tmp_path):
     """The directory of two runs with different settings."""

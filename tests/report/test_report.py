@@ -14,9 +14,9 @@ import pytest
 from jaxbrewer import UsageError
 from jaxbrewer.cli import main
 from jaxbrewer.report.page import report_page
-from jaxbrewer.report.records import differing_settings, find_runs, read_run
+from jaxbrewer.report.records import differing_settings, find_records, read_run
 from jaxbrewer.report.svg import Line, line_chart, nice_ticks
-from tests.report.conftest import MATCHES, NAMES, write_run
+from tests.report.conftest import MATCHES, NAMES, write_run, write_study
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -74,7 +74,7 @@ class Page(html.parser.HTMLParser):
 
 
 def page_of(path):
-    return report_page(find_runs([path]), title="Report")
+    return report_page(*find_records([path]), title="Report")
 
 
 def test_the_page_is_well_formed_and_loads_nothing(runs):
@@ -162,8 +162,21 @@ def test_confusion_and_reliability_are_drawn(runs):
     assert "confidence 0.967, accuracy 0.967, 14 predictions" in text
 
 
+def test_a_study_is_drawn_with_its_intervals_and_learning_curve(runs, tmp_path):
+    write_study(runs / "study")
+    text = page_of(runs)
+    assert "Study runs/study" in text
+    assert "+0.0500 [+0.0200, +0.0800]" in text
+    bars = re.findall(r'aria-label="([-\d.]+) between ([-\d.]+) and ([-\d.]+)"', text)
+    assert bars[0] == ("0.05", "0.02", "0.08")
+    assert "accuracy by the number of labels" in text
+    alone = report_page(*find_records([runs / "study"]), title="Study")
+    assert Page(alone).tags
+    assert "Settings" not in alone
+
+
 def test_settings_that_differ_are_set_side_by_side(runs):
-    found = differing_settings(find_runs([runs]))
+    found = differing_settings(find_records([runs]).runs)
     assert found == {"training.seed": ["0", "1"], "distillation.temperature": ["4", "8"]}
     assert "Settings that differ" in page_of(runs)
 
@@ -187,7 +200,7 @@ def test_the_command_writes_the_page_and_replaces_an_earlier_one(runs, tmp_path,
     for _ in range(2):
         assert main(["report", str(runs), "--output", str(output), "--title", "Two & two"]) == 0
     assert "<h1>Two &amp; two</h1>" in output.read_text()
-    assert capsys.readouterr().out.startswith(f"{output}: 2 runs, ")
+    assert capsys.readouterr().out.startswith(f"{output}: 2 runs, 0 studies, ")
 
 
 def test_bad_runs_are_refused_in_one_line(runs, tmp_path, capsys):
@@ -204,13 +217,14 @@ def test_bad_runs_are_refused_in_one_line(runs, tmp_path, capsys):
     (runs / "first" / "manifest.json").write_text("[1]")
     assert "manifest.json" in refused(runs)
     with pytest.raises(UsageError, match="holds no run"):
-        find_runs([tmp_path])
+        find_records([tmp_path])
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 @pytest.mark.parametrize("width", [1280, 390])
 def test_no_text_overlaps_in_a_browser(runs, tmp_path, width):
+    write_study(runs / "study")
     page = tmp_path / "page.html"
     page.write_text(page_of(runs).replace("</body>", f"{OVERLAPS}</body>"))
     with tempfile.TemporaryDirectory() as profile:

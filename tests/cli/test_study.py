@@ -1,0 +1,86 @@
+"""``jaxbrewer study``: its runs, its table, that it resumes, and what it refuses."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+
+from jaxbrewer.cli import main
+from tests.cli.conftest import run
+
+pytestmark = pytest.mark.slow
+
+ARMS = [
+    "labels", "labels-compute", "distilled", "distilled-unlabelled", "distilled-unlabelled-matches",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def studied(content, tmp_path_factory):
+    """A study of two seeds, the job's path and what was printed."""
+    place = tmp_path_factory.mktemp("study")
+    training = {"progress": False, "output_dir": str(place / "run")}
+    student = {**content["student"], "optimization": {"batch_size": 16, "num_steps": 12}}
+    path = place / "job.yaml"
+    path.write_text(yaml.safe_dump({**content, "training": training, "student": student}))
+    run("train", path)
+    printed = run("study", path, "--seeds", 2, "--resamplings", 50)
+    return path, place / "run" / "study", printed
+
+
+def test_every_arm_is_trained_with_every_seed_and_compared(studied):
+    _, root, printed = studied
+    found = json.loads((root / "study.json").read_text())
+    assert list(found["arms"]) == ARMS
+    for name, arm in found["arms"].items():
+        metrics = []
+        for directory in arm["runs"]:
+            results = json.loads((root / directory / "results.json").read_text())
+            metrics.append(results["rows"]["student"]["metrics"]["accuracy"])
+        assert len(metrics) == 2
+        assert arm["metrics"]["accuracy"] == pytest.approx(np.mean(metrics))
+        assert arm["verdict"] in ("gain", "loss", "no difference"), name
+    assert found["arms"]["labels"]["differences"]["accuracy"]["value"] == 0
+    assert "distilled, with unlabelled texts and matches" in printed
+
+
+def test_arms_have_the_same_number_of_steps_but_for_equal_compute(studied):
+    _, root, _ = studied
+    steps = {}
+    for arm in ARMS:
+        (results,) = (root / arm / "seed-1").glob("*/results.json")
+        steps[arm] = json.loads(results.read_text())["training"]["steps"]
+    assert steps.pop("labels-compute") > 12
+    assert set(steps.values()) == {12}
+
+
+def test_a_finished_run_is_not_repeated(studied):
+    path, root, printed = studied
+    (predictions,) = (root / "distilled" / "seed-1").glob("*/predictions.safetensors")
+    before = predictions.stat().st_mtime_ns
+    again = run("study", path, "--seeds", 2, "--resamplings", 50)
+    assert again.count("finished before") == 10
+    assert predictions.stat().st_mtime_ns == before
+    assert again.splitlines()[-7:] == printed.splitlines()[-7:]
+
+
+def test_bad_studies_are_refused_in_one_line(studied, capsys):
+    path, root, _ = studied
+
+    def refused(*words):
+        assert main(["study", str(path), *map(str, words)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    assert "--seeds must be at least 1" in refused("--seeds", 0)
+    assert "--labels 1,000: " in refused("--labels", 1000)
+    assert "has no data.test" in refused("--data.test=")
+    assert "holds a study with other settings (distillation)" in refused(
+        "--distillation.temperature", 3
+    )
+    (predictions,) = (root / "labels" / "seed-0").glob("*/predictions.safetensors")
+    whole = predictions.read_bytes()
+    predictions.write_bytes(whole[:100])
+    assert "predictions.safetensors cannot be read" in refused("--seeds", 2)
+    predictions.write_bytes(whole)
