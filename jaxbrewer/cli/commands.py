@@ -86,6 +86,21 @@ def predict(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     )
 
 
+def generate(arguments: argparse.Namespace, _: Sequence[str]) -> None:
+    """Runs ``jaxbrewer generate``."""
+    from .generation import generate
+
+    keep_compiled_programs()
+    fields = ("max_new_tokens", "temperature", "top_k", "top_p")
+    generate(
+        Path(arguments.model),
+        prompt=arguments.prompt,
+        file=arguments.file,
+        seed=arguments.seed,
+        sampling={name: getattr(arguments, name) for name in fields},
+    )
+
+
 def _data_fields(arguments: argparse.Namespace) -> dict[str, Any]:
     """The fields of ``data`` that the flags give."""
     if arguments.max_length is not None and arguments.max_length < 4:

@@ -143,6 +143,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_evaluate(adder)
     _add_predict(adder)
+    _add_generate(adder)
     _add_cache(adder)
     _add_plan(adder)
     _add_inspect(adder)
@@ -291,6 +292,39 @@ def _add_predict(adder: Any) -> None:
     predict.add_argument("--output", metavar="FILE", help="write to a file")
     _add_columns(predict)
     _add_batches(predict)
+
+
+def _add_generate(adder: Any) -> None:
+    generate = _add(
+        adder,
+        "generate",
+        commands.generate,
+        "continue prompts and answer conversations with a decoder",
+        'jaxbrewer generate runs/job/student/model --prompt "A whale is"',
+        "jaxbrewer generate smollm2 --file chats.jsonl --temperature 0.8 --top-p 0.95",
+    )
+    generate.add_argument("model", metavar="MODEL", help="a model directory")
+    generate.add_argument("--prompt", metavar="TEXT", help="the text to continue")
+    generate.add_argument(
+        "--file",
+        metavar="FILE",
+        help="rows with 'messages', 'prompt' or 'text'; prints a line of JSON for each",
+    )
+    sampling = generate.add_argument_group("sampling")
+    sampling.add_argument(
+        "--max-new-tokens", type=int, default=128, metavar="N", help=_default("tokens at most")
+    )
+    sampling.add_argument(
+        "--temperature", type=float, default=0.0, metavar="T",
+        help=_default("softens the distribution; 0 takes the likeliest token"),
+    )  # fmt: skip
+    sampling.add_argument(
+        "--top-k", type=int, metavar="N", help="draw among the N likeliest tokens"
+    )
+    sampling.add_argument(
+        "--top-p", type=float, metavar="P", help="draw among the likeliest with this probability"
+    )
+    sampling.add_argument("--seed", type=int, default=0, metavar="N", help=_default("of the draws"))
 
 
 def _add_columns(command: argparse.ArgumentParser) -> Any:

@@ -174,6 +174,33 @@ def test_export_and_import_of_the_command_line_reproduce_a_cache(job, tmp_path, 
     assert main(["cache", "import", str(job), dump, "--k", "0"]) == 2
 
 
+@pytest.mark.slow
+def test_generate_continues_prompts_and_answers_conversations(job, tmp_path, capsys):
+    model = str(tmp_path / "teacher")
+    few = ["--max-new-tokens", "4"]
+    assert main(["generate", model, "--prompt", "a cat", *few]) == 0
+    alone = capsys.readouterr().out
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "the fox hides"}\n{"prompt": "a cat"}\n')
+    assert main(["generate", model, "--file", str(prompts), *few]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["prompt"] for row in rows] == ["the fox hides", "a cat"]
+    assert rows[1]["completion"] == alone.removesuffix("\n")
+    chats = tmp_path / "chats.jsonl"
+    chats.write_text('{"messages": [{"role": "user", "content": "who?"}]}\n')
+    assert main(["generate", model, "--file", str(chats), *few]) == 0
+    assert set(json.loads(capsys.readouterr().out)) == {"messages", "completion"}
+    for words, message in (
+        ([], "Give either --prompt or --file"),
+        (["--prompt", " "], "--prompt is empty"),
+        (["--prompt", "a", "--temperature", "-1"], "Sampling temperature must be"),
+        (["--file", str(tmp_path / "none.jsonl")], "does not exist"),
+        (["--file", str(tmp_path / "rows.csv")], "does not exist"),
+    ):
+        assert main(["generate", model, *words]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_scores_belong_to_language_models():
     task = task_of(DataConfig())
     with pytest.raises(UsageError, match="'classification': log-probabilities of tokens belong"):
