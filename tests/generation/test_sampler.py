@@ -52,7 +52,7 @@ def test_greedy_tokens_are_those_of_the_model_without_a_cache(name):
     best = np.argmax(forward(model, ids, mask), axis=-1)
     for row, (prompt, text) in enumerate(zip(PROMPTS, texts, strict=True)):
         assert best[row, len(prompt) - 1 : len(text) - 1].tolist() == text[len(prompt) :]
-    assert len({token for new in drawn for token in new}) > 6
+    assert len({token for new in drawn for token in new}) > 3
 
 
 DYNAMIC = {"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}, "max_position_embeddings": 10}
