@@ -20,7 +20,7 @@ import yaml
 from jaxbrewer.cli import job_models, main
 from jaxbrewer.cli.config import JobConfig
 from jaxbrewer.run.plan import Plan
-from jaxbrewer.text import evaluation, training
+from jaxbrewer.text import evaluation, inference, training
 from jaxbrewer.text.inference import Inference
 from jaxbrewer.text.tasks import Predictions
 from tests.cli.conftest import KINDS, write_model
@@ -195,6 +195,7 @@ def test_words_of_the_command_line(place):
                 ["inspect", place.file],
                 ["inspect", place.path / "model"],
                 ["evaluate", place.path / "none", place.path / "test.jsonl"],
+                ["predict", place.path / "none", place.path / "test.jsonl"],
                 ["cache", "stat", place.path],
             ]
         )
@@ -216,7 +217,12 @@ def without_models_running(monkeypatch):
         logits = np.zeros((len(encoded), model.config.num_labels), np.float32)
         return Inference(Predictions({"logits": logits}), 1.0)
 
+    def run_in_shapes(forward, variables, encoded, **_):
+        size = variables["params"]["classifier"]["bias"].shape
+        return Predictions({"logits": np.zeros((len(encoded), *size), np.float32)})
+
     monkeypatch.setattr(evaluation, "run_model", run_model)
+    monkeypatch.setattr(inference, "run_in_shapes", run_in_shapes)
     monkeypatch.setattr(evaluation, "measure_latency", lambda *_, **__: np.ones(2))
     monkeypatch.setattr(job_models, "describe_match", lambda *_: "")
 
@@ -276,6 +282,7 @@ def model(place, tmp_path, without_models_running):
     commands = [
         ["inspect", copy],
         ["evaluate", copy, texts, "--max-length", 8],
+        ["predict", copy, texts],
         ["train", place.file, "--dry-run", "--teacher.path", copy],
         ["distill", place.file, "--dry-run", "--teacher.path", copy],
         ["distill", place.file, "--dry-run", "--student.layers=", "--student.path", copy],
