@@ -1,11 +1,12 @@
 """Size, time and accuracy of a model and of its exports, measured alternately on one CPU.
 
     python -m benchmarks.export runs/job/student/model test.jsonl
-    python -m benchmarks.export runs/job/student/model test.jsonl --runs 50 --texts 4000
+    taskset -c 1 python -m benchmarks.export runs/job/student/model test.jsonl  # on one core
 
 Each round runs all of them on the same batch, one after another. Wall times are medians; the ratio
 to the model is the median over rounds, so that other load on the machine falls on both. CPU time is
-what all threads of the process spent, per text.
+what all threads of the process spent, per text; on several cores it includes that of threads which
+spin while they wait, so compare it on one core.
 """
 
 import argparse

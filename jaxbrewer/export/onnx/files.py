@@ -1,6 +1,7 @@
 """ONNX files: written from graphs, quantised, and run by onnxruntime."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,7 @@ def open_session(path: Path, *, threads: int | None = None) -> Any:
 
     Args:
         path: The file.
-        threads: Threads of an operation; ``None`` for onnxruntime's default.
+        threads: Threads of an operation; ``None`` for one on each core that the process may use.
 
     Raises:
         UsageError: ``onnxruntime`` is not installed, or cannot read the file.
@@ -123,12 +124,18 @@ def open_session(path: Path, *, threads: int | None = None) -> Any:
     ort = runtime()
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or _cores()
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no narrower base
         raise UsageError(f"{path} is damaged or not an ONNX model: {_line(error)}") from error
+
+
+def _cores() -> int:
+    """The cores that the process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def run(session: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
