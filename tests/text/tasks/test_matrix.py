@@ -106,7 +106,7 @@ def test_a_family_is_distilled_in_a_task(name, task, directories):
     examples = task.with_head(examples, head)
     encoded = task.encode(Tokenizer(directory), examples)
     teacher = job_models.load(task, source, head)
-    student = cut_layers(teacher, [1])
+    student = cut_layers(teacher, [0])
     config = DistillationConfig(**{"hard_label_weight": 1, **task.distillation_defaults})
     if not trains_in_earnest(name, task.name):
         (batch,) = task.make_loader(encoded, len(encoded), shuffle=False)
