@@ -24,7 +24,7 @@ import numpy as np
 
 import jaxbrewer as jb
 from jaxbrewer.losses import LogitsOf, choose_chunks
-from jaxbrewer.losses import _chunks as chunks
+from jaxbrewer.losses import _chunk_sizes as chunks
 
 SIZES = ((4096, 128_256), (4096, 151_936), (1024, 32_768))
 

@@ -19,7 +19,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxbrewer as jb
 from jaxbrewer.losses import Chunks, LogitsOf, fused_cross_entropy, fused_loss
-from jaxbrewer.losses import _chunks as chunks
+from jaxbrewer.losses import _chunk_sizes as chunks
 from jaxbrewer.objective.top_k import keep_top_k
 from tests.toys import quiet
 

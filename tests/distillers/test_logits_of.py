@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import jaxbrewer as jb
-from jaxbrewer.losses import _chunks as chunks
+from jaxbrewer.losses import _chunk_sizes as chunks
 from jaxbrewer.losses import fused_cross_entropy
 from tests.toys import quiet
 

@@ -9,7 +9,7 @@ import pytest
 
 import jaxbrewer as jb
 from jaxbrewer.losses import LogitsOf, collect_facts
-from jaxbrewer.losses import _chunks as chunks
+from jaxbrewer.losses import _chunk_sizes as chunks
 from jaxbrewer.objective.ensemble import Targets
 from jaxbrewer.objective.top_k import keep_top_k
 
