@@ -60,14 +60,16 @@ def loaders(kind):
 
 
 @pytest.mark.parametrize("kind", DISTILLERS, ids=lambda kind: kind.__name__)
-def test_every_public_method_of_every_distiller_works(kind):
+def test_every_public_method_of_every_distiller_works(kind, tmp_path):
     """Lesson: a subclass that skipped its base's constructor had a method without its fields."""
     data = loaders(kind)
-    with DISTILLERS[kind](quiet(gradient_accumulation_steps=2)) as distiller:
+    config = quiet(gradient_accumulation_steps=2, output_dir=tmp_path)
+    with DISTILLERS[kind](config) as distiller:
         called = {
             "check": distiller.check(OPTIMIZER, data, num_steps=2),
             "estimate": distiller.estimate(OPTIMIZER, data, num_steps=2),
             "train": distiller.train(OPTIMIZER, data, num_steps=2),
+            "restore": distiller.restore(2),
         }
         if kind is jb.BasicTrainer:
             with pytest.raises(jb.UsageError, match="need a teacher"):
