@@ -64,7 +64,7 @@ class Recipe:
     test: list[dict]
     distillation: dict = dataclasses.field(default_factory=dict)
     teacher_epochs: int = 3
-    student_steps: int = 500
+    student_steps: int = 300
     student: Callable[[EncoderConfig], dict] = lambda config: {}
     is_cached: bool = True
     is_compared: bool = False
