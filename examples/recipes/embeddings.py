@@ -46,10 +46,10 @@ if __name__ == "__main__":
     recipe = Recipe(
         DataConfig(task="embeddings", text_pair="other", max_length=24),
         pairs(rows[:1000]),
-        [{"text": text} for text, _ in rows[1000:5000]],
-        pairs(rows[5000:6000]),
+        [{"text": text} for text, _ in rows[1000:4000]],
+        pairs(rows[4000:4800]),
         teacher_epochs=0,
-        student_steps=250,
+        student_steps=150,
         student=lambda teacher: {
             "pooling": Pooling(width=teacher.hidden_size, activation="identity"),
         },
