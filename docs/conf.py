@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pygments.lexers import JsonLexer, TextLexer
+
 import jaxbrewer
 
 project = "jaxbrewer"
@@ -112,5 +114,7 @@ def _has_items(value: Any) -> bool:
 
 
 def setup(app: Any) -> None:
-    """Writes the reference before the build starts."""
+    """Writes the reference before the build starts; gives lexers to the pages' formats of data."""
+    app.add_lexer("jsonl", JsonLexer)
+    app.add_lexer("conll", TextLexer)
     write_reference(Path(app.srcdir) / "reference")
