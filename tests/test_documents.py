@@ -244,6 +244,18 @@ def test_multi_task(tmp_path):
     assert digit > loop
 
 
+@pytest.mark.slow
+def test_language_model(tmp_path):
+    sizes = "--steps 2 --teacher-steps 3 --rows 2 --width 32 --test-texts 2 --losses kl"
+    output = example("language_model", *sizes.split(), cwd=tmp_path)
+    rows = re.findall(r"^(\S.*?\S)  +(?:0  +)?([\d.]+)  +[\d.]+ ", output, re.MULTILINE)
+    assert [name for name, _ in rows] == [
+        "teacher", "2 of its layers, untrained", "trained on labels alone", "distilled, kl",
+        "distilled, kl from the top 64",
+    ]  # fmt: skip
+    assert all(1 < float(perplexity) < 300 for _, perplexity in rows)
+
+
 RECIPES = [path for path in (ROOT / "examples" / "recipes").glob("*.py") if path.stem != "recipe"]
 
 
