@@ -16,8 +16,20 @@ SECTIONS = {
 }
 
 
+PLAIN = '{"text": "it often purrs"}\n{"text": "here it barks today"}\n'
+
+
 def block(section, kind):
     return re.search(rf"```{kind}\n(.*?)```", SECTIONS[section], re.DOTALL)[1]
+
+
+def training_jobs():
+    """The jobs of the page that `train` runs, each with the example lines of its section."""
+    for section, body in SECTIONS.items():
+        lines = re.findall(r"```jsonl\n(.*?)```", body, re.DOTALL) or [PLAIN]
+        for job in re.findall(r"```yaml\n(.*?)```", body, re.DOTALL):
+            if "train" in yaml.safe_load(job)["data"]:
+                yield pytest.param(job, lines[0], id=section)
 
 
 def test_the_page_has_the_tasks_of_its_table():
@@ -27,13 +39,14 @@ def test_the_page_has_the_tasks_of_its_table():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("section", SECTIONS)
-def test_a_job_of_the_page_trains_on_its_lines(section, data, tmp_path, monkeypatch):
-    (tmp_path / "train.jsonl").write_text(block(section, "jsonl"))
-    (tmp_path / "job.yaml").write_text(block(section, "yaml"))
+@pytest.mark.parametrize(("job", "lines"), list(training_jobs()))
+def test_a_job_of_the_page_trains_on_its_lines(job, lines, data, tmp_path, monkeypatch):
+    for name in ("train", "test"):
+        (tmp_path / yaml.safe_load(job)["data"][name]).write_text(lines)
+    (tmp_path / "job.yaml").write_text(job)
     monkeypatch.chdir(tmp_path)
     assert "All checks passed" in run(
-        "train", "job.yaml", "--dry-run", "--teacher.path", data / "base"
+        "train", "job.yaml", "--dry-run", "--teacher.path", data / "base", "--data.max_length", 16
     )
 
 
