@@ -4,6 +4,7 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -12,6 +13,20 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
+
+_COMPILED_QUICKLY = ("cli", "export", "generation", "models", "text")
+"""Folders whose tests compile whole jobs and many models, which are then hardly run."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Lets XLA optimize little where that takes longer than it saves."""
+    import jax  # after its variables are set
+
+    folder = item.path.relative_to(Path(__file__).parent).parts[0]
+    little = os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS") == "1" or folder in _COMPILED_QUICKLY
+    jax.config.update("jax_disable_most_optimizations", little)
+
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background job
     signal.signal(signal.SIGINT, signal.default_int_handler)
