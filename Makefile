@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+TESTS ?= tests
 # One process per core; the tests of a file share one, so that module fixtures run once.
 PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
@@ -15,7 +16,7 @@ test: $(VENV)/ready
 
 # Most of the time is compilation, so XLA optimizes little here; `make test` optimizes fully.
 test-fast: $(VENV)/ready
-	JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(PYTEST) -m "not slow"
+	JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(PYTEST) -m "not slow" $(TESTS)
 
 lint: $(VENV)/ready
 	$(BIN)/ruff format --check .
