@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 from flax import nnx
 
 from jaxbrewer import models
@@ -96,6 +97,7 @@ def run(recipe: Recipe, *, toy: bool = False) -> dict[str, dict[str, list[float]
     start = time.monotonic()
     recipe, task = (recipe.smaller() if toy else recipe), task_of(recipe.data)
     with tempfile.TemporaryDirectory() as folder:
+        _keep_compiled_programs(f"{folder}/compiled")
         directory = _toy_teacher(Path(folder), recipe) if toy else _minilm()
         tokenizer = Tokenizer(directory)
         train = task.read(_rows(recipe.train, "train"))
@@ -132,6 +134,14 @@ def run(recipe: Recipe, *, toy: bool = False) -> dict[str, dict[str, list[float]
     counts = f"{len(train):,} texts with labels, {len(more):,} without, {len(test):,} to test on"
     print(f"{counts}; {time.monotonic() - start:.0f} s")
     return scores
+
+
+def _keep_compiled_programs(directory: str) -> None:
+    """Lets the second and third seed read the programs that the first has compiled."""
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", directory)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def _rows(rows: list[dict], name: str) -> Rows:
