@@ -3,6 +3,7 @@
 import contextlib
 import contextvars
 import difflib
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -164,6 +165,18 @@ def spelling(spell: Callable[[str, object], str]) -> Iterator[None]:
         yield
     finally:
         _spelling.reset(token)
+
+
+@contextlib.contextmanager
+def without_log_warnings() -> Iterator[None]:
+    """Lets the package's log report errors only, where its warnings are expected."""
+    logger = logging.getLogger("jaxbrewer")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def missing_extra(extra: str, library: str) -> UsageError:

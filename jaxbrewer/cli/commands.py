@@ -222,9 +222,8 @@ def report(arguments: argparse.Namespace, _: Sequence[str]) -> None:
 def completion(arguments: argparse.Namespace, _: Sequence[str]) -> None:
     """Runs ``jaxbrewer completion``."""
     from .completion import completion
-    from .parser import make_parser
 
-    completion(make_parser(), arguments.shell)
+    completion(arguments.parser, arguments.shell)
 
 
 def export(arguments: argparse.Namespace, _: Sequence[str]) -> None:

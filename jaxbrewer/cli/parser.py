@@ -150,7 +150,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_study(adder)
     _add_report(adder)
     _add_export(adder)
-    _add_completion(adder)
+    _add_completion(adder, parser)
     return parser
 
 
@@ -510,7 +510,7 @@ def _add_report(adder: Any) -> None:
     report.add_argument("--title", metavar="TEXT", help="its title (default: the runs)")
 
 
-def _add_completion(adder: Any) -> None:
+def _add_completion(adder: Any, parser: argparse.ArgumentParser) -> None:
     command = _add(
         adder,
         "completion",
@@ -519,6 +519,7 @@ def _add_completion(adder: Any) -> None:
         'eval "$(jaxbrewer completion bash)"',
         "jaxbrewer completion zsh > ~/.zfunc/_jaxbrewer",
     )
+    command.set_defaults(parser=parser)
     command.add_argument("shell", choices=SHELLS, help="the shell")
 
 

@@ -1,15 +1,12 @@
 """``jaxbrewer demo``: distils a real BERT on real text and compares it with its rivals."""
 
-import contextlib
 import dataclasses
 import importlib.util
 import json
-import logging
 import math
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -18,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..configs import DataConfig, DistillationConfig, OptimizationConfig, TrainingConfig
-from ..errors import UsageError
+from ..errors import UsageError, without_log_warnings
 from ..models import (
     BertConfig,
     BertForSequenceClassification,
@@ -119,7 +116,7 @@ def run_demo(
     rows = [Row("TF-IDF + linear SVM", svm)]
 
     _print("The teacher: all-MiniLM-L6-v2, fine-tuned on the labels")
-    with _without_warnings():  # a new head is expected
+    with without_log_warnings():  # a new head is expected
         teacher = load_bert(
             source,
             "sequence-classification",
@@ -157,17 +154,6 @@ def run_demo(
             rows.append(_finish(title, student, root / name / "model", tokenizer, test, data))
     _report(rows, root, time.monotonic() - start)
     return rows
-
-
-@contextlib.contextmanager
-def _without_warnings() -> Iterator[None]:
-    logger = logging.getLogger("jaxbrewer")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _print(text: str) -> None:

@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import logging
 import os
 import platform
 import shutil
@@ -20,7 +19,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from .._version import __version__
-from ..errors import UsageError, reason_of, suggest
+from ..errors import UsageError, reason_of, suggest, without_log_warnings
 from ..json_files import read_json
 from ..models import TransformerModel, load, save
 from ..text import Tokenizer
@@ -103,7 +102,7 @@ def _load_onnx(folder: Path, metadata: Mapping[str, Any]) -> Run:
 
 
 def _load_sentences(folder: Path, metadata: Mapping[str, Any]) -> Run:
-    with _quiet():  # the pooler, which the file may lack, is not used
+    with without_log_warnings():  # the pooler, which the file may lack, is not used
         model = load(folder)
     return program_of(model, outputs=sentences.OUTPUTS).run
 
@@ -319,17 +318,6 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    logger = logging.getLogger("jaxbrewer")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 @contextlib.contextmanager

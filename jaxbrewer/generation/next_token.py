@@ -19,7 +19,7 @@ def next_tokens(
         logits: The logits.
         keys: A random key for each row, so that no row depends on the others.
         temperature: Divides the logits, above 0.
-        top_k: Draw only among so many tokens.
+        top_k: Number of most likely tokens to draw from.
         top_p: Draw only among the most probable tokens that together have this mass, after
             ``top_k``.
 

@@ -24,7 +24,7 @@ class Sampling:
     Attributes:
         max_new_tokens: The largest number of tokens after the prompt.
         temperature: Divides the logits; 0 takes the most probable token.
-        top_k: Draw only among so many tokens; ``None`` for all.
+        top_k: Number of most likely tokens to draw from; ``None`` for all.
         top_p: Draw only among the most probable tokens that together have this mass.
         eos_token_id: Tokens that end a text; ``None`` for those of the model's config, ``()`` for
             none.

@@ -92,7 +92,7 @@ def choose_threshold(
 
 
 def _chance_of_at_least(successes: int, trials: int, rate: float) -> float:
-    """The probability of at least so many successes of a binomial distribution.
+    """The probability that ``trials`` trials have at least ``successes`` successes.
 
     Examples:
         >>> round(_chance_of_at_least(2, 3, 0.5), 12)
@@ -106,7 +106,7 @@ def _chance_of_at_least(successes: int, trials: int, rate: float) -> float:
 
 
 def _least_rate(successes: int, trials: int, error: float) -> float:
-    """The rate at which at least so many successes have the probability ``error``."""
+    """The rate at which :func:`_chance_of_at_least` is ``error``."""
     low, high = 0.0, 1.0
     for _ in range(50):
         middle = (low + high) / 2
