@@ -133,7 +133,7 @@ def measure_latency(
     draw = np.random.default_rng(seed)
     chosen = draw.choice(len(encoded), min(rows, len(encoded)), replace=False)
     lengths = encoded.lengths[chosen]
-    widths = np.array(choose_widths(lengths, 4))
+    widths = np.array(choose_widths(lengths, 4, encoded.max_length))
     places = np.searchsorted(widths, lengths)
     batches = [
         encoded.batch([row], int(widths[place])) for row, place in zip(chosen, places, strict=True)

@@ -12,7 +12,7 @@ from ..errors import UsageError
 from .tokenize import Encoded
 
 WIDTH_STEP = 8
-"""The width of every batch is a multiple of this number of tokens."""
+"""Widths of batches are multiples of this number of tokens, up to ``Encoded.max_length``."""
 
 _ALL = ""
 """The name of the only part."""
@@ -21,7 +21,9 @@ WINDOW = 50
 """Number of batches whose shuffled examples are sorted by length together."""
 
 
-def choose_widths(lengths: Int[np.ndarray, " examples"], count: int) -> list[int]:
+def choose_widths(
+    lengths: Int[np.ndarray, " examples"], count: int, max_length: int | None = None
+) -> list[int]:
     """Chooses at most ``count`` widths that fit all lengths with the least padding.
 
     Each example is assumed to be padded to the smallest width that fits it. The result is exact, by
@@ -30,6 +32,7 @@ def choose_widths(lengths: Int[np.ndarray, " examples"], count: int) -> list[int
     Args:
         lengths: Tokens per example.
         count: Maximum number of widths.
+        max_length: The largest width, at least the longest example; unlimited by default.
 
     Returns:
         Ascending multiples of ``WIDTH_STEP``; the last fits the longest example.
@@ -39,6 +42,8 @@ def choose_widths(lengths: Int[np.ndarray, " examples"], count: int) -> list[int
         [8, 64]
         >>> choose_widths(np.array([5, 6, 7, 8, 30, 61]), 9)
         [8, 32, 64]
+        >>> choose_widths(np.array([5, 6, 7, 8, 30, 61]), 2, max_length=61)
+        [8, 61]
     """
     candidates, counts = np.unique(_whole_steps(lengths), return_counts=True)
     widths, examples = candidates.tolist(), np.cumsum(counts).tolist()
@@ -54,12 +59,18 @@ def choose_widths(lengths: Int[np.ndarray, " examples"], count: int) -> list[int
             options.append((tokens + widest * wide, [*narrower, widest]))
         return min(options)
 
-    return best(len(widths) - 1, count)[1]
+    return [_width_of(width, max_length) for width in best(len(widths) - 1, count)[1]]
 
 
 def _whole_steps(lengths: Any) -> Any:
     """The multiples of ``WIDTH_STEP`` that fit these lengths."""
     return -(-lengths // WIDTH_STEP) * WIDTH_STEP
+
+
+def _width_of(longest: int, max_length: int | None) -> int:
+    """The width of a batch whose longest example has ``longest`` tokens."""
+    width = int(_whole_steps(longest))
+    return width if max_length is None else min(width, max_length)
 
 
 class TokenLoader(Protocol):
@@ -156,7 +167,7 @@ class TextLoader:
         self._limits = np.array(choose_widths(self._lengths, num_widths))
         self._widths = {
             name: [
-                _whole_steps(own[_whole_steps(self._lengths) <= limit].max())
+                _width_of(own[_whole_steps(self._lengths) <= limit].max(), parts[name].max_length)
                 for limit in self._limits
             ]
             for name, own in longest.items()
@@ -165,7 +176,7 @@ class TextLoader:
     @property
     def widths(self) -> list[int]:
         """The widths of batches, ascending; of several parts those of the last."""
-        return [int(width) for width in list(self._widths.values())[-1]]
+        return list(self._widths.values())[-1]
 
     def __len__(self) -> int:
         full, rest = divmod(len(self._lengths), self._batch_size)
@@ -194,7 +205,7 @@ class TextLoader:
         parts = {}
         for name, part in self._parts.items():
             rows = (examples[:, None] * part.group + np.arange(part.group)).reshape(-1)
-            parts[name] = part.batch(rows, int(self._widths[name][limit]))
+            parts[name] = part.batch(rows, self._widths[name][limit])
         batch: dict[str, Any] = parts.get(_ALL, parts)
         batch |= {"example_id": rows.astype(np.int32)}
         return batch if self._labels is None else batch | {"labels": self._labels[examples]}

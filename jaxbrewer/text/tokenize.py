@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,6 +63,7 @@ class Encoded:
             whether it was cut (``is_cut``).
         group: Number of successive rows that stay together in batches, such as the two texts of a
             pair.
+        max_length: Maximum number of tokens that examples were cut to, which no batch exceeds.
     """
 
     input_ids: Int[np.ndarray, " tokens"]
@@ -74,6 +75,7 @@ class Encoded:
     token_facts: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     facts: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     group: int = 1
+    max_length: int | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -192,27 +194,12 @@ class Tokenizer:
             raise UsageError(f"{len(texts)} texts with {len(pairs)} second texts.")
         self._tokenizer.enable_truncation(max_length)
         inputs = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
-        ids: list[Any] = [np.zeros(0, np.int32)]
-        types: list[Any] = [np.zeros(0, np.int32)]
-        is_cut: list[bool] = []
-        for start in range(0, len(inputs), _TEXTS_PER_CALL):
-            for encoding in self._tokenizer.encode_batch(inputs[start : start + _TEXTS_PER_CALL]):
-                ids.append(np.array(encoding.ids, np.int32))
-                types.append(np.array(encoding.type_ids, np.int32))
-                is_cut.append(bool(encoding.overflowing))
-        offsets = np.cumsum([len(row) for row in ids])
-        if not all(map(len, ids[1:])):
-            empty = next(number for number, row in enumerate(ids[1:]) if not len(row))
-            raise UsageError(
-                f"The tokenizer of {self._directory} makes no tokens of {inputs[empty]!r:.60}."
-            )
-        return Encoded(
-            np.concatenate(ids),
-            np.concatenate(types),
-            offsets,
-            self.pad_id,
-            facts={"is_cut": np.array(is_cut, bool)},
+        encodings = (
+            encoding
+            for start in range(0, len(inputs), _TEXTS_PER_CALL)
+            for encoding in self._tokenizer.encode_batch(inputs[start : start + _TEXTS_PER_CALL])
         )
+        return self._joined(encodings, max_length)
 
     def spans(self, texts: Sequence[str]) -> list[Spans]:
         """Tokenizes texts as they are: without special tokens, uncut; a text may be empty."""
@@ -256,7 +243,7 @@ class Tokenizer:
                 )
             ]
         words = [first_pieces(encoding.word_ids) for encoding in encodings]
-        encoded = self._joined(encodings)
+        encoded = self._joined(encodings, max_length)
         return dataclasses.replace(encoded, token_facts={"word": np.concatenate(words)})
 
     def encode_windows(
@@ -303,7 +290,7 @@ class Tokenizer:
                     place = np.array(encoding.offsets, np.int64).reshape(-1, 2)
                     places.append(np.where(in_text[:, None], place, -1))
         return dataclasses.replace(
-            self._joined(rows),
+            self._joined(rows, max_length),
             facts={"example": np.array(examples, np.int64)},
             token_facts={"place": np.concatenate(places)},
         )
@@ -318,20 +305,26 @@ class Tokenizer:
             )
         return max_length - special
 
-    def _joined(self, encodings: Sequence[Any]) -> Encoded:
-        """The tokens of several texts, of which each has at least one."""
-        ids = [np.array(encoding.ids, np.int32) for encoding in encodings]
-        for number, row in enumerate(ids):
-            if not len(row):
+    def _joined(self, encodings: Iterable[Any], max_length: int) -> Encoded:
+        """The tokens of several texts, of which each must have at least one."""
+        ids: list[Any] = [np.zeros(0, np.int32)]
+        types: list[Any] = [np.zeros(0, np.int32)]
+        is_cut: list[bool] = []
+        for number, encoding in enumerate(encodings, start=1):
+            if not encoding.ids:
                 raise UsageError(
-                    f"The tokenizer of {self._directory} makes no tokens of text {number + 1}."
+                    f"The tokenizer of {self._directory} makes no tokens of text {number}."
                 )
+            ids.append(np.array(encoding.ids, np.int32))
+            types.append(np.array(encoding.type_ids, np.int32))
+            is_cut.append(bool(encoding.overflowing))
         return Encoded(
             np.concatenate(ids),
-            np.concatenate([np.array(encoding.type_ids, np.int32) for encoding in encodings]),
-            np.cumsum([0, *map(len, ids)]),
+            np.concatenate(types),
+            np.cumsum([len(row) for row in ids]),
             self.pad_id,
-            facts={"is_cut": np.array([bool(each.overflowing) for each in encodings])},
+            facts={"is_cut": np.array(is_cut, bool)},
+            max_length=max_length,
         )
 
     @property

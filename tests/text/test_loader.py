@@ -10,11 +10,11 @@ from jaxbrewer.text import Encoded, TextLoader
 from jaxbrewer.text.loader import choose_widths
 
 
-def make_encoded(lengths):
+def make_encoded(lengths, **fields):
     """Example ``i`` consists of the token ``i + 1``."""
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     tokens = np.repeat(np.arange(1, len(lengths) + 1), lengths).astype(np.int32)
-    return Encoded(tokens, np.zeros_like(tokens), offsets)
+    return Encoded(tokens, np.zeros_like(tokens), offsets, **fields)
 
 
 LENGTHS = np.random.default_rng(0).integers(3, 40, size=1003)
@@ -81,6 +81,15 @@ def test_drop_last_leaves_out_the_incomplete_batch():
     assert len(loader) == len(list(loader)) == 2
     seen = {row for _ in range(20) for row in rows(loader).tolist()}
     assert seen == set(range(7))  # another one is left out each time
+
+
+def test_no_batch_is_wider_than_the_examples_may_be():
+    encoded = make_encoded([3, 9, 13], max_length=13)
+    alone = TextLoader(encoded, batch_size=1)
+    both = TextLoader({"teacher": encoded, "student": make_encoded([3, 9, 13])}, batch_size=1)
+    assert alone.widths == [8, 13]
+    assert both.widths == [8, 16, 16]
+    assert {batch["teacher"]["input_ids"].shape[1] for batch in both} == {8, 13}
 
 
 def test_widths_are_those_with_the_least_padding():

@@ -220,6 +220,7 @@ def encode_windows(
         np.cumsum([0, *map(len, rows)]),
         tokenizer.pad_id,
         facts={"document": np.array(documents)},
+        max_length=max_length,
     )
 
 
