@@ -40,7 +40,7 @@ site: $(VENV)/ready
 check: lint types doctest test
 
 bench: $(VENV)/ready
-	$(BIN)/python benchmarks/step_overhead.py
+	$(BIN)/python -m benchmarks.suite
 	$(BIN)/python -m benchmarks.budget
 
 # The demo's teacher is a separate package; its dependencies are not needed.

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 
 import jaxbrewer as jb
 
-from .accelerator.common import Sizes, batch_of, bert, bert_pair, make_step, training
+from .common import Sizes, batch_of, bert, bert_pair, make_step, training
 
 RECORD = Path(__file__).with_name("budget.json")
 SIZES = Sizes(teacher_layers=2, student_layers=1, width=48, heads=12, vocabulary=500)

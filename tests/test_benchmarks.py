@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.suite import __main__ as suite
+from benchmarks.suite import growth
 from tests.cli.conftest import write_model
 
 ROOT = Path(__file__).parent.parent
@@ -27,6 +29,24 @@ def test_every_section_for_accelerators_runs_on_a_cpu(tmp_path):
     report = json.loads((tmp_path / "numbers.json").read_text())
     assert report["failed"] == {}
     assert {row["section"] for row in report["rows"]} == SECTIONS
+
+
+@pytest.mark.slow
+def test_every_section_of_the_suite_runs(capsys, monkeypatch):
+    before = set((ROOT / "docs").rglob("*"))
+    monkeypatch.setattr(sys, "argv", ["suite", "--toy"])
+    suite.main()
+    assert set((ROOT / "docs").rglob("*")) == before  # a toy run records nothing
+    sections = {line.split()[0] for line in capsys.readouterr().out.splitlines()}
+    assert sections == set(suite.SECTIONS)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([3.0, 5.0, 7.0], 1.0), ([4.0, 4.0, 4.001], 1.0), ([1.0, 2.0, 1.0], 0.0)],
+)
+def test_straightness_is_the_share_that_a_line_explains(values, expected):
+    assert growth.straightness([1, 2, 3], values) == pytest.approx(expected)
 
 
 @pytest.mark.slow

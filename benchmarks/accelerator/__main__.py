@@ -68,8 +68,8 @@ def python_with_torch() -> str | None:
 
 def rows_of(section: str, options: argparse.Namespace):
     """The rows of a section."""
+    from ..common import TOY, Sizes
     from . import behaviour, numerics, run_tests, speed
-    from .common import TOY, Sizes
 
     sizes = TOY if options.toy else Sizes()
     return {

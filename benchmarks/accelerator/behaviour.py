@@ -13,7 +13,7 @@ import optax
 
 import jaxbrewer as jb
 
-from .common import (
+from ..common import (
     Row,
     Sizes,
     adaptor,

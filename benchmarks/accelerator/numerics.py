@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxbrewer.registry import KD_LOSS_MAP, MATCH_LOSS_MAP
 
-from .common import (
+from ..common import (
     Clock,
     Row,
     Sizes,

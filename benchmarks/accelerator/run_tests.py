@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from .common import Row
+from ..common import Row
 
 FOLDERS = ("losses", "objective", "forward", "step", "models", "data", "run", "properties")
 """Those that compute on the device, and need neither several devices nor the command line."""

@@ -15,8 +15,7 @@ import optax
 
 import jaxbrewer as jb
 
-from . import decoder
-from .common import (
+from ..common import (
     CLASSES,
     TEMPERATURE,
     Chain,
@@ -32,6 +31,7 @@ from .common import (
     matmul_peak,
     training,
 )
+from . import decoder
 
 AIM = "aim 45 %"
 

@@ -1,4 +1,4 @@
-"""What all sections share: sizes, the pair of models, its step, clocks and rows of the table."""
+"""What the benchmarks share: sizes, pairs of models, their steps, clocks and rows of a table."""
 
 import dataclasses
 import time
@@ -162,6 +162,13 @@ class Clock:
         return f"quartiles {1e3 * low:.3g} to {1e3 * high:.3g} ms"
 
 
+def ratio(section: str, name: str, above: Clock, below: Clock, note: str = "") -> Row:
+    """The median of the ratios of two clocks in the same turns, and their quartiles."""
+    ratios = np.array(above.seconds) / np.array(below.seconds)
+    low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
+    return Row(section, name, float(middle), "x", f"quartiles {low:.3f} to {high:.3f}; {note}")
+
+
 class Chain:
     """A step with its state, run several times without waiting in between."""
 
@@ -194,11 +201,11 @@ def encoder_flops(layers: int, sizes: Sizes, batch: int, length: int) -> float:
     return float(batch * length * layers * per_token)
 
 
-def matmul_peak(sizes: Sizes) -> float:
-    """FLOP/s of a square bfloat16 product of random numbers."""
+def matmul_peak(sizes: Sizes, dtype: Any = jnp.bfloat16) -> float:
+    """FLOP/s of a square product of random numbers."""
     n = sizes.product
     keys = jax.random.split(jax.random.key(0))
-    a, b = (jax.random.normal(key, (n, n), jnp.bfloat16) for key in keys)
+    a, b = (jax.random.normal(key, (n, n), dtype) for key in keys)
     product = jax.jit(lambda a, b: a @ b)
     repeat = 10 * sizes.steps
 

@@ -1,6 +1,8 @@
-"""TextBrewer's side of ``step_overhead.py``; needs torch, transformers and textbrewer.
+"""TextBrewer's side of ``overhead.py``; needs torch, transformers and textbrewer.
 
-Reads a number of steps per line and answers with the seconds they took.
+Its second argument is the attention of the models, ``eager`` or ``sdpa``, or ``compile`` for
+models that ``torch.compile`` has compiled. Reads a number of steps per line and answers with the
+seconds that they took.
 """
 
 import json
@@ -14,15 +16,22 @@ import torch.nn.functional as F
 from textbrewer import DistillationConfig, GeneralDistiller, TrainingConfig
 from transformers import BertConfig, BertForSequenceClassification, get_linear_schedule_with_warmup
 
-settings = json.loads(sys.argv[1])
+settings, kind = json.loads(sys.argv[1]), sys.argv[2]
 answers, sys.stdout = sys.stdout, sys.stderr
 logging.disable(logging.INFO)
 torch.set_num_threads(2)
 
 
 def bert(layers):
-    config = BertConfig(num_hidden_layers=layers, output_hidden_states=True, **settings["size"])
+    config = BertConfig(
+        num_hidden_layers=layers, output_hidden_states=True,
+        attn_implementation="eager" if kind == "eager" else "sdpa", **settings["size"],
+    )  # fmt: skip
     return BertForSequenceClassification(config)
+
+
+def compiled(model):
+    return torch.compile(model) if kind == "compile" else model
 
 
 def adaptor(batch, outputs):
@@ -49,7 +58,7 @@ def batches():
         print(time.perf_counter() - start, file=answers, flush=True)
 
 
-teacher, student = bert(6), bert(3)
+teacher, student = (compiled(bert(layers)) for layers in settings["layers"])
 with tempfile.TemporaryDirectory() as directory:
     distiller = GeneralDistiller(
         TrainingConfig(device="cpu", output_dir=directory, log_dir=directory, ckpt_steps=10**6),

@@ -1,0 +1,87 @@
+"""What jaxbrewer costs on this machine's CPU: every section of the benchmarks in one command.
+
+    python -m benchmarks.suite                                 # from the repository's root
+    python -m benchmarks.suite --only overhead machine
+    python -m benchmarks.suite --peer textbrewer=ENVIRONMENT/bin/python
+
+Sections: ``overhead`` (a hand-written step, and TextBrewer), ``machine`` (FLOPs over time as shares
+of a product's), ``input`` (loaders, tokenization, caches), ``starting`` (the time to a first step)
+and ``growth`` (with batches, lengths, matches, teachers, data). What is compared takes turns in one
+run. Each section is printed and written to ``docs/results/benchmarks/SECTION.json``, with the
+command, the versions and the processor; ``--toy`` writes nothing.
+"""
+
+import argparse
+import dataclasses
+import importlib
+import json
+import os
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+ROOT = Path(__file__).parents[2]
+SECTIONS = {
+    "overhead": "overhead", "machine": "machine", "input": "inputs", "starting": "starting",
+    "growth": "growth",
+}  # fmt: skip
+"""Sections, and the modules that measure them."""
+PEERS = ("textbrewer",)
+PACKAGES = ("jaxbrewer", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def facts() -> dict[str, object]:
+    """The command, the versions and the processor."""
+    return {
+        "command": " ".join(["python -m benchmarks.suite", *sys.argv[1:]]),
+        "processor": processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "versions": {package: metadata.version(package) for package in PACKAGES},
+    }
+
+
+def processor() -> str:
+    """The processor's name and its widest vectors, where the system says so."""
+    found = Path("/proc/cpuinfo")
+    text = found.read_text() if found.exists() else ""
+    names = [line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line]
+    vectors = next((name for flag, name in (("avx512f", "AVX-512"), ("avx2", "AVX2"))
+                    if flag in text), "")  # fmt: skip
+    return " ".join(filter(None, [names[0] if names else platform.processor(), vectors]))
+
+
+def peer(text: str) -> tuple[str, str]:
+    """The peer and the interpreter of ``NAME=PYTHON``."""
+    name, _, python = text.partition("=")
+    if name not in PEERS or not python:
+        raise argparse.ArgumentTypeError(f"NAME=PYTHON with a name of {', '.join(PEERS)}")
+    return name, python
+
+
+def main() -> None:
+    """Measures the sections, and prints and writes their rows."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS, metavar="SECTION",
+                        help=f"of {', '.join(SECTIONS)}")  # fmt: skip
+    parser.add_argument("--toy", action="store_true", help="tiny sizes, and nothing is written")
+    parser.add_argument("--peer", type=peer, action="append", default=[], metavar="NAME=PYTHON",
+                        help=f"an interpreter with {', '.join(PEERS)}")  # fmt: skip
+    options = parser.parse_args()
+    for section in options.only:
+        module = importlib.import_module(f".{SECTIONS[section]}", __package__)
+        rows = []
+        for row in module.run(options.toy, dict(options.peer)):
+            print(f"{section:10}{row.name:56}{row.value:10.4g} {row.unit:15}{row.note}", flush=True)
+            rows.append(dataclasses.asdict(row))
+        if not options.toy:
+            path = ROOT / "docs" / "results" / "benchmarks" / f"{section}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps({**facts(), "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,245 @@
+"""What the library costs: ``GeneralDistiller.train`` against a hand-written step, and TextBrewer.
+
+Both train the same pair on the same batches and take turns in one process. The losses are soft
+cross-entropy, hidden states and labels; the optimizer is AdamW with clipping and a schedule.
+TextBrewer's own GeneralDistiller takes its turns in a second process that sleeps otherwise.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+import jaxbrewer as jb
+from jaxbrewer.models import BertConfig, BertForSequenceClassification
+
+from ..common import CLASSES, TEMPERATURE, Clock, Row, ratio
+
+RATE, TOTAL = 1e-4, 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A teacher and a student of one width, their batch, and how often each side has its turn."""
+
+    name: str
+    teacher_layers: int
+    student_layers: int
+    width: int
+    batch: int
+    length: int
+    rounds: int
+    steps: int
+    matches: tuple[tuple[int, int], ...]
+    heads: int = 12
+    vocabulary: int = 8192
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The fields of both models' configs, except the number of layers."""
+        return {
+            "vocab_size": self.vocabulary,
+            "hidden_size": self.width,
+            "num_attention_heads": self.heads,
+            "intermediate_size": 4 * self.width,
+            "max_position_embeddings": 128,
+            "hidden_dropout_prob": 0.0,
+            "attention_probs_dropout_prob": 0.0,
+            "num_labels": CLASSES,
+        }
+
+    def bert(self, layers: int, seed: int) -> BertForSequenceClassification:
+        """A model with random weights."""
+        config = BertConfig(num_hidden_layers=layers, **self.fields)
+        return BertForSequenceClassification(config, rngs=nnx.Rngs(seed))
+
+    def batches(self) -> list[dict[str, np.ndarray]]:
+        """The batches of a turn."""
+        rng = np.random.default_rng(0)
+        shape = self.batch, self.length
+        return [
+            {
+                "input_ids": rng.integers(0, self.vocabulary, shape).astype(np.int32),
+                "attention_mask": np.ones(shape, np.int32),
+                "labels": rng.integers(0, CLASSES, self.batch).astype(np.int32),
+            }
+            for _ in range(self.steps)
+        ]
+
+
+MINILM = Pair("MiniLM", 6, 3, 384, 16, 64, 12, 2, ((0, 0), (2, 1), (4, 2), (6, 3)))
+TINY = Pair("tiny", 1, 1, 16, 2, 8, 30, 200, ((1, 1),), heads=2, vocabulary=100)
+TOY = dataclasses.replace(TINY, name="toy", rounds=2, steps=2)
+
+
+def adaptor(batch: dict[str, Any], outputs: dict[str, Any]) -> dict[str, Any]:
+    """Logits, hidden states, the mask and the labels' loss."""
+    logits = outputs["logits"]
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"])
+    return {
+        "logits": logits,
+        "hidden": outputs["hidden_states"],
+        "inputs_mask": batch["attention_mask"],
+        "losses": loss.mean(),
+    }
+
+
+class ByHand:
+    """The same training without the library: plain nnx, optax and one jitted function."""
+
+    def __init__(self, pair: Pair, teacher: Any, student: Any):
+        graph_T, weights_T = nnx.split(teacher)
+        graph_S, weights_S, rest = nnx.split(student, nnx.Param, ...)
+        self.teacher = nnx.to_pure_dict(weights_T)
+        self.params = jax.tree.map(jnp.copy, nnx.to_pure_dict(weights_S))
+        schedule = optax.linear_schedule(RATE, 0.0, TOTAL)
+        optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule))
+        self.opt_state = optimizer.init(self.params)
+
+        def loss(params: Any, teacher: Any, batch: Any) -> Any:
+            inputs = batch["input_ids"], batch["attention_mask"]
+            target = jax.lax.stop_gradient(nnx.merge(graph_T, teacher)(*inputs))
+            output = nnx.merge(graph_S, params, rest)(*inputs)
+            soft = jax.nn.softmax(target["logits"] / TEMPERATURE)
+            total = optax.softmax_cross_entropy(output["logits"] / TEMPERATURE, soft).mean()
+            mask = batch["attention_mask"][..., None]
+            count = mask.sum() * pair.width
+            for layer_T, layer_S in pair.matches:
+                gap = output["hidden_states"][layer_S] - target["hidden_states"][layer_T]
+                total += jnp.sum(gap**2 * mask) / count
+            labels = optax.softmax_cross_entropy_with_integer_labels(
+                output["logits"], batch["labels"]
+            )
+            return total + labels.mean()
+
+        def step(params: Any, opt_state: Any, teacher: Any, batch: Any) -> Any:
+            value, gradient = jax.value_and_grad(loss)(params, teacher, batch)
+            updates, opt_state = optimizer.update(gradient, opt_state, params)
+            return optax.apply_updates(params, updates), opt_state, value
+
+        self.step = jax.jit(step, donate_argnums=(0, 1))
+
+    def run(self, batches: list[Any]) -> list[float]:
+        """Trains on the batches; returns their losses."""
+        losses = []
+        for batch in batches:
+            self.params, self.opt_state, value = self.step(
+                self.params, self.opt_state, self.teacher, batch
+            )
+            losses.append(value)
+        return [float(value) for value in losses]
+
+
+@contextlib.contextmanager
+def peer(python: str | None, worker: str, *arguments: str, **settings: Any) -> Iterator[Any]:
+    """A function from a number of steps to the seconds that another toolkit takes for them.
+
+    ``worker`` is a program of this folder, which another interpreter runs. It reads a number of
+    steps per line, and answers with seconds. Without an interpreter there is no function.
+    """
+    if not python:
+        yield None
+        return
+    # Threads that spin while they wait would slow down the side that is measured.
+    quiet = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
+    program = str(Path(__file__).with_name(worker))
+    with subprocess.Popen(
+        [python, program, json.dumps(settings), *arguments],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=quiet,
+    ) as process:  # fmt: skip
+
+        def seconds(steps: int) -> float:
+            process.stdin.write(f"{steps}\n")
+            process.stdin.flush()
+            answer = process.stdout.readline()
+            if not answer:
+                raise RuntimeError(f"{worker} has ended: see its message above")
+            return float(answer)
+
+        try:
+            yield seconds
+        finally:
+            process.kill()  # TextBrewer cycles through an empty loader
+
+
+def measure(pair: Pair, peers: dict[str, Callable[[int], float]]) -> dict[str, Clock]:
+    """The clocks of the distiller, of the step by hand, and of the peers."""
+    batches, teacher = pair.batches(), pair.bert(pair.teacher_layers, 0)
+    student = pair.bert(pair.student_layers, 1)
+    by_hand = ByHand(pair, teacher, student)
+    distiller = jb.GeneralDistiller(
+        jb.TrainingConfig(output_dir=None, ckpt_steps=pair.steps, progress=False),
+        jb.DistillationConfig(
+            temperature=TEMPERATURE,
+            hard_label_weight=1,
+            intermediate_matches=[
+                {"layer_T": t, "layer_S": s, "feature": "hidden", "loss": "hidden_mse", "weight": 1}
+                for t, s in pair.matches
+            ],
+        ),
+        teacher, student, adaptor, adaptor,
+    )  # fmt: skip
+    clocks = {name: Clock() for name in ("distiller", "by hand", *peers)}
+    losses: list[float] = []
+    end_of_turn = time.perf_counter()
+
+    def turn_of_the_others(model: Any, step: int) -> None:
+        """Runs between two turns of the distiller, after its steps have finished."""
+        nonlocal end_of_turn
+        clocks["distiller"].seconds.append((time.perf_counter() - end_of_turn) / pair.steps)
+        start = time.perf_counter()
+        losses.extend(by_hand.run(batches))
+        clocks["by hand"].seconds.append((time.perf_counter() - start) / pair.steps)
+        for name, seconds in peers.items():
+            clocks[name].seconds.append(seconds(pair.steps) / pair.steps)
+        end_of_turn = time.perf_counter()
+
+    history = distiller.train(
+        optax.adamw(optax.linear_schedule(RATE, 0.0, TOTAL)),
+        batches,
+        num_steps=pair.steps * (pair.rounds + 1),
+        max_grad_norm=1.0,
+        callback=turn_of_the_others,
+    ).history
+    np.testing.assert_allclose(history["total_loss"], losses, rtol=2e-3)
+    for clock in clocks.values():
+        del clock.seconds[0]  # the first turn compiles
+    return clocks
+
+
+def run(is_toy: bool, pythons: dict[str, str]) -> Iterator[Row]:
+    """Ratios for a pair of MiniLM's size and a tiny one; TextBrewer beside the first."""
+    for pair in (TOY,) if is_toy else (MINILM, TINY):
+        kinds = ("eager", "sdpa", "compile") if pair is MINILM else ()
+        settings = {
+            "size": pair.fields, "layers": [pair.teacher_layers, pair.student_layers],
+            "pairs": pair.matches, "temperature": TEMPERATURE, "rate": RATE, "batch": pair.batch,
+            "length": pair.length, "total": TOTAL,
+        }  # fmt: skip
+        with contextlib.ExitStack() as stack:
+            enter = functools.partial(peer, pythons.get("textbrewer"), "textbrewer_worker.py")
+            found = {f"TextBrewer, {k}": stack.enter_context(enter(k, **settings)) for k in kinds}
+            clocks = measure(pair, {name: seconds for name, seconds in found.items() if seconds})
+        ours, hand = clocks["distiller"], clocks["by hand"]
+        yield Row("overhead", f"{pair.name}, distiller", 1e3 * ours.median, "ms/step",
+                  ours.quartiles())  # fmt: skip
+        aim = "" if pair is TINY else "aim at most 1.01"
+        yield ratio("overhead", f"{pair.name}, distiller / by hand", ours, hand, aim)
+        gap = 1e6 * np.median(np.array(ours.seconds) - np.array(hand.seconds))
+        yield Row("overhead", f"{pair.name}, distiller - by hand", float(gap), "µs/step",
+                  "aim at most 30" if pair is TINY else "")  # fmt: skip
+        for name in clocks.keys() - {"distiller", "by hand"}:
+            yield ratio("overhead", f"{pair.name}, {name} / distiller", clocks[name], ours,
+                        "above 1, ours is faster; aim 1.2 (AVX2), 2.2 (AVX-512)")  # fmt: skip
