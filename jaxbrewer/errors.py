@@ -57,6 +57,17 @@ def shown(value: object) -> str:
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
+def on_one_line(text: str, most: int = 300) -> str:
+    r"""The text of another library's error for a message: without line breaks, and not too long.
+
+    Examples:
+        >>> on_one_line("no route\n  to host")
+        'no route to host'
+    """
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most - 3]}..."
+
+
 def escaped(text: str) -> str:
     r"""Text for a terminal: control characters, line breaks and surrogates as escape sequences.
 

@@ -1,4 +1,4 @@
-"""The results of a run: ``results.json``, and TensorBoard's hyperparameters and scores."""
+"""The results of a run: ``results.json``, and hyperparameters and scores in its trackers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,7 +22,7 @@ def save_results(
 ) -> None:
     """Writes ``results.json`` and the model card with these results.
 
-    With ``training.log_dir``, TensorBoard gets the hyperparameters and scores.
+    The trackers get the hyperparameters and scores.
 
     Args:
         job: The job.
@@ -35,7 +35,8 @@ def save_results(
     """
     from ..export.card import directory_card, write_card
     from ..run.directory import MANIFEST, RunManifest, environment
-    from ..run.logs import Events
+    from ..run.trackers import TrackedRun
+    from ..run.trackers import write_results as write_results_to_trackers
 
     versions = environment()
     versions["finished"] = versions.pop("started")
@@ -58,10 +59,14 @@ def save_results(
     )
     if run.has_model:
         write_card(run.model, directory_card(run.model))
-    if config.log_dir is not None:
-        name = read_json(run.directory / MANIFEST, RunManifest)["run"]
-        events = Events(config.log_dir, name)
-        scores = rows[role]["metrics"] if role in rows else {}
-        metrics = {name: value for name, value in scores.items() if value is not None}
-        events.append_results(training["steps"], hyperparameters(settings), metrics)
-        events.close()
+    if config.log_dir is None and not config.trackers:
+        return
+    name = read_json(run.directory / MANIFEST, RunManifest)["run"]
+    scores = rows[role]["metrics"] if role in rows else {}
+    write_results_to_trackers(
+        config,
+        TrackedRun(name, run.directory, config.log_dir),
+        training["steps"],
+        hyperparameters(settings),
+        {name: value for name, value in scores.items() if value is not None},
+    )

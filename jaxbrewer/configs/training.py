@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
+from typing import Any
 
-from ..errors import UsageError
+from ..errors import UsageError, shown, suggest
 from ._base import LARGEST_SEED, Config, is_int
 from .mesh import Rules, check_mesh, check_rules
 
@@ -75,6 +76,11 @@ class TrainingConfig(Config):
 
     log_dir: str | Path | None = None
     """Directory of the TensorBoard events; ``None`` writes none."""
+
+    trackers: Sequence[str | Any] = field(default=(), kw_only=True)
+    """Trackers beside TensorBoard's ``log_dir``: ``"mlflow"``, ``"trackio"`` or ``"wandb"``, each
+    an extra of the package; in Python also an object of your own, a
+    :class:`~jaxbrewer.run.trackers.Writer`. ``"tensorboard"`` may be named with a ``log_dir``."""
 
     output_dir: str | Path | None = "./saved_models"
     """Directory of the run (checkpoints, configs, ``metrics.jsonl``); ``None`` writes nothing."""
@@ -184,6 +190,7 @@ class TrainingConfig(Config):
             check_rules(f"TrainingConfig.{name}", getattr(self, name), axes)
             self.freeze(name)
         self._check_profile()
+        self._check_trackers()
 
     def _check_paths(self) -> None:
         for name in ("log_dir", "output_dir"):
@@ -208,6 +215,24 @@ class TrainingConfig(Config):
         if self.log_dir is None and self.output_dir is None:
             raise UsageError("TrainingConfig.profile_steps needs a log_dir or an output_dir.")
 
+    def _check_trackers(self) -> None:
+        if isinstance(self.trackers, str):
+            object.__setattr__(self, "trackers", (self.trackers,))
+        self.freeze("trackers")
+        allowed = f"a list of {', '.join(map(repr, TRACKER_NAMES))}, or objects with write_scalars"
+        self.require("trackers", isinstance(self.trackers, tuple), allowed)
+        for tracker in self.trackers:
+            is_known = tracker in TRACKER_NAMES if isinstance(tracker, str) else _is_writer(tracker)
+            if not is_known:
+                names = suggest(tracker, TRACKER_NAMES)
+                raise UsageError(
+                    f"TrainingConfig.trackers has no tracker {shown(tracker)}: {names}"
+                )
+        if "tensorboard" in self.trackers and self.log_dir is None:
+            raise UsageError("TrainingConfig.trackers has 'tensorboard', which needs a log_dir.")
+
+
+TRACKER_NAMES = ("tensorboard", "mlflow", "trackio", "wandb")
 
 DEVICES = ("cpu", "cuda", "gpu", "tpu")
 
@@ -215,3 +240,9 @@ DEVICES = ("cpu", "cuda", "gpu", "tpu")
 def is_path(value: object) -> bool:
     """Whether a value can be the path of a file: text that is not empty, or a ``Path``; no NUL."""
     return isinstance(value, (str, Path)) and value != "" and "\0" not in str(value)
+
+
+def _is_writer(value: object) -> bool:
+    """Whether an object has the methods of a :class:`~jaxbrewer.run.trackers.Writer`."""
+    methods = ("write_settings", "write_scalars", "close")
+    return all(callable(getattr(value, method, None)) for method in methods)

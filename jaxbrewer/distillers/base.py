@@ -19,6 +19,7 @@ from ..forward.freezing import warn_of_moving_lora_base
 from ..forward.model import Model, PyTree
 from ..objective.objective import make_objective
 from ..run.load_student import best_step, load_student
+from ..run.trackers import require_trackers
 from ..step.optimizer_trees import named_leaves
 from .postprocessing import Postprocess, Postprocessor, make_postprocess
 from .prepared import Fitted, Prepared, Result, fit, require_config
@@ -43,6 +44,7 @@ class Distiller:
 
     def __init__(self, train_config: TrainingConfig, model_S: Any):
         require_config("train_config", train_config, TrainingConfig)
+        require_trackers(train_config)
         self.train_config = train_config
         self.projections: PyTree | None = None
         self.history: dict[str, np.ndarray] = {}

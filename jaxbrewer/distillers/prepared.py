@@ -27,7 +27,7 @@ from ..forward.precision import policy_of
 from ..losses import collect_facts
 from ..objective.term_weights import TermWeight
 from ..run import loop
-from ..run.directory import DistillConfigs, open_run
+from ..run.directory import DistillConfigs, configs_as_json, open_run
 from ..run.nonfinite import FlaggedStep
 from ..run.optimizer_settings import closure_settings
 from ..run.plan import Plan
@@ -248,6 +248,7 @@ def fit(
             plan=prepared.plan,
             layout=layout,
             weights_at_0=prepared.weights_at_0,
+            settings=configs_as_json(config, prepared.record.distill_configs),
             run_directory=open_run(config, prepared.record.distill_configs, _facts(prepared)),
             keep=keep_state,
             postprocess=lambda batch, state: prepared.postprocess(

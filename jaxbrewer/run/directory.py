@@ -29,13 +29,14 @@ from .checkpoint_store import CHECKPOINTS, DAMAGED
 from .lock import DirectoryLock
 from .logs import event_files
 from .results import RESULTS
-from .tracking import METRICS
+from .step_log import METRICS
 
 CONFIG, MANIFEST, COMPLETED = "config.json", "manifest.json", "checkpoints.jsonl"
 
 MAY_DIFFER = frozenset(
     {
-        "log_dir", "output_dir", "cache_dir", "overwrite", "progress", "resume", "force_resume",
+        "log_dir", "trackers", "output_dir", "cache_dir", "overwrite", "progress",
+        "resume", "force_resume",
         "device", "data_parallel", "local_rank",
         "mesh", "student_rules", "teacher_rules", "local_batches", "profile_steps",
         "ckpt_frequency", "ckpt_epoch_frequency", "ckpt_steps",
@@ -146,11 +147,7 @@ def _open(
     config: TrainingConfig, distill_config: DistillConfigs, facts: Mapping[str, Any]
 ) -> RunDirectory:
     directory = Path(str(config.output_dir))
-    configs = {"training": _json(config)}
-    if isinstance(distill_config, Mapping):
-        configs["tasks"] = {task: _json(config) for task, config in distill_config.items()}
-    elif distill_config is not None:
-        configs["distillation"] = _json(distill_config)
+    configs = configs_as_json(config, distill_config)
     facts = json.loads(json.dumps(facts))
     _make_directory("output_dir", directory)
     require_addressable(directory)
@@ -171,6 +168,16 @@ def _open(
     except BaseException:
         lock.release()
         raise
+
+
+def configs_as_json(config: TrainingConfig, distill_config: DistillConfigs) -> dict[str, Any]:
+    """The content of ``config.json``; functions and other objects become their names."""
+    configs = {"training": _json(config)}
+    if isinstance(distill_config, Mapping):
+        configs["tasks"] = {task: _json(config) for task, config in distill_config.items()}
+    elif distill_config is not None:
+        configs["distillation"] = _json(distill_config)
+    return configs
 
 
 def _start(

@@ -151,31 +151,28 @@ class Events:
         self._file = AppendOnly(Path(log_dir) / name)
         self._file.write(_record(Event(wall_time=time.time(), file_version="brain.Event:2")))
 
-    def append(self, rows: Sequence[Mapping[str, Any]], group: str = "scalar") -> None:
-        """Appends the scalars of some steps, each under the tag ``<group>/<name>``."""
+    def append(self, rows: Iterable[tuple[int, Mapping[str, float]]]) -> None:
+        """Appends the scalars of some steps, as pairs of a step and its values by tag."""
         self._write(
             (
-                row["step"],
+                step,
                 Summary(
                     value=[
-                        Summary.Value(tag=f"{group}/{name}", simple_value=value)
-                        for name, value in row.items()
-                        if name != "step"
+                        Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()
                     ]
                 ),
             )
-            for row in rows
+            for step, scalars in rows
         )
 
     def append_results(
         self, step: int, settings: Mapping[str, Any], metrics: Mapping[str, float]
     ) -> None:
         """Appends the hyperparameters of a run, and its last scores under ``test/<name>``."""
-        summaries = hparams(
-            dict(settings), {f"test/{name}": value for name, value in metrics.items()}
-        )
+        scores = {f"test/{name}": value for name, value in metrics.items()}
+        summaries = hparams(dict(settings), scores)
         self._write((step, summary) for summary in summaries)
-        self.append([{"step": step, **metrics}], "test")
+        self.append([(step, scores)])
 
     def _write(self, summaries: Iterable[tuple[int, Summary]]) -> None:
         now = time.time()

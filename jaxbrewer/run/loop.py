@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -31,7 +32,8 @@ from .plan import Plan
 from .profiling import Profiler
 from .progress import announce
 from .retention import require_best_metric
-from .tracking import LEAD, Tracker
+from .step_log import LEAD, StepLog
+from .trackers import TrackedRun, open_trackers
 
 History = dict[str, np.ndarray]
 """Every metric as an array over steps."""
@@ -95,6 +97,7 @@ def fit(
     keep: Callable[[TrainState, History], None],
     layout: DeviceLayout = DeviceLayout(),  # noqa: B008  # frozen
     weights_at_0: Mapping[str, TermWeight] = {},
+    settings: Mapping[str, Any] = {},
     postprocess: Callable[[Any, TrainState], Any] = lambda batch, state: batch,
     on_checkpoint: Callable[[int, TrainState], AfterCheckpoint] = lambda step, state: (
         AfterCheckpoint()
@@ -119,6 +122,7 @@ def fit(
             Ctrl-C the state is saved as well.
         layout: The devices of batches.
         weights_at_0: The weights of the loss's terms before the first step, which are logged.
+        settings: The configs as nested dicts, for trackers.
         postprocess: Applied to every batch and the state before anything else.
         on_checkpoint: Called with the step and the state after each checkpoint.
         has_scores: Whether ``on_checkpoint`` may return scores; if not, a metric that
@@ -155,28 +159,32 @@ def fit(
             state = dataclasses.replace(saved.state, opt_state=opt_state)
         elif saved:
             state = saved.state
-        tracker = Tracker(
+        resumed_at = begun if run and run.resumes else None
+        tracked = TrackedRun(None, None, config.log_dir, resumed_at)
+        if run is not None:
+            tracked = dataclasses.replace(tracked, name=run.name, directory=run.directory)
+        log = StepLog(
             run.directory if run else None,
-            config.log_dir,
             plan.total_steps,
-            run=run.name if run else "run",
-            resumed_at=begun if run and run.resumes else None,
+            writers=functools.partial(open_trackers, config, tracked),
+            resumed_at=resumed_at,
             show=config.progress,
             weights=weights_at_0,
         )
-        stack.enter_context(tracker)
+        stack.enter_context(log)
+        log.report_settings(settings)
         profiler = stack.enter_context(Profiler(config))
         interrupts = stack.enter_context(Interrupts())
         if begun == 0:
-            tracker.report_weights()
+            log.report_weights()
 
         def complete(step: int, state: TrainState) -> bool:
             """Calls the callback after a checkpoint; whether the training ends."""
             after = on_checkpoint(step, state)
-            tracker.report_scores(step, after.scores)
+            log.report_scores(step, after.scores)
             if checkpointer is None:
                 return after.stops
-            checkpointer.complete(step, after.scores, tracker.latest())
+            checkpointer.complete(step, after.scores, log.latest())
             return after.stops or checkpointer.is_out_of_patience()
 
         stops = False
@@ -189,7 +197,7 @@ def fit(
         number, last = begun, None
         groups = itertools.islice(source(start=position), plan.total_steps - begun)
         announced: frozenset[str] = frozenset()
-        tracker.waits_for(begun + 1, "reading the first batch")
+        log.waits_for(begun + 1, "reading the first batch")
         try:
             for group in groups if not stops else ():
                 batches = tuple(as_batch(postprocess(batch, state)) for batch in group.batches)
@@ -197,7 +205,7 @@ def fit(
                 profiler.before(number + 1, state)
                 placed = prepare(batches)
                 if is_new:
-                    tracker.waits_for(number + 1, "compiling for this shape of batches")
+                    log.waits_for(number + 1, "compiling for this shape of batches")
                 if number == begun and run is not None and not has_scores:
                     _, (shapes_of, _) = jax.eval_shape(jitted, state, teacher_variables, placed)
                     require_best_metric(config, shapes_of)
@@ -205,7 +213,7 @@ def fit(
                     state, (metrics, finite) = jitted(state, teacher_variables, placed)
                     number, last = number + 1, group
                     examples = sum(map(batch_size, batches)) * layout.loaders
-                    tracker.add(number, examples, metrics, compiled=is_new)
+                    log.add(number, examples, metrics, compiled=is_new)
                     guard.add(number, batches, metrics, finite)
                 if config.progress:
                     announced = _announce_new(facts, announced)
@@ -217,7 +225,7 @@ def fit(
                     if skips:
                         guard.count_skipped(bad)
                         continue
-                    tracker.read(bad.number)
+                    log.read(bad.number)
                     arrays = {"teacher's arrays": teacher_variables, "batch": bad.batch}
                     if bad.number == begun + 1:
                         arrays = {"weights": initial, **arrays}
@@ -225,7 +233,7 @@ def fit(
                     raise guard.error(bad, arrays, kept)
                 if not stops_here:
                     continue
-                tracker.read()  # before the checkpoint, which is never ahead of the scalars
+                log.read()  # before the checkpoint, which is never ahead of the scalars
                 if checkpointer is not None and (is_planned or is_last_call):
                     checkpointer.save(number, state, group.position, is_planned=is_planned)
                 if is_planned:
@@ -240,15 +248,15 @@ def fit(
         except BaseException as error:
             if number > begun and _is_sound(state) and (skips or not guard.has_fault()):
                 with contextlib.suppress(Exception):  # the error that ends the training counts
-                    tracker.read()
-                keep(state, tracker.history())
+                    log.read()
+                keep(state, log.history())
                 if isinstance(error, KeyboardInterrupt) and checkpointer and last:
                     checkpointer.save_interrupted(number, state, last.position)
             raise
         guard.report_skipped(number - begun)
         if checkpointer is not None:
             checkpointer.end()
-        keep(state, tracker.history())
+        keep(state, log.history())
 
 
 def _is_sound(state: TrainState) -> bool:

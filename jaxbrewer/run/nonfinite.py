@@ -20,7 +20,7 @@ from ..objective.value_checks import FailedCheck, is_check, report
 from ..step.optimizer import global_norm
 from ..step.state import TrainState
 from ..step.train_step import TrainStep
-from .tracking import LEAD
+from .step_log import LEAD
 
 _GRADIENTS = "finite_gradients"
 

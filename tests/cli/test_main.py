@@ -209,9 +209,9 @@ def test_a_training_that_is_interrupted_ends_with_130(job):
     code = (
         "import os, signal, sys\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # may be ignored by our parent
-        "from jaxbrewer.run import tracking\n"
+        "from jaxbrewer.run import step_log\n"
         "from jaxbrewer.cli import main\n"
-        "tracking.Tracker.add = lambda *_, **__: os.kill(os.getpid(), signal.SIGINT)\n"
+        "step_log.StepLog.add = lambda *_, **__: os.kill(os.getpid(), signal.SIGINT)\n"
         "sys.exit(main())"
     )
     command = [sys.executable, "-c", code, "train", str(job)]

@@ -163,7 +163,7 @@ def signalled(module, function, number, *words):
 @pytest.mark.slow
 def test_ctrl_c_saves_a_checkpoint_from_which_a_training_resumes(job, tmp_path):
     words = short(job, "--training.ckpt_steps", 8)
-    done = signalled("jaxbrewer.run.tracking", "Tracker.add", signal.SIGINT, "train", *words)
+    done = signalled("jaxbrewer.run.step_log", "StepLog.add", signal.SIGINT, "train", *words)
     assert done.returncode == 130, done.stderr
     teacher = tmp_path / "run" / "teacher"
     assert f"Ctrl-C: step 1 is saved in {teacher}; --resume continues" in done.stderr

@@ -12,7 +12,7 @@ import jaxbrewer as jb
 from jaxbrewer.data.groups import groups
 from jaxbrewer.run.loop import plan_training
 from jaxbrewer.run.plan import Plan
-from jaxbrewer.run.tracking import Tracker
+from jaxbrewer.run.step_log import StepLog
 from tests.toys import logits_adaptor, mlp, mlp_params, quiet, vector_data
 
 BATCHES = list(jb.ArrayLoader(vector_data(16), 8, shuffle=False))
@@ -83,13 +83,13 @@ def test_b38_scalars_are_fetched_without_blocking_the_step(monkeypatch):
     reads = []
     device_get = jax.device_get
     monkeypatch.setattr(jax, "device_get", lambda x: reads.append(1) or device_get(x))
-    with Tracker(None, None, 40, show=False) as tracker:
-        tracker._SECONDS = 1e9
+    with StepLog(None, None, 40, show=False) as log:
+        log._SECONDS = 1e9
         for step in range(1, 41):
-            tracker.add(step, 8, {"total_loss": jnp.float32(step)})
+            log.add(step, 8, {"total_loss": jnp.float32(step)})
         assert not reads
     assert len(reads) == 1
-    assert list(tracker.history()["total_loss"]) == list(range(1, 41))
+    assert list(log.history()["total_loss"]) == list(range(1, 41))
 
 
 def test_b43_half_precision_needs_no_further_library():

@@ -44,14 +44,14 @@ def found(log_dir):
 
 def test_events_have_no_gap_and_no_repeat(tmp_path):
     first = Events(tmp_path, "a")
-    first.append([{"step": step, "loss": 1.0} for step in range(1, 6)])
+    first.append([(step, {"scalar/loss": 1.0}) for step in range(1, 6)])
     first.close()
     (path,) = tmp_path.iterdir()
     os.truncate(path, path.stat().st_size - 3)
     foreign = tmp_path / "events.out.tfevents.1.host.b"
     foreign.write_bytes(path.read_bytes())
     second = Events(tmp_path, "a", last_step=3)
-    second.append([{"step": step, "loss": 1.0} for step in (4, 5)])
+    second.append([(step, {"scalar/loss": 1.0}) for step in (4, 5)])
     second.close()
     foreign.unlink()
     assert found(tmp_path) == [(step, "scalar/loss") for step in range(1, 6)]
@@ -62,7 +62,7 @@ def test_events_have_no_gap_and_no_repeat(tmp_path):
 def test_events_of_other_runs_are_not_changed(tmp_path):
     for run in ("a", "b"):
         events = Events(tmp_path, run)
-        events.append([{"step": 1, "loss": 1.0}])
+        events.append([(1, {"scalar/loss": 1.0})])
         events.close()
     Events(tmp_path, "a", last_step=0).close()
     assert found(tmp_path) == [(1, "scalar/loss")]

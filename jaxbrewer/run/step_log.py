@@ -1,8 +1,8 @@
-"""Writes the scalars of a training to metrics.jsonl, TensorBoard and the terminal."""
+"""Writes the scalars of a training to metrics.jsonl, trackers and the terminal."""
 
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -12,9 +12,11 @@ import numpy as np
 
 from ..errors import UsageError
 from ..objective.term_weights import TermWeight, describe
-from .logs import Events, JsonLines
+from .logs import JsonLines
 from .progress import ProgressDisplay
+from .results import hyperparameters
 from .skipped_steps import SkippedStepWatch
+from .trackers import Writer
 from .uncounted_terms import UncountedTerms
 
 LEAD = 2
@@ -24,17 +26,16 @@ METRICS = "metrics.jsonl"
 """The scalars of a run, one line of JSON per step."""
 
 
-class Tracker:
+class StepLog:
     """Takes the scalars of every step and shows the progress of the training.
 
     Scalars are read from the device in blocks, a step late, so that the device never waits for
-    the host; they reach ``metrics.jsonl`` and TensorBoard (tags ``scalar/<name>``) when read.
+    the host; they reach ``metrics.jsonl`` and the trackers (as ``scalar/<name>``) when read.
 
     Args:
         directory: The directory of ``metrics.jsonl``; ``None`` writes none.
-        log_dir: The directory of TensorBoard's events; ``None`` writes none.
         total_steps: Number of steps in all.
-        run: The run's name, which identifies its events in ``log_dir``.
+        writers: Opens the trackers; called in the first of several processes only.
         resumed_at: The step after which the training resumes: rows of later steps are removed, the
             others become the beginning of the history. ``None`` starts a run.
         show: Whether to show progress: a bar on a terminal, else a line every ten seconds.
@@ -46,29 +47,26 @@ class Tracker:
     def __init__(
         self,
         directory: Path | None,
-        log_dir: str | Path | None,
         total_steps: int,
         *,
-        run: str = "run",
+        writers: Callable[[], Sequence[Writer]] = tuple,
         resumed_at: int | None = None,
         show: bool = True,
         weights: Mapping[str, TermWeight] = {},
     ):
         is_writer = jax.process_index() == 0
-        self._files: list[JsonLines | Events] = []
+        self._file: JsonLines | None = None
+        self._writers: Sequence[Writer] = ()
         self._history: list[dict[str, Any]] = []
         if directory is not None and is_writer:
-            lines = JsonLines(directory / METRICS, resumed_at)
-            self._files.append(lines)
-            _warn_of_gaps(lines.rows, resumed_at or 0, directory / METRICS)
-            self._history.extend(lines.rows)
-        if log_dir is not None and is_writer:
-            # A run that resumes before its first checkpoint writes everything again.
-            keeps = -1 if resumed_at == 0 else resumed_at
+            self._file = JsonLines(directory / METRICS, resumed_at)
+            _warn_of_gaps(self._file.rows, resumed_at or 0, directory / METRICS)
+            self._history.extend(self._file.rows)
+        if is_writer:
             try:
-                self._files.append(Events(log_dir, run, keeps))
+                self._writers = writers()
             except UsageError:
-                self._close_files()
+                self._close(failed=True)
                 raise
         self._weights = weights
         self._skips, self._uncounted = SkippedStepWatch(), UncountedTerms(weights)
@@ -90,37 +88,51 @@ class Tracker:
                 self.read()
                 self._uncounted.end()
         finally:
-            self._close_files()
+            self._close(failed=kind is not None)
             if self._shown is not None:
                 self._shown.close()
 
-    def _close_files(self) -> None:
-        for file in self._files:
-            file.close()
+    def _close(self, *, failed: bool) -> None:
+        if self._file is not None:
+            self._file.close()
+        for writer in self._writers:
+            writer.close(failed=failed)
 
     def waits_for(self, step: int, what: str) -> None:
         """Shows what ``step`` waits for, such as a compilation."""
         if self._shown is not None:
             self._shown.wait_for(step, what)
 
+    def report_settings(self, settings: Mapping[str, Any]) -> None:
+        """Writes the settings of the training, as nested dicts, to the trackers."""
+        flat = hyperparameters(settings)
+        for writer in self._writers:
+            writer.write_settings(flat)
+
     def report_weights(self) -> None:
         """Reports the effective weight of each term of the loss before the first step.
 
-        TensorBoard gets ``scalar/effective_weight_<term>`` at step 0; ``metrics.jsonl`` begins with
+        Trackers get ``scalar/effective_weight_<term>`` at step 0; ``metrics.jsonl`` begins with
         step 1.
         """
         row = {f"effective_weight_{name}": w.effective for name, w in self._weights.items()}
-        for file in self._files:
-            if isinstance(file, Events) and row:
-                file.append([{"step": 0, **row}])
+        self._write([(0, row)], "scalar")
         if self._shown is not None and row:
             self._shown.say(describe(self._weights))
 
     def report_scores(self, step: int, scores: Mapping[str, float] | None) -> None:
-        """Writes what a callback returned to TensorBoard, under ``validation/<name>``."""
-        for file in self._files:
-            if isinstance(file, Events) and isinstance(scores, Mapping) and scores:
-                file.append([{"step": step, **scores}], "validation")
+        """Writes what a callback returned to the trackers, as ``validation/<name>``."""
+        if isinstance(scores, Mapping):
+            self._write([(step, scores)], "validation")
+
+    def _write(self, rows: Iterable[tuple[int, Mapping[str, float]]], group: str) -> None:
+        named = [
+            (step, {f"{group}/{name}": value for name, value in scalars.items()})
+            for step, scalars in rows
+            if scalars
+        ]
+        for writer in self._writers if named else ():
+            writer.write_scalars(named)
 
     def add(
         self, step: int, examples: int, metrics: dict[str, jax.Array], *, compiled: bool = False
@@ -165,12 +177,12 @@ class Tracker:
     def _read(self, block: list["_PendingStep"]) -> None:
         self._last_read = time.monotonic()
         on_host = jax.device_get([pending.metrics for pending in block])
-        rows = [
-            {"step": pending.step, **{name: float(value) for name, value in metrics.items()}}
-            for pending, metrics in zip(block, on_host, strict=True)
-        ]
-        for file in self._files:
-            file.append(rows)
+        scalars = [{name: float(value) for name, value in metrics.items()} for metrics in on_host]
+        steps = [pending.step for pending in block]
+        rows = [{"step": step, **row} for step, row in zip(steps, scalars, strict=True)]
+        if self._file is not None:
+            self._file.append(rows)
+        self._write(zip(steps, scalars, strict=True), "scalar")
         self._history.extend(rows)
         for pending, row in zip(block, rows, strict=True):
             self._skips.see(pending.step, row)
