@@ -74,7 +74,7 @@ def test_a_writer_that_fails_does_not_end_the_training(method, monkeypatch):
 
     calls = []
     monkeypatch.setattr(Recorder, method, fail)
-    with pytest.warns(UserWarning) as warned:
+    with pytest.warns(UserWarning, match="The tracker Recorder") as warned:
         _, history = train([Recorder()])
     assert len(history["total_loss"]) == 4
     assert calls == [method]
