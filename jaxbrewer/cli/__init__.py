@@ -12,7 +12,15 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 
 from ..errors import UsageError, spelling
-from .messages import BAD_INPUT, plain_messages, print_error, spell_flag
+from .messages import (
+    BAD_INPUT,
+    Verbosity,
+    normal_verbosity,
+    plain_messages,
+    print_error,
+    set_verbosity,
+    spell_flag,
+)
 
 INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143
 
@@ -34,6 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         Preempted: SIGTERM ended a training, after a checkpoint; the exit status is 143.
     """
+    with normal_verbosity():
+        return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     try:
         with plain_messages(), spelling(spell_flag):
             try:
@@ -87,4 +100,5 @@ def _run(words: Sequence[str]) -> None:
     if overrides and not arguments.takes_overrides:
         command = " ".join(filter(None, ["jaxbrewer", arguments.command]))
         raise UsageError(f"{overrides[0]}: `{command}` takes no overrides.")
+    set_verbosity(getattr(arguments, "verbosity", Verbosity.NORMAL))
     arguments.run(arguments, overrides)

@@ -16,7 +16,7 @@ from .job_data import (
     require_matching_cache,
 )
 from .messages import report_wait
-from .output import format_bytes, print_line, print_table
+from .output import format_bytes, print_line, print_note, print_table
 from .run_paths import find_teacher
 
 MAX_LISTED = 20
@@ -49,7 +49,7 @@ def build(job: Job, *, kind: str, k: int, bits: int, samples: int, batch_size: i
     with on_device(config.training):
         teacher = job_models.load(task, source, data.head)
         check_fits("teacher", teacher.config, data.tokenizer, config.data, [data.texts.encoded])
-        print_line(f"The teacher reads {len(data.texts.encoded):,} texts once.")
+        print_note(f"The teacher reads {len(data.texts.encoded):,} texts once.")
         cache_teacher(
             directory,
             task,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from .messages import BAD_INPUT, print_error, report_wait
+from .messages import BAD_INPUT, is_quiet, print_error, report_wait
 
 
 def demo(arguments: argparse.Namespace, _: Sequence[str]) -> None:
@@ -23,6 +23,7 @@ def demo(arguments: argparse.Namespace, _: Sequence[str]) -> None:
         output_dir=arguments.output_dir,
         seed=arguments.seed,
         overwrite=arguments.overwrite,
+        quiet=is_quiet(),
     )
 
 
@@ -30,7 +31,7 @@ def train(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Runs ``jaxbrewer train``."""
     from .config import read_job
 
-    job = read_job(arguments.job, [*overrides, *_resume_override(arguments)])
+    job = read_job(arguments.job, [*overrides, *_flag_overrides(arguments)])
     from .training import train
 
     keep_compiled_programs()
@@ -42,7 +43,7 @@ def distill(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Runs ``jaxbrewer distill``."""
     from .config import read_job
 
-    job = read_job(arguments.job, [*overrides, *_resume_override(arguments)])
+    job = read_job(arguments.job, [*overrides, *_flag_overrides(arguments)])
     from .training import distill
 
     keep_compiled_programs()
@@ -123,7 +124,7 @@ def build_cache(arguments: argparse.Namespace, overrides: Sequence[str]) -> None
     """Runs ``jaxbrewer cache build``."""
     from .config import read_job
 
-    job = read_job(arguments.job, overrides)
+    job = read_job(arguments.job, [*overrides, *_flag_overrides(arguments)])
     from .cache import build
 
     keep_compiled_programs()
@@ -199,7 +200,7 @@ def study(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Runs ``jaxbrewer study``."""
     from .config import read_job
 
-    job = read_job(arguments.job, overrides)
+    job = read_job(arguments.job, [*overrides, *_flag_overrides(arguments)])
     keep_compiled_programs()
     from .study import StudyOptions, study
 
@@ -247,8 +248,13 @@ def export(arguments: argparse.Namespace, _: Sequence[str]) -> None:
     )
 
 
-def _resume_override(arguments: argparse.Namespace) -> list[str]:
-    return ["--training.resume", "true"] if arguments.resume else []
+def _flag_overrides(arguments: argparse.Namespace) -> list[str]:
+    """The fields of the job that flags set."""
+    resumes = getattr(arguments, "resume", False)
+    return [
+        *(["--training.resume", "true"] if resumes else []),
+        *(["--training.progress", "false"] if is_quiet() else []),
+    ]
 
 
 @contextlib.contextmanager

@@ -1,9 +1,13 @@
 """What the command line writes to standard error: errors, warnings and the package's log."""
 
 import contextlib
+import contextvars
+import enum
 import json
 import logging
 import sys
+import time
+import traceback
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -14,15 +18,60 @@ BAD_INPUT = 2
 """Exit status of bad input."""
 
 
+class Verbosity(enum.Enum):
+    """What a command prints beside its results, warnings and errors.
+
+    ``QUIET`` is nothing. ``NORMAL`` is the facts of a job and the progress. ``VERBOSE`` adds the
+    time at which each part of the work begins, also where standard error is no terminal, the place
+    of each warning, and the traceback of each error.
+    """
+
+    QUIET = "quiet"
+    NORMAL = "normal"
+    VERBOSE = "verbose"
+
+
+_verbosity = contextvars.ContextVar("verbosity", default=Verbosity.NORMAL)
+_started = time.monotonic()
+
+
+@contextlib.contextmanager
+def normal_verbosity() -> Iterator[None]:
+    """Ends what :func:`set_verbosity` sets inside the context."""
+    token = _verbosity.set(Verbosity.NORMAL)
+    try:
+        yield
+    finally:
+        _verbosity.reset(token)
+
+
+def set_verbosity(value: Verbosity) -> None:
+    """Sets what is printed from here on."""
+    _verbosity.set(value)
+
+
+def is_quiet() -> bool:
+    """Whether only results, warnings and errors are printed."""
+    return _verbosity.get() is Verbosity.QUIET
+
+
+def is_verbose() -> bool:
+    """Whether everything is printed."""
+    return _verbosity.get() is Verbosity.VERBOSE
+
+
 def print_error(error: Exception) -> None:
-    """Prints a :class:`UsageError` as one line."""
+    """Prints a :class:`UsageError` as one line, after its traceback if verbose."""
+    if is_verbose():
+        traceback.print_exception(error, file=sys.stderr)
     print(f"jaxbrewer: error: {error}", file=sys.stderr)
 
 
 def report_wait(reason: str) -> None:
     """Tells a person at a terminal what takes the next seconds."""
-    if sys.stderr.isatty():
-        print(f"jaxbrewer: {escaped(reason)} ...", file=sys.stderr, flush=True)
+    if is_verbose() or (sys.stderr.isatty() and not is_quiet()):
+        at = f"{time.monotonic() - _started:.1f} s: " if is_verbose() else ""
+        print(f"jaxbrewer: {at}{escaped(reason)} ...", file=sys.stderr, flush=True)
 
 
 def report_progress(done: int, total: int | None = None) -> None:
@@ -32,7 +81,7 @@ def report_progress(done: int, total: int | None = None) -> None:
         done: The number of texts.
         total: That of all, if it is known; the line is removed once they are done.
     """
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and not is_quiet():
         shown = (
             f"jaxbrewer: {done:,} texts" if total is None else f"jaxbrewer: {done:,} of {total:,}"
         )
@@ -53,8 +102,11 @@ def spell_flag(name: str, value: object) -> str:
 def plain_messages() -> Iterator[None]:
     """Prints warnings and the package's log as single lines."""
 
-    def show_warning(message: Any, *_: Any, **__: Any) -> None:
-        _print_message(f"warning: {message}")
+    def show_warning(
+        message: Any, category: Any, filename: str, lineno: int, *_: Any, **__: Any
+    ) -> None:
+        place = f" ({category.__name__}, {filename}:{lineno})" if is_verbose() else ""
+        _print_message(f"warning: {message}{place}")
 
     logger, handler = logging.getLogger("jaxbrewer"), _Handler()
     propagates = logger.propagate

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import escaped
+from .messages import is_quiet
 
 
 def print_table(
@@ -38,6 +39,23 @@ def print_table(
 def print_line(text: str) -> None:
     """Prints a line to standard output and flushes it."""
     print(escaped(text), flush=True)
+
+
+def print_facts(rows: Iterable[Sequence[Any]], *, is_result: bool = False) -> None:
+    """Prints what a command is about to do, unless it is quiet.
+
+    Args:
+        rows: Names and values.
+        is_result: Whether the command does nothing else.
+    """
+    if is_result or not is_quiet():
+        print_table(rows)
+
+
+def print_note(text: str) -> None:
+    """Prints a line about what happens, unless the command is quiet."""
+    if not is_quiet():
+        print_line(text)
 
 
 def _lined(

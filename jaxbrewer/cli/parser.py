@@ -13,6 +13,7 @@ from ..models.pooling import POOLINGS
 from . import commands
 from .completion import SHELLS
 from .config import section_defaults
+from .messages import Verbosity
 
 Run = Callable[[argparse.Namespace, Sequence[str]], None]
 
@@ -118,6 +119,7 @@ def make_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"jaxbrewer {__version__}")
+    _add_verbosity(parser)
     parser.set_defaults(run=lambda *_: parser.print_help(), takes_overrides=False, command=None)
     adder = parser.add_subparsers(dest="command", metavar="COMMAND")
     _add_demo(adder)
@@ -179,7 +181,26 @@ def _add(
         allow_abbrev=False,
     )
     command.set_defaults(run=run, takes_overrides=takes_overrides)
+    _add_verbosity(command)
     return command
+
+
+def _add_verbosity(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--quiet`` and ``--verbose``, which may stand before and after the command."""
+    group = parser.add_argument_group("messages").add_mutually_exclusive_group()
+    for flag, value, does in (
+        ("quiet", Verbosity.QUIET, "print results, warnings and errors only"),
+        ("verbose", Verbosity.VERBOSE, "print times, the place of warnings, tracebacks of errors"),
+    ):
+        group.add_argument(
+            f"-{flag[0]}",
+            f"--{flag}",
+            dest="verbosity",
+            action="store_const",
+            const=value,
+            default=argparse.SUPPRESS,
+            help=does,
+        )
 
 
 def _add_demo(adder: Any) -> None:

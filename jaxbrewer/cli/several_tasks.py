@@ -15,7 +15,7 @@ from .config import Job, TaskConfig
 from .job_data import DistillationTexts, HeldOut, read_distillation_texts, read_held_out
 from .job_facts import Facts, describe_losses, describe_origin, describe_texts, optimizer_fact
 from .messages import report_wait
-from .output import print_line, print_table
+from .output import print_facts, print_line
 from .results import save_results
 from .run_paths import student_run
 from .score_table import print_evaluation
@@ -92,7 +92,8 @@ def distill_tasks(job: Job, *, dry_run: bool = False, is_first: bool = True) -> 
         )
         report_wait("tracing the first step")
         plan = training.check()
-        print_table(_facts_of(job, tasks, teachers, student, training))
+        facts = _facts_of(job, tasks, teachers, student, training)
+        print_facts(facts, is_result=dry_run)
         if dry_run:
             return print_line("All checks passed. Nothing was trained or written.")
         if is_first:

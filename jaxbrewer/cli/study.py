@@ -23,7 +23,7 @@ from ..text import Task
 from ..text.rows import read_rows
 from .config import Job
 from .messages import report_wait
-from .output import print_line, print_table
+from .output import print_facts, print_line, print_note, print_table
 from .preparation import PreparedDistillation, prepare_baseline, prepare_distillation
 from .results import save_results
 from .run_paths import RunPaths, baseline_run, find_teacher, student_run
@@ -73,14 +73,15 @@ def study(job: Job, options: StudyOptions, *, dry_run: bool = False) -> None:
     prepared = prepare_distillation(_job_of(job, root, arms[-1], 0, None))
     steps = _steps_of(job, prepared)
     extra = _steps_of_teacher(prepared)
-    print_table(
+    print_facts(
         [
             ("teacher", teacher),
             ("arms", len(arms)),
             ("runs", f"{len(arms) * options.seeds}, {options.seeds} seeds of each arm"),
             ("steps", f"{steps:,} of each; {steps + extra:,} at equal compute"),
             ("output", root),
-        ]
+        ],
+        is_result=dry_run,
     )
     if dry_run:
         return print_line("All checks passed. Nothing was trained or written.")
@@ -193,11 +194,11 @@ def _run(job: Job, arm: Arm, steps: int, root: Path) -> None:
     run = (baseline_run if arm.distillation is None else student_run)(job.config.training)
     where = run.directory.relative_to(root)
     if os.path.isfile(run.directory / RESULTS):
-        return print_line(f"{where}: finished before.")
-    print_line(f"{where}: {steps:,} steps ...")
+        return print_note(f"{where}: finished before.")
+    print_note(f"{where}: {steps:,} steps ...")
     with contextlib.redirect_stdout(io.StringIO()):
         task, metrics = _train(job, arm, run)
-    return print_line(f"{where}: {task.main_metric} {metrics[task.main_metric]:.4f}")
+    return print_note(f"{where}: {task.main_metric} {metrics[task.main_metric]:.4f}")
 
 
 def _train(job: Job, arm: Arm, run: RunPaths) -> tuple[Task[Any], Numbers]:

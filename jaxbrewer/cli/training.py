@@ -27,7 +27,7 @@ from .job_facts import (
     validation_facts,
 )
 from .messages import report_progress, report_wait
-from .output import print_line, print_table
+from .output import print_facts, print_line, print_note
 from .preparation import (
     Baseline,
     PreparedDistillation,
@@ -110,7 +110,7 @@ def train(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
             ("devices", job_models.devices()),
             ("output", run.directory),
         ]
-        print_table(facts)
+        print_facts(facts, is_result=dry_run)
         if dry_run:
             return print_line("All checks passed. Nothing was trained or written.")
         if is_first:
@@ -158,13 +158,13 @@ def distill(
         validation = validation_of(task, held_out)
         plan = training.check(validation)
         beside = prepare_baseline(job, prepared, plan, validation) if baseline else None
-        print_table(_facts_of(job, prepared, plan, beside))
+        print_facts(_facts_of(job, prepared, plan, beside), is_result=dry_run)
         if dry_run:
             return print_line("All checks passed. Nothing was trained or written.")
         if is_first:
             run.remove_model(config.training)
         if config.distillation.is_caching_logits:
-            print_line(f"The teacher reads {len(prepared.texts.encoded):,} texts once.")
+            print_note(f"The teacher reads {len(prepared.texts.encoded):,} texts once.")
         outcome = fit(job, training, plan, validation)
         names, test = prepared.head.names, held_out.test
         tokenizer, test_of_teachers = prepared.student_tokens.tokenizer, prepared.test_of_teachers
@@ -180,7 +180,7 @@ def distill(
         if beside is not None:
             if is_first:
                 beside.run.remove_model(config.training)
-            print_line("The baseline: the same student on labels alone.")
+            print_note("The baseline: the same student on labels alone.")
             outcome_beside = fit(job, beside.training, beside.plan, validation)
             if is_first:
                 job_models.save(beside.student, tokenizer, beside.run.model, config.data)

@@ -73,6 +73,7 @@ def run_demo(
     output_dir: str | Path = "runs/demo",
     seed: int = 0,
     overwrite: bool = False,
+    quiet: bool = False,
 ) -> list[Row]:
     """Trains the teacher and three students, and prints the table.
 
@@ -81,6 +82,7 @@ def run_demo(
         output_dir: Where runs, logs and models are written.
         seed: Seed of the choice of texts, of new weights, of the order of batches and of dropout.
         overwrite: Whether to replace an earlier demo there.
+        quiet: Whether to print the table only.
 
     Returns:
         The rows of the table.
@@ -101,21 +103,29 @@ def run_demo(
 
     def training(name: str) -> TrainingConfig:
         return TrainingConfig(
-            output_dir=root / name, log_dir=root / "logs" / name, seed=seed, overwrite=True
+            output_dir=root / name,
+            log_dir=root / "logs" / name,
+            seed=seed,
+            overwrite=True,
+            progress=not quiet,
         )
+
+    def say(text: str) -> None:
+        if not quiet:
+            _print(text)
 
     everything = data.train.with_unlabelled(data.unlabelled)
     labelled, texts, test = encode(data.train), encode(everything), encode(data.test)
-    _print(
+    say(
         f"WordNet glosses, {len(data.train.label_names)} classes: {size.labelled:,} texts with "
         f"labels, {size.texts - size.labelled:,} without, {len(test):,} to test on"
     )
 
-    _print("TF-IDF and a linear SVM on the labels")
+    say("TF-IDF and a linear SVM on the labels")
     svm = svm_accuracy(data.train.texts, data.train.labels, data.test.texts, data.test.labels)
     rows = [Row("TF-IDF + linear SVM", svm)]
 
-    _print("The teacher: all-MiniLM-L6-v2, fine-tuned on the labels")
+    say("The teacher: all-MiniLM-L6-v2, fine-tuned on the labels")
     with without_log_warnings():  # a new head is expected
         teacher = load_bert(
             source,
@@ -142,7 +152,7 @@ def run_demo(
     with tempfile.TemporaryDirectory() as cache:
         cache_teacher(cache, TASK, teacher, texts)
         for name, title, encoded in trainings:
-            _print(f"The {title}: {size.student_steps:,} steps")
+            say(f"The {title}: {size.student_steps:,} steps")
             student = _new_student(data, tokenizer, seed)
             if name == "labels":
                 make_fine_tuning(TASK, student, encoded, optimization, training(name)).train()

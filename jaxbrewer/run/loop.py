@@ -199,11 +199,12 @@ def fit(
         announced: frozenset[str] = frozenset()
         log.waits_for(begun + 1, "reading the first batch")
         try:
-            for group in groups if not stops else ():
+            for group in log.reading(groups) if not stops else ():
                 batches = tuple(as_batch(postprocess(batch, state)) for batch in group.batches)
                 is_new = _watch_shapes(shapes, batches)
                 profiler.before(number + 1, state)
                 placed = prepare(batches)
+                log.has_data()
                 if is_new:
                     log.waits_for(number + 1, "compiling for this shape of batches")
                 if number == begun and run is not None and not has_scores:

@@ -5,7 +5,7 @@ import time
 
 import jax
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 
 def announce(line: str) -> None:
@@ -17,6 +17,9 @@ def announce(line: str) -> None:
 class ProgressDisplay:
     """A bar on a terminal or in a notebook; elsewhere a line every ten seconds, and at the end.
 
+    Both have the loss, the speed, the share of the time in which the devices waited for data, and
+    the time left, in at most 80 columns.
+
     Args:
         total_steps: Number of steps in all.
         lead: Number of steps that the host runs ahead of the device. These and the step before
@@ -26,29 +29,37 @@ class ProgressDisplay:
     _SECONDS = 10.0
     _ENOUGH = 1.0
     """Seconds after which a speed is worth showing."""
+    _WIDTH_OF_TEXT = 60
+    """Columns beside the bar and the two numbers of steps."""
 
     def __init__(self, total_steps: int, *, lead: int = 0):
         console = Console(stderr=True)
         self._total, self._lead, self._excluded = total_steps, lead, 0
         self._step, self._loss = 0, float("nan")
-        self._steps, self._examples, self._seconds = 0, 0, 0.0
+        self._steps, self._examples, self._seconds, self._waited = 0, 0, 0.0, 0.0
         self._at = self._last_line = time.monotonic()
         self._printed = 0
         self._bar: Progress | None = None
         if console.is_terminal or console.is_jupyter:
+            room = console.width - self._WIDTH_OF_TEXT - 2 * len(f" {total_steps}")
             self._bar = Progress(
-                TextColumn("training"),
-                BarColumn(),
-                MofNCompleteColumn(),
+                BarColumn(bar_width=min(max(room, 4), 40)),
+                TextColumn("{task.completed}/{task.total}"),
                 TextColumn("{task.fields[shown]}"),
-                TimeRemainingColumn(),
                 console=console,
             )
             self._task = self._bar.add_task("", total=total_steps, shown="")
             self._bar.start()
 
     def advance(
-        self, step: int, examples: int, at: float, loss: float, *, compiled: bool = False
+        self,
+        step: int,
+        examples: int,
+        at: float,
+        loss: float,
+        *,
+        waited: float = 0.0,
+        compiled: bool = False,
     ) -> None:
         """Takes a finished step.
 
@@ -57,6 +68,7 @@ class ProgressDisplay:
             examples: Number of examples in it.
             at: When it was dispatched to the device, by ``time.monotonic``.
             loss: Its loss.
+            waited: Seconds in which its data were awaited.
             compiled: Whether it waited for a compilation.
         """
         if compiled:
@@ -67,10 +79,10 @@ class ProgressDisplay:
             self._steps += 1
             self._examples += examples
             self._seconds += at - self._at
+            self._waited += waited
         self._step, self._at, self._loss = step, at, loss
         if self._bar is not None:
-            shown = f"loss {loss:.4f}  {self._rate()[0]}"
-            self._bar.update(self._task, completed=step, shown=shown)
+            self._bar.update(self._task, completed=step, shown="  ".join(self._facts()))
         elif at - self._last_line >= self._SECONDS:
             self._line()
 
@@ -95,15 +107,36 @@ class ProgressDisplay:
         elif self._step != self._printed:
             self._line()
 
-    def _rate(self) -> tuple[str, str]:
-        """Speed and time left; empty while they are unknown."""
+    def _facts(self) -> list[str]:
+        """The loss; speed, data and time left once they are known."""
+        loss = f"loss {self._loss:.4f}" if abs(self._loss) < 1000 else f"loss {self._loss:.2e}"
         if not self._steps or (self._seconds < self._ENOUGH and self._step < self._total):
-            return "", ""
+            return [loss]
+        seconds = max(self._seconds, 1e-9)
         left = self._seconds / self._steps * (self._total - self._step)
-        speed = self._examples / max(self._seconds, 1e-9)
-        return f"{speed:.0f} examples/s", f"{left:.0f} s left"
+        return [
+            loss,
+            f"{self._examples / seconds:.0f} examples/s",
+            f"data wait {min(self._waited / seconds, 1):.0%}",
+            f"{duration(left)} left",
+        ]
 
     def _line(self) -> None:
         self._last_line, self._printed = self._at, self._step
-        parts = [f"step {self._step}/{self._total}", f"loss {self._loss:.4f}", *self._rate()]
-        print("  ".join(filter(None, parts)), file=sys.stderr, flush=True)
+        line = "  ".join([f"step {self._step}/{self._total}", *self._facts()])
+        print(line, file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """A time in two units at most.
+
+    Examples:
+        >>> duration(0.2), duration(119), duration(125), duration(7260), duration(200_000)
+        ('0 s', '119 s', '2 min', '2 h 1 min', '2 d 8 h')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes, hours = round(seconds / 60), round(seconds / 3600)
+    if hours >= 48:
+        return f"{hours // 24} d {hours % 24} h"
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

@@ -2,10 +2,10 @@
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 import jax
 import numpy as np
@@ -18,6 +18,8 @@ from .results import hyperparameters
 from .skipped_steps import SkippedStepWatch
 from .trackers import Writer
 from .uncounted_terms import UncountedTerms
+
+T = TypeVar("T")
 
 LEAD = 2
 """Number of steps that the host may be ahead of the device."""
@@ -71,7 +73,8 @@ class StepLog:
         self._weights = weights
         self._skips, self._uncounted = SkippedStepWatch(), UncountedTerms(weights)
         self._pending: list[_PendingStep] = []
-        self._last_read = time.monotonic()
+        self._last_read = self._asked = time.monotonic()
+        self._waited, self._last_metrics = 0.0, dict[str, jax.Array]()
         self._shown = ProgressDisplay(total_steps, lead=LEAD) if show and is_writer else None
 
     def __enter__(self) -> Self:
@@ -134,6 +137,22 @@ class StepLog:
         for writer in self._writers if named else ():
             writer.write_scalars(named)
 
+    def reading(self, groups: Iterable[T]) -> Iterator[T]:
+        """Yields the batches of each step, and notes when they are asked for."""
+        self._asked = time.monotonic()
+        for group in groups:
+            yield group
+            self._asked = time.monotonic()
+
+    def has_data(self) -> None:
+        """Notes that the batches of the next step are on their devices.
+
+        The time since they were asked for counts as waited for data if the devices have finished
+        every step by then, which is asked without waiting for them.
+        """
+        is_idle = all(leaf.is_ready() for leaf in jax.tree.leaves(self._last_metrics))
+        self._waited = time.monotonic() - self._asked if is_idle else 0.0
+
     def add(
         self, step: int, examples: int, metrics: dict[str, jax.Array], *, compiled: bool = False
     ) -> None:
@@ -145,9 +164,11 @@ class StepLog:
             metrics: Its scalars.
             compiled: Whether it waited for a compilation.
         """
+        self._last_metrics = metrics
         if len(self._pending) >= LEAD:
             jax.block_until_ready(self._pending[-LEAD].metrics)
-        self._pending.append(_PendingStep(step, examples, time.monotonic(), compiled, metrics))
+        now = time.monotonic()
+        self._pending.append(_PendingStep(step, examples, now, self._waited, compiled, metrics))
         due = time.monotonic() - self._last_read >= self._SECONDS
         if due or len(self._pending) >= self._BLOCK:
             self._read(self._pending[:-LEAD])
@@ -193,16 +214,18 @@ class StepLog:
                     pending.examples,
                     pending.at,
                     row["total_loss"],
+                    waited=pending.waited,
                     compiled=pending.compiled,
                 )
 
 
 class _PendingStep(NamedTuple):
-    """A step whose metrics are still on the device, and when it was dispatched."""
+    """A step whose metrics are still on the device, its dispatch, and its wait for data."""
 
     step: int
     examples: int
     at: float
+    waited: float
     compiled: bool
     metrics: dict[str, jax.Array]
 

@@ -16,7 +16,15 @@ import pytest
 from jaxbrewer import UsageError, __version__
 from jaxbrewer.cli import config, main
 from jaxbrewer.cli.config import SECTIONS, JobConfig, section_defaults, split_overrides
-from jaxbrewer.cli.messages import report_progress, report_wait, spell_flag
+from jaxbrewer.cli.messages import (
+    Verbosity,
+    normal_verbosity,
+    report_progress,
+    report_wait,
+    set_verbosity,
+    spell_flag,
+)
+from jaxbrewer.cli.output import print_facts, print_note
 from jaxbrewer.cli.parser import FIELDS, make_parser
 from jaxbrewer.errors import setting, spelling
 from tests.cli.conftest import run
@@ -238,10 +246,10 @@ def test_the_demo_gets_the_command_lines_options(monkeypatch):
     stub = types.SimpleNamespace(run_demo=lambda **keywords: asked.append(keywords))
     monkeypatch.setitem(sys.modules, "jaxbrewer.demo.run", stub)
     run("demo")
-    run("demo", "--large", "--output-dir", "here", "--seed", "3", "--overwrite")
+    run("demo", "--large", "--output-dir", "here", "--seed", "3", "--overwrite", "--quiet")
     assert asked == [
-        {"large": False, "output_dir": "runs/demo", "seed": 0, "overwrite": False},
-        {"large": True, "output_dir": "here", "seed": 3, "overwrite": True},
+        {"large": False, "output_dir": "runs/demo", "seed": 0, "overwrite": False, "quiet": False},
+        {"large": True, "output_dir": "here", "seed": 3, "overwrite": True, "quiet": True},
     ]
 
 
@@ -261,3 +269,48 @@ def test_compiled_programs_are_kept_in_the_users_cache(tmp_path, given):
     )
     expected = f"{tmp_path / given} 1.0" if given else f"{tmp_path}/jaxbrewer/compiled 0.0"
     assert done.stdout.strip() == expected
+
+
+def test_quiet_commands_print_results_only(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with normal_verbosity():
+        set_verbosity(Verbosity.QUIET)
+        report_wait("loading JAX")
+        report_progress(1, 2)
+        print_note("The teacher reads 3 texts once.")
+        print_facts([("teacher", "here")])
+        assert capsys.readouterr() == ("", "")
+        print_facts([("teacher", "here")], is_result=True)
+        assert capsys.readouterr().out == "teacher  here\n"
+
+
+def test_quiet_trainings_show_no_progress(monkeypatch):
+    jobs = []
+    monkeypatch.setattr(config, "read_job", lambda path, overrides: jobs.append(overrides) or 1 / 0)
+    for command in ("train", "distill", "study", "cache build"):
+        for words in ([*command.split(), "job.yaml", "-q"], ["--quiet", *command.split(), "j"]):
+            with pytest.raises(ZeroDivisionError):
+                main(words)
+            assert jobs[-1] == ["--training.progress", "false"]
+        with pytest.raises(ZeroDivisionError):
+            main([*command.split(), "job.yaml"])
+        assert jobs[-1] == []
+
+
+def test_verbose_commands_show_times_places_and_tracebacks(monkeypatch, capsys):
+    def fail(*_):
+        report_wait("reading")
+        warnings.warn("short", stacklevel=1)
+        raise UsageError("no such file")
+
+    monkeypatch.setattr(config, "read_job", fail)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        assert main(["train", "job.yaml", "--verbose"]) == 2
+    wait, warning, *rest = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"jaxbrewer: \d+\.\d s: reading \.\.\.", wait)
+    assert re.fullmatch(r"jaxbrewer: warning: short \(UserWarning, .*test_main.py:\d+\)", warning)
+    assert rest[0].startswith("Traceback")
+    assert rest[-1] == "jaxbrewer: error: no such file"
+    assert main(["train", "job.yaml", "--quiet", "--verbose"]) == 2
+    assert "not allowed with" in capsys.readouterr().err

@@ -1,9 +1,17 @@
-"""Lines of progress without a terminal."""
+"""The progress of a training on a terminal and elsewhere."""
 
+import io
+import re
+import time
+
+import jax.numpy as jnp
 import optax
+import pytest
+from rich.console import Console
 
 import jaxbrewer as jb
 from jaxbrewer.run.progress import ProgressDisplay
+from jaxbrewer.run.step_log import StepLog
 from tests.toys import logits_adaptor, mlp, mlp_params, quiet, vector_data
 
 
@@ -29,9 +37,9 @@ def test_the_speed_excludes_compilations(capsys):
         display.advance(step, 8, at, 0.5, compiled=compiled)
     shown = lines(capsys)
     assert shown[0] == "step 1/100  loss 0.5000"  # the speed is not known yet
-    assert shown[1] == "step 21/100  loss 0.5000  32 examples/s  20 s left"
+    assert shown[1] == "step 21/100  loss 0.5000  32 examples/s  data wait 0%  20 s left"
     display.close()
-    assert lines(capsys) == ["step 50/100  loss 0.5000  32 examples/s  12 s left"]
+    assert lines(capsys) == ["step 50/100  loss 0.5000  32 examples/s  data wait 0%  12 s left"]
 
 
 def test_a_training_shows_the_current_task(capsys):
@@ -54,3 +62,63 @@ def test_a_bar_shows_the_current_task(monkeypatch):
     display.advance(1, 8, display._at, 0.5)
     assert display._bar.tasks[0].fields["shown"].startswith("loss 0.5")
     display.close()
+
+
+LARGE = 1_000_000
+
+
+def far_into_a_training(display):
+    """Notes steps whose numbers are as wide as they get."""
+    at = display._at
+    for step in range(LARGE // 10, LARGE // 10 + 5):
+        at += 0.9
+        display.advance(step, 10_000, at, 99.12345, waited=0.09)
+
+
+def test_a_line_has_at_most_80_columns(capsys):
+    display = ProgressDisplay(LARGE)
+    far_into_a_training(display)
+    display.close()
+    (line,) = lines(capsys)
+    assert line == (
+        "step 100004/1000000  loss 99.1235  11111 examples/s  data wait 10%  9 d 9 h left"
+    )
+    assert len(line) <= 80
+
+
+@pytest.mark.parametrize("total", [20, LARGE])
+def test_a_bar_has_at_most_80_columns(total, monkeypatch):
+    shown = io.StringIO()
+    console = Console(file=shown, force_terminal=True, width=80, legacy_windows=False)
+    monkeypatch.setattr("jaxbrewer.run.progress.Console", lambda **_: console)
+    display = ProgressDisplay(total)
+    far_into_a_training(display)
+    display.close()
+    last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.getvalue()).split("\r")[-1].strip("\n")
+    assert len(last) <= 80
+    assert "\n" not in last
+    assert "data wait 10%" in last
+    assert last.endswith("left")
+
+
+def test_data_are_awaited_only_while_the_devices_are_idle():
+    class Step:
+        """Scalars of a step that the devices may not have finished."""
+
+        ready = True
+
+        def is_ready(self):
+            return self.ready
+
+    log, step = StepLog(None, 3, show=False), Step()
+    for ready in (True, False):
+        step.ready = ready
+        log._last_metrics = {"total_loss": step}
+        for _ in log.reading(slow_batches()):
+            log.has_data()
+        assert (log._waited > 0.02) == ready
+
+
+def slow_batches():
+    time.sleep(0.03)
+    yield jnp.zeros(1)
