@@ -17,10 +17,10 @@ from ..errors import UsageError
 from ..forward.as_model import as_model
 from ..forward.freezing import warn_of_moving_lora_base
 from ..forward.model import Model, PyTree
+from ..forward.tree_keys import named_leaves
 from ..objective.objective import make_objective
 from ..run.load_student import best_step, load_student
 from ..run.trackers import require_trackers
-from ..step.optimizer_trees import named_leaves
 from .postprocessing import Postprocess, Postprocessor, make_postprocess
 from .prepared import Fitted, Prepared, Result, fit, require_config
 

@@ -12,6 +12,7 @@ from .capture import Select, call_nnx
 from .evaluation_check import check_evaluation
 from .model import Apply, Batch, Model, PyTree, check_variables
 from .model_call import MODE_FLAGS, ModelCall, method_of
+from .tree_keys import with_keys_of, with_string_keys
 
 
 def from_nnx(
@@ -89,7 +90,7 @@ def from_nnx(
                 check_evaluation(run, keys, batch, module, state)
             if not train or not own_state:
                 return outputs, state
-            new_state = _string_keys(nnx.to_pure_dict(nnx.state(module, is_kept)))
+            new_state = with_string_keys(nnx.state(module, is_kept))
             check_variables(type(model).__name__, state, new_state, "create them in __init__")
             return outputs, new_state
 
@@ -106,8 +107,8 @@ def from_nnx(
 
     return Model(
         capturing(None),
-        _string_keys(own_params),
-        _string_keys(own_state),
+        with_string_keys(own_params),
+        with_string_keys(own_state),
         export=export,
         write_back=write_back,
         takes=call.takes,
@@ -183,24 +184,3 @@ def _reseed(streams: PyTree, rng: jax.Array) -> PyTree:
 
 def _keys(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jax.random.split(key, shape) if shape else key
-
-
-def _string_keys(tree: PyTree) -> PyTree:
-    if isinstance(tree, Mapping):
-        return {str(key): _string_keys(value) for key, value in tree.items()}
-    return tree
-
-
-def with_keys_of(template: PyTree, tree: PyTree) -> PyTree:
-    """``tree`` with the keys of ``template``, which are ints for the layers of a list.
-
-    Examples:
-        >>> with_keys_of({0: None}, {"0": 1.0})
-        {0: 1.0}
-    """
-    if isinstance(template, Mapping):
-        return {
-            key: with_keys_of(value, tree[key if key in tree else str(key)])
-            for key, value in template.items()
-        }
-    return tree

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from ..errors import UsageError
-from ..forward.nnx_model import with_keys_of
+from ..forward.tree_keys import with_keys_of
 from ..models import CausalLM
 from .next_token import next_tokens
 from .prompts import Prompts, bucket_of

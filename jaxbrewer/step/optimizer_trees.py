@@ -16,9 +16,7 @@ import optax
 from flax import nnx
 
 from ..forward.model import Model, PyTree
-
-Names = tuple[str, ...]
-"""A path in a nested dict."""
+from ..forward.tree_keys import Names, named_leaves, with_keys_of, with_string_keys
 
 _MOVING_STEPS = 3
 """Steps in which an optimizer must move a parameter for a projection to take its place; the first
@@ -114,7 +112,7 @@ def _in_form(
     """
 
     def init(params: PyTree) -> PyTree:
-        return _with_string_keys(optimizer.init(form.convert(params)))
+        return with_string_keys(optimizer.init(form.convert(params)))
 
     def update(
         updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
@@ -122,11 +120,11 @@ def _in_form(
         template = jax.eval_shape(optimizer.init, form.convert(params))
         moved, state = optimizer.update(
             form.convert(updates),
-            _with_keys_of(template, state),
+            with_keys_of(template, state),
             form.convert(params),
             **convert_extra_args(extra, form.convert, lambda tree: form.restore(tree, params)),
         )
-        return form.restore(moved, updates), _with_string_keys(state)
+        return form.restore(moved, updates), with_string_keys(state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -178,45 +176,3 @@ def _place(optimizer: optax.GradientTransformationExtraArgs, form: TreeForm, ran
         except Exception:  # the step reports it
             break
     return candidates[0][0]
-
-
-def named_leaves(tree: PyTree) -> list[tuple[Names, Any]]:
-    """Each leaf with the keys of its path as text; the nodes of an ``nnx.State`` have no key."""
-
-    def names(path: Any) -> Names:
-        keys = (getattr(key, "key", getattr(key, "idx", None)) for key in path)
-        return tuple(str(key) for key in keys if key is not None)
-
-    return [(names(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
-
-
-def _is_container(node: Any) -> bool:
-    return isinstance(node, (Mapping, nnx.State))
-
-
-def _with_string_keys(tree: PyTree) -> PyTree:
-    """``tree`` with every dict and ``nnx.State`` in it as a dict with string keys."""
-
-    def convert(node: Any) -> Any:
-        if isinstance(node, nnx.State):
-            node = nnx.to_pure_dict(node)
-        if isinstance(node, Mapping):
-            return {str(key): _with_string_keys(value) for key, value in node.items()}
-        return node
-
-    return jax.tree.map(convert, tree, is_leaf=_is_container)
-
-
-def _with_keys_of(template: PyTree, tree: PyTree) -> PyTree:
-    """The inverse of :func:`_with_string_keys`, for a tree that was made of ``template``."""
-
-    def convert(node: Any, plain: Any) -> Any:
-        if isinstance(node, nnx.State):
-            leaves = dict(named_leaves(plain))
-            names = [names for names, _ in named_leaves(node)]
-            return jax.tree.unflatten(jax.tree.structure(node), [leaves[n] for n in names])
-        if isinstance(node, Mapping):
-            return {key: _with_keys_of(value, plain[str(key)]) for key, value in node.items()}
-        return plain
-
-    return jax.tree.map(convert, template, tree, is_leaf=_is_container)
