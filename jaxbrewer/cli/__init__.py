@@ -92,7 +92,7 @@ def _sigterm_raises() -> Iterator[None]:
 
 
 def _run(words: Sequence[str]) -> None:
-    from .config import split_overrides
+    from .overrides import split_overrides
     from .parser import make_parser
 
     words, overrides = split_overrides(words)

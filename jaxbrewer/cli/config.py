@@ -14,8 +14,9 @@ from ..configs import (
     OptimizationConfig,
     TrainingConfig,
 )
-from ..errors import UsageError, suggest
-from .job_files import parse_yaml, read_job_file
+from ..errors import UsageError
+from .job_files import read_job_file
+from .overrides import apply_override, flatten, parse_overrides
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,9 +162,12 @@ class JobConfig(Config):
 
     def __post_init__(self) -> None:
         """Builds the sections from mappings."""
-        from ..text.tasks import TASKS, task_class  # loads NumPy, which help does without
+        for name, section in SECTIONS.items():
+            _require_names(name, getattr(self, name), section)
+        for name in ("data", "teacher", "student"):
+            self.nest(name, SECTIONS[name])
+        from ..text.tasks import TASKS, task_class  # loads NumPy, which the checks above spare
 
-        self.nest("data", DataConfig)
         _fill(self, "training", **{"output_dir": OUTPUT_DIR, **_of_validation(self)})
         if self.data.task in TASKS:
             _fill(self, "distillation", **task_class(self.data.task).distillation_defaults)
@@ -205,6 +209,15 @@ class JobConfig(Config):
             except UsageError as error:
                 raise UsageError(f"tasks.{name}: {error}") from None
         object.__setattr__(self, "tasks", tasks)
+
+
+def _require_names(section: str, given: Any, cls: type[Config]) -> None:
+    """Raises :class:`UsageError` if a section that is still a mapping has unknown fields."""
+    if isinstance(given, Mapping):
+        try:
+            cls.require_names(given)
+        except UsageError as error:
+            raise UsageError(f"{section}: {error}") from None
 
 
 SECTIONS: dict[str, type[Config]] = {
@@ -304,8 +317,8 @@ def read_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
     path = Path(path)
     content = read_job_file(path)
     sources = dict.fromkeys(flatten(content), "file")
-    for name, value in _pairs(overrides):
-        _override(content, name, value)
+    for name, value in parse_overrides(overrides):
+        apply_override(content, name, value)
         sources |= dict.fromkeys(flatten(value, name), "command line")
     training = content["training"] = content.get("training") or {}
     if isinstance(training, dict):
@@ -327,91 +340,9 @@ def read_data_fields(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
         UsageError: An override is of another section.
     """
     content: dict[str, Any] = {}
-    for name, value in _pairs(overrides):
+    for name, value in parse_overrides(overrides):
         if not name.startswith("data."):
             raise UsageError(f"--{name}: {path} is a model, which takes only --data.field.")
-        _override(content, name, value)
+        apply_override(content, name, value)
     fields: dict[str, Any] = content.get("data", {})
     return fields
-
-
-def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Flattens nested mappings, and lists of mappings, to one mapping with dotted names.
-
-    Examples:
-        >>> flatten({"a": {"b": 1}, "c": [{"d": 2}], "e": [3, 4]})
-        {'a.b': 1, 'c.0.d': 2, 'e': [3, 4]}
-    """
-    if isinstance(value, (list, tuple)) and all(isinstance(item, Mapping) for item in value):
-        value = {str(number): item for number, item in enumerate(value)} or value
-    if not isinstance(value, Mapping):
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        flat |= flatten(item, f"{prefix}.{key}".strip("."))
-    return flat
-
-
-def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Splits a command line into the words that are not overrides, and the overrides.
-
-    Examples:
-        >>> split_overrides(["train", "--data.max_length", "64", "job.yaml", "--dry-run"])
-        (['train', 'job.yaml', '--dry-run'], ['--data.max_length', '64'])
-    """
-    rest: list[str] = []
-    overrides: list[str] = []
-    words = list(words)
-    while words:
-        word = words.pop(0)
-        name, equals, _ = word.partition("=")
-        if not (name.startswith("--") and "." in name):
-            rest.append(word)
-            continue
-        overrides.append(word)
-        if not equals and words:
-            overrides.append(words.pop(0))
-    return rest, overrides
-
-
-def _pairs(overrides: Sequence[str]) -> list[tuple[str, Any]]:
-    """Parses ``--a.b value`` and ``--a.b=value``."""
-    pairs, words = [], list(overrides)
-    while words:
-        word = words.pop(0)
-        name, equals, value = word[2:].partition("=")
-        if not equals:
-            if not words or words[0].startswith("--"):
-                raise UsageError(f"The override {word} needs a value.")
-            value = words.pop(0)
-        try:
-            pairs.append((name, parse_yaml(value, "the value")))
-        except UsageError:
-            shown = value if len(value) <= 60 else f"{value[:57]}..."
-            raise UsageError(f"The value of {word[:60]} cannot be read: {shown!r}.") from None
-    return pairs
-
-
-def _override(content: dict[str, Any], name: str, value: Any) -> None:
-    *parents, last = name.split(".")
-    place: Any = content
-    for parent in parents:
-        if isinstance(place, list):
-            place = place[_index(place, parent, name)]
-        else:
-            if place.get(parent) is None:
-                place[parent] = {}
-            place = place[parent]
-        if not isinstance(place, (dict, list)):
-            raise UsageError(f"--{name}: {parent!r} is {place!r}, not a section.")
-    if isinstance(place, list):
-        place[_index(place, last, name)] = value
-    else:
-        place[last] = value
-
-
-def _index(items: list[Any], text: str, name: str) -> int:
-    if not text.isdecimal() or int(text) >= len(items):
-        numbers = suggest(text, range(len(items)))
-        raise UsageError(f"--{name}: the list has no item {text!r}. {numbers}")
-    return int(text)

@@ -11,8 +11,9 @@ from ..errors import UsageError, abbreviate, reason_of
 from ..json_files import conform, parse_json, read_json
 from ..models.model_directory import ModelDirectory, read_model_directory
 from ..models.weight_files import Tensor, is_model_directory
-from .config import Job, flatten, read_job
+from .config import Job, read_job
 from .output import format_bytes, print_line, print_table
+from .overrides import flatten
 from .run_paths import RunPaths
 
 _SIZES = (

@@ -4,15 +4,13 @@ import argparse
 import functools
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 from .._version import __version__
 from ..errors import UsageError
 from ..export.formats import FORMAT_NAMES
-from ..models.pooling import POOLINGS
 from . import commands
 from .completion import SHELLS
-from .config import section_defaults
 from .messages import Verbosity
 
 Run = Callable[[argparse.Namespace, Sequence[str]], None]
@@ -89,10 +87,30 @@ FIELDS: dict[str, dict[str, dict[str, tuple[str, str]]]] = {
 """Fields of the job that the help of a command shows, in groups: metavariable and meaning."""
 
 
-class _Parser(argparse.ArgumentParser):
-    """Raises :class:`UsageError` where argparse would print its usage and exit."""
+class Parser(argparse.ArgumentParser):
+    """Raises :class:`UsageError` where argparse would print its usage and exit.
+
+    Attributes:
+        complete_help: Adds what only the help has. It needs the configs, whose import takes
+            longer than everything else here, so it is called where the help is shown.
+    """
+
+    complete_help: Callable[[], None] | None = None
+
+    def with_help(self) -> Self:
+        """This parser with its whole help."""
+        if self.complete_help is not None:
+            self.complete_help()
+            self.complete_help = None
+        return self
+
+    def format_help(self) -> str:
+        """The whole help."""
+        self.with_help()
+        return super().format_help()
 
     def error(self, message: str) -> NoReturn:
+        """Raises the error."""
         shown = message if len(message) <= 300 else f"{message[:297]}..."
         raise UsageError(f"{shown} (see {self.prog} --help)")
 
@@ -109,7 +127,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     Its result has the attributes ``run``, the function of the command, and ``takes_overrides``.
     """
-    parser = _Parser(
+    parser = Parser(
         prog="jaxbrewer",
         description="Knowledge distillation for JAX and Flax: models of text from one job file.",
         epilog=_examples(
@@ -169,9 +187,9 @@ def _add(
     *examples: str,
     takes_overrides: bool = False,
     usage: str | None = None,
-) -> argparse.ArgumentParser:
+) -> Parser:
     """Adds a command; ``does`` completes the sentence "this command will ..."."""
-    command: argparse.ArgumentParser = adder.add_parser(
+    command: Parser = adder.add_parser(
         name,
         help=does,
         usage=usage,
@@ -247,6 +265,10 @@ def _add_training(
         action="store_true",
         help="train together with other processes (docs/scaling.md)",
     )
+    command.complete_help = lambda: _add_fields(command, name)
+
+
+def _add_fields(command: Parser, name: str) -> None:
     for title, fields in FIELDS[name].items():
         group = command.add_argument_group(f"fields of the job: {title}")
         for field, (metavar, meaning) in fields.items():
@@ -256,6 +278,8 @@ def _add_training(
 
 def _job_default(field: str) -> str:
     """The default of a field of the job, if it has one, as the help shows it."""
+    from .config import section_defaults
+
     section, *names = field.split(".")
     value: Any = functools.reduce(getattr, names, section_defaults()[section])
     is_set = value is not None and value != () and value != {}
@@ -560,9 +584,8 @@ def _add_export(adder: Any) -> None:
         "--output", metavar="DIR", help="the directory to make (default: MODEL-FORMAT beside it)"
     )
     export.add_argument("--int8", action="store_true", help="quantize the weights (onnx)")
-    export.add_argument(
-        "--pooling", metavar="KIND", help="export embeddings of texts: " + " | ".join(POOLINGS)
-    )
+    pooling = export.add_argument("--pooling", metavar="KIND")
+    export.complete_help = lambda: _list_poolings(pooling)
     export.add_argument("--overwrite", action="store_true", help="replace an earlier export")
     comparison = export.add_argument_group("comparison")
     comparison.add_argument(
@@ -574,3 +597,9 @@ def _add_export(adder: Any) -> None:
     comparison.add_argument(
         "--verify-only", action="store_true", help="compare an export that is there; write nothing"
     )
+
+
+def _list_poolings(argument: argparse.Action) -> None:
+    from ..configs.data import POOLINGS
+
+    argument.help = "export embeddings of texts: " + " | ".join(POOLINGS)

@@ -39,12 +39,17 @@ class Config:
         return super().__new__(cls)
 
     @classmethod
-    def _require_fields(cls, args: tuple[Any, ...], values: Mapping[str, Any]) -> None:
-        fields = dataclasses.fields(cls)  # type: ignore[arg-type]
-        names = [field.name for field in fields]
+    def require_names(cls, values: Mapping[str, Any]) -> None:
+        """Raises :class:`UsageError` if a key is no field."""
+        names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
         for key in values:
             if key not in names:
                 raise UsageError(f"{cls.__name__} has no field {shown(key)}: {suggest(key, names)}")
+
+    @classmethod
+    def _require_fields(cls, args: tuple[Any, ...], values: Mapping[str, Any]) -> None:
+        cls.require_names(values)
+        fields = dataclasses.fields(cls)  # type: ignore[arg-type]
         positional = [field.name for field in fields if not field.kw_only]
         if len(args) > len(positional):
             raise UsageError(

@@ -1,7 +1,6 @@
 """The names of formats; imports no JAX, so that a command can check them first."""
 
 from ..errors import UsageError, suggest
-from ..models.pooling import POOLINGS
 
 FORMAT_NAMES = ("hf", "onnx", "sentence-transformers", "stablehlo")
 
@@ -22,6 +21,8 @@ def check_options(format: str, *, int8: bool = False, pooling: str | None = None
         raise UsageError(f"format {format!r} is unknown: {suggest(format, FORMAT_NAMES)}")
     if int8 and format != "onnx":
         raise UsageError(f"int8 is for the format 'onnx', got format {format!r}.")
+    from ..models.pooling import POOLINGS  # help does without
+
     if pooling is not None and pooling not in POOLINGS:
         raise UsageError(f"pooling {pooling!r} is unknown: {suggest(pooling, POOLINGS)}")
     if pooling is not None and format == "hf":

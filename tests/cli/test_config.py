@@ -5,7 +5,8 @@ import json
 import pytest
 
 from jaxbrewer import UsageError
-from jaxbrewer.cli.config import JobConfig, read_job, split_overrides
+from jaxbrewer.cli.config import JobConfig, read_job
+from jaxbrewer.cli.overrides import split_overrides
 
 MATCH = {"layer_T": 2, "layer_S": 1, "feature": "hidden", "loss": "hidden_mse", "weight": 1}
 YAML = """

@@ -15,7 +15,7 @@ import pytest
 
 from jaxbrewer import UsageError, __version__
 from jaxbrewer.cli import config, main
-from jaxbrewer.cli.config import SECTIONS, JobConfig, section_defaults, split_overrides
+from jaxbrewer.cli.config import SECTIONS, JobConfig, section_defaults
 from jaxbrewer.cli.messages import (
     Verbosity,
     normal_verbosity,
@@ -25,6 +25,7 @@ from jaxbrewer.cli.messages import (
     spell_flag,
 )
 from jaxbrewer.cli.output import print_facts, print_note
+from jaxbrewer.cli.overrides import split_overrides
 from jaxbrewer.cli.parser import FIELDS, make_parser
 from jaxbrewer.errors import setting, spelling
 from tests.cli.conftest import run
@@ -66,16 +67,40 @@ def test_version_and_help_come_without_jax():
     assert "--section.field VALUE" in done.stdout
 
 
-def test_help_comes_without_numpy():
-    """Most of the time in which a command starts is that of imports."""
+LIBRARIES = {"jax", "numpy", "jaxtyping", "rich", "tokenizers", "asyncio", "unittest"}
+CONFIGS = {"jaxbrewer.configs", "yaml", "inspect"}
+
+
+def loaded_by(*words):
+    """The modules that a command has loaded when it ends."""
     code = (
-        "import sys\nfrom jaxbrewer.cli import main\ntry: main(sys.argv[1:])\n"
-        "except SystemExit: print({'numpy', 'jaxtyping', 'rich', 'tokenizers'} & set(sys.modules))"
+        "import sys\nfrom jaxbrewer.cli import main\n"
+        "try: main(sys.argv[1:])\nexcept SystemExit: pass\nprint(*sys.modules)"
     )
-    for words in COMMANDS:
-        command = [sys.executable, "-c", code, *words, "--help"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        assert done.stdout.endswith("set()\n"), words
+    command = [sys.executable, "-c", code, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("words", [("--version",), ("--help",), ("export", "m", "--format", "x")])
+def test_versions_help_and_wrong_flags_load_neither_libraries_nor_configs(words):
+    """Most of the time in which a command starts is that of imports."""
+    loaded = loaded_by(*words)
+    assert not loaded & (LIBRARIES | CONFIGS)
+    assert len(loaded) < 150
+
+
+@pytest.mark.parametrize("content", [None, "data: [", "teacher: {pth: a}", "student: {layers: 1}"])
+def test_errors_of_a_job_file_load_no_libraries(content, tmp_path):
+    job = tmp_path / "job.yaml"
+    if content is not None:
+        job.write_text(content)
+    assert not loaded_by("train", job) & LIBRARIES
+
+
+def test_the_help_of_commands_loads_no_libraries():
+    for words in COMMANDS[1:]:
+        assert not loaded_by(*words, "--help") & LIBRARIES, words
 
 
 def test_help_shows_the_defaults_of_a_job():
