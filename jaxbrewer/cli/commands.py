@@ -6,15 +6,19 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
+from ..run.compiled_programs import keep_compiled_programs
 from .messages import BAD_INPUT, is_quiet, print_error, report_wait
+
+if TYPE_CHECKING:
+    from .config import Job
 
 
 def demo(arguments: argparse.Namespace, _: Sequence[str]) -> None:
     """Runs ``jaxbrewer demo``."""
-    keep_compiled_programs()
+    keep_compiled_programs(True)
     report_wait("loading JAX and the data")
     from ..demo.run import run_demo
 
@@ -34,7 +38,7 @@ def train(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     job = read_job(arguments.job, [*overrides, *_flag_overrides(arguments)])
     from .training import train
 
-    keep_compiled_programs()
+    _keep_compiled_programs(job)
     with _processes(arguments.distributed) as is_first:
         train(job, dry_run=arguments.dry_run, is_first=is_first)
 
@@ -46,7 +50,7 @@ def distill(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     job = read_job(arguments.job, [*overrides, *_flag_overrides(arguments)])
     from .training import distill
 
-    keep_compiled_programs()
+    _keep_compiled_programs(job)
     with _processes(arguments.distributed) as is_first:
         distill(job, dry_run=arguments.dry_run, is_first=is_first, baseline=arguments.baseline)
 
@@ -55,7 +59,7 @@ def evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Runs ``jaxbrewer evaluate``."""
     from .evaluation import evaluate
 
-    keep_compiled_programs()
+    keep_compiled_programs(True)
     given = _data_fields(arguments)
     if arguments.file is not None:
         given["test"] = arguments.file
@@ -76,7 +80,7 @@ def predict(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Runs ``jaxbrewer predict``."""
     from .prediction import predict
 
-    keep_compiled_programs()
+    keep_compiled_programs(True)
     predict(
         Path(arguments.model),
         arguments.file,
@@ -91,7 +95,7 @@ def generate(arguments: argparse.Namespace, _: Sequence[str]) -> None:
     """Runs ``jaxbrewer generate``."""
     from .generation import generate
 
-    keep_compiled_programs()
+    keep_compiled_programs(True)
     fields = ("max_new_tokens", "temperature", "top_k", "top_p")
     generate(
         Path(arguments.model),
@@ -127,7 +131,7 @@ def build_cache(arguments: argparse.Namespace, overrides: Sequence[str]) -> None
     job = read_job(arguments.job, [*overrides, *_flag_overrides(arguments)])
     from .cache import build
 
-    keep_compiled_programs()
+    _keep_compiled_programs(job)
     build(
         job,
         kind=arguments.storage,
@@ -183,7 +187,7 @@ def plan(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         if "jax" in sys.modules:
             raise UsageError("--devices can be set only before JAX is loaded.")
         os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(arguments.devices)}
-    keep_compiled_programs()
+    _keep_compiled_programs(job)
     from .plan import plan
 
     plan(job, fake_devices=arguments.devices is not None)
@@ -201,7 +205,7 @@ def study(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from .config import read_job
 
     job = read_job(arguments.job, [*overrides, *_flag_overrides(arguments)])
-    keep_compiled_programs()
+    _keep_compiled_programs(job)
     from .study import StudyOptions, study
 
     options = StudyOptions(
@@ -232,7 +236,7 @@ def export(arguments: argparse.Namespace, _: Sequence[str]) -> None:
     from ..export.formats import check_options
 
     check_options(arguments.format, int8=arguments.int8, pooling=arguments.pooling)
-    keep_compiled_programs()
+    keep_compiled_programs(True)
     from .export import export
 
     export(
@@ -246,6 +250,12 @@ def export(arguments: argparse.Namespace, _: Sequence[str]) -> None:
         overwrite=arguments.overwrite,
         verify_only=arguments.verify_only,
     )
+
+
+def _keep_compiled_programs(job: "Job") -> None:
+    """Keeps compiled programs on disk, unless the job says otherwise."""
+    where = job.config.training.compilation_cache
+    keep_compiled_programs(True if where is None else where)
 
 
 def _flag_overrides(arguments: argparse.Namespace) -> list[str]:
@@ -280,18 +290,3 @@ def _processes(distributed: bool) -> Iterator[bool]:
         except UsageError as error:
             print_error(error)
             exit_process(BAD_INPUT)
-
-
-def keep_compiled_programs() -> None:
-    """Makes JAX keep compiled programs in the user's cache directory, if it has no other."""
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ or "jax" in sys.modules:
-        return
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    directory = Path(base) / "jaxbrewer" / "compiled"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError:  # the home directory is read-only
-        return
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(directory)
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")

@@ -101,6 +101,11 @@ class TrainingConfig(Config):
     """First and last step, counted from 1, that ``jax.profiler`` traces into ``log_dir``, else
     ``output_dir``."""
 
+    compilation_cache: bool | str | Path | None = field(default=None, kw_only=True)
+    """Where JAX keeps compiled programs for later processes: a directory, or true for
+    ``~/.cache/jaxbrewer/compiled``; false keeps none. ``None`` leaves JAX's own setting as it is,
+    and is true on the command line. Applies to the whole process."""
+
     cache_dir: str | Path | Sequence[str | Path | None] | None = field(default=None, kw_only=True)
     """Directory of a teacher cache that replaces the teacher. Several teachers need a list, with
     ``None`` for each teacher that runs."""
@@ -197,6 +202,11 @@ class TrainingConfig(Config):
             path = getattr(self, name)
             self.require(name, path is None or is_path(path), "a path or None")
             object.__setattr__(self, name, None if path is None else str(path))
+        where = self.compilation_cache
+        holds = where is None or isinstance(where, bool) or is_path(where)
+        self.require("compilation_cache", holds, "true, false, a path or None")
+        if isinstance(where, Path):
+            object.__setattr__(self, "compilation_cache", str(where))
         several = isinstance(self.cache_dir, (list, tuple))
         paths = tuple(self.cache_dir) if several else (self.cache_dir,)  # type: ignore[arg-type]
         holds = all(path is None or is_path(path) for path in paths)

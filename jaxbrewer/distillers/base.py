@@ -19,6 +19,7 @@ from ..forward.freezing import warn_of_moving_lora_base
 from ..forward.model import Model, PyTree
 from ..forward.tree_keys import named_leaves
 from ..objective.objective import make_objective
+from ..run.compiled_programs import keep_compiled_programs
 from ..run.load_student import best_step, load_student
 from ..run.trackers import require_trackers
 from .postprocessing import Postprocess, Postprocessor, make_postprocess
@@ -45,6 +46,7 @@ class Distiller:
     def __init__(self, train_config: TrainingConfig, model_S: Any):
         require_config("train_config", train_config, TrainingConfig)
         require_trackers(train_config)
+        keep_compiled_programs(train_config.compilation_cache)
         self.train_config = train_config
         self.projections: PyTree | None = None
         self.history: dict[str, np.ndarray] = {}

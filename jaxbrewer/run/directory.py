@@ -35,8 +35,8 @@ CONFIG, MANIFEST, COMPLETED = "config.json", "manifest.json", "checkpoints.jsonl
 
 MAY_DIFFER = frozenset(
     {
-        "log_dir", "trackers", "output_dir", "cache_dir", "overwrite", "progress",
-        "resume", "force_resume",
+        "log_dir", "trackers", "output_dir", "cache_dir", "compilation_cache", "progress",
+        "overwrite", "resume", "force_resume",
         "device", "data_parallel", "local_rank",
         "mesh", "student_rules", "teacher_rules", "local_batches", "profile_steps",
         "ckpt_frequency", "ckpt_epoch_frequency", "ckpt_steps",

@@ -278,24 +278,6 @@ def test_the_demo_gets_the_command_lines_options(monkeypatch):
     ]
 
 
-@pytest.mark.parametrize("given", [None, "mine"])
-def test_compiled_programs_are_kept_in_the_users_cache(tmp_path, given):
-    code = (
-        "from jaxbrewer.cli.commands import keep_compiled_programs as keep; keep(); import jax;"
-        "print(jax.config.jax_compilation_cache_dir,"
-        " jax.config.jax_persistent_cache_min_compile_time_secs)"
-    )
-    inherited = {name: value for name, value in os.environ.items() if "CACHE" not in name}
-    environment = {**inherited, "XDG_CACHE_HOME": str(tmp_path)}
-    if given:
-        environment["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path / given)
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
-    expected = f"{tmp_path / given} 1.0" if given else f"{tmp_path}/jaxbrewer/compiled 0.0"
-    assert done.stdout.strip() == expected
-
-
 def test_quiet_commands_print_results_only(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with normal_verbosity():
