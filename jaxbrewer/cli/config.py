@@ -14,6 +14,7 @@ from ..configs import (
     OptimizationConfig,
     TrainingConfig,
 )
+from ..configs.auto import AUTO, AUTO_SETTINGS, settings_of_task
 from ..errors import UsageError
 from .job_files import read_job_file
 from .overrides import apply_override, flatten, parse_overrides
@@ -148,14 +149,26 @@ class JobConfig(Config):
     student's in ``output_dir/student``. ``teachers``, a list of ``{path, weight}``, are several
     teachers of ``distill`` in place of ``teacher``. ``tasks``, a mapping of names to sections of
     ``data``, ``teacher`` and perhaps ``distillation``, are several tasks of one student.
+
+    A job without ``distillation``, or with ``"auto"`` there, has the settings that
+    :mod:`jaxbrewer.configs.auto` holds for its task. Once a field is given, the others have the
+    defaults of ``DistillationConfig`` and what the task needs, such as its loss. The fields of
+    ``optimization`` that are not given are those of the task's row in any case.
+
+    Examples:
+        >>> JobConfig().distillation == JobConfig(distillation="auto").distillation
+        True
+        >>> given = {"temperature": 2}
+        >>> JobConfig(distillation=given).distillation == DistillationConfig(**given)
+        True
     """
 
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
-    teacher: TeacherConfig = dataclasses.field(default_factory=TeacherConfig)
+    teacher: TeacherConfig = None  # type: ignore[assignment]  # filled by the task
     teachers: Sequence[WeightedTeacher] = ()
     tasks: Mapping[str, TaskConfig] = dataclasses.field(default_factory=dict)
-    student: StudentConfig = dataclasses.field(default_factory=StudentConfig)
-    distillation: DistillationConfig = None  # type: ignore[assignment]  # the task fills it
+    student: StudentConfig = None  # type: ignore[assignment]  # filled by the task
+    distillation: DistillationConfig = None  # type: ignore[assignment]  # filled by the task
     training: TrainingConfig = dataclasses.field(
         default_factory=lambda: TrainingConfig(output_dir=OUTPUT_DIR)
     )
@@ -164,17 +177,24 @@ class JobConfig(Config):
         """Builds the sections from mappings."""
         for name, section in SECTIONS.items():
             _require_names(name, getattr(self, name), section)
-        for name in ("data", "teacher", "student"):
+        self.nest("data", DataConfig)
+        for name in ("teacher", "student"):
+            _fill_optimization(self, name)
             self.nest(name, SECTIONS[name])
         from ..text.tasks import TASKS, task_class  # loads NumPy, which the checks above spare
 
         _fill(self, "training", **{"output_dir": OUTPUT_DIR, **_of_validation(self)})
+        is_auto = _is_auto(self.distillation)
         if self.data.task in TASKS:
-            _fill(self, "distillation", **task_class(self.data.task).distillation_defaults)
+            needs = task_class(self.data.task).distillation_defaults
+            if is_auto:
+                object.__setattr__(self, "distillation", auto_distillation(self.data))
+            else:
+                _fill(self, "distillation", **needs)
         for name, section in SECTIONS.items():
             self.nest(name, section)
         self._nest_teachers()
-        self._nest_tasks()
+        self._nest_tasks(is_auto=is_auto)
         self.training.require("output_dir", self.training.output_dir is not None, "a directory")
 
     def _nest_teachers(self) -> None:
@@ -194,7 +214,7 @@ class JobConfig(Config):
             teachers.append(own)
         object.__setattr__(self, "teachers", tuple(teachers))
 
-    def _nest_tasks(self) -> None:
+    def _nest_tasks(self, *, is_auto: bool) -> None:
         given = {} if self.tasks is None else self.tasks
         self.require("tasks", isinstance(given, Mapping), "a mapping from names to sections")
         self.require("tasks", len(given) != 1, "at least two; one is the section data")
@@ -205,7 +225,11 @@ class JobConfig(Config):
             self.require("tasks", is_name, "named with letters, digits, _ and -")
             try:
                 is_built = isinstance(section, TaskConfig)
-                tasks[name] = section if is_built else TaskConfig.from_dict(section)
+                own = section if is_built else TaskConfig.from_dict(section)
+                if is_auto and own.distillation is None:
+                    distillation = DistillationConfig(**auto_distillation(own.data))
+                    own = dataclasses.replace(own, distillation=distillation)
+                tasks[name] = own
             except UsageError as error:
                 raise UsageError(f"tasks.{name}: {error}") from None
         object.__setattr__(self, "tasks", tasks)
@@ -230,11 +254,33 @@ SECTIONS: dict[str, type[Config]] = {
 
 
 def section_defaults() -> dict[str, Config]:
-    """The sections of a job whose task sets no defaults of its own, without loading tasks."""
+    """The sections of an empty job, a classification, without loading tasks."""
+    auto = settings_of_task(DataConfig().task)
     return {
-        **{name: section() for name, section in SECTIONS.items()},
+        "data": DataConfig(),
+        "teacher": TeacherConfig(optimization=OptimizationConfig(**auto.teacher)),
+        "student": StudentConfig(optimization=OptimizationConfig(**auto.student)),
+        "distillation": DistillationConfig(**auto.distillation),
         "training": TrainingConfig(output_dir=OUTPUT_DIR),
     }
+
+
+def is_set_by_task(field: str) -> bool:
+    """Whether the default of a field of a job comes from the row of its task.
+
+    Examples:
+        >>> is_set_by_task("distillation.temperature"), is_set_by_task("training.seed")
+        (True, False)
+    """
+    section, _, rest = field.partition(".")
+    rows = AUTO_SETTINGS.values()
+    if section == "distillation":
+        return any(rest in row.distillation for row in rows)
+    name = rest.removeprefix("optimization.")
+    fields = ("teacher",) if section == "teacher" else ("student", "new_student")
+    return section in ("teacher", "student") and any(
+        name in getattr(row, field) for row in rows for field in fields
+    )
 
 
 SMALLER_IS_BETTER = frozenset({"loss", "perplexity", "bits_per_byte", "mse"})
@@ -271,6 +317,41 @@ def _of_validation(job: JobConfig) -> dict[str, Any]:
     }
 
 
+def _is_auto(section: Any) -> bool:
+    return section is None or section == AUTO or section == {}
+
+
+def auto_distillation(data: DataConfig) -> dict[str, Any]:
+    """The fields of ``distillation: auto``; without labels, they have no weight.
+
+    Examples:
+        >>> auto_distillation(DataConfig(train="texts.tsv"))["hard_label_weight"]
+        0.5
+        >>> auto_distillation(DataConfig(unlabelled="texts.tsv"))["hard_label_weight"]
+        0
+    """
+    from ..text.tasks import task_class
+
+    needs = task_class(data.task).distillation_defaults
+    fields = {**needs, **settings_of_task(data.task).distillation}
+    if data.train is None and data.unlabelled is not None and "hard_label_weight" in fields:
+        fields["hard_label_weight"] = 0
+    return fields
+
+
+def _fill_optimization(config: JobConfig, field: str) -> None:
+    """Adds the optimizer's settings of the task to a section that is a mapping."""
+    section = getattr(config, field)
+    if section is not None and not isinstance(section, Mapping):
+        return
+    given = {} if section is None else dict(section)
+    own = given.get("optimization")
+    if own is None or isinstance(own, Mapping):
+        defaults = settings_of_task(config.data.task).optimization(field, given)
+        given["optimization"] = {**defaults, **(own or {})}
+    object.__setattr__(config, field, given)
+
+
 def _fill(config: Config, field: str, **defaults: Any) -> None:
     """Adds the defaults that a section has in this place, if it is a mapping."""
     section = getattr(config, field)
@@ -291,6 +372,16 @@ class Job(NamedTuple):
     path: Path
     config: JobConfig
     sources: dict[str, str]
+
+    @property
+    def is_auto(self) -> bool:
+        """Whether the settings of the task are those of ``distillation``."""
+        return not any(name.startswith("distillation.") for name in self.sources)
+
+    def source_of(self, name: str) -> str:
+        """Where the value of a field comes from: a source, ``"auto"`` or ``"default"``."""
+        is_auto = is_set_by_task(name) and (self.is_auto or not name.startswith("distillation."))
+        return self.sources.get(name, "auto" if is_auto else "default")
 
     def need(self, name: str, what: str) -> Any:
         """The value of a field that has no default.

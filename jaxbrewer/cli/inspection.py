@@ -180,7 +180,7 @@ def _last_metrics(path: Path) -> dict[str, float]:
 
 def _show_job(job: Job) -> None:
     rows = [
-        [name, json.dumps(value, default=repr), job.sources.get(name, "default")]
+        [name, json.dumps(value, default=repr), job.source_of(name)]
         for name, value in flatten(job.config.to_dict()).items()
     ]
     print_table(rows, ["field", "value", "from"], title=str(job.path))

@@ -43,6 +43,7 @@ def _optimization_fields(model: str) -> dict[str, tuple[str, str]]:
     return {
         f"{prefix}.num_epochs": ("N", "passes over the texts"),
         f"{prefix}.num_steps": ("N", "optimizer steps, in place of epochs"),
+        f"{prefix}.min_steps": ("N", "the fewest optimizer steps, where the epochs are fewer"),
         f"{prefix}.batch_size": ("N", "texts per batch"),
         f"{prefix}.learning_rate": ("RATE", "peak learning rate of AdamW"),
         f"{prefix}.max_grad_norm": ("NORM", "clip gradients at this norm (-1 = disable)"),
@@ -278,8 +279,10 @@ def _add_fields(command: Parser, name: str) -> None:
 
 def _job_default(field: str) -> str:
     """The default of a field of the job, if it has one, as the help shows it."""
-    from .config import section_defaults
+    from .config import is_set_by_task, section_defaults
 
+    if is_set_by_task(field):
+        return " (default: auto)"
     section, *names = field.split(".")
     value: Any = functools.reduce(getattr, names, section_defaults()[section])
     is_set = value is not None and value != () and value != {}

@@ -4,7 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..json_files import read_json
-from ..run.results import FORMAT, Results, Scores, TrainingResult, hyperparameters, write_results
+from ..run.results import (
+    FORMAT,
+    LinearBaseline,
+    Results,
+    Scores,
+    TrainingResult,
+    hyperparameters,
+    write_results,
+)
 from ..text import Task
 from .config import Job
 from .run_paths import RunPaths
@@ -19,6 +27,7 @@ def save_results(
     *,
     role: str,
     test_examples: int = 0,
+    linear_baseline: LinearBaseline | None = None,
 ) -> None:
     """Writes ``results.json`` and the model card with these results.
 
@@ -32,6 +41,7 @@ def save_results(
         training: How the training went.
         role: The row of the run's own model.
         test_examples: The number of examples in ``data.test``.
+        linear_baseline: The teacher beside a linear model, if that was checked.
     """
     from ..export.card import directory_card, write_card
     from ..run.directory import MANIFEST, RunManifest, environment
@@ -42,21 +52,21 @@ def save_results(
     versions["finished"] = versions.pop("started")
     config, settings = run.with_directories(job.config.training), job.config.to_dict()
     test = {"path": job.config.data.test, "examples": test_examples} if test_examples else None
-    write_results(
-        run.directory,
-        Results(
-            format=FORMAT,
-            role=role,
-            task=task.name,
-            main_metric=task.main_metric,
-            larger_is_better=task.larger_is_better,
-            rows=dict(rows),
-            test=test,
-            training=training,
-            settings=settings,
-            environment=versions,
-        ),
+    results = Results(
+        format=FORMAT,
+        role=role,
+        task=task.name,
+        main_metric=task.main_metric,
+        larger_is_better=task.larger_is_better,
+        rows=dict(rows),
+        test=test,
+        training=training,
+        settings=settings,
+        environment=versions,
     )
+    if linear_baseline is not None:
+        results["linear_baseline"] = linear_baseline
+    write_results(run.directory, results)
     if run.has_model:
         write_card(run.model, directory_card(run.model))
     if config.log_dir is None and not config.trackers:

@@ -158,11 +158,8 @@ def _fewer_labels(job: Job, root: Path, count: int, *, keep_rest: bool) -> tuple
 
 def _steps_of(job: Job, prepared: PreparedDistillation) -> int:
     """The optimizer steps of every arm: those of the arm with the most texts."""
-    optimization = job.config.student.optimization
-    if optimization.num_steps:
-        return optimization.num_steps
-    groups = job.config.training.gradient_accumulation_steps
-    return optimization.num_epochs * max(len(prepared.training.loader) // groups, 1)
+    training = prepared.training
+    return job.config.student.optimization.total_steps(training.steps_per_epoch)
 
 
 def _steps_of_teacher(prepared: PreparedDistillation) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import abbreviate
 from ..models.model_directory import read_text_model
-from ..run.results import Scores, TrainingResult
+from ..run.results import LinearBaseline, Scores, TrainingResult
 from ..text import Task, Tokenizer, task_of
 from ..text.model import check_fits
 from ..text.tasks import Predictions, Texts
@@ -39,6 +39,7 @@ from .results import save_results
 from .run_paths import baseline_run, refuse_tasks, student_run, teacher_run
 from .score_table import print_evaluation
 from .several_tasks import distill_tasks
+from .teacher_check import check_teacher
 
 if TYPE_CHECKING:
     from ..models import TransformerModel
@@ -121,8 +122,12 @@ def train(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
         job_models.save(teacher, tokenizer, run.model, data)
         scored: dict[str, Scored] = {"teacher": (teacher, run.model, head.names, held_out.test)}
         rows = _score(job, task, scored)
+        linear = check_teacher(job, task, teacher, texts.examples, held_out, tokenizer)
         count = 0 if held_out.test is None else len(held_out.test.examples)
-        save_results(job, task, run, rows, outcome, role="teacher", test_examples=count)
+        save_results(
+            job, task, run, rows, outcome,
+            role="teacher", test_examples=count, linear_baseline=linear,
+        )  # fmt: skip
     return print_line(f"The teacher is saved in {run.model}.")
 
 
@@ -163,6 +168,7 @@ def distill(
             return print_line("All checks passed. Nothing was trained or written.")
         if is_first:
             run.remove_model(config.training)
+        linear = _check_teachers(job, prepared) if is_first else None
         if config.distillation.is_caching_logits:
             print_note(f"The teacher reads {len(prepared.texts.encoded):,} texts once.")
         outcome = fit(job, training, plan, validation)
@@ -190,12 +196,25 @@ def distill(
         models["student"] = (prepared.student, run.model, names, test)
         rows = _score(job, task, models)
         count = 0 if test is None else len(test.examples)
-        save_results(job, task, run, rows, outcome, role="student", test_examples=count)
+        save_results(
+            job, task, run, rows, outcome,
+            role="student", test_examples=count, linear_baseline=linear,
+        )  # fmt: skip
         if beside is not None:
             save_results(
                 job, task, beside.run, rows, outcome_beside, role="baseline", test_examples=count
             )
     return print_line(f"The student is saved in {run.model}.")
+
+
+def _check_teachers(job: Job, prepared: PreparedDistillation) -> LinearBaseline | None:
+    """Compares a single teacher with a linear model before its distillation."""
+    if len(prepared.teachers) != 1:
+        return None
+    [teacher], data = prepared.teachers, prepared.data
+    return check_teacher(
+        job, prepared.task, teacher.model, data.labelled, prepared.held_out, data.tokenizer
+    )
 
 
 def _facts_of(

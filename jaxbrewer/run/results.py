@@ -105,6 +105,24 @@ class TrainingResult(TypedDict):
     validation: list[dict[str, float]]
 
 
+class LinearBaseline(TypedDict):
+    """A teacher and a linear model on words, trained on the same labels.
+
+    Attributes:
+        path: The file with the examples that score them.
+        examples: Their number.
+        teacher: The teacher's metrics.
+        linear: Those of the linear model, of which only the main one and macro-F1 mean something.
+        is_teacher_worse: Whether the teacher has the worse main metric.
+    """
+
+    path: str
+    examples: int
+    teacher: Numbers
+    linear: Numbers
+    is_teacher_worse: bool
+
+
 class Results(TypedDict):
     """The content of ``results.json``.
 
@@ -119,6 +137,7 @@ class Results(TypedDict):
         training: How the training went.
         settings: Every field of the job, nested as in its file.
         environment: Versions, command, devices and the time of the end.
+        linear_baseline: The teacher beside a linear model, where that was checked.
     """
 
     format: int
@@ -131,6 +150,7 @@ class Results(TypedDict):
     training: TrainingResult
     settings: dict[str, Any]
     environment: dict[str, Any]
+    linear_baseline: NotRequired[LinearBaseline]
 
 
 def write_results(directory: Path, results: Results) -> None:

@@ -47,10 +47,10 @@ class MultiTaskTraining:
 
     @property
     def total_steps(self) -> int:
-        """``num_steps``, or as many as the tasks have batches together in ``num_epochs``."""
+        """``num_steps``, or those of as many batches as the tasks have in ``num_epochs``."""
         batches = sum(len(loader) for loader in self.loaders.values())
         steps = batches // self.trainer.train_config.gradient_accumulation_steps
-        return self.optimization.num_steps or self.optimization.num_epochs * max(steps, 1)
+        return self.optimization.total_steps(max(steps, 1))
 
     def train(self, callback: Callable[..., Any] | None = None) -> Result:
         """Runs the training; ``callback`` is that of the distiller."""

@@ -72,17 +72,21 @@ class TextTraining:
         return self._call(self.trainer.estimate)
 
     def _call(self, method: Callable[..., Any], **options: Any) -> Any:
-        optimization = self.optimization
-        steps_per_epoch = len(self.loader) // self.trainer.train_config.gradient_accumulation_steps
-        steps = optimization.num_steps or optimization.num_epochs * max(steps_per_epoch, 1)
+        optimization, per_epoch = self.optimization, self.steps_per_epoch
+        num_epochs, num_steps = optimization.length(per_epoch)
         return method(
-            make_adamw(optimization, steps),
+            make_adamw(optimization, optimization.total_steps(per_epoch)),
             self.loader,
-            num_epochs=None if optimization.num_steps else optimization.num_epochs,
-            num_steps=optimization.num_steps,
+            num_epochs=num_epochs,
+            num_steps=num_steps,
             max_grad_norm=optimization.max_grad_norm,
             **options,
         )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one pass over the texts, at least 1."""
+        return _steps_per_epoch(self.loader, self.trainer.train_config)
 
 
 def make_fine_tuning(
@@ -105,6 +109,7 @@ def make_fine_tuning(
         frozen: Prefixes of the paths of parameters that stay as they are.
     """
     loader = make_loader(task, encoded, optimization, training)
+    training = _with_checkpoints(training, optimization, loader)
     trainer = BasicTrainer(training, freeze(model, *frozen), task.adaptor)
     return TextTraining(trainer, loader, optimization)
 
@@ -146,6 +151,7 @@ def make_distillation(
         require_no_tokens_compared(task, distillation)
         parts = {"teacher": encoded, "student": student_encoded}
     loader = make_loader(task, parts, optimization, training)
+    training = _with_checkpoints(training, optimization, loader)
     make: Any = MultiTeacherDistiller if isinstance(teacher, list) else GeneralDistiller
     adaptor_T = None if teacher is None else task.adaptor
     distiller = make(training, distillation, teacher, student, adaptor_T, task.adaptor)
@@ -205,6 +211,22 @@ def cache_teacher(
     texts = encoded.without(*task.label_columns)
     loader = TextLoader(texts, min(batch_size, len(texts)), shuffle=False)
     build_cache(directory, teacher, task.adaptor, loader, **options)
+
+
+def _steps_per_epoch(loader: TokenLoader, training: TrainingConfig) -> int:
+    return max(len(loader) // training.gradient_accumulation_steps, 1)
+
+
+def _with_checkpoints(
+    training: TrainingConfig, optimization: OptimizationConfig, loader: TokenLoader
+) -> TrainingConfig:
+    """Gives a training that ``min_steps`` lengthens as many checkpoints as it has epochs."""
+    epochs, steps = optimization.length(_steps_per_epoch(loader, training))
+    is_lengthened = epochs is None and optimization.num_steps is None
+    if not is_lengthened or training.ckpt_steps is not None or not training.ckpt_frequency:
+        return training
+    assert steps is not None
+    return dataclasses.replace(training, ckpt_steps=-(-steps // optimization.num_epochs))
 
 
 def make_loader(

@@ -52,7 +52,7 @@ def test_a_section_in_part_keeps_the_defaults_of_its_place(path):
     assert config.teacher.optimization.num_epochs == 2
     assert (
         config.teacher.optimization.learning_rate
-        == 5e-5
+        == 2e-4
         == (JobConfig().teacher.optimization.learning_rate)
     )
 

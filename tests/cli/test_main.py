@@ -146,7 +146,7 @@ def test_help_names_fields_of_the_job_and_their_defaults():
     for groups in FIELDS.values():
         for field in {name for fields in groups.values() for name in fields}:
             functools.reduce(getattr, field.split("."), JobConfig())
-    assert re.search(r"--distillation.temperature T +\S.*\(default: 4\)", text)
+    assert re.search(r"--distillation.temperature T +\S.*\(default: auto\)", text)
     assert "(-1 = disable)" in text
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ...run.results import Diagrams
+from ..linear_baseline import first_labelled, joined_texts, linear_logits
 from ..read import Examples, read_examples
 from ..rows import Source
 from ..tokenize import Encoded, Tokenizer
@@ -106,6 +107,13 @@ class Classification(ClassesTask[Examples]):
         logits, other = student.rows["logits"], teacher.rows["logits"]
         confidence = np.exp(log_softmax(logits).max(-1))
         return confidence, logits.argmax(-1) == other.argmax(-1)
+
+    def linear_baseline(self, train: Examples, held_out: Examples) -> Predictions:
+        """The margins of a linear support vector machine."""
+        assert train.labels is not None
+        texts, labels = first_labelled(train, train.labels >= 0)
+        others, classes = joined_texts(held_out), len(held_out.label_names)
+        return Predictions({"logits": linear_logits(texts, labels, others, classes=classes)})
 
     def decode(
         self, examples: Examples, encoded: Encoded, predictions: Predictions, names: Sequence[str]

@@ -20,6 +20,7 @@ from ..labels import (
     sorted_names,
     warn_of_similar,
 )
+from ..linear_baseline import first_labelled, joined_texts, linear_indicator_logits
 from ..read import Examples, read_examples, value_of
 from ..rows import Source, read_rows
 from ..tokenize import Encoded, Tokenizer
@@ -160,6 +161,14 @@ class MultiLabel(ClassesTask[Examples]):
         divergence += not_p * (log_sigmoid(-z_T) - log_sigmoid(-z_S))
         decisions = (np.exp(log_sigmoid(z_S)) >= threshold) == (p >= threshold)
         return means(label_agreement=decisions.mean(-1), kl_divergence=divergence.mean(-1))
+
+    def linear_baseline(self, train: Examples, held_out: Examples) -> Predictions:
+        """The margins of a linear support vector machine for each class, 0 at the threshold."""
+        assert train.labels is not None
+        texts, labels = first_labelled(train, _has_labels(train.labels))
+        logits = linear_indicator_logits(texts, labels, joined_texts(held_out))
+        share = np.clip(self.data.threshold, 1e-6, 1 - 1e-6)
+        return Predictions({"logits": logits + np.log(share / (1 - share))})
 
     def decode(
         self, examples: Examples, encoded: Encoded, predictions: Predictions, names: Sequence[str]

@@ -12,6 +12,7 @@ from ...configs._base import LARGEST
 from ...errors import UsageError
 from ...models.model_directory import ModelDirectory
 from ..labels import shortened
+from ..linear_baseline import first_labelled, joined_texts, linear_numbers
 from ..read import Examples, read_columns, read_examples
 from ..rows import Source
 from ..tokenize import Encoded, Tokenizer
@@ -110,6 +111,12 @@ class Regression(Task[Examples]):
         """The mean squared difference of the predictions."""
         gap = np.float64(student.rows["prediction"]) - teacher.rows["prediction"]
         return means(mse_from_teacher=gap**2)
+
+    def linear_baseline(self, train: Examples, held_out: Examples) -> Predictions:
+        """The predictions of a ridge regression."""
+        assert train.labels is not None
+        texts, labels = first_labelled(train, np.isfinite(train.labels))
+        return Predictions({"prediction": linear_numbers(texts, labels, joined_texts(held_out))})
 
     def decode(
         self, examples: Examples, encoded: Encoded, predictions: Predictions, names: Sequence[str]

@@ -282,6 +282,21 @@ class Task(abc.ABC, Generic[Data]):
         """
         return None
 
+    def linear_baseline(self, train: Data, held_out: Data) -> Predictions | None:
+        """What a linear model on words, trained on labelled examples, predicts for others.
+
+        ``None`` if the task has no such model. Only the main metric and macro-F1 mean something:
+        the logits are margins, not log-probabilities.
+
+        Args:
+            train: Labelled examples.
+            held_out: Other examples, numbered alike.
+
+        Raises:
+            UsageError: scikit-learn is not installed.
+        """
+        return None
+
     def reorder(self, predictions: Predictions, order: Sequence[int]) -> Predictions | None:
         """The predictions of a head whose outputs come in another order.
 
