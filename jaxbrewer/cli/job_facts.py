@@ -8,7 +8,7 @@ from ..configs import DataConfig, DistillationConfig, OptimizationConfig, Traini
 from ..errors import abbreviate
 from ..registry import loss_and_parameters
 from ..text.tasks import Texts
-from .config import Job
+from .config import Job, auto_distillation, flatten
 from .job_data import StudentTokens
 
 if TYPE_CHECKING:
@@ -82,6 +82,15 @@ def validation_facts(job: Job, texts: Texts | None) -> Facts:
             f"the best {config.best_metric} ({config.best_mode}) is kept{ends}",
         )
     ]
+
+
+def auto_facts(job: Job) -> Facts:
+    """The row about the settings that the task gives, if the job leaves them to it."""
+    if not job.is_auto:
+        return []
+    fields = flatten(auto_distillation(job.config.data))
+    shown = ", ".join(f"{name} {value}" for name, value in fields.items())
+    return [("distillation", f"auto: {shown}" if shown else "auto")]
 
 
 def describe_losses(config: DistillationConfig) -> str:

@@ -18,6 +18,7 @@ from .config import Job
 from .job_data import HeldOut, outside_predictions, read_held_out
 from .job_facts import (
     Facts,
+    auto_facts,
     describe_losses,
     describe_origin,
     describe_teachers,
@@ -235,6 +236,7 @@ def _facts_of(
         *describe_label_loss(task.label_loss, prepared.head.names),
         *tokenizer_facts(prepared.student_tokens),
         *validation_facts(job, prepared.held_out.validation),
+        *auto_facts(job),
         ("losses", describe_losses(config.distillation)),
         *(
             (

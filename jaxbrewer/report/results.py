@@ -9,7 +9,7 @@ import numpy as np
 from ..run.results import Intervals, Numbers, Results, Scores
 from .html import charts, table
 from .records import RunRecord
-from .svg import Point, matrix, reliability, scatter
+from .svg import Point, escape, matrix, reliability, scatter
 
 _MOST_CLASSES = 30
 """Classes of a confusion matrix that fit a chart."""
@@ -27,6 +27,7 @@ def results_section(runs: Sequence[RunRecord]) -> str:
     return "".join(
         [
             note,
+            *map(_linear_baseline, found),
             _scores("metrics", "intervals", rows),
             _scores("difference", "difference_intervals", rows, "Difference from the teacher"),
             _scores("agreement", "intervals", rows, "Agreement with the teacher"),
@@ -35,6 +36,25 @@ def results_section(runs: Sequence[RunRecord]) -> str:
             charts("Confusion and reliability", _diagrams(rows)),
         ]
     )
+
+
+def _linear_baseline(found: tuple[RunRecord, Results]) -> str:
+    """How the teacher of a run compares with a linear model; empty where that was not checked."""
+    run, results = found
+    check, main = results.get("linear_baseline"), results["main_metric"]
+    if check is None:
+        return ""
+    one, other = check["teacher"].get(main), check["linear"].get(main)
+    worse = "worse" if check["is_teacher_worse"] else "not worse"
+    return (
+        f'<p class="note">{escape(run.name)}: the teacher is {worse} than a linear model on words '
+        f"({escape(main)} {_number(one)} and {_number(other)} on {check['examples']:,} texts of "
+        f"{escape(check['path'])}).</p>"
+    )
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"
 
 
 def _rows(found: Sequence[tuple[RunRecord, Results]]) -> list[tuple[str, Scores]]:

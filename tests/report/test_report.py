@@ -146,6 +146,22 @@ def test_scores_have_their_intervals_and_each_model_one_row(runs):
     assert ">0.8100 [0.790, 0.830]<" in text
 
 
+def test_a_teacher_worse_than_a_linear_model_is_called_out(runs):
+    assert "linear model" not in page_of(runs)
+    path = runs / "first" / "results.json"
+    check = {
+        "path": "dev.tsv",
+        "examples": 500,
+        "teacher": {"accuracy": 0.61, "macro_f1": 0.5},
+        "linear": {"accuracy": 0.64},
+        "is_teacher_worse": True,
+    }
+    path.write_text(json.dumps({**json.loads(path.read_text()), "linear_baseline": check}))
+    text = page_of(runs)
+    assert "the teacher is worse than a linear model on words" in text
+    assert "(accuracy 0.6100 and 0.6400 on 500 texts of dev.tsv)" in text
+
+
 def test_quality_is_drawn_against_size_and_speed(runs):
     text = page_of(runs / "first")
     points = re.findall(r"<title>(\w+): ([\d.e+]+), 0.[89]</title>", text)
