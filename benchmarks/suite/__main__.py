@@ -4,11 +4,14 @@
     python -m benchmarks.suite --only overhead machine
     python -m benchmarks.suite --peer textbrewer=ENVIRONMENT/bin/python
 
-Sections: ``overhead`` (a hand-written step, and TextBrewer), ``machine`` (FLOPs over time as shares
-of a product's), ``input`` (loaders, tokenization, caches), ``starting`` (the time to a first step)
-and ``growth`` (with batches, lengths, matches, teachers, data). What is compared takes turns in one
-run. Each section is printed and written to ``docs/results/benchmarks/SECTION.json``, with the
-command, the versions and the processor; ``--toy`` writes nothing.
+Sections: ``overhead`` (a hand-written step), ``peers`` (the same work in other toolkits),
+``machine`` (FLOPs over time as shares of a product's), ``less`` (work that is not done twice),
+``input`` (loaders, tokenization, caches), ``starting`` (the time to a first step), ``growth`` (with
+batches, lengths, matches, teachers, data) and ``checkpoints`` (the share of time that they take).
+What is compared takes turns in one run. Each section is printed and written to
+``docs/results/benchmarks/SECTION.json``, with the command, the versions and the processor;
+``--toy`` writes nothing. A peer without an interpreter is skipped; Tunix's also needs jaxbrewer's
+dependencies.
 """
 
 import argparse
@@ -17,7 +20,6 @@ import importlib
 import json
 import os
 import platform
-import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -25,18 +27,20 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 ROOT = Path(__file__).parents[2]
 SECTIONS = {
-    "overhead": "overhead", "machine": "machine", "input": "inputs", "starting": "starting",
-    "growth": "growth",
+    "overhead": "overhead", "peers": "peers", "machine": "machine", "less": "less",
+    "input": "inputs", "starting": "starting", "growth": "growth", "checkpoints": "checkpoints",
 }  # fmt: skip
 """Sections, and the modules that measure them."""
-PEERS = ("textbrewer",)
+PEERS = ("textbrewer", "pytorch", "keras", "tunix")
+"""What an interpreter may have; ``pytorch`` is torch and transformers."""
 PACKAGES = ("jaxbrewer", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-def facts() -> dict[str, object]:
+def facts(section: str, peers: dict[str, str]) -> dict[str, object]:
     """The command, the versions and the processor."""
+    asked = [f"--peer {name}={name.upper()}/bin/python" for name in peers] * (section == "peers")
     return {
-        "command": " ".join(["python -m benchmarks.suite", *sys.argv[1:]]),
+        "command": " ".join([f"python -m benchmarks.suite --only {section}", *asked]),
         "processor": processor(),
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
@@ -71,16 +75,18 @@ def main() -> None:
     parser.add_argument("--peer", type=peer, action="append", default=[], metavar="NAME=PYTHON",
                         help=f"an interpreter with {', '.join(PEERS)}")  # fmt: skip
     options = parser.parse_args()
+    peers = dict(options.peer)
     for section in options.only:
         module = importlib.import_module(f".{SECTIONS[section]}", __package__)
         rows = []
-        for row in module.run(options.toy, dict(options.peer)):
-            print(f"{section:10}{row.name:56}{row.value:10.4g} {row.unit:15}{row.note}", flush=True)
+        for row in module.run(options.toy, peers):
+            shown = row.value if isinstance(row.value, str) else f"{row.value:.4g}"
+            print(f"{section:12}{row.name:64}{shown:>10} {row.unit:17}{row.note}", flush=True)
             rows.append(dataclasses.asdict(row))
         if not options.toy:
             path = ROOT / "docs" / "results" / "benchmarks" / f"{section}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps({**facts(), "rows": rows}, indent=1) + "\n")
+            path.write_text(json.dumps({**facts(section, peers), "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

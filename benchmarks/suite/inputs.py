@@ -34,11 +34,11 @@ def run(is_toy: bool, pythons: dict[str, str]) -> Iterator[Row]:
     rows = np.random.default_rng(0).permutation(len(found))[:count]
     texts, labels = [found.texts[row] for row in rows], found.labels[rows]
     with tempfile.TemporaryDirectory() as folder:
-        tokenizer = _tokenizer(Path(folder), texts)
+        tokenizer = make_tokenizer(Path(folder), texts)
         start = time.perf_counter()
         encoded = tokenizer.encode(texts, max_length=48)
         tokenized = count / (time.perf_counter() - start)
-        teacher, student = (_bert(*size, len(found.label_names)) for size in sizes)
+        teacher, student = (make_bert(*size, len(found.label_names)) for size in sizes)
         clocks = {name: Clock() for name in _VARIANTS}
         epochs = dict(_epochs(Path(folder), teacher, student, encoded, labels))
         for one_epoch in epochs.values():
@@ -90,22 +90,25 @@ def _epochs(
     in_memory = cache_by_example(loader(), from_teacher)
     alone, distilled = jb.DistillationConfig(hard_label_weight=1), jb.DistillationConfig()
     variants = (
-        (None, alone, loader(), _as_it_is),
-        (None, alone, [dict(batch) for batch in loader()], _as_it_is),
-        (teacher, distilled, loader(), _as_it_is),
+        (None, alone, loader(), as_it_is),
+        (None, alone, [dict(batch) for batch in loader()], as_it_is),
+        (teacher, distilled, loader(), as_it_is),
         (None, distilled, loader(), in_memory),
         (None, distilled, loader(), lambda batch: with_outputs(batch, caches["full"])),
         (None, distilled, loader(), lambda batch: with_outputs(batch, caches["top_k"])),
     )
     for name, variant in zip(_VARIANTS, variants, strict=True):
-        yield name, _train(student, *variant)
+        yield name, train_epochs(student, *variant)
 
 
-def _as_it_is(batch: Any) -> Any:
+def as_it_is(batch: Any) -> Any:
+    """A batch without cached outputs."""
     return batch
 
 
-def _train(student: Any, teacher: Any, config: Any, batches: Any, attach: Any) -> Iterator[float]:
+def train_epochs(
+    student: Any, teacher: Any, config: Any, batches: Any, attach: Any
+) -> Iterator[float]:
     """Yields the seconds of one epoch after another."""
     objective = jb.make_objective(config, total_steps=10_000)
     optimizer = jb.make_optimizer(
@@ -127,7 +130,8 @@ def _train(student: Any, teacher: Any, config: Any, batches: Any, attach: Any) -
         yield time.perf_counter() - start
 
 
-def _bert(layers: int, width: int, classes: int) -> Any:
+def make_bert(layers: int, width: int, classes: int) -> Any:
+    """A classifier with random weights, as a model of the package."""
     config = BertConfig(
         vocab_size=8192, hidden_size=width, num_hidden_layers=layers, intermediate_size=4 * width,
         num_attention_heads=max(width // 32, 1), max_position_embeddings=64, num_labels=classes,
@@ -136,7 +140,7 @@ def _bert(layers: int, width: int, classes: int) -> Any:
     return jb.as_model(BertForSequenceClassification(config, rngs=nnx.Rngs(0)))
 
 
-def _tokenizer(folder: Path, texts: list[str]) -> Tokenizer:
+def make_tokenizer(folder: Path, texts: list[str]) -> Tokenizer:
     """WordPiece with a vocabulary of at most 8,192 tokens from these texts."""
     made = tokenizers.BertWordPieceTokenizer()
     made.train_from_iterator(texts, vocab_size=8192, show_progress=False)

@@ -1,19 +1,12 @@
-"""What the library costs: ``GeneralDistiller.train`` against a hand-written step, and TextBrewer.
+"""What the library costs: ``GeneralDistiller.train`` against a hand-written step.
 
 Both train the same pair on the same batches and take turns in one process. The losses are soft
 cross-entropy, hidden states and labels; the optimizer is AdamW with clipping and a schedule.
-TextBrewer's own GeneralDistiller takes its turns in a second process that sleeps otherwise.
 """
 
-import contextlib
 import dataclasses
-import functools
-import json
-import os
-import subprocess
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -142,44 +135,9 @@ class ByHand:
         return [float(value) for value in losses]
 
 
-@contextlib.contextmanager
-def peer(python: str | None, worker: str, *arguments: str, **settings: Any) -> Iterator[Any]:
-    """A function from a number of steps to the seconds that another toolkit takes for them.
-
-    ``worker`` is a program of this folder, which another interpreter runs. It reads a number of
-    steps per line, and answers with seconds. Without an interpreter there is no function.
-    """
-    if not python:
-        yield None
-        return
-    # Threads that spin while they wait would slow down the side that is measured.
-    quiet = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
-    program = str(Path(__file__).with_name(worker))
-    with subprocess.Popen(
-        [python, program, json.dumps(settings), *arguments],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=quiet,
-    ) as process:  # fmt: skip
-
-        def seconds(steps: int) -> float:
-            process.stdin.write(f"{steps}\n")
-            process.stdin.flush()
-            answer = process.stdout.readline()
-            if not answer:
-                raise RuntimeError(f"{worker} has ended: see its message above")
-            return float(answer)
-
-        try:
-            yield seconds
-        finally:
-            process.kill()  # TextBrewer cycles through an empty loader
-
-
-def measure(pair: Pair, peers: dict[str, Callable[[int], float]]) -> dict[str, Clock]:
-    """The clocks of the distiller, of the step by hand, and of the peers."""
-    batches, teacher = pair.batches(), pair.bert(pair.teacher_layers, 0)
-    student = pair.bert(pair.student_layers, 1)
-    by_hand = ByHand(pair, teacher, student)
-    distiller = jb.GeneralDistiller(
+def make_distiller(pair: Pair, teacher: Any, student: Any) -> jb.GeneralDistiller:
+    """A distiller that calls back after the steps of each turn."""
+    return jb.GeneralDistiller(
         jb.TrainingConfig(output_dir=None, ckpt_steps=pair.steps, progress=False),
         jb.DistillationConfig(
             temperature=TEMPERATURE,
@@ -191,7 +149,15 @@ def measure(pair: Pair, peers: dict[str, Callable[[int], float]]) -> dict[str, C
         ),
         teacher, student, adaptor, adaptor,
     )  # fmt: skip
-    clocks = {name: Clock() for name in ("distiller", "by hand", *peers)}
+
+
+def measure(pair: Pair) -> dict[str, Clock]:
+    """The clocks of the distiller and of the step by hand."""
+    batches, teacher = pair.batches(), pair.bert(pair.teacher_layers, 0)
+    student = pair.bert(pair.student_layers, 1)
+    by_hand = ByHand(pair, teacher, student)
+    distiller = make_distiller(pair, teacher, student)
+    clocks = {name: Clock() for name in ("distiller", "by hand")}
     losses: list[float] = []
     end_of_turn = time.perf_counter()
 
@@ -202,8 +168,6 @@ def measure(pair: Pair, peers: dict[str, Callable[[int], float]]) -> dict[str, C
         start = time.perf_counter()
         losses.extend(by_hand.run(batches))
         clocks["by hand"].seconds.append((time.perf_counter() - start) / pair.steps)
-        for name, seconds in peers.items():
-            clocks[name].seconds.append(seconds(pair.steps) / pair.steps)
         end_of_turn = time.perf_counter()
 
     history = distiller.train(
@@ -220,18 +184,9 @@ def measure(pair: Pair, peers: dict[str, Callable[[int], float]]) -> dict[str, C
 
 
 def run(is_toy: bool, pythons: dict[str, str]) -> Iterator[Row]:
-    """Ratios for a pair of MiniLM's size and a tiny one; TextBrewer beside the first."""
+    """Ratios for a pair of MiniLM's size and a tiny one."""
     for pair in (TOY,) if is_toy else (MINILM, TINY):
-        kinds = ("eager", "sdpa", "compile") if pair is MINILM else ()
-        settings = {
-            "size": pair.fields, "layers": [pair.teacher_layers, pair.student_layers],
-            "pairs": pair.matches, "temperature": TEMPERATURE, "rate": RATE, "batch": pair.batch,
-            "length": pair.length, "total": TOTAL,
-        }  # fmt: skip
-        with contextlib.ExitStack() as stack:
-            enter = functools.partial(peer, pythons.get("textbrewer"), "textbrewer_worker.py")
-            found = {f"TextBrewer, {k}": stack.enter_context(enter(k, **settings)) for k in kinds}
-            clocks = measure(pair, {name: seconds for name, seconds in found.items() if seconds})
+        clocks = measure(pair)
         ours, hand = clocks["distiller"], clocks["by hand"]
         yield Row("overhead", f"{pair.name}, distiller", 1e3 * ours.median, "ms/step",
                   ours.quartiles())  # fmt: skip
@@ -240,6 +195,3 @@ def run(is_toy: bool, pythons: dict[str, str]) -> Iterator[Row]:
         gap = 1e6 * np.median(np.array(ours.seconds) - np.array(hand.seconds))
         yield Row("overhead", f"{pair.name}, distiller - by hand", float(gap), "µs/step",
                   "aim at most 30" if pair is TINY else "")  # fmt: skip
-        for name in clocks.keys() - {"distiller", "by hand"}:
-            yield ratio("overhead", f"{pair.name}, {name} / distiller", clocks[name], ours,
-                        "above 1, ours is faster; aim 1.2 (AVX2), 2.2 (AVX-512)")  # fmt: skip
