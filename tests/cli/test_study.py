@@ -65,6 +65,19 @@ def test_a_finished_run_is_not_repeated(studied):
     assert again.splitlines()[-7:] == printed.splitlines()[-7:]
 
 
+def test_an_interrupted_run_is_resumed_and_the_study_ends_alike(studied):
+    path, root, _ = studied
+    before = (root / "study.json").read_text()
+    (results,) = (root / "distilled" / "seed-0").glob("*/results.json")
+    results.unlink()
+    (results.parent / "predictions.safetensors").unlink()
+    again = run("study", path, "--seeds", 2, "--resamplings", 50)
+    assert again.count("finished before") == 9
+    assert "distilled/seed-0/student: 12 steps ..." in again
+    ours, theirs = (json.loads(text) for text in (before, (root / "study.json").read_text()))
+    assert ours["arms"] == theirs["arms"]
+
+
 def test_bad_studies_are_refused_in_one_line(studied, capsys):
     path, root, _ = studied
 
