@@ -104,6 +104,11 @@ def _require_study(job: Job, options: StudyOptions) -> None:
     job.need("data.test", "the file with the texts that score the students")
     if options.seeds < 1:
         raise UsageError(f"--seeds must be at least 1, got {options.seeds}.")
+    if job.config.training.cache_dir is not None:
+        raise UsageError(
+            "A study has caches of its own: leave out training.cache_dir, and set "
+            "distillation.is_caching_logits."
+        )
     if job.config.teachers or data.probabilities or data.log_probabilities:
         raise UsageError("A study needs one teacher model: give teacher.path.")
     for count in options.label_counts:
@@ -137,7 +142,17 @@ def _job_of(job: Job, root: Path, arm: Arm, seed: int, steps: int | None) -> Job
         if training.ckpt_steps is None and training.ckpt_frequency:
             training = dataclasses.replace(training, ckpt_steps=max(steps // 4, 1))
     distillation = arm.distillation or DistillationConfig()
+    cache = _cache_of(arm, root) if steps is not None and distillation.is_caching_logits else None
+    training = dataclasses.replace(training, cache_dir=cache)
     return _changed(job, data=data, training=training, student=student, distillation=distillation)
+
+
+def _cache_of(arm: Arm, root: Path) -> str:
+    """The teacher's outputs for the texts of an arm, which its first run writes to disk."""
+    texts = "all" if arm.is_on_all_texts else "labelled"
+    count = "" if arm.labels is None else f"-{arm.labels}-labels"
+    has_matches = arm.distillation and arm.distillation.intermediate_matches
+    return str(root / "cache" / f"{texts}{count}{'-matches' if has_matches else ''}")
 
 
 def _fewer_labels(job: Job, root: Path, count: int, *, keep_rest: bool) -> tuple[str, str | None]:

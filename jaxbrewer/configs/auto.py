@@ -57,7 +57,7 @@ class AutoSettings:
         return {name: value for name, value in row.items() if name not in lengths or not has_length}
 
 
-_CLASSES = {"temperature": 2, "hard_label_weight": 0.5}
+_CLASSES = {"temperature": 2, "hard_label_weight": 0}
 
 AUTO_SETTINGS: Mapping[str, AutoSettings] = MappingProxyType(
     {
