@@ -322,21 +322,16 @@ def _is_auto(section: Any) -> bool:
 
 
 def auto_distillation(data: DataConfig) -> dict[str, Any]:
-    """The fields of ``distillation: auto``; without labels, they have no weight.
+    """The fields of ``distillation: auto``: what the task needs, and the settings of its row.
 
     Examples:
-        >>> auto_distillation(DataConfig(train="texts.tsv"))["hard_label_weight"]
-        0.5
-        >>> auto_distillation(DataConfig(unlabelled="texts.tsv"))["hard_label_weight"]
-        0
+        >>> auto_distillation(DataConfig(task="multi-label"))
+        {'kd_loss_type': 'bce', 'temperature': 2, 'hard_label_weight': 0}
     """
     from ..text.tasks import task_class
 
     needs = task_class(data.task).distillation_defaults
-    fields = {**needs, **settings_of_task(data.task).distillation}
-    if data.train is None and data.unlabelled is not None and "hard_label_weight" in fields:
-        fields["hard_label_weight"] = 0
-    return fields
+    return {**needs, **settings_of_task(data.task).distillation}
 
 
 def _fill_optimization(config: JobConfig, field: str) -> None:

@@ -63,7 +63,7 @@ AUTO_SETTINGS: Mapping[str, AutoSettings] = MappingProxyType(
     {
         "classification": AutoSettings(_CLASSES),
         "multi-label": AutoSettings(_CLASSES),
-        "regression": AutoSettings({"hard_label_weight": 0.5}),
+        "regression": AutoSettings({"hard_label_weight": 0}),
         "token-classification": AutoSettings(_CLASSES),
         "question-answering": AutoSettings(_CLASSES),
     }
@@ -77,8 +77,8 @@ def settings_of_task(name: str) -> AutoSettings:
     """The settings of a task; those of a task without a row are the defaults of the configs.
 
     Examples:
-        >>> settings_of_task("regression").distillation["hard_label_weight"]
-        0.5
+        >>> settings_of_task("classification").distillation["temperature"]
+        2
         >>> settings_of_task("language-modeling").student
         {}
     """

@@ -45,10 +45,9 @@ def test_a_given_length_replaces_the_fewest_steps(length):
         assert section.optimization.learning_rate == 2e-4
 
 
-def test_labels_have_no_weight_without_labels():
-    job = JobConfig(data={"unlabelled": "x.txt"})
-    assert job.distillation.hard_label_weight == 0
-    assert JobConfig(data={"train": "x.tsv"}).distillation.hard_label_weight > 0
+@pytest.mark.parametrize("task", AUTO_SETTINGS)
+def test_the_settings_of_a_task_need_no_labels(task):
+    assert JobConfig(data={"task": task}).distillation.hard_label_weight == 0
 
 
 def test_each_of_several_tasks_has_its_own_row():
