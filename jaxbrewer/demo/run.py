@@ -256,9 +256,15 @@ def _report(rows: list[Row], root: Path, seconds: float) -> None:
     console.print()
     console.print(table)
     error = math.sqrt(0.25 / TEST_EXAMPLES)
-    (root / "results.json").write_text(
-        json.dumps([dataclasses.asdict(row) for row in rows], indent=2) + "\n"
-    )
+    results = {
+        "command": "jaxbrewer demo",
+        "minutes": round(seconds / 60, 1),
+        "test_examples": TEST_EXAMPLES,
+        "rows": [
+            dataclasses.asdict(row) | {"gap_closed": closed.get(row.name)} for row in rows
+        ],
+    }
+    (root / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     _print(
         f"Accuracy on {TEST_EXAMPLES:,} test texts, standard error {error:.1%}; gap closed: the "
         "share of the gap between labels alone and the teacher.\n"

@@ -19,7 +19,7 @@ def test_the_demo_trains_reports_and_saves(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run, "splits", lambda labelled, texts, seed: data)
     rows = run.run_demo(output_dir=tmp_path / "demo")
     printed = capsys.readouterr().out
-    saved = json.loads((tmp_path / "demo" / "results.json").read_text())
+    saved = json.loads((tmp_path / "demo" / "results.json").read_text())["rows"]
     assert [row["name"] for row in saved] == [row.name for row in rows]
     assert len(rows) == 5
     for row in rows:
