@@ -70,7 +70,7 @@ def filled(template: str, data: dict[str, Any]) -> str:
     >>> print(filled("{n:,} texts\\n{rows[][name]}: {rows[][score]:.1%}", data))
     1,200 texts
     a: 25.0%
-    b: 
+    b:
     """
     lines = []
     for line in template.splitlines():

@@ -260,9 +260,7 @@ def _report(rows: list[Row], root: Path, seconds: float) -> None:
         "command": "jaxbrewer demo",
         "minutes": round(seconds / 60, 1),
         "test_examples": TEST_EXAMPLES,
-        "rows": [
-            dataclasses.asdict(row) | {"gap_closed": closed.get(row.name)} for row in rows
-        ],
+        "rows": [dataclasses.asdict(row) | {"gap_closed": closed.get(row.name)} for row in rows],
     }
     (root / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     _print(
