@@ -64,13 +64,13 @@ def updated(page: str, results=recorded) -> str:
 
 
 def filled(template: str, data: dict[str, Any]) -> str:
-    """A template with the values of a result.
+    r"""A template with the values of a result.
 
-    >>> data = {"rows": [{"name": "a", "score": 0.25}, {"name": "b", "score": None}], "n": 1200}
-    >>> print(filled("{n:,} texts\\n{rows[][name]}: {rows[][score]:.1%}", data))
+    >>> data = {"rows": [{"name": "a", "score": 0.25}, {"name": "b", "score": 0.5}], "n": 1200}
+    >>> print(filled("{n:,} texts\n{rows[][name]}: {rows[][score]:.1%}", data))
     1,200 texts
     a: 25.0%
-    b:
+    b: 50.0%
     """
     lines = []
     for line in template.splitlines():
