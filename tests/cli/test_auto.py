@@ -1,6 +1,8 @@
 """``distillation: auto``: what a job that says nothing has, and what a given field changes."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -74,6 +76,21 @@ def test_an_override_of_one_field_ends_auto(tmp_path):
     path.write_text("distillation: auto\n")
     with pytest.raises(UsageError, match="'distillation' is 'auto', not a section"):
         read_job(path, ["--distillation.temperature", "3"])
+
+
+def test_the_page_has_the_table():
+    page = Path("docs/auto.md").read_text("utf-8")
+    rows = re.findall(r"^\| `([\w-]+)` \| (.*) \|$", page, re.MULTILINE)
+    assert [name for name, _ in rows] == list(AUTO_SETTINGS)
+
+    def shown(fields):
+        return ", ".join(f"{name} {value}" for name, value in fields.items())
+
+    for name, cells in rows:
+        row = AUTO_SETTINGS[name]
+        distillation = {**task_class(name).distillation_defaults, **row.distillation}
+        sections = (distillation, row.teacher, row.student, row.new_student)
+        assert cells.split(" | ") == [shown(fields) for fields in sections], name
 
 
 def test_every_field_of_a_row_exists():
