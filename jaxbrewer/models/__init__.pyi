@@ -25,3 +25,4 @@ from .lora import add_lora as add_lora
 from .lora import merge_lora as merge_lora
 from .model_types import FAMILIES as FAMILIES
 from .model_types import TASKS as TASKS
+from .products import flat_dot_general as flat_dot_general

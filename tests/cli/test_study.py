@@ -7,9 +7,19 @@ import pytest
 import yaml
 
 from jaxbrewer.cli import main
+from jaxbrewer.distillers import cache_policy
 from tests.cli.conftest import run
 
 pytestmark = pytest.mark.slow
+
+
+def _counted(function, calls):
+    def counted(first, *arguments, **keywords):
+        calls.append(first)
+        return function(first, *arguments, **keywords)
+
+    return counted
+
 
 ARMS = [
     "labels", "labels-compute", "distilled", "distilled-unlabelled", "distilled-unlabelled-matches",
@@ -20,12 +30,24 @@ ARMS = [
 def studied(content, tmp_path_factory):
     """A study of two seeds, the job's path and what was printed."""
     place = tmp_path_factory.mktemp("study")
+    distillation = {**content["distillation"], "is_caching_logits": True}
     training = {"progress": False, "output_dir": str(place / "run")}
     student = {**content["student"], "optimization": {"batch_size": 16, "num_steps": 12}}
     path = place / "job.yaml"
-    path.write_text(yaml.safe_dump({**content, "training": training, "student": student}))
+    path.write_text(
+        yaml.safe_dump(
+            {**content, "training": training, "student": student, "distillation": distillation}
+        )
+    )
     run("train", path)
-    printed = run("study", path, "--seeds", 2, "--resamplings", 50)
+    passes = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cache_policy, "build_cache", _counted(cache_policy.build_cache, passes))
+        patch.setattr(
+            cache_policy, "cache_by_example", _counted(cache_policy.cache_by_example, passes)
+        )
+        printed = run("study", path, "--seeds", 2, "--resamplings", 50)
+    (place / "passes").write_text("\n".join(map(str, passes)))
     return path, place / "run" / "study", printed
 
 
@@ -53,6 +75,12 @@ def test_arms_have_the_same_number_of_steps_but_for_equal_compute(studied):
         steps[arm] = json.loads(results.read_text())["training"]["steps"]
     assert steps.pop("labels-compute") > 12
     assert set(steps.values()) == {12}
+
+
+def test_the_teacher_reads_the_texts_once_for_all_seeds_of_an_arm(studied):
+    _, root, _ = studied
+    passes = (root.parent.parent / "passes").read_text().splitlines()
+    assert sorted(passes) == [str(root / "cache" / s) for s in ("all", "all-matches", "labelled")]
 
 
 def test_a_finished_run_is_not_repeated(studied):
