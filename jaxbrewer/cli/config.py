@@ -14,8 +14,16 @@ from ..configs import (
     OptimizationConfig,
     TrainingConfig,
 )
-from ..configs.auto import AUTO, AUTO_SETTINGS, settings_of_task
+from ..configs.auto import settings_of_task
 from ..errors import UsageError
+from .job_defaults import (
+    auto_distillation,
+    fill,
+    fill_optimization,
+    is_auto,
+    is_set_by_task,
+    of_validation,
+)
 from .job_files import read_job_file
 from .overrides import apply_override, flatten, parse_overrides
 
@@ -49,7 +57,7 @@ class TeacherConfig(Config):
         holds = is_list and all(isinstance(path, str) for path in self.frozen)
         self.require("frozen", holds, "a list of paths")
         object.__setattr__(self, "frozen", tuple(self.frozen))
-        _fill(self, "optimization", learning_rate=5e-5)
+        fill(self, "optimization", learning_rate=5e-5)
         self.nest("optimization", OptimizationConfig)
 
 
@@ -179,22 +187,26 @@ class JobConfig(Config):
             _require_names(name, getattr(self, name), section)
         self.nest("data", DataConfig)
         for name in ("teacher", "student"):
-            _fill_optimization(self, name)
+            fill_optimization(self, name, self.data.task)
             self.nest(name, SECTIONS[name])
         from ..text.tasks import TASKS, task_class  # loads NumPy, which the checks above spare
 
-        _fill(self, "training", **{"output_dir": OUTPUT_DIR, **_of_validation(self)})
-        is_auto = _is_auto(self.distillation)
+        fill(
+            self,
+            "training",
+            **{"output_dir": OUTPUT_DIR, **of_validation(self.data, self.training)},
+        )
+        from_task = is_auto(self.distillation)
         if self.data.task in TASKS:
             needs = task_class(self.data.task).distillation_defaults
-            if is_auto:
+            if from_task:
                 object.__setattr__(self, "distillation", auto_distillation(self.data))
             else:
-                _fill(self, "distillation", **needs)
+                fill(self, "distillation", **needs)
         for name, section in SECTIONS.items():
             self.nest(name, section)
         self._nest_teachers()
-        self._nest_tasks(is_auto=is_auto)
+        self._nest_tasks(from_task=from_task)
         self.training.require("output_dir", self.training.output_dir is not None, "a directory")
 
     def _nest_teachers(self) -> None:
@@ -214,7 +226,7 @@ class JobConfig(Config):
             teachers.append(own)
         object.__setattr__(self, "teachers", tuple(teachers))
 
-    def _nest_tasks(self, *, is_auto: bool) -> None:
+    def _nest_tasks(self, *, from_task: bool) -> None:
         given = {} if self.tasks is None else self.tasks
         self.require("tasks", isinstance(given, Mapping), "a mapping from names to sections")
         self.require("tasks", len(given) != 1, "at least two; one is the section data")
@@ -226,7 +238,7 @@ class JobConfig(Config):
             try:
                 is_built = isinstance(section, TaskConfig)
                 own = section if is_built else TaskConfig.from_dict(section)
-                if is_auto and own.distillation is None:
+                if from_task and own.distillation is None:
                     distillation = DistillationConfig(**auto_distillation(own.data))
                     own = dataclasses.replace(own, distillation=distillation)
                 tasks[name] = own
@@ -263,95 +275,6 @@ def section_defaults() -> dict[str, Config]:
         "distillation": DistillationConfig(**auto.distillation),
         "training": TrainingConfig(output_dir=OUTPUT_DIR),
     }
-
-
-def is_set_by_task(field: str) -> bool:
-    """Whether the default of a field of a job comes from the row of its task.
-
-    Examples:
-        >>> is_set_by_task("distillation.temperature"), is_set_by_task("training.seed")
-        (True, False)
-    """
-    section, _, rest = field.partition(".")
-    rows = AUTO_SETTINGS.values()
-    if section == "distillation":
-        return any(rest in row.distillation for row in rows)
-    name = rest.removeprefix("optimization.")
-    fields = ("teacher",) if section == "teacher" else ("student", "new_student")
-    return section in ("teacher", "student") and any(
-        name in getattr(row, field) for row in rows for field in fields
-    )
-
-
-SMALLER_IS_BETTER = frozenset({"loss", "perplexity", "bits_per_byte", "mse"})
-"""Metrics whose smallest value is the best; the task says so of its main metric."""
-
-
-def _of_validation(job: JobConfig) -> dict[str, Any]:
-    """The defaults of ``training`` in a job with ``data.validation``: they keep the best.
-
-    Examples:
-        >>> job = JobConfig(data={"validation": "dev.tsv"}, training={"patience": 3})
-        >>> job.training.best_metric, job.training.best_mode, job.training.keep_best
-        ('accuracy', 'max', None)
-        >>> training = {"best_metric": "loss", "keep_last": 1}
-        >>> job = JobConfig(data={"validation": "dev.tsv"}, training=training)
-        >>> job.training.best_mode, job.training.keep_best
-        ('min', 1)
-    """
-    from ..text.tasks import TASKS, task_class
-
-    given = job.training if isinstance(job.training, Mapping) else {}
-    if job.data.validation is None or job.data.task not in TASKS:
-        return {}
-    task = task_class(job.data.task)
-    metric = given.get("best_metric") or task.main_metric
-    larger = str(metric) not in SMALLER_IS_BETTER
-    if metric == task.main_metric:
-        larger = task.larger_is_better
-    removes = given.get("keep_last") is not None or given.get("keep_every") is not None
-    return {
-        "best_metric": metric,
-        "best_mode": "max" if larger else "min",
-        **({"keep_best": 1} if removes else {}),
-    }
-
-
-def _is_auto(section: Any) -> bool:
-    return section is None or section == AUTO or section == {}
-
-
-def auto_distillation(data: DataConfig) -> dict[str, Any]:
-    """The fields of ``distillation: auto``: what the task needs, and the settings of its row.
-
-    Examples:
-        >>> auto_distillation(DataConfig(task="multi-label"))
-        {'kd_loss_type': 'bce', 'temperature': 2, 'hard_label_weight': 0}
-    """
-    from ..text.tasks import task_class
-
-    needs = task_class(data.task).distillation_defaults
-    return {**needs, **settings_of_task(data.task).distillation}
-
-
-def _fill_optimization(config: JobConfig, field: str) -> None:
-    """Adds the optimizer's settings of the task to a section that is a mapping."""
-    section = getattr(config, field)
-    if section is not None and not isinstance(section, Mapping):
-        return
-    given = {} if section is None else dict(section)
-    own = given.get("optimization")
-    if own is None or isinstance(own, Mapping):
-        defaults = settings_of_task(config.data.task).optimization(field, given)
-        given["optimization"] = {**defaults, **(own or {})}
-    object.__setattr__(config, field, given)
-
-
-def _fill(config: Config, field: str, **defaults: Any) -> None:
-    """Adds the defaults that a section has in this place, if it is a mapping."""
-    section = getattr(config, field)
-    if section is None or isinstance(section, Mapping):
-        object.__setattr__(config, field, {**defaults, **(section or {})})
 
 
 class Job(NamedTuple):

@@ -8,8 +8,9 @@ from ..configs import DataConfig, DistillationConfig, OptimizationConfig, Traini
 from ..errors import abbreviate
 from ..registry import loss_and_parameters
 from ..text.tasks import Texts
-from .config import Job, auto_distillation
+from .config import Job
 from .job_data import StudentTokens
+from .job_defaults import auto_distillation
 from .overrides import flatten
 
 if TYPE_CHECKING:

@@ -279,7 +279,8 @@ def _add_fields(command: Parser, name: str) -> None:
 
 def _job_default(field: str) -> str:
     """The default of a field of the job, if it has one, as the help shows it."""
-    from .config import is_set_by_task, section_defaults
+    from .config import section_defaults
+    from .job_defaults import is_set_by_task
 
     if is_set_by_task(field):
         return " (default: auto)"

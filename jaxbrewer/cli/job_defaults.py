@@ -1,0 +1,98 @@
+"""The defaults of a job that depend on its task, its validation texts and its student."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..configs import Config, DataConfig
+from ..configs.auto import AUTO, AUTO_SETTINGS, settings_of_task
+
+
+def is_set_by_task(field: str) -> bool:
+    """Whether the default of a field of a job comes from the row of its task.
+
+    Examples:
+        >>> is_set_by_task("distillation.temperature"), is_set_by_task("training.seed")
+        (True, False)
+    """
+    section, _, rest = field.partition(".")
+    rows = AUTO_SETTINGS.values()
+    if section == "distillation":
+        return any(rest in row.distillation for row in rows)
+    name = rest.removeprefix("optimization.")
+    fields = ("teacher",) if section == "teacher" else ("student", "new_student")
+    return section in ("teacher", "student") and any(
+        name in getattr(row, field) for row in rows for field in fields
+    )
+
+
+SMALLER_IS_BETTER = frozenset({"loss", "perplexity", "bits_per_byte", "mse"})
+"""Metrics whose smallest value is the best; the task says so of its main metric."""
+
+
+def of_validation(data: DataConfig, given: Any) -> dict[str, Any]:
+    """The defaults of ``training`` in a job with ``data.validation``: they keep the best.
+
+    Args:
+        data: The section ``data``.
+        given: The section ``training``, as it is given.
+
+    Examples:
+        >>> data = DataConfig(validation="dev.tsv")
+        >>> of_validation(data, {"patience": 3})
+        {'best_metric': 'accuracy', 'best_mode': 'max'}
+        >>> of_validation(data, {"best_metric": "loss", "keep_last": 1})
+        {'best_metric': 'loss', 'best_mode': 'min', 'keep_best': 1}
+    """
+    from ..text.tasks import TASKS, task_class
+
+    given = given if isinstance(given, Mapping) else {}
+    if data.validation is None or data.task not in TASKS:
+        return {}
+    task = task_class(data.task)
+    metric = given.get("best_metric") or task.main_metric
+    larger = str(metric) not in SMALLER_IS_BETTER
+    if metric == task.main_metric:
+        larger = task.larger_is_better
+    removes = given.get("keep_last") is not None or given.get("keep_every") is not None
+    return {
+        "best_metric": metric,
+        "best_mode": "max" if larger else "min",
+        **({"keep_best": 1} if removes else {}),
+    }
+
+
+def is_auto(section: Any) -> bool:
+    return section is None or section == AUTO or section == {}
+
+
+def auto_distillation(data: DataConfig) -> dict[str, Any]:
+    """The fields of ``distillation: auto``: what the task needs, and the settings of its row.
+
+    Examples:
+        >>> auto_distillation(DataConfig(task="multi-label"))
+        {'kd_loss_type': 'bce', 'temperature': 2, 'hard_label_weight': 0}
+    """
+    from ..text.tasks import task_class
+
+    needs = task_class(data.task).distillation_defaults
+    return {**needs, **settings_of_task(data.task).distillation}
+
+
+def fill_optimization(config: Config, field: str, task: str) -> None:
+    """Adds the optimizer's settings of the task to a section that is a mapping."""
+    section = getattr(config, field)
+    if section is not None and not isinstance(section, Mapping):
+        return
+    given = {} if section is None else dict(section)
+    own = given.get("optimization")
+    if own is None or isinstance(own, Mapping):
+        defaults = settings_of_task(task).optimization(field, given)
+        given["optimization"] = {**defaults, **(own or {})}
+    object.__setattr__(config, field, given)
+
+
+def fill(config: Config, field: str, **defaults: Any) -> None:
+    """Adds the defaults that a section has in this place, if it is a mapping."""
+    section = getattr(config, field)
+    if section is None or isinstance(section, Mapping):
+        object.__setattr__(config, field, {**defaults, **(section or {})})
