@@ -62,6 +62,12 @@ def of_validation(data: DataConfig, given: Any) -> dict[str, Any]:
 
 
 def is_auto(section: Any) -> bool:
+    """Whether a section ``distillation`` leaves all settings to the task.
+
+    Examples:
+        >>> is_auto(None), is_auto("auto"), is_auto({"temperature": 2})
+        (True, True, False)
+    """
     return section is None or section == AUTO or section == {}
 
 
