@@ -3,12 +3,17 @@
 import json
 import sys
 
+import numpy as np
 import pytest
 import yaml
 
+from jaxbrewer.cli.job_data import HeldOut
+from jaxbrewer.cli.teacher_check import check_teacher
+from jaxbrewer.configs import DataConfig
+from jaxbrewer.text import Examples, task_of
+from jaxbrewer.text.tasks import Texts
 from tests.cli.conftest import run
 
-pytestmark = pytest.mark.slow
 UNTRAINED = {"num_steps": 1, "learning_rate": 0}
 
 
@@ -27,7 +32,8 @@ def untrained(content, tmp_path):
     return path
 
 
-def test_a_teacher_worse_than_a_linear_model_is_reported(untrained, capsys, monkeypatch):
+@pytest.mark.slow
+def test_a_teacher_worse_than_a_linear_model_is_reported(untrained, capsys):
     printed = run("train", untrained)
     lines = [line for line in capsys.readouterr().err.splitlines() if "linear model" in line]
     assert len(lines) == 1
@@ -46,9 +52,19 @@ def test_a_teacher_worse_than_a_linear_model_is_reported(untrained, capsys, monk
         assert found["teacher"]["accuracy"] < found["linear"]["accuracy"] == 1
         assert found["teacher"]["accuracy"] == results["rows"]["teacher"]["metrics"]["accuracy"]
 
+
+def test_without_scikit_learn_a_line_says_what_is_not_checked(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    printed = run("distill", untrained, "--training.overwrite", "true")
-    assert printed.count("Not checked: whether the teacher is better than a linear model") == 1
-    assert "linear model" not in capsys.readouterr().err
-    results = json.loads((untrained.parent / "run" / "student" / "results.json").read_text())
-    assert "linear_baseline" not in results
+    examples = Examples(["a fox"], None, np.int32([0]), ("animal", "drink"))
+    held_out = HeldOut(None, Texts(examples, None))
+    found = check_teacher(None, task_of(DataConfig()), None, examples, held_out, None)
+    assert found is None
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.startswith("Not checked: whether the teacher is better than a linear model")
+
+
+@pytest.mark.parametrize("task", ["token-classification", "language-modeling", "embeddings"])
+def test_tasks_without_a_linear_model_are_not_checked(task, capsys):
+    held_out = HeldOut(None, Texts(["some"], None))
+    assert check_teacher(None, task_of(DataConfig(task=task)), None, ["x"], held_out, None) is None
+    assert capsys.readouterr().out == ""
