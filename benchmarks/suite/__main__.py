@@ -5,17 +5,19 @@
     python -m benchmarks.suite --peer textbrewer=ENVIRONMENT/bin/python
 
 Sections: ``overhead`` (a hand-written step), ``peers`` (the same work in other toolkits),
-``machine`` (FLOPs over time as shares of a product's), ``less`` (work that is not done twice),
+``machine`` (FLOPs over time as shares of a product's), ``parts`` (where a step's time goes),
+``less`` (work that is not done twice),
 ``input`` (loaders, tokenization, caches), ``starting`` (the time to a first step), ``growth`` (with
 batches, lengths, matches, teachers, data) and ``checkpoints`` (the share of time that they take).
 What is compared takes turns in one run. Each section is printed and written to
-``docs/results/benchmarks/SECTION.json``, with the command, the versions and the processor;
+``docs/results/benchmarks/SECTION.json``, which ``docs/benchmarks.md`` shows;
 ``--toy`` writes nothing. A peer without an interpreter is skipped; Tunix's also needs jaxbrewer's
 dependencies.
 """
 
 import argparse
 import dataclasses
+import datetime
 import importlib
 import json
 import os
@@ -23,12 +25,15 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
+from tools.update_results import updated
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 ROOT = Path(__file__).parents[2]
 SECTIONS = {
-    "overhead": "overhead", "peers": "peers", "machine": "machine", "less": "less",
-    "input": "inputs", "starting": "starting", "growth": "growth", "checkpoints": "checkpoints",
+    "overhead": "overhead", "peers": "peers", "machine": "machine", "parts": "parts",
+    "less": "less", "input": "inputs", "starting": "starting", "growth": "growth",
+    "checkpoints": "checkpoints",
 }  # fmt: skip
 """Sections, and the modules that measure them."""
 PEERS = ("textbrewer", "pytorch", "keras", "tunix")
@@ -37,14 +42,15 @@ PACKAGES = ("jaxbrewer", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def facts(section: str, peers: dict[str, str]) -> dict[str, object]:
-    """The command, the versions and the processor."""
+    """The command, the machine with its versions, and the date."""
     asked = [f"--peer {name}={name.upper()}/bin/python" for name in peers] * (section == "peers")
+    versions = ", ".join(f"{package} {metadata.version(package)}" for package in PACKAGES)
+    cores = len(os.sched_getaffinity(0))
+    python = platform.python_version()
     return {
         "command": " ".join([f"python -m benchmarks.suite --only {section}", *asked]),
-        "processor": processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-        "versions": {package: metadata.version(package) for package in PACKAGES},
+        "machine": f"{cores} cores of {processor()}, Python {python}, {versions}",
+        "date": datetime.date.today().isoformat(),
     }
 
 
@@ -82,11 +88,14 @@ def main() -> None:
         for row in module.run(options.toy, peers):
             shown = row.value if isinstance(row.value, str) else f"{row.value:.4g}"
             print(f"{section:12}{row.name:64}{shown:>10} {row.unit:17}{row.note}", flush=True)
-            rows.append(dataclasses.asdict(row))
+            value = row.value if isinstance(row.value, str) else float(f"{row.value:.4g}")
+            rows.append({**dataclasses.asdict(row), "value": value})
         if not options.toy:
             path = ROOT / "docs" / "results" / "benchmarks" / f"{section}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps({**facts(section, peers), "rows": rows}, indent=1) + "\n")
+            page = ROOT / "docs" / "benchmarks.md"
+            page.write_text(updated(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

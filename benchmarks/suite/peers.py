@@ -63,7 +63,7 @@ AIMS = {
 
 def run(is_toy: bool, pythons: dict[str, str]) -> Iterator[Row]:
     """Time of a step in each toolkit over ours, time to the end of the first turn, peak memory."""
-    pair = TINY if is_toy else dataclasses.replace(MINILM, steps=4, rounds=9)
+    pair = TINY if is_toy else dataclasses.replace(MINILM, steps=3, rounds=7)
     common = {"temperature": TEMPERATURE, "rate": RATE, "total": TOTAL, "steps": pair.steps,
               "cores": len(os.sched_getaffinity(0)),
               "layers": [pair.teacher_layers, pair.student_layers]}  # fmt: skip
