@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,10 @@ root_doc = "index"
 
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 4
-nb_execution_mode = "off"  # programs in pages run as tests
+nb_execution_mode = "force"  # of the notebooks; programs in pages run as tests
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
+nb_merge_streams = True
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
@@ -113,8 +117,16 @@ def _has_items(value: Any) -> bool:
     return isinstance(value, Mapping | tuple | list)
 
 
+def copy_notebooks(folder: Path) -> None:
+    """Copies the notebooks of ``examples`` to where the site reads them."""
+    folder.mkdir(exist_ok=True)
+    for notebook in (folder.parents[1] / "examples" / "notebooks").glob("*.ipynb"):
+        shutil.copy(notebook, folder)
+
+
 def setup(app: Any) -> None:
     """Writes the reference before the build starts; gives lexers to the pages' formats of data."""
+    copy_notebooks(Path(app.srcdir) / "notebooks")
     app.add_lexer("jsonl", JsonLexer)
     app.add_lexer("conll", TextLexer)
     write_reference(Path(app.srcdir) / "reference")

@@ -1,0 +1,48 @@
+"""The notebooks run in full, equal their sources and open in Colab."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tools.pair_notebooks import SOURCES, notebook_of
+
+NAMES = {
+    "quickstart", "textbrewer_tour", "own_loss", "own_model", "language_model", "mesh",
+}  # fmt: skip
+
+
+def test_the_notebooks_are_those_of_the_list():
+    assert {source.stem for source in SOURCES} == NAMES
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_a_notebook_equals_its_source(source):
+    notebook = source.with_suffix(".ipynb").read_text(encoding="utf-8")
+    assert notebook == notebook_of(source), "python tools/pair_notebooks.py"
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_a_notebook_opens_in_colab_and_installs_the_package_first(source):
+    text = source.read_text(encoding="utf-8")
+    (target,) = re.findall(r"\(https://colab\.research\.google\.com/github/(\S+)\)", text)
+    assert target == f"jaxbrewer/jaxbrewer/blob/main/examples/notebooks/{source.stem}.ipynb"
+    assert 0 < text.index("pip") < text.index("import jaxbrewer")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_a_notebook_runs(source, tmp_path):
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_NUMPY_RANK_PROMOTION"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", source],
+        cwd=tmp_path,
+        env=environment | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.iterdir())
