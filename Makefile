@@ -30,7 +30,7 @@ doctest: $(VENV)/ready
 
 # Links of the pages, and the code that they show.
 docs: $(VENV)/ready
-	$(PYTEST) tests/test_documents.py tests/test_models_page.py tests/test_notebooks.py tests/test_results.py
+	$(PYTEST) tests/test_documents.py tests/test_models_page.py tests/test_notebooks.py tests/test_results.py tests/test_blocks.py
 
 # The documentation site, in docs/_build; every warning is an error.
 site: $(VENV)/ready
@@ -52,4 +52,4 @@ $(VENV)/ready: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache dist docs/_build docs/reference docs/notebooks
+	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache dist docs/_build docs/reference docs/notebooks docs/jupyter_execute

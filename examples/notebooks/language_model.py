@@ -15,8 +15,9 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/jaxbrewer/jaxbrewer/blob/main/examples/notebooks/language_model.ipynb)
 #
-# A small Llama that reads bytes learns definitions of WordNet. Two of its three layers become a
-# student, which learns the teacher's distribution over the next byte. Then both write.
+# A small Llama that reads bytes learns definitions of WordNet. A student of one layer learns the
+# teacher's distribution over the next byte, beside one that learns from the text alone. Then they
+# write.
 
 # %%
 import importlib.util
@@ -28,6 +29,8 @@ if importlib.util.find_spec("jaxbrewer") is None:  # in Colab
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", source], check=True)
 
 # %%
+import dataclasses
+
 import numpy as np
 import optax
 from flax import nnx
@@ -35,7 +38,7 @@ from flax import nnx
 import jaxbrewer as jb
 from jaxbrewer.demo.wordnet import load_glosses
 from jaxbrewer.generation import generate
-from jaxbrewer.models import LlamaConfig, LlamaForCausalLM, cut_layers
+from jaxbrewer.models import LlamaConfig, LlamaForCausalLM
 
 # %% [markdown]
 # ## Data
@@ -78,39 +81,51 @@ config = LlamaConfig(
     intermediate_size=96,
     max_position_embeddings=128,
     tie_word_embeddings=True,
+    initializer_range=0.1,  # for so narrow a model
 )
 training = jb.TrainingConfig(output_dir=None, progress=False)
 teacher = LlamaForCausalLM(config, rngs=nnx.Rngs(0))
-schedule = optax.warmup_cosine_decay_schedule(0.0, 6e-3, 30, 300)
+schedule = optax.warmup_cosine_decay_schedule(0.0, 6e-3, 20, 250)
 trainer = jb.BasicTrainer(training, teacher, adaptor)
-teacher, _ = trainer.train(optax.adamw(schedule), loader, num_steps=300)
+teacher, _ = trainer.train(optax.adamw(schedule), loader, num_steps=250)
 scores = {"teacher, 3 layers": perplexity(teacher)}
 
 # %% [markdown]
-# ## The student
+# ## The students
 #
-# The first and the last layer, with the embeddings and the final norm. `kl` is the forward
-# divergence; `reverse_kl`, `jsd` and the skewed ones have the same form.
+# A Llama of one layer with new weights, for the same number of steps: once from the text, once from
+# the teacher. `kl` is the forward divergence; `reverse_kl`, `jsd` and the skewed ones have the same
+# form. (`cut_layers(teacher, [0, 2])` would make a student of the teacher's own layers.)
+
 
 # %%
-student = cut_layers(teacher, [0, 2])
-scores["student, untrained"] = perplexity(student)
+def new_student():
+    return LlamaForCausalLM(dataclasses.replace(config, num_hidden_layers=1), rngs=nnx.Rngs(1))
+
+
+def optimizer():
+    return optax.adamw(optax.warmup_cosine_decay_schedule(0.0, 5e-3, 10, 100))
+
+
+scores["student, untrained"] = perplexity(new_student())
+trainer = jb.BasicTrainer(training, new_student(), adaptor)
+alone, _ = trainer.train(optimizer(), loader, num_steps=100)
+scores["student, text alone"] = perplexity(alone)
 
 distillation = jb.DistillationConfig(kd_loss_type="kl", temperature=1)
-distiller = jb.BasicDistiller(training, distillation, teacher, student, adaptor, adaptor)
-schedule = optax.warmup_cosine_decay_schedule(0.0, 4e-3, 10, 100)
-student, history = distiller.train(optax.adamw(schedule), loader, num_steps=100)
+distiller = jb.BasicDistiller(training, distillation, teacher, new_student(), adaptor, adaptor)
+student, history = distiller.train(optimizer(), loader, num_steps=100)
 scores["student, distilled"] = perplexity(student)
 for name, score in scores.items():
-    print(f"{name:18} perplexity per byte {score:6.2f}")
+    print(f"{name:20} perplexity per byte {score:6.2f}")
 kl = history["unweighted_kd_loss"]
 print(f"KL from the teacher, nats: {kl[0]:.3f} -> {kl[-1]:.3f}")
-assert scores["student, distilled"] < scores["student, untrained"]
+assert kl[-1] < kl[0] / 5
 
 # %% [markdown]
-# ## Both write
+# ## They write
 #
-# After a minute of training the words are strange; the student has its teacher's habits.
+# Models of this size learn frequent words in a minute, and not what they mean.
 
 # %%
 prompt = list(b"a person who ")
