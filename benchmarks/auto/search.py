@@ -21,6 +21,7 @@ import importlib.util
 import json
 import logging
 import re
+import statistics
 import time
 from pathlib import Path
 
@@ -273,7 +274,41 @@ def record(work: Path) -> None:
         rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
         target = Path(__file__).parents[2] / "docs" / "results" / "auto" / f"{path.stem}.json"
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        results = {
+            "command": f"benchmarks/auto/search.py {path.stem}",
+            "rows": rows,
+            **on_test(rows),
+        }
+        target.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+def on_test(rows: list[dict]) -> dict[str, object]:
+    """Means over seeds on test texts, and the gain of the last variant over the first."""
+    scores: dict[str, list[dict[str, float]]] = {}
+    for row in rows:
+        if row["kind"] == "student" and row["part"] == "test":
+            scores.setdefault(row["variant"], []).append(row["metrics"])
+    scores = {name: metrics for name, metrics in scores.items() if len(metrics) > 1}
+    if not scores:
+        return {}
+    test = [
+        {
+            "variant": name,
+            **{m: statistics.mean(x[m] for x in found) for m in found[0]},
+            **{f"{m}_sd": statistics.stdev(x[m] for x in found) for m in found[0]},
+        }
+        for name, found in scores.items()
+    ]
+    first, last = test[0], test[-1]
+    seeds = len(scores[first["variant"]])
+    gain = {
+        m: {
+            "difference": last[m] - first[m],
+            "standard_error": ((first[f"{m}_sd"] ** 2 + last[f"{m}_sd"] ** 2) / seeds) ** 0.5,
+        }
+        for m in scores[first["variant"]][0]
+    }
+    return {"test": test, "gain": gain}
 
 
 if __name__ == "__main__":

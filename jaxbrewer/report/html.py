@@ -55,7 +55,7 @@ p.empty { color: var(--soft); }
     + """
 @media print { body { max-width: none; padding: 0; } nav { display: none; }
   .charts { grid-template-columns: 1fr 1fr; } figure { border: 1px solid var(--rule); }
-  h2, h3 { break-after: avoid; } }
+  h2, h3 { break-after: avoid; } tr { break-inside: avoid; } }
 """
 )
 
