@@ -14,18 +14,36 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 
-_COMPILED_QUICKLY = ("cli", "export", "generation", "models", "text")
+_ALL_QUICKLY = os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS") == "1"
+_COMPILED_QUICKLY = (
+    "cli", "demo", "export", "generation", "models", "recovery", "study", "text",
+)  # fmt: skip
 """Folders whose tests compile whole jobs and many models, which are then hardly run."""
+
+_LONGEST = (
+    "test_documents.py", "text/tasks/test_matrix.py", "cli/test_tasks.py", "demo/test_run.py",
+    "recovery/test_checkpoints.py", "devices/test_processes.py", "losses/test_contract.py",
+    "test_benchmarks.py", "losses/test_fused.py", "recovery/test_devices.py",
+)  # fmt: skip
+"""Files that take longest, longest first."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Runs the longest files first, so that all processes end at about the same time."""
+    ranks = {Path(__file__).parent / name: rank for rank, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-    """Lets XLA optimize little where that takes longer than it saves."""
+    """Lets XLA optimize little where that takes longer than it saves, in child processes too."""
     import jax  # after its variables are set
 
     folder = item.path.relative_to(Path(__file__).parent).parts[0]
-    little = os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS") == "1" or folder in _COMPILED_QUICKLY
+    little = _ALL_QUICKLY or folder in _COMPILED_QUICKLY
     jax.config.update("jax_disable_most_optimizations", little)
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(little))
 
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background job

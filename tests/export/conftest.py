@@ -2,7 +2,6 @@
 
 import importlib.util
 
-import jax
 import pytest
 
 from jaxbrewer.models import load
@@ -20,15 +19,6 @@ CASES = {path.parent.name: path.parent for path in CASES}
 
 has_onnxruntime = importlib.util.find_spec("onnxruntime") is not None
 needs_onnx = pytest.mark.skipif(not has_onnxruntime, reason="onnxruntime is not installed")
-
-
-@pytest.fixture(autouse=True)
-def compiled_quickly():
-    """Programs run once: XLA need not optimize them."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="session")
