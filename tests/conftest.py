@@ -16,7 +16,7 @@ os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 
 _ALL_QUICKLY = os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS") == "1"
 _COMPILED_QUICKLY = (
-    "cli", "demo", "export", "generation", "models", "recovery", "study", "text",
+    "cli", "demo", "export", "generation", "models", "recovery", "text",
 )  # fmt: skip
 """Folders whose tests compile whole jobs and many models, which are then hardly run."""
 
