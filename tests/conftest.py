@@ -14,10 +14,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 
-_ALL_QUICKLY = os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS") == "1"
-_COMPILED_QUICKLY = (
-    "cli", "demo", "export", "generation", "models", "recovery", "text",
-)  # fmt: skip
+_COMPILED_QUICKLY = ("cli", "export", "generation", "models", "text")
 """Folders whose tests compile whole jobs and many models, which are then hardly run."""
 
 _LONGEST = (
@@ -37,13 +34,12 @@ def pytest_collection_modifyitems(items):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-    """Lets XLA optimize little where that takes longer than it saves, in child processes too."""
+    """Lets XLA optimize little where that takes longer than it saves."""
     import jax  # after its variables are set
 
     folder = item.path.relative_to(Path(__file__).parent).parts[0]
-    little = _ALL_QUICKLY or folder in _COMPILED_QUICKLY
+    little = os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS") == "1" or folder in _COMPILED_QUICKLY
     jax.config.update("jax_disable_most_optimizations", little)
-    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(little))
 
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background job
