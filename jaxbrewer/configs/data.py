@@ -11,6 +11,12 @@ POOLINGS = ("mean", "cls", "max", "lasttoken")
 """How the tokens of a text become one embedding: the mean over them, the first, the largest values,
 or the last."""
 
+NOT_LEARNED = frozenset(
+    {"train", "unlabelled", "test", "validation", "threshold", "max_answer_length"}
+)
+"""Fields that change no training of the same texts: where the texts are, and how models are
+scored."""
+
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig(Config):

@@ -41,6 +41,8 @@ class Distiller:
         projections: The projections that the next training starts from; ``None`` draws new ones.
         student: The student as ``train`` returns it, also after an error or Ctrl-C.
         history: The history of the last training, likewise.
+        run_facts: Computes further entries of the run's manifest, as JSON; a run resumes only under
+            the same ones.
     """
 
     def __init__(self, train_config: TrainingConfig, model_S: Any):
@@ -50,6 +52,7 @@ class Distiller:
         self.train_config = train_config
         self.projections: PyTree | None = None
         self.history: dict[str, np.ndarray] = {}
+        self.run_facts: Callable[[], Mapping[str, Any]] = dict
         self._student = as_model(model_S)
         warn_of_moving_lora_base(self._student)
         is_module = isinstance(model_S, nnx.Module)

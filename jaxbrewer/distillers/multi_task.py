@@ -330,6 +330,7 @@ class MultiTaskDistiller(Distiller):
                 self.distill_configs,
                 models.named(),
                 lambda: fingerprint(variables_of(self._teachers)),
+                self.run_facts,
             ),
         )
 

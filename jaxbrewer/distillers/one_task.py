@@ -320,6 +320,7 @@ class OneTaskDistiller(Distiller):
                 self.distill_config,
                 {"student": self._student, **named_models(self._teacher)},
                 self._teacher_fingerprint,
+                self.run_facts,
             ),
         )
 

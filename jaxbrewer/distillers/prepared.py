@@ -64,12 +64,14 @@ class RunRecord:
         models: Every model by its name in the manifest.
         teacher_fingerprint: Computes the digest of the teacher's weights, by which a resumed run
             knows its teacher; ``None`` if they are unknown.
+        more_facts: Computes further entries of the manifest that a resumed run must match.
     """
 
     distiller: str
     distill_configs: DistillConfigs
     models: Mapping[str, Model]
     teacher_fingerprint: Callable[[], str | None]
+    more_facts: Callable[[], Mapping[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -333,6 +335,7 @@ def _facts(prepared: Prepared) -> dict[str, Any]:
             name: sum(leaf.size for leaf in jax.tree.leaves(model.params))
             for name, model in prepared.record.models.items()
         },
+        **prepared.record.more_facts(),
     }
 
 

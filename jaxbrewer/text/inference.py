@@ -40,11 +40,15 @@ class ModelRunner:
         task: The task, which chooses what is kept.
         encoded: The rows.
         batch_size: Rows per batch.
+        num_widths: Maximum number of widths of batches.
     """
 
-    def __init__(self, task: Task[Any], encoded: Encoded, *, batch_size: int = 64):
+    def __init__(
+        self, task: Task[Any], encoded: Encoded, *, batch_size: int = 64, num_widths: int = 4
+    ):
         self._task, self._encoded = task, encoded
-        self._loader = TextLoader(encoded, min(batch_size, len(encoded)), shuffle=False)
+        size = min(batch_size, len(encoded))
+        self._loader = TextLoader(encoded, size, shuffle=False, num_widths=num_widths)
         self._programs: dict[tuple[int, ...], Any] = {}
 
     def __call__(

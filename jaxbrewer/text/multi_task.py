@@ -12,7 +12,7 @@ from ..run.plan import Plan
 from .loader import TokenLoader
 from .tasks import Task
 from .tokenize import Encoded
-from .training import make_adamw, make_loader
+from .training import data_facts, make_adamw, make_loader
 
 
 class TaskToDistil(NamedTuple):
@@ -102,6 +102,9 @@ def make_multi_task_distillation(
         {name: own.task.adaptor for name, own in tasks.items()},
         {name: _adaptor_of(name, own.task) for name, own in tasks.items()},
     )
+    distiller.run_facts = lambda: {
+        "data": {name: data_facts(own.task, own.encoded) for name, own in tasks.items()}
+    }
     loaders = {
         name: make_loader(own.task, own.encoded, optimization, training)
         for name, own in tasks.items()

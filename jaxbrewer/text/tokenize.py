@@ -1,6 +1,7 @@
 """Tokenizes texts with the tokenizer of a Hugging Face directory."""
 
 import dataclasses
+import hashlib
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -84,6 +85,22 @@ class Encoded:
     def lengths(self) -> Int[np.ndarray, " examples"]:
         """Tokens of each example."""
         return np.diff(self.offsets)
+
+    def digest(self) -> str:
+        """A digest of the tokens and columns, by which a resumed training knows its texts."""
+        arrays = {
+            "input_ids": self.input_ids,
+            "token_type_ids": self.token_type_ids,
+            "offsets": self.offsets,
+            **self.token_columns,
+            **self.columns,
+        }
+        digest = hashlib.sha256()
+        for name in sorted(arrays):
+            array = np.ascontiguousarray(arrays[name])
+            digest.update(f"{name} {array.dtype} {array.shape}".encode())
+            digest.update(array.tobytes())
+        return digest.hexdigest()[:16]
 
     def without(self, *names: str) -> "Encoded":
         """The same examples without some of their columns."""

@@ -11,6 +11,7 @@ import optax
 
 from ..cache import build_cache
 from ..configs import DistillationConfig, LayerMap, OptimizationConfig, TrainingConfig
+from ..configs.data import NOT_LEARNED
 from ..devices.estimate import Estimate
 from ..distillers import BasicTrainer, GeneralDistiller, MultiTeacherDistiller, Result
 from ..errors import UsageError
@@ -20,6 +21,9 @@ from ..run.plan import Plan
 from .loader import TextLoader, TokenLoader
 from .tasks import Task
 from .tokenize import Encoded
+
+NUM_WIDTHS = 4
+"""Default maximum number of widths of the batches of a training."""
 
 
 def make_adamw(optimization: OptimizationConfig, total_steps: int) -> optax.GradientTransformation:
@@ -97,6 +101,7 @@ def make_fine_tuning(
     training: TrainingConfig,
     *,
     frozen: tuple[str, ...] = (),
+    num_widths: int = NUM_WIDTHS,
 ) -> TextTraining:
     """Prepares to train a model on labels.
 
@@ -107,10 +112,12 @@ def make_fine_tuning(
         optimization: The optimizer's settings.
         training: Directories, devices and checkpoints.
         frozen: Prefixes of the paths of parameters that stay as they are.
+        num_widths: Maximum number of widths of batches, for each of which a step is compiled.
     """
-    loader = make_loader(task, encoded, optimization, training)
+    loader = make_loader(task, encoded, optimization, training, num_widths=num_widths)
     training = _with_checkpoints(training, optimization, loader)
     trainer = BasicTrainer(training, freeze(model, *frozen), task.adaptor)
+    trainer.run_facts = lambda: {"data": data_facts(task, encoded)}
     return TextTraining(trainer, loader, optimization)
 
 
@@ -124,6 +131,7 @@ def make_distillation(
     training: TrainingConfig,
     *,
     student_encoded: Encoded | None = None,
+    num_widths: int = NUM_WIDTHS,
 ) -> TextTraining:
     """Prepares to distil a model on labelled and, where labels are missing, other texts.
 
@@ -139,6 +147,7 @@ def make_distillation(
             outputs, from :func:`cache_teacher`.
         student_encoded: The examples as the student's tokenizer reads them, if it has another one
             than the teacher.
+        num_widths: As for :func:`make_fine_tuning`.
 
     Raises:
         UsageError: The task or the tokenizers do not allow the losses or a cache.
@@ -150,12 +159,28 @@ def make_distillation(
     if student_encoded is not None:
         require_no_tokens_compared(task, distillation)
         parts = {"teacher": encoded, "student": student_encoded}
-    loader = make_loader(task, parts, optimization, training)
+    loader = make_loader(task, parts, optimization, training, num_widths=num_widths)
     training = _with_checkpoints(training, optimization, loader)
     make: Any = MultiTeacherDistiller if isinstance(teacher, list) else GeneralDistiller
     adaptor_T = None if teacher is None else task.adaptor
     distiller = make(training, distillation, teacher, student, adaptor_T, task.adaptor)
+    distiller.run_facts = lambda: {"data": data_facts(task, parts)}
     return TextTraining(distiller, loader, optimization)
+
+
+def data_facts(task: Task[Any], encoded: Encoded | Mapping[str, Encoded]) -> dict[str, Any]:
+    """What a resumed training must find again: the settings of its data, and digests of its texts.
+
+    Args:
+        task: The task.
+        encoded: The texts; by model if teacher and student read different tokens.
+    """
+    parts = encoded if isinstance(encoded, Mapping) else {"": encoded}
+    settings = {
+        name: value for name, value in task.data.to_dict().items() if name not in NOT_LEARNED
+    }
+    texts = {f"texts {name}".strip(): part.digest() for name, part in parts.items()}
+    return {**settings, **texts}
 
 
 def require_no_tokens_compared(task: Task[Any], distillation: DistillationConfig) -> None:
@@ -192,6 +217,7 @@ def cache_teacher(
     encoded: Encoded,
     *,
     batch_size: int = 64,
+    num_widths: int = NUM_WIDTHS,
     **options: Any,
 ) -> None:
     """Runs a teacher over texts once and stores its outputs in a cache on disk.
@@ -205,11 +231,13 @@ def cache_teacher(
         teacher: The teacher.
         encoded: The texts.
         batch_size: Texts per batch.
+        num_widths: As for :func:`make_fine_tuning`.
         options: Options of :func:`~jaxbrewer.build_cache`.
     """
     task.require_cacheable()
     texts = encoded.without(*task.label_columns)
-    loader = TextLoader(texts, min(batch_size, len(texts)), shuffle=False)
+    size = min(batch_size, len(texts))
+    loader = TextLoader(texts, size, shuffle=False, num_widths=num_widths)
     build_cache(directory, teacher, task.adaptor, loader, **options)
 
 
@@ -234,12 +262,14 @@ def make_loader(
     encoded: Encoded | Mapping[str, Encoded],
     optimization: OptimizationConfig,
     training: TrainingConfig,
+    *,
+    num_widths: int = NUM_WIDTHS,
 ) -> TokenLoader:
     """The loader of a training; a step is compiled for each combination of its widths."""
     return task.make_loader(
         encoded,
         optimization.batch_size,
         seed=training.seed,
-        num_widths=max(4 // training.gradient_accumulation_steps, 1),
+        num_widths=max(num_widths // training.gradient_accumulation_steps, 1),
         per_process=training.local_batches,
     )

@@ -187,3 +187,18 @@ def test_sigterm_while_a_cache_is_built_leaves_one_that_resumes(job, tmp_path):
     done = signalled("jaxbrewer.cache.writer", "CacheWriter.add", signal.SIGTERM, *words)
     assert (done.returncode, done.stderr) == (143, "jaxbrewer: terminated\n")
     assert "complete            yes" in run(*words)
+
+
+@pytest.mark.slow
+def test_other_settings_of_the_data_are_another_run(job, tmp_path, capsys):
+    words = short(job, "--teacher.optimization.num_steps", 2, "--data.test=")
+    run("train", *words)
+    for change, says in {
+        ("--data.class_weights", "balanced"): 'data.class_weights was null and is "balanced"',
+        ("--data.label_smoothing", "0.1"): "data.label_smoothing was 0.0 and is 0.1",
+        ("--data.max_length", "4"): "data.max_length was 8 and is 4; data.texts was",
+    }.items():
+        assert main(["train", *words, "--resume", *change]) == 2
+        error = capsys.readouterr().err
+        assert "holds a different run: " + says in error.splitlines()[-1]
+    run("train", *words, "--resume", "--data.threshold", 0.25)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from ...configs import DataConfig
 from ...errors import UsageError
 from ...models.model_directory import ModelDirectory
 from ...models.pooling import MODULES, Pooling
@@ -43,6 +44,11 @@ class Embeddings(Task[Examples]):
             ],
         }
     )
+
+    def __init__(self, data: DataConfig):
+        super().__init__(data)
+        if data.score is None:  # no scores to correlate with
+            self.main_metric = "recall_at_1"
 
     def read(
         self, path: Source, *, names: Sequence[str] | None = None, origin: str = "data.train"

@@ -124,7 +124,7 @@ class Task(abc.ABC, Generic[Data]):
     label_columns: ClassVar[tuple[str, ...]] = ("labels",)
     distillation_defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     kd_loss_types: ClassVar[tuple[str, ...]] = ()
-    main_metric: ClassVar[str]
+    main_metric: str
     larger_is_better: ClassVar[bool] = True
     reads_same_tokens: ClassVar[bool] = True
     learns_from_text: ClassVar[bool] = False

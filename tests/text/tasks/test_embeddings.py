@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from jaxbrewer import DistillationConfig, TrainingConfig, UsageError
+from jaxbrewer.cli.config import JobConfig
 from jaxbrewer.configs import DataConfig, OptimizationConfig
 from jaxbrewer.models import BertConfig, BertForFeatureExtraction
 from jaxbrewer.models.pooling import Pooling
@@ -36,6 +37,16 @@ def pairs(scores):
 def losses(task, labels):
     batch = {"labels": jnp.repeat(jnp.float32(labels), 2), "attention_mask": jnp.ones((6, 2))}
     return task.adaptor(batch, {"embedding": jnp.asarray(VECTORS)})["losses"]
+
+
+def test_the_main_metric_is_one_of_the_pairs():
+    found = Predictions({"embedding": VECTORS})
+    encoded = Encoded(np.zeros(6, np.int32), np.zeros(6, np.int32), np.arange(7), group=2)
+    for task in (SCORED, EQUAL):
+        assert task.main_metric == next(iter(task.score(pairs([0, 1, 2]), encoded, found)))
+    data = {"task": "embeddings", "score": None, "validation": "pairs.jsonl"}
+    job = JobConfig(data=data, training={})
+    assert job.training.best_metric == "recall_at_1"
 
 
 class TestReading:
