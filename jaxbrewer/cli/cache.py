@@ -31,8 +31,7 @@ def build(job: Job, *, kind: str, k: int, bits: int, samples: int, batch_size: i
     """
     config = job.config
     directory = _directory_of(job)
-    if batch_size < 1:
-        raise UsageError(f"--batch-size must be at least 1, got {batch_size}.")
+    _require_batch_size(batch_size)
     task, source = task_of(config.data), find_teacher(job)
     task.require_cacheable()
     report_wait("reading the texts")
@@ -64,7 +63,7 @@ def build(job: Job, *, kind: str, k: int, bits: int, samples: int, batch_size: i
     stat(directory)
 
 
-def import_(job: Job, paths: Sequence[str], *, k: int | None, bits: int) -> None:
+def import_(job: Job, paths: Sequence[str], *, k: int | None, bits: int, batch_size: int) -> None:
     """Writes log-probabilities that were computed elsewhere to ``training.cache_dir``.
 
     Raises:
@@ -74,6 +73,7 @@ def import_(job: Job, paths: Sequence[str], *, k: int | None, bits: int) -> None
     directory = _directory_of(job)
     if k is not None and k < 1:
         raise UsageError(f"--k must be at least 1, got {k}.")
+    _require_batch_size(batch_size)
     task, source = task_of(job.config.data), find_teacher(job)
     report_wait("reading the texts")
     data = read_distillation_texts(job, task, source)
@@ -93,6 +93,7 @@ def import_(job: Job, paths: Sequence[str], *, k: int | None, bits: int) -> None
         bits=bits,
         fingerprints=fingerprints(source.directory, pieces),
         names=data.texts.examples.places,
+        batch_size=batch_size,
     )
     stat(directory)
 
@@ -113,10 +114,15 @@ def export(job: Job, path: str) -> None:
     task.uncut(data.tokenizer, data.texts.examples.take([0]))  # other tasks are refused
     require_matching_cache(job, source.directory, pieces)
     report_wait("reading the cache")
-    from ..text.import_scores import export_scores
+    from ..text.export_scores import export_scores
 
     tokens = export_scores(directory, path, pieces)
     print_line(f"{path} holds the largest logits of {tokens:,} tokens.")
+
+
+def _require_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise UsageError(f"--batch-size must be at least 1, got {batch_size}.")
 
 
 def _directory_of(job: Job) -> Path:

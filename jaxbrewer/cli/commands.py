@@ -149,7 +149,8 @@ def import_cache(arguments: argparse.Namespace, overrides: Sequence[str]) -> Non
     job = read_job(arguments.job, overrides)
     from .cache import import_
 
-    import_(job, arguments.files, k=arguments.k, bits=arguments.bits)
+    given = {name: getattr(arguments, name) for name in ("k", "bits", "batch_size")}
+    import_(job, arguments.files, **given)
 
 
 def export_cache(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:

@@ -457,6 +457,13 @@ def _add_cache(adder: Any) -> None:
     import_.add_argument(
         "--bits", type=int, default=8, metavar="N", help=_default("bits per candidate")
     )
+    import_.add_argument(
+        "--batch-size",
+        type=int,
+        default=64,
+        metavar="N",
+        help=_default("that of the build whose records are to be equal; trainings read any"),
+    )
     export = _add(
         actions,
         "export",

@@ -19,16 +19,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from ..configs import DistillationConfig
 from ..errors import UsageError
 from ..losses import LogitsOf, loss_dtype, map_positions, valid
 from ..registry import KD_LOSS_MAP, TEMPERATURE_SCHEDULER, loss_and_parameters
-
-SMALL = 1e-3
-"""Rounding that is forgiven: of logarithms in half precision, and of sums over them."""
+from .log_probabilities import read_pairs
 
 
 @jax.tree_util.register_dataclass
@@ -84,34 +81,9 @@ class TopK:
             >>> print(kept.indices.tolist(), [f"{p:.2f}" for p in jnp.exp(kept.log_tail[:, 0])])
             [[2, 7], [0, 2]] ['0.30', '0.05']
         """
-        (rows, shape), (values, of_values) = _rows(ids), _rows(log_probabilities)
-        if shape != of_values or any(len(r) != len(v) for r, v in zip(rows, values, strict=True)):
-            raise UsageError(
-                "TopK.from_log_probabilities: ids and log_probabilities must have the same form, "
-                f"got {shape} and {of_values} positions, or other numbers of pairs in one."
-            )
-        if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
-            raise UsageError(
-                f"TopK.from_log_probabilities: classes must be an int >= 1, got {classes!r}."
-            )
-        pairs = [
-            _with_rest(index, *_distinct(index, row, value, classes), classes)
-            for index, (row, value) in enumerate(zip(rows, values, strict=True))
-        ]
-        k = max((len(own) for own, _, _ in pairs), default=0)
-        indices = np.full((len(pairs), k), classes, np.int32)
-        logits = np.full((len(pairs), k), -np.inf, np.float32)
-        tail = np.empty((len(pairs), 1), np.float32)
-        for index, (own, logs, log_rest) in enumerate(pairs):
-            indices[index, : len(own)], logits[index, : len(own)] = own, logs
-            tail[index] = log_rest
-        return cls(
-            jnp.asarray(indices.reshape(*shape, k)),
-            jnp.asarray(logits.reshape(*shape, k)),
-            jnp.asarray(tail.reshape(*shape, 1)),
-            classes,
-            (1.0,),
-        )
+        found = read_pairs(ids, log_probabilities, classes, "TopK.from_log_probabilities")
+        indices, logits, log_tail = map(jnp.asarray, found)
+        return cls(indices, logits, log_tail, classes, (1.0,))
 
     @property
     def empty(self) -> Bool[Array, "*batch k"]:
@@ -288,67 +260,6 @@ def require_kept_logits_suffice(
         needs = f"for the temperature {sampled_at}, not {other}: build the cache for that one"
     if needs is not None:
         raise UsageError(f"The teacher's other classes are cached as samples, but {needs}.")
-
-
-def _rows(nested: Any) -> tuple[list[np.ndarray], tuple[int, ...]]:
-    """The last axis of an array or of nested lists, position by position, and the other axes."""
-    if hasattr(nested, "shape") and nested.ndim:
-        array = np.asarray(nested)
-        return list(array.reshape(-1, array.shape[-1])), array.shape[:-1]
-    if not isinstance(nested, (list, tuple)):
-        raise UsageError(
-            "TopK.from_log_probabilities needs arrays [..., k] or nested lists, got "
-            f"{type(nested).__name__}."
-        )
-    if not any(isinstance(item, (list, tuple)) or np.ndim(item) for item in nested):
-        return [np.asarray(nested)], ()
-    parts = [_rows(item) for item in nested]
-    shapes = {shape for _, shape in parts}
-    if len(shapes) > 1:
-        raise UsageError(
-            f"TopK.from_log_probabilities: only the last axis may be ragged, got {sorted(shapes)}."
-        )
-    return [row for rows, _ in parts for row in rows], (len(nested), *shapes.pop())
-
-
-def _distinct(
-    position: int, ids: np.ndarray, logs: np.ndarray, classes: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The classes of a position that have a probability, ascending, each once."""
-    where = f"TopK.from_log_probabilities, position {position}"
-    logs = logs.astype(np.float64)
-    if np.isnan(logs).any() or (logs > SMALL).any():
-        raise UsageError(f"{where}: a logarithm of a probability is at most 0, got {logs.max()}.")
-    present = logs != -np.inf
-    ids, logs = ids[present], logs[present]
-    if len(ids) and not np.issubdtype(ids.dtype, np.integer):
-        raise UsageError(f"{where}: ids must be integers, got {ids.dtype}.")
-    outside = (ids < 0) | (ids >= classes)
-    if outside.any():
-        raise UsageError(f"{where}: the id {ids[outside][0]} is not one of {classes} classes.")
-    order = np.lexsort((-logs, ids))
-    ids, logs = ids[order], logs[order]
-    first = np.append(True, ids[1:] != ids[:-1])[: len(ids)]
-    differ = ~first & (np.abs(logs - np.roll(logs, 1)) > SMALL)
-    if differ.any():
-        raise UsageError(f"{where}: the id {ids[differ][0]} has two probabilities.")
-    return ids[first].astype(np.int32), logs[first]
-
-
-def _with_rest(
-    position: int, ids: np.ndarray, logs: np.ndarray, classes: int
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """The classes kept, their logarithms, and the logarithm of what these leave of 1."""
-    total = float(np.exp(logs).sum())
-    if total > 1 + SMALL:
-        raise UsageError(
-            f"TopK.from_log_probabilities, position {position}: the probabilities add up to "
-            f"{total:.6g}, more than 1. Are they log-probabilities, not logits?"
-        )
-    if len(ids) == classes:  # the least class is all of the rest
-        least = int(np.argmin(logs))
-        return np.delete(ids, least), np.delete(logs, least), float(logs[least])
-    return ids, logs, math.log1p(-total) if total < 1 else -math.inf
 
 
 def _per_position(temperature: Any, positions: tuple[int, ...], dtype: Any) -> Array:

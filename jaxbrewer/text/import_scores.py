@@ -1,37 +1,29 @@
-"""Log-probabilities that were computed elsewhere -> a teacher cache, and a cache -> such a file."""
+"""Log-probabilities that were computed elsewhere -> a teacher cache."""
 
-import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 
-from ..cache import Manifest, Storage, TeacherCache
+from ..cache import Manifest, Storage
 from ..cache.build import write_outputs
 from ..data.packing import segment_positions
-from ..errors import UsageError, missing_extra, reason_of
+from ..errors import UsageError
 from ..forward.adaptors import Outputs
-from ..objective.top_k import SMALL, TopK
+from ..objective.log_probabilities import Candidates, largest_candidates, require_classes
+from ..objective.top_k import TopK
 from .documents import LOSS_MASK, Documents
 from .loader import TextLoader
-from .served_scores import METADATA, ScoredTokens, metadata_of, read_scores
+from .scored_tokens import ScoredTokens
+from .served_scores import metadata_of, read_scores
 from .tokenize import Tokenizer
 
 INPUTS = ("attention_mask", "input_ids", "position_ids", "segment_ids")
 """The entries of a batch that decoders read."""
 
 _BATCH_ROWS = 256
-
-
-class Candidates(NamedTuple):
-    """The largest candidates of some tokens, as fields of a :class:`~jaxbrewer.TopK`."""
-
-    indices: Int[np.ndarray, "tokens k"]
-    logits: Float[np.ndarray, "tokens k"]
-    log_tail: Float[np.ndarray, "tokens t"]
 
 
 def import_scores(
@@ -63,7 +55,8 @@ def import_scores(
         bits: Bits per logit.
         fingerprints: Digests that a reader of the cache must match.
         names: The name of each text in messages.
-        batch_size: The ``batch_size`` of a build with the same records.
+        batch_size: That of a build whose records are to be equal. It decides the width that a
+            record remembers; trainings read records at any width.
 
     Raises:
         UsageError: A file is damaged; a token, its place or a candidate is not that of the texts
@@ -141,11 +134,11 @@ class _Join:
         for path in paths:
             rest: ScoredTokens | None = None
             for chunk in read_scores(path, self._id_of):
-                chunk = chunk if rest is None else _concatenated(rest, chunk)
+                chunk = chunk if rest is None else rest.followed_by(chunk)
                 # the last document of a chunk may go on in the next one
                 whole = chunk.examples != chunk.examples[-1:]
-                rest = _rows(chunk, ~whole)
-                yield from self._batches(_rows(chunk, whole), path)
+                rest = chunk.take(~whole)
+                yield from self._batches(chunk.take(whole), path)
             if rest is not None:
                 yield from self._batches(rest, path)
 
@@ -283,17 +276,10 @@ class _Join:
         if not self.k:
             self.k = max(int((chunk.ids[0] >= 0).sum()), 1)
         self.k = min(self.k, self._classes - 1)
-        outside = chunk.ids >= self._classes
-        if outside.any():
-            row, column = map(int, np.argwhere(outside)[0])
-            number = chunk.ids[row, column]
-            raise refuse(
-                row,
-                f"the id {number} is not one of {self._classes:,} tokens: another vocabulary.",
-            )
         if chunk.log_tail is not None:
             if chunk.ids.shape[1] != self.k or chunk.log_tail.shape[1] != len(self._temperatures):
                 raise refuse(0, f"{chunk.ids.shape[1]} logits, not {self.k}.")
+            require_classes(chunk.ids, chunk.ids >= 0, self._classes, refuse)
             indices = np.where(chunk.ids < 0, self._classes, chunk.ids).astype(np.int32)
             if (np.diff(indices, axis=1) < 0).any() or np.isnan(chunk.scores).any():
                 raise refuse(0, "the ids of logits must ascend, and no logit may be NaN.")
@@ -301,187 +287,3 @@ class _Join:
                 indices, chunk.scores.astype(np.float32), chunk.log_tail.astype(np.float32)
             )
         return largest_candidates(chunk.ids, chunk.scores, self.k, self._classes, refuse)
-
-
-def largest_candidates(
-    ids: Int[np.ndarray, "tokens m"],
-    log_p: Float[np.ndarray, "tokens m"],
-    k: int,
-    classes: int,
-    refuse: Any,
-) -> Candidates:
-    """The ``k`` largest of each token's candidates, and the logarithm of what they leave of 1.
-
-    Args:
-        ids: Candidates in any order; a pair with a negative id is padding. A candidate may stand
-            there twice with the same probability; it counts once.
-        log_p: Their log-probabilities.
-        k: Number of candidates to keep.
-        classes: Number of classes.
-        refuse: ``(row, what) -> UsageError``.
-
-    Raises:
-        UsageError: A log-probability is NaN or above 0, a candidate has two, or probabilities add
-            up to more than 1.
-    """
-    log_p = log_p.astype(np.float64)
-    empty = (ids < 0) | np.isneginf(log_p)
-    bad = ~empty & ~(log_p <= SMALL)
-    if bad.any():
-        row, column = map(int, np.argwhere(bad)[0])
-        raise refuse(row, f"a log-probability is at most 0, got {log_p[row, column]}.")
-    ids, log_p = np.where(empty, classes, ids), np.where(empty, -np.inf, log_p)
-    order = np.lexsort((-log_p, ids), axis=1)
-    ids, log_p = np.take_along_axis(ids, order, 1), np.take_along_axis(log_p, order, 1)
-    again = np.zeros_like(empty)
-    again[:, 1:] = (ids[:, 1:] == ids[:, :-1]) & (ids[:, 1:] < classes)
-    differs = again[:, 1:] & (log_p[:, :-1] - np.where(again[:, 1:], log_p[:, 1:], 0) > SMALL)
-    if differs.any():
-        row, column = map(int, np.argwhere(differs)[0])
-        raise refuse(row, f"the id {ids[row, column]} has two probabilities.")
-    log_p = np.where(again, -np.inf, log_p)
-    total = np.exp(log_p).sum(1)
-    if (total > 1 + SMALL).any():
-        row = int(np.argmax(total > 1 + SMALL))
-        raise refuse(row, f"the probabilities add up to {total[row]:.6g}, more than 1.")
-    if log_p.shape[1] < k:
-        missing = ((0, 0), (0, k - log_p.shape[1]))
-        ids = np.pad(ids, missing, constant_values=classes)
-        log_p = np.pad(log_p, missing, constant_values=-np.inf)
-    largest = np.argsort(-log_p, axis=1, kind="stable")[:, :k]
-    ids, log_p = np.take_along_axis(ids, largest, 1), np.take_along_axis(log_p, largest, 1)
-    ids = np.where(np.isneginf(log_p), classes, ids)
-    order = np.argsort(ids, axis=1, kind="stable")
-    ids, log_p = np.take_along_axis(ids, order, 1), np.take_along_axis(log_p, order, 1)
-    left = 1 - np.exp(log_p).sum(1)
-    with np.errstate(divide="ignore"):
-        log_tail = np.log(np.maximum(left, 0))[:, None]
-    return Candidates(ids.astype(np.int32), log_p.astype(np.float32), log_tail.astype(np.float32))
-
-
-def export_scores(directory: str | Path, path: str | Path, pieces: Documents) -> int:
-    """Writes a cache's largest logits to a Parquet file that :func:`import_scores` reads.
-
-    Args:
-        directory: A complete cache of a top-k.
-        path: The file.
-        pieces: The windows that the cache was built of.
-
-    Returns:
-        The number of tokens written.
-
-    Raises:
-        UsageError: The cache holds something else, or the file cannot be written.
-    """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise missing_extra("parquet", "pyarrow") from None
-    cache = TeacherCache(directory)
-    entries = cache.layout.entries
-    is_top_k = len(entries) == 1 and entries[0].stored == "top_k" and not entries[0].samples
-    if not is_top_k or cache.manifest.keys != "example_id":
-        raise UsageError(
-            f"{directory} holds {cache.layout.names}, by {cache.manifest.keys}: only the largest "
-            "logits of one head (--storage top_k) can be exported."
-        )
-    (entry,) = entries
-    origin = {
-        "classes": entry.classes,
-        "temperatures": list(entry.temperatures),
-        "fingerprints": dict(cache.manifest.fingerprints),
-        "settings": dict(cache.manifest.settings),
-        "inputs": cache.manifest.inputs,
-        "tokenizer": cache.manifest.fingerprints.get("tokenizer"),
-    }
-    numbers, floats = pyarrow.list_(pyarrow.int32()), pyarrow.list_(pyarrow.float32())
-    schema = pyarrow.schema(
-        {
-            "example": pyarrow.int64(),
-            "position": pyarrow.int32(),
-            "token": pyarrow.int32(),
-            "ids": numbers,
-            "logits": floats,
-            "log_tail": floats,
-        },
-        metadata={METADATA: json.dumps(origin)},
-    )
-    tokens = 0
-    try:
-        with pyarrow.parquet.ParquetWriter(path, schema) as writer:
-            for start in range(0, len(pieces), _BATCH_ROWS):
-                rows = np.arange(start, min(start + _BATCH_ROWS, len(pieces)))
-                columns = _exported(cache, pieces, rows)
-                tokens += len(columns["token"])
-                writer.write_table(pyarrow.table(_lists(columns, schema), schema=schema))
-    except (OSError, pyarrow.ArrowException) as error:
-        raise UsageError(f"{path} cannot be written: {reason_of(error)}.") from None
-    return tokens
-
-
-def _exported(
-    cache: TeacherCache, pieces: Documents, rows: Int[np.ndarray, " rows"]
-) -> dict[str, np.ndarray]:
-    batch = pieces.batch(rows, int(pieces.lengths[rows].max())) | {"example_id": rows}
-    found = cache.outputs(batch)
-    (kept,), (mask,) = found.logits, found.logits_mask
-    assert isinstance(kept, TopK)
-    row, column = np.nonzero(np.asarray(mask) & (batch["labels"] >= 0))
-    return {
-        "example": pieces.facts["document"][rows[row]],
-        "position": pieces.facts["first"][rows[row]] + column + 1,
-        "token": batch["labels"][row, column],
-        "ids": np.asarray(kept.indices)[row, column],
-        "logits": np.asarray(kept.logits)[row, column],
-        "log_tail": np.asarray(kept.log_tail)[row, column],
-    }
-
-
-def _lists(columns: Mapping[str, np.ndarray], schema: Any) -> list[Any]:
-    import pyarrow
-
-    made = []
-    for field in schema:
-        values = columns[field.name]
-        if values.ndim == 1:
-            made.append(pyarrow.array(values, field.type))
-            continue
-        flat = pyarrow.array(values.reshape(-1), field.type.value_type)
-        bounds = np.arange(len(values) + 1, dtype=np.int32) * values.shape[1]
-        made.append(pyarrow.ListArray.from_arrays(pyarrow.array(bounds), flat))
-    return made
-
-
-def _rows(chunk: ScoredTokens, chosen: Bool[np.ndarray, " tokens"]) -> ScoredTokens:
-    if chosen.all():
-        return chunk
-    arrays = {
-        name: value[chosen]
-        for name, value in chunk._asdict().items()
-        if isinstance(value, np.ndarray)
-    }
-    return chunk._replace(**arrays)
-
-
-def _concatenated(first: ScoredTokens, second: ScoredTokens) -> ScoredTokens:
-    """Both, one after the other; candidates are padded to the larger number."""
-    if first.of_answer != second.of_answer:
-        raise UsageError("Prompts and answers are scored in one file.")
-    width = max(first.ids.shape[1], second.ids.shape[1])
-
-    def padded(array: np.ndarray, fill: float) -> np.ndarray:
-        return np.pad(array, ((0, 0), (0, width - array.shape[1])), constant_values=fill)
-
-    joined = {
-        name: np.concatenate([getattr(part, name) for part in (first, second)])
-        for name in ("lines", "examples", "places", "tokens")
-    }
-    tails = [part.log_tail for part in (first, second)]
-    return ScoredTokens(
-        of_answer=first.of_answer,
-        ids=np.concatenate([padded(part.ids, -1) for part in (first, second)]),
-        scores=np.concatenate([padded(part.scores, -math.inf) for part in (first, second)]),
-        log_tail=None if any(tail is None for tail in tails) else np.concatenate(tails),  # type: ignore[arg-type]
-        **joined,
-    )

@@ -10,10 +10,11 @@ import pytest
 
 from jaxbrewer import UsageError
 from jaxbrewer.cache import Storage, TeacherCache, build_cache
-from jaxbrewer.text import TextLoader, Tokenizer
+from jaxbrewer.text import TextLoader, Tokenizer, responses
 from jaxbrewer.text.corpus import encode_corpus, read_corpus
 from jaxbrewer.text.documents import PackedLoader
-from jaxbrewer.text.import_scores import export_scores, import_scores
+from jaxbrewer.text.export_scores import export_scores
+from jaxbrewer.text.import_scores import import_scores
 
 from .toy_language import causal_logits, causal_params, save_tokenizer
 
@@ -157,6 +158,16 @@ def assert_holds_the_teacher(made, name="cache", *, k=K):
             np.testing.assert_allclose(np.exp(kept.log_tail[row, column, 0]), rest, atol=1e-5)
 
 
+@pytest.fixture(params=["msgspec", "json"])
+def decoder(request, monkeypatch):
+    """Each of the two ways to decode a scored prompt."""
+    if request.param == "json":
+        monkeypatch.setattr(responses, "_decoder_of_prompts", lambda: None)
+    else:
+        assert responses._decoder_of_prompts() is not None
+
+
+@pytest.mark.usefixtures("decoder")
 @pytest.mark.parametrize("token_ids", [True, False])
 def test_scored_prompts_of_vllm_give_the_teachers_distribution(texts, token_ids):
     path = write_lines(texts, vllm_lines(texts, token_ids=token_ids))
@@ -165,6 +176,26 @@ def test_scored_prompts_of_vllm_give_the_teachers_distribution(texts, token_ids)
     assert manifest.report["positions"] == texts.documents.label_count
     assert manifest.fingerprints == DIGESTS
     assert_holds_the_teacher(texts)
+
+
+def test_the_fast_decoder_takes_the_plain_form_and_agrees_with_the_other(texts):
+    for line in vllm_lines(texts):
+        bare = {"example": 3, **line["response"]["body"]}
+        for row in (line, bare):
+            text = json.dumps(row).encode()
+            fast, slow = responses._plain_prompt(text), responses._read(text, None, "line")
+            assert {name: row[name] for name in fast[0]} == fast[0] != {}
+            jax.tree.map(np.testing.assert_array_equal, fast[1:], slow[1:])
+    assert texts.read(write_lines(texts, vllm_lines(texts))).examples == len(texts.pieces)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    ['{"7": {"logprob": -Infinity}}', '{"7": {"logprob": "1"}}', '{"7": {}}', '{"x": 1}', "5"],
+)
+def test_the_fast_decoder_leaves_all_other_forms_to_the_standard_library(entry):
+    line = f'{{"choices": [{{"prompt_logprobs": [null, {entry}]}}]}}'
+    assert responses._plain_prompt(line.encode()) is None
 
 
 @pytest.mark.parametrize("as_ids", [True, False])
