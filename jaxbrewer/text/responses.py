@@ -124,7 +124,7 @@ def _plain_prompt(text: bytes) -> tuple[Mapping[str, Any], _Line, bool] | None:
         row = decoder.decode(text)
         (choice,) = row.choices or row.response.body.choices
         entries, given = choice.prompt_logprobs, choice.prompt_token_ids
-        scored = list(filter(None.__ne__, entries))
+        scored = [entry for entry in entries if entry is not None]
         ids = np.array([number for entry in scored for number in entry], np.int64)
         scores = np.array([pair.logprob for entry in scored for pair in entry.values()])
     except (*_NOT_PAIRS, RecursionError):  # msgspec's errors are ValueErrors

@@ -1,6 +1,9 @@
 """Adapters and quantised kernels: the base stays, and what is made of it answers alike."""
 
 import json
+import os
+import subprocess
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -107,6 +110,24 @@ def test_adapters_are_saved_under_the_names_of_peft(tmp_path):
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["task_type"]) == (2, 3.0, "CAUSAL_LM")
     np.testing.assert_array_equal(logits(load_adapters(model, tmp_path)), logits(student))
+
+
+@pytest.mark.parametrize("directory", [LLAMA, GPT2], ids=lambda path: path.name)
+def test_saved_adapters_compute_the_same_in_peft(directory, tmp_path):
+    python = os.environ.get("JAXBREWER_ORACLE_PYTHON")
+    if not python:
+        pytest.skip("JAXBREWER_ORACLE_PYTHON names no Python with torch, transformers and peft")
+    model = load(directory)
+    student = with_random_adapters(model, rank=2, alpha=3.0)
+    base, adapters, ids, output = (tmp_path / name for name in ("base", "lora", "i.npy", "o.npy"))
+    save(model, base)
+    save_adapters(student, adapters)
+    np.save(ids, IDS["input_ids"])
+    oracle = Path(__file__).with_name("peft_oracle.py")
+    subprocess.run([python, oracle, base, adapters, ids, output], check=True)
+    found, wanted = np.load(output), logits(student)
+    np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max())
+    assert np.abs(found - logits(model)).max() > 0.01
 
 
 @pytest.mark.parametrize(
