@@ -20,7 +20,9 @@ import argparse
 import json
 import os
 import re
+import shlex
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -144,7 +146,9 @@ def score(name, seed, model, seconds):
         differences = task.agreement(test_texts, test, found.predictions, as_teacher)
         metrics |= differences.metrics()
     row = {metric: float(metrics[metric]) for metric in METRICS if metric in metrics}
-    rows.append({"name": name, "seed": seed, **row, "seconds": round(seconds, 1)})
+    rows.append(
+        {"name": name, "seed": seed, **dict.fromkeys(METRICS), **row, "seconds": round(seconds, 1)}
+    )
     shown = (f"{value:11.4f}" for value in row.values())
     print(f"{name:34}{'' if seed is None else seed:5}", *shown, f"{seconds:9.0f} s", flush=True)
     return found.predictions
@@ -182,7 +186,7 @@ def means():
         own = [row for row in rows if row["name"] == name]
         summary = {"name": name, "seeds": len(own)}
         for metric in METRICS:
-            values = [row[metric] for row in own if metric in row]
+            values = [row[metric] for row in own if row[metric] is not None]
             if values:
                 summary[metric] = statistics.mean(values)
             if len(values) > 1:
@@ -244,6 +248,7 @@ print(
 )
 if options.results:
     found = {
+        "command": shlex.join(["examples/language_model.py", *sys.argv[1:]]),
         "options": {**vars(options), "results": None},
         "machine": {"processor": processor(), "cores": os.cpu_count(), "jax": jax.__version__},
         "train_tokens": options.steps * options.rows * options.width,

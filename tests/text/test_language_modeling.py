@@ -159,12 +159,13 @@ def test_a_sampled_cache_is_built_and_distilled_from_packed_rows(job, tmp_path, 
 
 @pytest.mark.slow
 def test_export_and_import_of_the_command_line_reproduce_a_cache(job, tmp_path, capsys):
-    assert main(["cache", "build", str(job), "--storage", "top_k", "--k", "4"]) == 0
+    rows = ["--batch-size", "3"]
+    assert main(["cache", "build", str(job), "--storage", "top_k", "--k", "4", *rows]) == 0
     dump = str(tmp_path / "dump.parquet")
     assert main(["cache", "export", str(job), dump]) == 0
     assert "holds the largest logits of" in capsys.readouterr().out
     again = ["--training.cache_dir", str(tmp_path / "again")]
-    assert main(["cache", "import", str(job), dump, *again]) == 0
+    assert main(["cache", "import", str(job), dump, *rows, *again]) == 0
     assert main(["distill", str(job), "--dry-run", *again]) == 0
     caches = [jb.cache.TeacherCache(tmp_path / name) for name in ("cache", "again")]
     keys = caches[0].keys()
@@ -172,6 +173,7 @@ def test_export_and_import_of_the_command_line_reproduce_a_cache(job, tmp_path, 
     assert main(["cache", "import", str(job), str(tmp_path / "none.parquet"), *again]) == 2
     assert main(["cache", "export", str(job), str(tmp_path / "dump.csv")]) == 2
     assert main(["cache", "import", str(job), dump, "--k", "0"]) == 2
+    assert main(["cache", "import", str(job), dump, "--batch-size", "0"]) == 2
 
 
 @pytest.mark.slow
