@@ -49,7 +49,10 @@ NOT_RUN = {
         ("testing.md", "make test-fast"),
         ("benchmarks.md", "$ make bench"),
     ],
-    "measures for minutes": [("benchmarks.md", "$ python")],
+    "measures for minutes": [
+        ("benchmarks.md", "$ python"),
+        ("language-models.md", "python examples/language_model.py --model"),
+    ],
     "a message, of which a test of its own has the words": [
         ("adaptors.md", "kd_loss of logits[0]"),
         ("auto.md", "jaxbrewer: The teacher"),
