@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import UsageError
 from ..objective.term_weights import TermWeight, describe
+from .device_scalars import DeviceScalars
 from .logs import JsonLines
 from .progress import ProgressDisplay
 from .results import hyperparameters
@@ -74,7 +75,7 @@ class StepLog:
         self._skips, self._uncounted = SkippedStepWatch(), UncountedTerms(weights)
         self._pending: list[_PendingStep] = []
         self._last_read = self._asked = time.monotonic()
-        self._waited, self._last_metrics = 0.0, dict[str, jax.Array]()
+        self._waited = 0.0
         self._shown = ProgressDisplay(total_steps, lead=LEAD) if show and is_writer else None
 
     def __enter__(self) -> Self:
@@ -150,7 +151,8 @@ class StepLog:
         The time since they were asked for counts as waited for data if the devices have finished
         every step by then, which is asked without waiting for them.
         """
-        is_idle = all(leaf.is_ready() for leaf in jax.tree.leaves(self._last_metrics))
+        last: Sequence[Any] = self._pending[-1].scalars.vectors if self._pending else ()
+        is_idle = all(vector.is_ready() for vector in last)
         self._waited = time.monotonic() - self._asked if is_idle else 0.0
 
     def add(
@@ -164,11 +166,10 @@ class StepLog:
             metrics: Its scalars.
             compiled: Whether it waited for a compilation.
         """
-        self._last_metrics = metrics
         if len(self._pending) >= LEAD:
-            jax.block_until_ready(self._pending[-LEAD].metrics)
-        now = time.monotonic()
-        self._pending.append(_PendingStep(step, examples, now, self._waited, compiled, metrics))
+            jax.block_until_ready(self._pending[-LEAD].scalars.vectors)
+        now, scalars = time.monotonic(), DeviceScalars.of(metrics)
+        self._pending.append(_PendingStep(step, examples, now, self._waited, compiled, scalars))
         due = time.monotonic() - self._last_read >= self._SECONDS
         if due or len(self._pending) >= self._BLOCK:
             self._read(self._pending[:-LEAD])
@@ -197,8 +198,10 @@ class StepLog:
 
     def _read(self, block: list["_PendingStep"]) -> None:
         self._last_read = time.monotonic()
-        on_host = jax.device_get([pending.metrics for pending in block])
-        scalars = [{name: float(value) for name, value in metrics.items()} for metrics in on_host]
+        vectors = jax.device_get([pending.scalars.vectors for pending in block])
+        scalars = [
+            pending.scalars.named(on_host) for pending, on_host in zip(block, vectors, strict=True)
+        ]
         steps = [pending.step for pending in block]
         rows = [{"step": step, **row} for step, row in zip(steps, scalars, strict=True)]
         if self._file is not None:
@@ -227,7 +230,7 @@ class _PendingStep(NamedTuple):
     at: float
     waited: float
     compiled: bool
-    metrics: dict[str, jax.Array]
+    scalars: DeviceScalars
 
 
 def _warn_of_gaps(rows: list[dict[str, Any]], steps: int, path: Path) -> None:
