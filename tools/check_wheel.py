@@ -47,7 +47,7 @@ def check(wheel: Path, python: str) -> None:
 
         def run(*command: object) -> str:
             words = list(map(str, command))
-            print("$", " ".join(words[:4]), flush=True)
+            print("$", " ".join(words).splitlines()[0], flush=True)
             done = subprocess.run(
                 words, cwd=folder, env={**kept, **own}, stdout=subprocess.PIPE, text=True, check=True
             )
