@@ -49,7 +49,12 @@ def check(wheel: Path, python: str) -> None:
             words = list(map(str, command))
             print("$", " ".join(words).splitlines()[0], flush=True)
             done = subprocess.run(
-                words, cwd=folder, env={**kept, **own}, stdout=subprocess.PIPE, text=True, check=True
+                words,
+                cwd=folder,
+                env={**kept, **own},
+                stdout=subprocess.PIPE,
+                text=True,
+                check=True,
             )
             return done.stdout
 
