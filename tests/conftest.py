@@ -17,7 +17,7 @@ os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 _COMPILED_QUICKLY = ("cli", "export", "generation", "models", "text")
 """Folders whose tests compile whole jobs and many models, which are then hardly run."""
 
-_LONGEST = (
+LONGEST = (
     "test_documents.py", "text/tasks/test_matrix.py", "cli/test_tasks.py", "demo/test_run.py",
     "recovery/test_checkpoints.py", "devices/test_processes.py", "losses/test_contract.py",
     "test_benchmarks.py", "losses/test_fused.py", "recovery/test_devices.py",
@@ -28,7 +28,7 @@ _LONGEST = (
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
     """Runs the longest files first, so that all processes end at about the same time."""
-    ranks = {Path(__file__).parent / name: rank for rank, name in enumerate(_LONGEST)}
+    ranks = {Path(__file__).parent / name: rank for rank, name in enumerate(LONGEST)}
     items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 

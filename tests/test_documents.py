@@ -150,6 +150,7 @@ NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
         ("schedules.md", 1),
         ("cache.md", 1),
         ("evaluation.md", 1),
+        ("trackers.md", 1),
     ],
 )
 def test_programs_of_a_page_print_what_it_shows(name, count, tmp_path):

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import conftest
+
 PACKAGE = Path(__file__).parent.parent / "jaxbrewer"
 ORDER = [
     "_version", "errors", "json_files", "registry", "checksums", "configs", "losses", "data",
@@ -81,3 +83,7 @@ def test_mutation_testing_names_modules_and_tests_that_exist():
             file, _, name = test.partition("::")
             text = (PACKAGE.parent / file).read_text()
             assert f"def {name.partition('[')[0]}(" in text or not name, test
+
+
+def test_the_files_that_are_run_first_exist():
+    assert all((PACKAGE.parent / "tests" / name).is_file() for name in conftest.LONGEST)
