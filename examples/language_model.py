@@ -19,6 +19,7 @@ Needs the extra `jaxbrewer[text]`.
 import argparse
 import json
 import os
+import platform
 import re
 import shlex
 import statistics
@@ -196,8 +197,9 @@ def means():
 
 
 def processor():
-    found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    return found[1] if found else "unknown"
+    path = Path("/proc/cpuinfo")
+    found = path.exists() and re.search(r"model name\s*: (.*)", path.read_text())
+    return found[1] if found else platform.machine()
 
 
 with tempfile.TemporaryDirectory() as folder:

@@ -62,7 +62,6 @@ if __name__ == "__main__":
         train[:768],
         unlabelled[:2304],
         test[:1024],
-        distillation={"temperature": 2},
         teacher_epochs=2,
     )
     run(recipe, given)

@@ -48,6 +48,7 @@ if __name__ == "__main__":
         pairs(rows[:1024]),
         [{"text": text} for text, _ in rows[1024:3072]],
         pairs(rows[3072:3840]),
+        distillation={"temperature": 1, "hard_label_weight": 1},
         teacher_layers=6,
         teacher_epochs=0,
         student=lambda teacher: {

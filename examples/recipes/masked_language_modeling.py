@@ -33,7 +33,11 @@ if __name__ == "__main__":
         rows[:1024],
         rows[1024:3072],
         rows[3072:3456],
-        distillation={"intermediate_matches": [RELATIONS]},
+        distillation={
+            "temperature": 1,
+            "hard_label_weight": 1,
+            "intermediate_matches": [RELATIONS],
+        },
         teacher_epochs=2,
         batch_size=32,
         is_cached=False,

@@ -19,7 +19,11 @@ import dataclasses
 import importlib.util
 import json
 import logging
+import os
+import platform
+import re
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -30,6 +34,7 @@ from flax import nnx
 
 from jaxbrewer import models
 from jaxbrewer.configs import DataConfig, DistillationConfig, OptimizationConfig, TrainingConfig
+from jaxbrewer.configs.auto import settings_of_task
 from jaxbrewer.models.config import EncoderConfig
 from jaxbrewer.models.model_directory import read_model_directory
 from jaxbrewer.text import Encoded, Tokenizer, task_of
@@ -56,7 +61,7 @@ class Recipe:
         train: Rows with labels.
         unlabelled: More rows, whose labels are not read.
         test: Rows that score the models.
-        distillation: Fields of ``DistillationConfig`` that differ from the task's defaults.
+        distillation: Fields of ``DistillationConfig`` that differ from the automatic ones.
         teacher_layers: Layers of MiniLM that the teacher keeps, from the first on.
         frozen_layers: Layers of these that are not trained, from the first on.
         teacher_epochs: Passes of the teacher over ``train``; with 0 it is MiniLM as it is.
@@ -76,7 +81,7 @@ class Recipe:
     teacher_layers: int = 4
     frozen_layers: int = 2
     teacher_epochs: int = 3
-    student_steps: int = 80
+    student_steps: int = 120
     batch_size: int = 64
     student: Callable[[EncoderConfig], dict] = lambda config: {}
     is_cached: bool = True
@@ -143,8 +148,16 @@ def run(recipe: Recipe, given: argparse.Namespace) -> None:
     print("{labelled:,} texts with labels, {unlabelled:,} without, ".format_map(counts), end="")
     print(f"{len(test):,} to test on; {seconds:.0f} s")
     if given.results:
-        results = {"task": task.name, "texts": counts, "seconds": round(seconds), "scores": scores}
-        Path(given.results).write_text(json.dumps(results, indent=1) + "\n")
+        results = {
+            "command": f"python examples/recipes/{Path(sys.argv[0]).name}",
+            "machine": _machine(),
+            "texts": counts,
+            "seconds": round(seconds),
+            "rows": [{"name": name, **_means(runs)} for name, runs in scores.items()],
+            "scores": scores,
+        }
+        text = json.dumps(results, indent=1, ensure_ascii=False)
+        Path(given.results).write_text(f"{text}\n", encoding="utf-8")
 
 
 class Scorer:
@@ -224,14 +237,8 @@ def _distil(recipe: Recipe, task: Task, teacher, encoded: Encoded, cache: str | 
 
 
 def _distillation(recipe: Recipe, task: Task) -> DistillationConfig:
-    return DistillationConfig(
-        **{
-            "temperature": 1,
-            "hard_label_weight": 1,
-            **task.distillation_defaults,
-            **recipe.distillation,
-        }
-    )
+    automatic = settings_of_task(task.name).distillation
+    return DistillationConfig(**{**task.distillation_defaults, **automatic, **recipe.distillation})
 
 
 def _new_student(recipe: Recipe, teacher, seed: int):
@@ -255,15 +262,29 @@ def _training(seed: int) -> TrainingConfig:
 
 
 def _print(task: Task, scores: dict[str, list[dict[str, float]]]) -> None:
-    metrics = list(next(iter(scores.values()))[0])
-    print(f"{task.name:21}" + "".join(f"{metric:>24}" for metric in metrics))
-    for name, runs in scores.items():
-        cells = []
-        for metric in metrics:
-            values = [run[metric] for run in runs]
-            spread = f" +- {statistics.stdev(values):.3f}" if len(values) > 1 else " " * 9
-            cells.append(f"{statistics.mean(values):.3f}{spread}")
-        print(f"{name:21}" + "".join(f"{cell:>24}" for cell in cells))
+    rows = {name: _means(runs) for name, runs in scores.items()}
+    print(f"{task.name:21}" + "".join(f"{metric:>24}" for metric in rows["teacher"]))
+    for name, row in rows.items():
+        print(f"{name:21}" + "".join(f"{cell:>24}" for cell in row.values()))
+
+
+def _means(runs: list[dict[str, float]]) -> dict[str, str]:
+    """The mean of each metric over the seeds, and its standard deviation."""
+    cells = {}
+    for metric in runs[0]:
+        values = [run[metric] for run in runs]
+        spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+        cells[metric] = f"{statistics.mean(values):.3f}{spread}"
+    return cells
+
+
+def _machine() -> str:
+    found = Path("/proc/cpuinfo")
+    text = found.read_text() if found.exists() else ""
+    name = re.search(r"model name\s*: (.*)", text)
+    vectors = " (AVX-512)" if "avx512f" in text else " (AVX2)" if "avx2" in text else ""
+    processor = name[1] if name else platform.machine()
+    return f"{os.cpu_count()} cores of {processor}{vectors}, jax {jax.__version__}"
 
 
 def _minilm() -> Path:
