@@ -24,7 +24,7 @@ class Writer(Protocol):
         ...         print(settings["training.seed"])
         ...     def write_scalars(self, rows):
         ...         for step, scalars in rows:
-        ...             print(step, scalars["scalar/total_loss"])
+        ...             print(step, scalars.get("scalar/total_loss"))
         ...     def close(self, *, failed=False):
         ...         print("failed" if failed else "finished")
         >>> from jaxbrewer import TrainingConfig
