@@ -62,6 +62,6 @@ if __name__ == "__main__":
         train[:768],
         unlabelled[:2304],
         test[:1024],
-        teacher_epochs=2,
+        teacher_epochs=3,
     )
     run(recipe, given)

@@ -14,7 +14,6 @@ from recipe import Recipe, arguments, run
 
 from jaxbrewer.configs import DataConfig
 from jaxbrewer.demo.wordnet import load_glosses
-from jaxbrewer.models.pooling import Pooling
 
 
 def definitions() -> list[tuple[str, int]]:
@@ -49,11 +48,7 @@ if __name__ == "__main__":
         [{"text": text} for text, _ in rows[1024:3072]],
         pairs(rows[3072:3840]),
         distillation={"temperature": 1, "hard_label_weight": 1},
-        teacher_layers=6,
         teacher_epochs=0,
-        student=lambda teacher: {
-            "pooling": Pooling(width=teacher.hidden_size, activation="identity"),
-        },
         is_compared=True,
     )
     run(recipe, given)

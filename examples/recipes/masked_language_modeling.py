@@ -20,7 +20,7 @@ RELATIONS = {
     "feature": "hidden",
     "layer_T": -1,
     "layer_S": -1,
-    "loss": {"loss": "minilm_relation", "heads": 2},
+    "loss": {"loss": "minilm_relation", "heads": 4},
     "weight": 1,
 }
 
@@ -39,7 +39,6 @@ if __name__ == "__main__":
             "intermediate_matches": [RELATIONS],
         },
         teacher_epochs=2,
-        batch_size=32,
         is_cached=False,
         is_compared=True,
     )

@@ -47,7 +47,5 @@ if __name__ == "__main__":
         rows[:512],
         rows[512:1792],
         rows[1792:],
-        teacher_epochs=4,
-        student_steps=200,
     )
     run(recipe, given)

