@@ -48,8 +48,8 @@ def largest_candidates(
     Examples:
         >>> ids, log_p = np.array([[7, 2, 7]]), np.log([[0.5, 0.2, 0.5]])
         >>> found = largest_candidates(ids, log_p, None, 10, lambda row, what: UsageError(what))
-        >>> found.indices.tolist(), np.exp(found.log_tail).round(3).tolist()
-        ([[2, 7]], [[0.3]])
+        >>> found.indices.tolist(), np.round(np.exp(found.log_tail), 3)
+        ([[2, 7]], array([[0.3]], dtype=float32))
     """
     log_p = log_p.astype(np.float64)
     empty = np.isneginf(log_p)
