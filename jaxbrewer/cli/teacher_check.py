@@ -70,18 +70,15 @@ def check_teacher(
     linear: Numbers = dict(task.score(*chosen, found))
     predicted = run_model(task, teacher, chosen.encoded).predictions
     own: Numbers = dict(task.score(*chosen, predicted))
-    metric, path = (
-        task.main_metric,
-        str(data.test if held_out.validation is None else data.validation),
-    )
+    metric = task.main_metric
+    path = str(data.test if held_out.validation is None else data.validation)
     one, other = (float(scores[metric] or 0.0) for scores in (own, linear))
     is_worse = one < other if task.larger_is_better else one > other
     if is_worse:
         _LOGGER.warning(
             "The teacher is worse than a linear model on words: %s %.4f against %.4f on %s texts "
             "of %s. Before you distil it, train it for more steps "
-            "(--teacher.optimization.min_steps), "
-            "at another learning rate or on more labels.",
+            "(--teacher.optimization.min_steps), at another learning rate or on more labels.",
             metric, one, other, f"{len(examples):,}", path,
         )  # fmt: skip
     return LinearBaseline(

@@ -30,17 +30,11 @@ class DeviceScalars(NamedTuple):
     @classmethod
     def of(cls, scalars: Mapping[str, jax.Array]) -> Self:
         """Packs scalars, which are on the same devices, without waiting for them."""
-        names, values = tuple(scalars), tuple(scalars.values())
+        values = tuple(scalars.values())
         if not values:
             return cls((), (), ())
-        dtypes = list(dict.fromkeys(value.dtype for value in values))
-        counts = [0] * len(dtypes)
-        places = []
-        for value in values:
-            number = dtypes.index(value.dtype)
-            places.append((number, counts[number]))
-            counts[number] += 1
-        return cls(names, tuple(places), _packing(values[0].sharding)(values))
+        places, pack = _packing(tuple(value.dtype for value in values), values[0].sharding)
+        return cls(tuple(scalars), places, pack(values))
 
     def named(self, vectors: Sequence[np.ndarray | jax.Array]) -> dict[str, float]:
         """The values of ``vectors`` by name."""
@@ -51,11 +45,17 @@ class DeviceScalars(NamedTuple):
 
 
 @functools.lru_cache
-def _packing(sharding: Any) -> Any:
-    """A jitted function from scalars to a vector for each of their dtypes."""
+def _packing(dtypes: tuple[Any, ...], sharding: Any) -> tuple[tuple[tuple[int, int], ...], Any]:
+    """The places of scalars of these dtypes in the vectors, and a function that makes these."""
+    groups: dict[Any, list[int]] = {}
+    for index, dtype in enumerate(dtypes):
+        groups.setdefault(dtype, []).append(index)
+    numbers = {dtype: number for number, dtype in enumerate(groups)}
+    places = tuple(
+        (numbers[dtype], groups[dtype].index(index)) for index, dtype in enumerate(dtypes)
+    )
 
     def pack(values: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        dtypes = dict.fromkeys(value.dtype for value in values)
-        return tuple(jnp.stack([v for v in values if v.dtype == dtype]) for dtype in dtypes)
+        return tuple(jnp.stack([values[index] for index in group]) for group in groups.values())
 
-    return jax.jit(pack, out_shardings=sharding)
+    return places, jax.jit(pack, out_shardings=sharding)
