@@ -28,17 +28,13 @@ BATCH_SIZE = 32
 
 def run(is_toy: bool, pythons: dict[str, str]) -> Iterator[Row]:
     """Epochs of a student of 2 layers x 128, with a teacher of 6 layers x 384."""
-    count, rounds = (64, 2) if is_toy else (1024, 7)
-    sizes = ((1, 32), (1, 16)) if is_toy else ((6, 384), (2, 128))
-    found = load_glosses()
-    rows = np.random.default_rng(0).permutation(len(found))[:count]
-    texts, labels = [found.texts[row] for row in rows], found.labels[rows]
+    texts, labels, (teacher, student) = make_work(is_toy)
+    count, rounds = len(texts), 2 if is_toy else 7
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = make_tokenizer(Path(folder), texts)
         start = time.perf_counter()
         encoded = tokenizer.encode(texts, max_length=48)
         tokenized = count / (time.perf_counter() - start)
-        teacher, student = (make_bert(*size, len(found.label_names)) for size in sizes)
         clocks = {name: Clock() for name in _VARIANTS}
         epochs = dict(_epochs(Path(folder), teacher, student, encoded, labels))
         for one_epoch in epochs.values():
@@ -80,15 +76,8 @@ def _epochs(
         plain = TextLoader(encoded, 64, shuffle=False)
         build_cache(path, teacher, adaptor, plain, storage=storage)
         caches[storage.kind] = TeacherCache(path)
-    forward, config = make_teacher_step(teacher, adaptor), jb.DistillationConfig()
-    outputs_of = jax.jit(lambda variables, batch: only_needed(forward(variables, batch), config))
-
-    def from_teacher(batch: Any) -> Any:
-        own = {key: x for key, x in batch.items() if key not in ("example_id", "teacher_cache")}
-        return outputs_of(teacher.variables, own)
-
-    in_memory = cache_by_example(loader(), from_teacher)
     alone, distilled = jb.DistillationConfig(hard_label_weight=1), jb.DistillationConfig()
+    in_memory = cache_by_example(loader(), teacher_outputs(teacher, distilled))
     variants = (
         (None, alone, loader(), as_it_is),
         (None, alone, [dict(batch) for batch in loader()], as_it_is),
@@ -99,6 +88,18 @@ def _epochs(
     )
     for name, variant in zip(_VARIANTS, variants, strict=True):
         yield name, train_epochs(student, *variant)
+
+
+def teacher_outputs(teacher: Any, config: Any) -> Any:
+    """A function from a batch to what a distillation needs of the teacher for it."""
+    forward = make_teacher_step(teacher, adaptor)
+    outputs_of = jax.jit(lambda variables, batch: only_needed(forward(variables, batch), config))
+
+    def from_teacher(batch: Any) -> Any:
+        own = {key: x for key, x in batch.items() if key not in ("example_id", "teacher_cache")}
+        return outputs_of(teacher.variables, own)
+
+    return from_teacher
 
 
 def as_it_is(batch: Any) -> Any:
@@ -130,7 +131,16 @@ def train_epochs(
         yield time.perf_counter() - start
 
 
-def make_bert(layers: int, width: int, classes: int) -> Any:
+def make_work(is_toy: bool) -> tuple[list[str], Any, tuple[Any, Any]]:
+    """Definitions of WordNet, their classes, and a teacher and a student of these."""
+    found = load_glosses()
+    rows = np.random.default_rng(0).permutation(len(found))[: 64 if is_toy else 1024]
+    sizes = ((1, 32), (1, 16)) if is_toy else ((6, 384), (2, 128))
+    teacher, student = (_bert(*size, len(found.label_names)) for size in sizes)
+    return [found.texts[row] for row in rows], found.labels[rows], (teacher, student)
+
+
+def _bert(layers: int, width: int, classes: int) -> Any:
     """A classifier with random weights, as a model of the package."""
     config = BertConfig(
         vocab_size=8192, hidden_size=width, num_hidden_layers=layers, intermediate_size=4 * width,

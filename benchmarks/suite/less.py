@@ -10,27 +10,27 @@ import numpy as np
 
 import jaxbrewer as jb
 from jaxbrewer.cache import cache_by_example
-from jaxbrewer.demo.wordnet import load_glosses
-from jaxbrewer.step.teachers import make_teacher_step, only_needed
 from jaxbrewer.text import TextLoader
-from jaxbrewer.text.tasks.classification import adaptor
 
 from ..common import Clock, Row, ratio
-from .inputs import BATCH_SIZE, as_it_is, make_bert, make_tokenizer, train_epochs
+from .inputs import (
+    BATCH_SIZE,
+    as_it_is,
+    make_tokenizer,
+    make_work,
+    teacher_outputs,
+    train_epochs,
+)
 
 STUDENTS, EPOCHS = 3, 3
 
 
 def run(is_toy: bool, pythons: dict[str, str]) -> Iterator[Row]:
     """Students of 2 layers x 128 and a teacher of 6 layers x 384 on definitions of WordNet."""
-    count, rounds = (64, 2) if is_toy else (1024, 7)
-    sizes = ((1, 32), (1, 16)) if is_toy else ((6, 384), (2, 128))
-    found = load_glosses()
-    chosen = np.random.default_rng(0).permutation(len(found))[:count]
-    texts, labels = [found.texts[row] for row in chosen], found.labels[chosen]
+    texts, labels, (teacher, student) = make_work(is_toy)
+    rounds = 2 if is_toy else 7
     with tempfile.TemporaryDirectory() as folder:
         encoded = make_tokenizer(Path(folder), texts).encode(texts, max_length=48)
-    teacher, student = (make_bert(*size, len(found.label_names)) for size in sizes)
 
     def loader(**fields: Any) -> TextLoader:
         return TextLoader(encoded, BATCH_SIZE, labels=labels, drop_last=True, **fields)
@@ -42,13 +42,8 @@ def run(is_toy: bool, pythons: dict[str, str]) -> Iterator[Row]:
 
 def _one_pass(teacher: Any, student: Any, loader: Any, rounds: int) -> Iterator[Row]:
     """The teacher in every step, against one pass whose outputs all students share."""
-    forward, distilled = make_teacher_step(teacher, adaptor), jb.DistillationConfig()
-    outputs_of = jax.jit(lambda variables, batch: only_needed(forward(variables, batch), distilled))
-
-    def from_teacher(batch: Any) -> Any:
-        own = {key: x for key, x in batch.items() if key not in ("example_id", "teacher_cache")}
-        return outputs_of(teacher.variables, own)
-
+    distilled = jb.DistillationConfig()
+    from_teacher = teacher_outputs(teacher, distilled)
     live = train_epochs(student, teacher, distilled, loader(), as_it_is)
     attach = cache_by_example(loader(), from_teacher)
     cached = train_epochs(student, None, distilled, loader(), attach)

@@ -36,6 +36,7 @@ from jaxbrewer import models
 from jaxbrewer.configs import DataConfig, DistillationConfig, OptimizationConfig, TrainingConfig
 from jaxbrewer.configs.auto import settings_of_task
 from jaxbrewer.models.model_directory import read_model_directory
+from jaxbrewer.run.compiled_programs import keep_compiled_programs
 from jaxbrewer.text import Encoded, Tokenizer, task_of
 from jaxbrewer.text.inference import ModelRunner
 from jaxbrewer.text.rows import Rows
@@ -107,7 +108,8 @@ def run(recipe: Recipe, given: argparse.Namespace) -> None:
     start, toy = time.monotonic(), given.toy
     recipe, task = (recipe.smaller() if toy else recipe), task_of(recipe.data)
     with tempfile.TemporaryDirectory() as folder:
-        _keep_compiled_programs(f"{folder}/compiled")
+        if jax.config.jax_compilation_cache_dir is None:
+            keep_compiled_programs(f"{folder}/compiled")
         directory = _toy_teacher(Path(folder), recipe) if toy else _minilm()
         tokenizer = Tokenizer(directory)
         train = task.read(_rows(recipe.train, "train"))
@@ -170,8 +172,10 @@ class Scorer:
 
     def __call__(self, model) -> dict[str, float]:
         """The metrics of a model, and those of its agreement with the teacher."""
-        new = ModelRunner(self._task, self._encoded, num_widths=1)
-        run = self._runners.setdefault(repr(model.config), new)
+        run = self._runners.get(repr(model.config))
+        if run is None:
+            run = ModelRunner(self._task, self._encoded, num_widths=1)
+            self._runners[repr(model.config)] = run
         predictions = run(model, self._teacher if self._task.keeps_both else None).predictions
         scores = self._task.score(self._examples, self._encoded, predictions)
         if self._teacher is not None:
@@ -180,14 +184,6 @@ class Scorer:
                 self._examples, self._encoded, predictions, self._of_teacher
             ).metrics()
         return {name: round(float(value), 4) for name, value in scores.items()}
-
-
-def _keep_compiled_programs(directory: str) -> None:
-    """Lets the second and third seed read the programs that the first has compiled."""
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", directory)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def _rows(rows: list[dict], name: str) -> Rows:
