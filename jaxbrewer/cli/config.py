@@ -285,11 +285,13 @@ class Job(NamedTuple):
         config: The job.
         sources: For each dotted name that was given, ``"file"`` or ``"command line"``; other
             fields have their defaults.
+        task: The task, if this is a part of a job with several: see :meth:`of_tasks`.
     """
 
     path: Path
     config: JobConfig
     sources: dict[str, str]
+    task: str = ""
 
     @property
     def is_auto(self) -> bool:
@@ -309,8 +311,27 @@ class Job(NamedTuple):
         """
         value = functools.reduce(getattr, name.split("."), self.config)
         if value is None:
+            name = self.name_of(name)
             raise UsageError(f"{self.path} has no {name}: give {what} there, or as --{name}.")
         return value
+
+    def name_of(self, name: str) -> str:
+        """The name of a field in the file and on the command line."""
+        return f"tasks.{self.task}.{name}" if self.task else name
+
+    def of_tasks(self) -> "dict[str, Job]":
+        """The tasks of a job with several, each as a job of its own."""
+        config, jobs = self.config, {}
+        for name, section in config.tasks.items():
+            own = dataclasses.replace(
+                config,
+                tasks={},
+                data=section.data,
+                teacher=section.teacher,
+                distillation=section.distillation or config.distillation,
+            )
+            jobs[name] = self._replace(config=own, task=name)
+        return jobs
 
 
 def read_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:

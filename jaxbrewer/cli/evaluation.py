@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..configs import TrainingConfig
 from ..errors import UsageError
@@ -17,15 +17,16 @@ from ..text.tasks import Texts
 from .config import Job, read_data_fields, read_job
 from .job_data import outside_columns, outside_predictions
 from .messages import report_progress, report_wait
+from .output import print_line
 from .run_paths import (
     baseline_run,
     find_teachers,
     named_teachers,
-    refuse_tasks,
     student_run,
     teacher_run,
 )
 from .score_table import print_evaluation
+from .task_preparation import errors_of_task, require_only_tasks
 
 if TYPE_CHECKING:
     from ..text.evaluation import Evaluation
@@ -63,61 +64,100 @@ def evaluate(
     if os.path.isfile(path):
         if teacher is not None:
             raise UsageError(f"--teacher: {path} is a job, which names its teacher.")
-        job = read_job(path, overrides)
-        refuse_tasks(job)
-        data = dataclasses.replace(job.config.data, **given)
-        job = job._replace(config=dataclasses.replace(job.config, data=data))
-        job.need("data.test", "a file with labelled texts")
-        task, models, training = task_of(data), _models_of(job), job.config.training
+        sets = _sets_of(read_job(path, overrides), given)
     else:
         source = read_text_model(path)
         fields = {**read_data_fields(path, overrides), **given}
         if "test" not in fields:
             raise UsageError(f"Give a file with labelled texts to evaluate {path} on.")
-        models, training = {"model": source}, TrainingConfig()
+        models = {"model": source}
         if teacher is not None:
             models = {"teacher": read_text_model(teacher), "student": source}
-        task = make_task(source, fields)
-    file = str(task.data.test)
-    if selective is not None and "student" not in models:
+        sets = {"": ToScore(make_task(source, fields), models, TrainingConfig())}
+    if selective is not None and any("student" not in own.models for own in sets.values()):
         raise UsageError("--selective needs a student and a teacher: give --teacher DIR.")
-    evaluation = _evaluate(task, models, training, batch_size, per_class, selective)
-    content = {"file": file, **evaluation}
+    contents = {}
+    for name, own in sets.items():
+        with errors_of_task(name):
+            evaluation = _evaluate(own, batch_size, per_class, selective)
+        contents[name] = {"file": str(own.task.data.test), **evaluation}
+        if not as_json:
+            if name:
+                print_line(f"{name}:")
+            print_evaluation(evaluation, file=str(own.task.data.test))
+    content = contents.get("", {"tasks": contents})
     if output is not None:
         write_json(output, content)
     if as_json:
         print(json.dumps(content, indent=1, allow_nan=False))
-    else:
-        print_evaluation(evaluation, file=file)
+
+
+class ToScore(NamedTuple):
+    """Models that are scored on one file.
+
+    Attributes:
+        task: The task, with the file in ``data.test``.
+        models: The models by their rows in the table.
+        training: Where they run.
+    """
+
+    task: Task[Any]
+    models: Mapping[str, ModelDirectory]
+    training: TrainingConfig
+
+
+def _sets_of(job: Job, given: Mapping[str, Any]) -> dict[str, ToScore]:
+    """What a job scores: by task, or without a name if it has no ``tasks``.
+
+    Raises:
+        UsageError: There is no file, or no model yet.
+    """
+    if not job.config.tasks:
+        data = dataclasses.replace(job.config.data, **given)
+        job = job._replace(config=dataclasses.replace(job.config, data=data))
+        job.need("data.test", "a file with labelled texts")
+        return {"": ToScore(task_of(data), _models_of(job), job.config.training)}
+    if given:
+        raise UsageError(
+            f"{job.path} has several tasks: give --tasks.<task>.data.{next(iter(given))} in "
+            "place of a file or flag for all of them."
+        )
+    require_only_tasks(job)
+    jobs = job.of_tasks()
+    tested = {name: own for name, own in jobs.items() if own.config.data.test is not None}
+    for own in [] if tested else jobs.values():
+        own.need("data.test", "a file with labelled texts")
+    return {
+        name: ToScore(task_of(own.config.data), _models_of(own), own.config.training)
+        for name, own in tested.items()
+    }
 
 
 def _models_of(job: Job) -> dict[str, ModelDirectory]:
     training, models = job.config.training, {}
-    has_student = student_run(training).has_model
+    student = student_run(training).of_task(job.task)
+    baseline = baseline_run(training).of_task(job.task)
+    has_student = student.has_model
     if outside_columns(job.config.data) is None and (
         teacher_run(training).has_model or has_student
     ):
         models = named_teachers(find_teachers(job))
-    if baseline_run(training).has_model:
-        models["baseline"] = read_text_model(baseline_run(training).model)
+    if baseline.has_model:
+        models["baseline"] = read_text_model(baseline.model)
     if has_student:
-        models["student"] = read_text_model(student_run(training).model)
+        models["student"] = read_text_model(student.model)
     if not models:
+        first = "" if job.task else f"`jaxbrewer train {job.path}` and "
         raise UsageError(
-            f"{training.output_dir} holds no model yet: run `jaxbrewer train {job.path}` and "
-            f"`jaxbrewer distill {job.path}`."
+            f"{training.output_dir} holds no model yet: run {first}`jaxbrewer distill {job.path}`."
         )
     return models
 
 
 def _evaluate(
-    task: Task[Any],
-    sources: Mapping[str, ModelDirectory],
-    training: TrainingConfig,
-    batch_size: int,
-    per_class: bool,
-    selective: float | None,
+    given: ToScore, batch_size: int, per_class: bool, selective: float | None
 ) -> "Evaluation":
+    task, sources, training = given
     data, path, read = task.data, str(task.data.test), {}
     report_wait("reading the texts")
     said: dict[str, Any] = {}  # by a teacher from elsewhere
@@ -138,7 +178,7 @@ def _evaluate(
     from ..text.evaluation import ModelToScore, evaluation_of
     from . import job_models
 
-    models = {name: ModelToScore(*given) for name, given in said.items()}
+    models = {name: ModelToScore(*parts) for name, parts in said.items()}
     with on_device(training):
         for name, (source, head, tokenizer, texts) in read.items():
             model = job_models.load(task, source, head)

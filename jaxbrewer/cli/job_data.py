@@ -61,6 +61,8 @@ def read_distillation_texts(job: Job, task: Task[Any], source: ModelDirectory) -
         try:
             head = task.head_to_use(source, unlabelled if labelled is None else labelled)
         except UsageError as error:
+            if job.task:  # `train` trains the teacher of one task
+                raise
             raise UsageError(
                 f"{error} Run `jaxbrewer train {job.path}` first, which trains a teacher on "
                 "data.train."
@@ -135,8 +137,8 @@ def _read_texts(
         weight = config.hard_label_weight_scheduler
     if labelled is None and weight != 0 and not task.learns_from_text:
         raise UsageError(
-            f"{job.path} has no data.train, whose labels distillation.hard_label_weight {weight} "
-            "needs: give the file, or set the weight to 0."
+            f"{job.path} has no {job.name_of('data.train')}, whose labels "
+            f"distillation.hard_label_weight {weight} needs: give the file, or set the weight to 0."
         )
     return labelled, unlabelled
 

@@ -2,16 +2,26 @@
 
 import dataclasses
 import math
+from typing import TYPE_CHECKING, Any
 
+from ..configs import OptimizationConfig
 from ..errors import UsageError
+from ..text import Encoded, Task
 from .config import Job
 from .messages import report_wait
 from .output import format_bytes, print_line, print_table
 from .preparation import prepare_distillation
+from .task_preparation import prepare_tasks
+
+if TYPE_CHECKING:
+    from ..devices.estimate import Estimate
+    from ..text.loader import TokenLoader
 
 
 def plan(job: Job, *, fake_devices: bool) -> None:
     """Compiles a step of the distillation for its widest batch and prints its costs.
+
+    A job with several tasks has a step for each.
 
     Args:
         job: The job.
@@ -35,19 +45,47 @@ def plan(job: Job, *, fake_devices: bool) -> None:
             f"The mesh needs {needed} devices, and {found} are here: add --devices {needed} to "
             f"compile for {needed} fake CPU devices."
         )
-    prepared = prepare_distillation(job)
-    training = prepared.training
-    widest = prepared.task.make_loader(
-        prepared.texts.encoded, training.optimization.batch_size, num_widths=1
-    )
-    report_wait("compiling the step")
-    estimate = dataclasses.replace(training, loader=widest).estimate()
-    mesh = " x ".join(f"{axis} {n}" for axis, n in estimate.mesh.items()) or "none"
     kind = "fake CPU devices" if fake_devices else jax.devices()[0].device_kind
-    groups = config.gradient_accumulation_steps
-    batch = f"{training.optimization.batch_size} texts of {widest.widths[-1]} tokens"
+    for name, (estimate, width) in _estimates(job).items():
+        _print_estimate(job, name, estimate, width, kind)
+    print_line(
+        "Activations are the temporary memory of the compiled step, including gradients; other"
+    )
+    print_line("devices and compilers need other amounts. Nothing was run.")
+
+
+def _estimates(job: Job) -> "dict[str, tuple[Estimate, int]]":
+    """The estimate of a step, and the width of its batches, by task; one without a name."""
+    if not job.config.tasks:
+        prepared = prepare_distillation(job)
+        training = prepared.training
+        loader = _widest(prepared.task, prepared.texts.encoded, training.optimization)
+        report_wait("compiling the step")
+        return {"": (dataclasses.replace(training, loader=loader).estimate(), loader.widths[-1])}
+    tasks = prepare_tasks(job)
+    loaders = {
+        name: _widest(own.task, own.data.texts.encoded, tasks.training.optimization)
+        for name, own in tasks.tasks.items()
+    }
+    of_all, estimates = dataclasses.replace(tasks.training, loaders=loaders), {}
+    for name, loader in loaders.items():
+        report_wait(f"compiling the step of {name}")
+        estimates[name] = of_all.estimate(name), loader.widths[-1]
+    return estimates
+
+
+def _widest(task: Task[Any], encoded: Encoded, optimization: OptimizationConfig) -> "TokenLoader":
+    """A loader whose batches all have the largest width."""
+    return task.make_loader(encoded, optimization.batch_size, num_widths=1)
+
+
+def _print_estimate(job: Job, task: str, estimate: "Estimate", width: int, kind: str) -> None:
+    mesh = " x ".join(f"{axis} {n}" for axis, n in estimate.mesh.items()) or "none"
+    groups = job.config.training.gradient_accumulation_steps
+    batch = f"{job.config.student.optimization.batch_size} texts of {width} tokens"
     print_table(
         [
+            *([("task", task)] if task else []),
             ("devices", f"{estimate.devices}, {kind}"),
             ("mesh", mesh),
             ("step", batch if groups == 1 else f"{groups} batches of {batch}"),
@@ -70,7 +108,3 @@ def plan(job: Job, *, fake_devices: bool) -> None:
     communication = ", ".join(f"{n} {name}" for name, n in estimate.collectives.items())
     print_line("")
     print_line(f"Communication: {communication or 'none'}.")
-    print_line(
-        "Activations are the temporary memory of the compiled step, including gradients; other"
-    )
-    print_line("devices and compilers need other amounts. Nothing was run.")

@@ -166,9 +166,10 @@ class Baseline(NamedTuple):
 def require_baseline(job: Job) -> None:
     """Raises :class:`UsageError` if a job has no labels for a baseline."""
     if job.config.data.train is None:
+        name = job.name_of("data.train")
         raise UsageError(
-            f"--baseline trains on labels, but {job.path} has no data.train: give the file with "
-            "the labelled texts there, or as --data.train."
+            f"--baseline trains on labels, but {job.path} has no {name}: give the file with "
+            f"the labelled texts there, or as --{name}."
         )
 
 

@@ -19,14 +19,20 @@ class RunPaths:
 
     Attributes:
         directory: The run directory; the trained model is saved in its ``model``.
+        task: The task whose model is meant, if the run has several.
     """
 
     directory: Path
+    task: str = ""
 
     @property
     def model(self) -> Path:
         """Where the trained model is saved, in Hugging Face's format."""
-        return self.directory / "model"
+        return self.directory / "model" / self.task
+
+    def of_task(self, task: str) -> "RunPaths":
+        """The same run with the model of one of its tasks."""
+        return dataclasses.replace(self, task=task)
 
     @property
     def exists(self) -> bool:
@@ -108,7 +114,7 @@ def refuse_tasks(job: Job) -> None:
     """Raises :class:`UsageError` for a job with several tasks."""
     if job.config.tasks:
         raise UsageError(
-            f"{job.path} has several tasks: only `jaxbrewer distill` (without --baseline) and "
+            f"{job.path} has several tasks: only `jaxbrewer distill`, `evaluate`, `plan` and "
             "`inspect` know such jobs; its models are <output_dir>/student/model/<task>."
         )
 
@@ -141,6 +147,8 @@ def find_teacher(job: Job) -> ModelDirectory:
         UsageError: There is neither, or the training of the teacher has not finished.
     """
     refuse_tasks(job)
+    if job.task:  # each task has its own teacher, and `train` trains one
+        return read_text_model(job.need("teacher.path", "the directory of the teacher"))
     run = teacher_run(job.config.training)
     if run.has_model:
         return read_text_model(run.model)

@@ -1,199 +1,90 @@
 """``jaxbrewer distill`` for a job with several tasks: one student with a head for each."""
 
-import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from ..errors import UsageError
-from ..models.model_directory import ModelDirectory, read_text_model
-from ..run.results import Scores, TrainingResult
-from ..text import Task, Tokenizer, task_of
-from ..text.model import check_fits
-from .config import Job, TaskConfig
-from .job_data import DistillationTexts, HeldOut, read_distillation_texts, read_held_out
+from ..run.results import Scores
+from .config import Job
+from .fitting import fit
 from .job_facts import Facts, describe_losses, describe_origin, describe_texts, optimizer_fact
 from .messages import report_wait
-from .output import print_facts, print_line
+from .output import print_facts, print_line, print_note
 from .results import save_results
-from .run_paths import student_run
+from .run_paths import RunPaths, baseline_run, student_run
 from .score_table import print_evaluation
+from .task_preparation import (
+    PreparedTasks,
+    TasksBaseline,
+    prepare_tasks,
+    prepare_tasks_baseline,
+    require_only_tasks,
+)
 
 if TYPE_CHECKING:
-    from ..models import TransformerModel
-    from ..text.multi_task import MultiTaskTraining
+    from ..models.shared_encoder import SharedEncoder
 
 
-class PreparedTask(NamedTuple):
-    """A task of a job: its texts and its teacher."""
-
-    job: Job
-    task: Task[Any]
-    source: ModelDirectory
-    data: DistillationTexts
-    held_out: HeldOut
-
-
-def distill_tasks(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
+def distill_tasks(
+    job: Job, *, dry_run: bool = False, is_first: bool = True, baseline: bool = False
+) -> None:
     """Distils the teachers of all tasks into one student and saves a model for each task.
 
     Args:
         job: The job.
         dry_run: Whether to stop after all checks.
         is_first: Whether this process, of several, is the one that saves.
+        baseline: Whether to train the same student on labels alone beside it.
 
     Raises:
         UsageError: The job is incomplete, or its parts do not fit each other.
     """
     config, run = job.config, student_run(job.config.training)
-    _require_only_tasks(job)
+    require_only_tasks(job, baseline=baseline)
     if is_first:
         used = None if config.student.path is None else Path(config.student.path)
-        run.require_writable(config.training, used=used)
-    report_wait("reading the texts")
-    tasks = {name: _prepare(job, name, section) for name, section in config.tasks.items()}
-    first = next(iter(tasks.values()))
-    _require_equal_tokens(tasks)
+        for own in (run, baseline_run(config.training))[: 2 if baseline else 1]:
+            own.require_writable(config.training, used=used)
+    prepared = prepare_tasks(job)
 
-    report_wait("loading JAX and the models")
     from ..devices.mesh import on_device
-    from ..models.shared_encoder import SharedEncoder
-    from ..text.multi_task import TaskToDistil, make_multi_task_distillation
-    from . import job_models
 
     with on_device(config.training):
-        teachers, students = {}, {}
-        seed, tokenizer = config.training.seed, first.data.tokenizer
-        for name, own in tasks.items():
-            head = own.data.head
-            teacher = teachers[name] = job_models.load(own.task, own.source, head)
-            students[name] = job_models.make_student(
-                own.task, config.student, teacher, head, tokenizer, seed=seed
-            )
-            for who, model in (("teacher", teacher), ("student", students[name])):
-                encoded = [own.data.texts.encoded]
-                check_fits(f"{who} of {name}", model.config, tokenizer, own.task.data, encoded)
-        student = SharedEncoder(students)
-        training = make_multi_task_distillation(
-            {
-                name: TaskToDistil(
-                    own.task,
-                    teachers[name],
-                    own.data.texts.encoded,
-                    config.tasks[name].distillation,
-                )
-                for name, own in tasks.items()
-            },
-            student,
-            config.distillation,
-            config.student.optimization,
-            run.with_directories(config.training),
-        )
         report_wait("tracing the first step")
-        plan = training.check()
-        facts = _facts_of(job, tasks, teachers, student, training)
-        print_facts(facts, is_result=dry_run)
+        plan = prepared.training.check()
+        beside = prepare_tasks_baseline(job, prepared, plan) if baseline else None
+        print_facts(_facts_of(job, prepared, beside), is_result=dry_run)
         if dry_run:
             return print_line("All checks passed. Nothing was trained or written.")
         if is_first:
             run.remove_model(config.training)
-        steps = training.train().history.get("step", np.zeros(0))
+        outcome = fit(job, prepared.training, plan, None)
+        if is_first:
+            _save(prepared, prepared.student, run)
+        if beside is not None:
+            if is_first:
+                beside.run.remove_model(config.training)
+            print_note("The baseline: the same student on labels alone.")
+            outcome_beside = fit(job, beside.training, beside.plan, None)
+            if is_first:
+                _save(prepared, beside.student, beside.run)
         if not is_first:
             return None
-        rows: dict[str, Scores] = {}
-        for name, own in tasks.items():
-            model = student.models[name]
-            job_models.save(model, tokenizer, run.model / name, own.task.data)
-            rows |= _score(name, own, teachers[name], model, run.model / name)
-        outcome = TrainingResult(
-            steps=int(steps.max(initial=0)),
-            planned_steps=plan.total_steps,
-            best_step=None,
-            validation=[],
-        )
-        save_results(job, first.task, run, rows, outcome, role="student")
-    return print_line(f"The students are saved in {run.model}: {', '.join(tasks)}.")
+        rows = _score(prepared, run, beside)
+        task = next(iter(prepared.tasks.values())).task
+        save_results(job, task, run, rows, outcome, role="student")
+        if beside is not None:
+            save_results(job, task, beside.run, rows, outcome_beside, role="baseline")
+    return print_line(f"The students are saved in {run.model}: {', '.join(prepared.tasks)}.")
 
 
-def _prepare(job: Job, name: str, section: TaskConfig) -> PreparedTask:
-    """Reads the texts of a task, as if it were the only one of the job."""
-    distillation = section.distillation or job.config.distillation
-    config = dataclasses.replace(
-        job.config,
-        tasks={},
-        data=section.data,
-        teacher=section.teacher,
-        distillation=distillation,
-    )
-    own = job._replace(config=config)
-    try:
-        task = task_of(section.data)
-        source = read_text_model(own.need("teacher.path", "the directory of the teacher"))
-        data = read_distillation_texts(own, task, source)
-        task = task.for_training(data.described, data.head)
-        return PreparedTask(
-            own, task, source, data, read_held_out(own, task, data.head, data.tokenizer)
-        )
-    except UsageError as error:
-        raise UsageError(f"tasks.{name}: {error}") from None
-
-
-def _require_only_tasks(job: Job) -> None:
-    """Raises :class:`UsageError` for sections that several tasks do not have."""
-    config = job.config
-    given = [
-        name
-        for name, is_given in (
-            ("data", config.data != type(config.data)()),
-            ("teacher", config.teacher.path is not None),
-            ("teachers", bool(config.teachers)),
-        )
-        if is_given
-    ]
-    if given:
-        raise UsageError(f"{job.path}: {given[0]} stands in each of tasks, not beside them.")
-    for name, section in config.tasks.items():
-        if section.data.validation is not None:
-            raise UsageError(f"tasks.{name}: data.validation is not used with several tasks.")
-        if section.data.probabilities is not None or section.data.log_probabilities is not None:
-            raise UsageError(f"tasks.{name}: data.probabilities is not used with several tasks.")
-    if config.training.cache_dir is not None or config.distillation.is_caching_logits:
-        raise UsageError(
-            "Several tasks have no teacher cache: leave out training.cache_dir and "
-            "distillation.is_caching_logits."
-        )
-    if config.student.tokenizer is not None:
-        raise UsageError("student.tokenizer is not used with several tasks.")
-
-
-def _require_equal_tokens(tasks: dict[str, PreparedTask]) -> None:
-    """Raises :class:`UsageError` if the teachers read other tokens than the first one."""
-    (name, first), *others = tasks.items()
-    for other, own in others:
-        examples = first.data.texts.examples
-        encoded = first.task.encode(Tokenizer(own.source.directory), examples)
-        if not np.array_equal(encoded.input_ids, first.data.texts.encoded.input_ids):
-            raise UsageError(
-                f"{own.source.directory} of the task {other!r} has another tokenizer than "
-                f"{first.source.directory} of {name!r}: all must read the same tokens."
-            )
-
-
-def _facts_of(
-    job: Job,
-    tasks: dict[str, PreparedTask],
-    teachers: "dict[str, TransformerModel]",
-    student: Any,
-    training: "MultiTaskTraining",
-) -> Facts:
+def _facts_of(job: Job, prepared: PreparedTasks, beside: TasksBaseline | None) -> Facts:
     """The rows that the command prints before it starts."""
     from . import job_models
 
-    config, facts = job.config, Facts()
-    for name, own in tasks.items():
+    config, facts, steps = job.config, Facts(), prepared.training.total_steps
+    for name, own in prepared.tasks.items():
         data, distillation = own.data, own.job.config.distillation
-        described = job_models.describe(teachers[name])
+        described = job_models.describe(prepared.teachers[name])
         texts = describe_texts(own.task.data, data.labelled, data.unlabelled, own.held_out.test)
         facts += [
             ("task", f"{name}: {own.task.name}"),
@@ -202,35 +93,58 @@ def _facts_of(
             *((f"  {fact}", value) for fact, value in own.task.describe(data.described)),
             ("  losses", describe_losses(distillation)),
         ]
-    one = next(iter(student.models.values()))
+    one = next(iter(prepared.student.models.values()))
     return [
         *facts,
         ("student", f"{describe_origin(job)}: {job_models.describe(one)}, a head for each task"),
-        ("steps", f"{training.total_steps:,}, their tasks drawn by numbers of examples"),
-        optimizer_fact(config.student.optimization, training.total_steps),
+        ("steps", f"{steps:,}, their tasks drawn by numbers of examples"),
+        optimizer_fact(config.student.optimization, steps),
+        *(
+            []
+            if beside is None
+            else [
+                (
+                    "baseline",
+                    f"the same student on the labels of all tasks alone, "
+                    f"{beside.plan.total_steps:,} steps, in {beside.run.directory}",
+                )
+            ]
+        ),
         ("devices", job_models.devices()),
         ("output", student_run(config.training).directory),
     ]
 
 
+def _save(prepared: PreparedTasks, student: "SharedEncoder", run: RunPaths) -> None:
+    """Saves the model of each task."""
+    from . import job_models
+
+    for name, own in prepared.tasks.items():
+        model, directory = student.models[name], run.of_task(name).model
+        job_models.save(model, own.data.tokenizer, directory, own.task.data)
+
+
 def _score(
-    name: str,
-    own: PreparedTask,
-    teacher: "TransformerModel",
-    student: "TransformerModel",
-    directory: Path,
+    prepared: PreparedTasks, run: RunPaths, beside: TasksBaseline | None
 ) -> dict[str, Scores]:
-    """Scores the models of a task on its test texts, if it has any; rows ``<task>/<model>``."""
+    """Scores the models of each task that has test texts; rows ``<task>/<model>``."""
     from ..text.evaluation import ModelToScore, evaluation_of
 
-    test, names = own.held_out.test, own.data.head.names
-    if test is None:
-        return {}
-    models = {
-        "teacher": ModelToScore(teacher, own.source.directory, test, names),
-        "student": ModelToScore(student, directory, test, names),
-    }
-    evaluation = evaluation_of(own.task, models, report=report_wait)
-    print_line(f"{name}:")
-    print_evaluation(evaluation, file=str(own.task.data.test))
-    return {f"{name}/{row}": scores for row, scores in evaluation["rows"].items()}
+    rows: dict[str, Scores] = {}
+    students = {} if beside is None else {"baseline": (beside.student, beside.run)}
+    students["student"] = prepared.student, run
+    for name, own in prepared.tasks.items():
+        test, names = own.held_out.test, own.data.head.names
+        if test is None:
+            continue
+        models = {
+            "teacher": ModelToScore(prepared.teachers[name], own.source.directory, test, names)
+        }
+        for row, (student, where) in students.items():
+            directory = where.of_task(name).model
+            models[row] = ModelToScore(student.models[name], directory, test, names)
+        evaluation = evaluation_of(own.task, models, report=report_wait)
+        print_line(f"{name}:")
+        print_evaluation(evaluation, file=str(own.task.data.test))
+        rows |= {f"{name}/{row}": scores for row, scores in evaluation["rows"].items()}
+    return rows

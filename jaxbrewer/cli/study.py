@@ -26,7 +26,7 @@ from .messages import report_wait
 from .output import print_facts, print_line, print_note, print_table
 from .preparation import PreparedDistillation, prepare_baseline, prepare_distillation
 from .results import save_results
-from .run_paths import RunPaths, baseline_run, find_teacher, student_run
+from .run_paths import RunPaths, baseline_run, find_teacher, refuse_tasks, student_run
 
 if TYPE_CHECKING:
     from ..text.tasks import Predictions
@@ -100,6 +100,7 @@ def study(job: Job, options: StudyOptions, *, dry_run: bool = False) -> None:
 def _require_study(job: Job, options: StudyOptions) -> None:
     """Refuses what a study cannot do, before anything is read."""
     data = job.config.data
+    refuse_tasks(job)
     job.need("data.train", "the file with the labelled texts")
     job.need("data.test", "the file with the texts that score the students")
     if options.seeds < 1:
@@ -218,7 +219,7 @@ def _train(job: Job, arm: Arm, run: RunPaths) -> tuple[Task[Any], Numbers]:
     from ..run.plan import Plan
     from ..text.inference import run_model
     from . import job_models
-    from .training import fit, validation_of
+    from .fitting import fit, validation_of
 
     prepared = prepare_distillation(job)
     task, test, tokenizer = prepared.task, prepared.held_out.test, prepared.student_tokens.tokenizer

@@ -5,17 +5,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-
 from ..errors import abbreviate
 from ..models.model_directory import read_text_model
-from ..run.results import LinearBaseline, Scores, TrainingResult
+from ..run.results import LinearBaseline, Scores
 from ..text import Task, Tokenizer, task_of
 from ..text.model import check_fits
 from ..text.tasks import Predictions, Texts
 from ..text.tasks.label_loss import describe_label_loss
 from .config import Job
-from .job_data import HeldOut, outside_predictions, read_held_out
+from .fitting import fit, validation_of
+from .job_data import outside_predictions, read_held_out
 from .job_facts import (
     Facts,
     auto_facts,
@@ -45,8 +44,6 @@ from .teacher_check import check_teacher
 if TYPE_CHECKING:
     from ..models import TransformerModel
     from ..run.plan import Plan
-    from ..text.training import TextTraining
-    from ..text.validation import Validation
 
 Scored: TypeAlias = (
     "tuple[TransformerModel | Predictions, Path | None, tuple[str, ...], Texts | None]"
@@ -144,9 +141,8 @@ def distill(
         baseline: Whether to train the same student on labels alone beside it.
     """
     config, run = job.config, student_run(job.config.training)
-    if config.tasks and not baseline:
-        return distill_tasks(job, dry_run=dry_run, is_first=is_first)
-    refuse_tasks(job)
+    if config.tasks:
+        return distill_tasks(job, dry_run=dry_run, is_first=is_first, baseline=baseline)
     if baseline:
         require_baseline(job)
     if is_first:  # the others may find the run that it has started
@@ -263,47 +259,6 @@ def _facts_of(
         ("devices", job_models.devices()),
         ("output", student_run(config.training).directory),
     ]
-
-
-def validation_of(task: Task[Any], held_out: HeldOut) -> "Validation | None":
-    """The callback that scores each checkpoint."""
-    from ..text.validation import Validation
-
-    texts = held_out.validation
-    return None if texts is None else Validation(task, texts.examples, texts.encoded)
-
-
-def fit(
-    job: Job, training: "TextTraining", plan: "Plan", validation: "Validation | None"
-) -> TrainingResult:
-    """Trains, and takes the best checkpoint where there are validation texts."""
-    from ..run.load_student import best_step, scores_of
-
-    config = training.trainer.train_config
-    steps = training.train(validation).history.get("step", np.zeros(0))
-    outcome = TrainingResult(
-        steps=int(steps.max(initial=0)),
-        planned_steps=plan.total_steps,
-        best_step=None,
-        validation=[],
-    )
-    if outcome["steps"] < plan.total_steps:
-        print_line(
-            f"The training stopped after step {outcome['steps']:,} of {plan.total_steps:,}: the "
-            f"last {config.patience} checkpoints are no better than an earlier one."
-        )
-    if validation is None:
-        return outcome
-    directory, metric = str(config.output_dir), str(config.best_metric)
-    best, scores = best_step(directory, config), scores_of(directory)
-    if best != outcome["steps"]:
-        training.trainer.restore(best)
-    value = next(row[metric] for row in scores if row["step"] == best)
-    print_line(
-        f"The best of {len(scores):,} checkpoints is that of step {best:,}: {metric} {value:.4f} "
-        f"on {job.config.data.validation}."
-    )
-    return {**outcome, "best_step": best, "validation": scores}
 
 
 def _score(job: Job, task: Task[Any], models: "Mapping[str, Scored]") -> dict[str, Scores]:

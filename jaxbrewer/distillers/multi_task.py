@@ -41,9 +41,16 @@ from .prepared import (
     variables_of,
 )
 from .task_models import TaskModels
-from .task_sampling import loader_probabilities, make_draw, task_groups
+from .task_sampling import Draw, loader_probabilities, make_draw, task_groups
 
 Tasks = Mapping[str, Any]
+
+
+def _as_teacher(model: Any) -> Teacher:
+    """One teacher, several or none, as a step takes them."""
+    if isinstance(model, list):
+        return tuple(map(as_model, model))
+    return None if model is None else as_model(model)
 
 
 class MultiTaskDistiller(Distiller):
@@ -60,7 +67,9 @@ class MultiTaskDistiller(Distiller):
         distill_config: What the student is taught, one for all tasks or a dict with one for each.
             Under one config, a match has one projection that all tasks share, as in TextBrewer;
             with a config for each, every task has its own.
-        model_T: By task, a teacher as :class:`GeneralDistiller` takes it, or a list of several.
+        model_T: By task, a teacher as :class:`GeneralDistiller` takes it, or a list of several;
+            ``None`` for a task that learns from the losses of its adaptor alone, or whose batches
+            bring ``"teacher_cache"``.
         model_S: The student.
         adaptor_T: By task, the teacher's adaptor; for several teachers one for all or a list.
         adaptor_S: By task, the student's adaptor, which returns the outputs of the task's head.
@@ -130,8 +139,7 @@ class MultiTaskDistiller(Distiller):
             require_adaptor(f"adaptor_S[{task!r}]", adaptor_S[task])
         self.adaptor_T, self.adaptor_S = adaptor_T, adaptor_S
         self._teachers: dict[str, Teacher] = {
-            task: tuple(map(as_model, model)) if isinstance(model, list) else as_model(model)
-            for task, model in model_T.items()
+            task: _as_teacher(model) for task, model in model_T.items()
         }
         refuse_shared_variables(self._student, self._models({}).named_teachers().values())
         for config in self.distill_configs.values():
@@ -225,17 +233,28 @@ class MultiTaskDistiller(Distiller):
         max_grad_norm: float = -1.0,
         tau: float = 1.0,
         batch_postprocessors: Mapping[str, Callable[..., Any]] | None = None,
+        task: str | None = None,
         **args: Any,
     ) -> Estimate:
-        """Memory and work of the first step on each device, from the step compiled for its task.
+        """Memory and work of a step on each device, from the step compiled for its task.
 
-        The arguments are those of :meth:`check`. The FLOPs of a group of batches are counted as if
-        all had the first one's task and shape.
+        The arguments are those of :meth:`check`, and ``task``, the task of the step's batches; by
+        default they are those that the first step draws. The FLOPs of a group of batches are
+        counted as if all had the first one's task and shape.
         """
+        if task is not None and task not in self._tasks:
+            raise UsageError(f"task: {task!r}: {suggest(task, self._tasks)}")
         postprocessors = batch_postprocessors or {}
         return estimate(
             self._prepare(
-                optimizer, dataloaders, num_steps, max_grad_norm, tau, postprocessors, args
+                optimizer,
+                dataloaders,
+                num_steps,
+                max_grad_norm,
+                tau,
+                postprocessors,
+                args,
+                draw=None if task is None else lambda step, size: [task] * size,
             )
         )
 
@@ -273,8 +292,9 @@ class MultiTaskDistiller(Distiller):
         args: dict[str, Any],
         *,
         shows_tables: bool = False,
+        draw: Draw | None = None,
     ) -> Prepared:
-        """The training as data."""
+        """The training as data; ``draw`` replaces the draw by the seed."""
         refuse_pytorch_arguments(args)
         config = self.train_config
         plan = plan_training(config, dataloaders, None, num_steps)
@@ -286,7 +306,7 @@ class MultiTaskDistiller(Distiller):
             has_one_config=self._has_one_config,
             shows_tables=shows_tables,
         )
-        draw = make_draw(loader_probabilities(dataloaders, tau), config.seed)
+        draw = draw or make_draw(loader_probabilities(dataloaders, tau), config.seed)
         grouped = skip_absent(
             make_optimizer(
                 optimizer, objective, max_grad_norm=max_grad_norm, student=self._student

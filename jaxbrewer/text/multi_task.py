@@ -1,10 +1,11 @@
-"""Distils teachers of several tasks on text into one student with a head for each."""
+"""Trains one student with a head for each of several tasks on text: from teachers, or on labels."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ..configs import DistillationConfig, OptimizationConfig, TrainingConfig
+from ..devices.estimate import Estimate
 from ..distillers import MultiTaskDistiller, Result
 from ..forward.adaptors import Adaptor
 from ..models.shared_encoder import SharedEncoder
@@ -15,12 +16,12 @@ from .tokenize import Encoded
 from .training import data_facts, make_adamw, make_loader
 
 
-class TaskToDistil(NamedTuple):
+class TaskToTrain(NamedTuple):
     """One of the tasks.
 
     Attributes:
         task: The task.
-        teacher: Its teacher.
+        teacher: Its teacher; ``None`` trains it on labels alone.
         encoded: Its examples.
         distillation: Its losses; ``None`` for those that all tasks share.
     """
@@ -54,24 +55,28 @@ class MultiTaskTraining:
 
     def train(self, callback: Callable[..., Any] | None = None) -> Result:
         """Runs the training; ``callback`` is that of the distiller."""
-        return self._call(self.trainer.train, callback)
+        return self._call(self.trainer.train, callback=callback)
 
     def check(self, callback: Callable[..., Any] | None = None) -> Plan:
         """Raises the errors that :meth:`train` would raise, by tracing the first steps."""
-        return self._call(self.trainer.check, callback)
+        return self._call(self.trainer.check, callback=callback)
 
-    def _call(self, method: Callable[..., Any], callback: Callable[..., Any] | None) -> Any:
+    def estimate(self, task: str) -> Estimate:
+        """Estimates what a step of a task needs of each device, without running it."""
+        return self._call(self.trainer.estimate, task=task)
+
+    def _call(self, method: Callable[..., Any], **options: Any) -> Any:
         return method(
             make_adamw(self.optimization, self.total_steps),
             self.loaders,
             self.total_steps,
             max_grad_norm=self.optimization.max_grad_norm,
-            callback=callback,
+            **options,
         )
 
 
 def make_multi_task_distillation(
-    tasks: Mapping[str, TaskToDistil],
+    tasks: Mapping[str, TaskToTrain],
     student: SharedEncoder,
     distillation: DistillationConfig,
     optimization: OptimizationConfig,
@@ -93,7 +98,8 @@ def make_multi_task_distillation(
     if any(own.distillation is not None for own in tasks.values()):
         configs = {name: own.distillation or distillation for name, own in tasks.items()}
     for own in tasks.values():
-        own.task.require_losses(own.distillation or distillation)
+        if own.teacher is not None:
+            own.task.require_losses(own.distillation or distillation)
     distiller = MultiTaskDistiller(
         training,
         configs,
@@ -110,6 +116,30 @@ def make_multi_task_distillation(
         for name, own in tasks.items()
     }
     return MultiTaskTraining(distiller, loaders, optimization)
+
+
+def make_multi_task_fine_tuning(
+    tasks: Mapping[str, TaskToTrain],
+    student: SharedEncoder,
+    optimization: OptimizationConfig,
+    training: TrainingConfig,
+) -> MultiTaskTraining:
+    """Prepares to train one student on the labels of each task.
+
+    Args:
+        tasks: The tasks; their teachers and losses have no effect.
+        student: A student with a head for each.
+        optimization: The optimizer's settings.
+        training: Directories, devices and checkpoints.
+    """
+    labels_alone = DistillationConfig(hard_label_weight=1)
+    return make_multi_task_distillation(
+        {name: own._replace(teacher=None, distillation=None) for name, own in tasks.items()},
+        student,
+        labels_alone,
+        optimization,
+        training,
+    )
 
 
 def _adaptor_of(name: str, task: Task[Any]) -> Adaptor:

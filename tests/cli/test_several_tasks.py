@@ -9,6 +9,7 @@ import yaml
 from safetensors.numpy import load_file
 
 from jaxbrewer.cli import main
+from jaxbrewer.devices.estimate import Estimate
 from jaxbrewer.models.model_directory import read_model_directory
 from jaxbrewer.run.results import read_results
 from tests.cli.conftest import KINDS, STEPS, run, texts, write_model
@@ -62,7 +63,7 @@ def test_one_student_learns_every_task(content, place, tmp_path, monkeypatch):
     assert "cat: classification\n" in printed
     assert "24, their tasks drawn by numbers of examples" in printed
     assert not (tmp_path / "run").exists()
-    run("distill", job)
+    run("distill", job, "--baseline")
     student = tmp_path / "run" / "student"
     animal, cat = (
         load_file(student / "model" / name / "model.safetensors") for name in ("animal", "cat")
@@ -74,9 +75,15 @@ def test_one_student_learns_every_task(content, place, tmp_path, monkeypatch):
         np.testing.assert_array_equal(cat[name], animal[name])
     results = read_results(student)
     assert list(results["rows"]) == [
-        "animal/teacher", "animal/student", "cat/teacher", "cat/student",
+        "animal/teacher", "animal/baseline", "animal/student",
+        "cat/teacher", "cat/baseline", "cat/student",
     ]  # fmt: skip
     assert results["training"]["steps"] == 24
+    beside = read_results(tmp_path / "run" / "baseline")
+    assert (beside["role"], beside["training"]["steps"]) == ("baseline", 24)
+    assert beside["rows"] == results["rows"]
+    kept = load_file(tmp_path / "run" / "baseline" / "model" / "cat" / "model.safetensors")
+    assert not np.array_equal(kept["classifier.weight"], cat["classifier.weight"])
     lines = [json.loads(line) for line in (student / "metrics.jsonl").read_text().splitlines()]
     losses = [line["cat/unweighted_kd_loss"] for line in lines if "cat/unweighted_kd_loss" in line]
     assert 0 < len(losses) < len(lines)
@@ -85,6 +92,10 @@ def test_one_student_learns_every_task(content, place, tmp_path, monkeypatch):
     scored = run("evaluate", student / "model" / "cat", "test.jsonl", "--label", "is_cat")
     accuracy = results["rows"]["cat/student"]["metrics"]["accuracy"]
     assert f"{accuracy:.4f}" in scored
+    of_job = json.loads(run("evaluate", job, "--json", "--tasks.animal.data.test="))["tasks"]
+    assert list(of_job) == ["cat"]
+    assert list(of_job["cat"]["rows"]) == ["teacher", "baseline", "student"]
+    assert of_job["cat"]["rows"]["student"]["metrics"]["accuracy"] == accuracy
     assert "tasks.cat.teacher.path" in run("inspect", job)
     shown = ", ".join(str(student / "model" / name) for name in ("animal", "cat"))
     assert re.search(rf"^model +{re.escape(shown)}$", run("inspect", student), re.MULTILINE)
@@ -112,9 +123,49 @@ def test_bad_jobs_are_one_line(change, says, content, place, tmp_path, monkeypat
     assert error.count("\n") == 1
 
 
+def test_a_plan_has_a_step_of_each_task(content, place, tmp_path, monkeypatch):
+    compiled = []
+
+    def estimate(training, task):
+        compiled.append((task, next(iter(training.loaders[task]))["input_ids"].shape))
+        return Estimate(10, 20, 30, 40, 50, 6e7, {}, {})
+
+    monkeypatch.setattr("jaxbrewer.text.multi_task.MultiTaskTraining.estimate", estimate)
+    monkeypatch.chdir(place)
+    content["tasks"]["cat"]["data"] = {**content["tasks"]["cat"]["data"], "max_length": 4}
+    printed = run("plan", write(tmp_path / "job.yaml", content))
+    assert compiled == [("animal", (16, 8)), ("cat", (16, 4))]
+    assert re.findall(r"^task +(\w+)$", printed, re.MULTILINE) == ["animal", "cat"]
+    assert re.findall(r"^step +16 texts of (\d) tokens$", printed, re.MULTILINE) == ["8", "4"]
+    assert printed.count("Nothing was run.") == 1
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
-    "words", [["train"], ["plan"], ["evaluate"], ["cache", "build"], ["distill", "--baseline"]]
-)
+    ("words", "says"),
+    [
+        (["evaluate"], "holds no model yet: run `jaxbrewer distill"),
+        (["evaluate", "--tasks.animal.data.test=", "--tasks.cat.data.test="],
+         "has no tasks.animal.data.test"),
+        (["evaluate", "--max-length", "8"], "give --tasks.<task>.data.max_length"),
+        (["distill", "--baseline", "--tasks.cat.data.train="], "has no tasks.cat.data.train"),
+        (["plan", "--tasks.cat.teacher.path="], "has no tasks.cat.teacher.path"),
+        (["plan", "--data.train", "train.jsonl"], "data stands in each of tasks"),
+    ],
+)  # fmt: skip
+def test_commands_name_what_a_task_lacks(
+    words, says, content, place, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(place)
+    job = write(tmp_path / "job.yaml", content)
+    command, *rest = words
+    assert main([command, str(job), *rest]) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [["train"], ["cache", "build"], ["study"]])
 def test_other_commands_refuse_such_jobs(words, content, place, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(place)
     content["training"]["cache_dir"] = str(tmp_path / "cache")

@@ -120,6 +120,29 @@ def test_each_task_has_its_own_config_and_teachers():
     }  # fmt: skip
 
 
+def test_an_estimate_is_of_the_step_of_its_task():
+    data = {"a": jb.ArrayLoader(DATA["a"], 4), "b": jb.ArrayLoader(DATA["b"], 4)}
+    one = distiller(teachers={"a": TEACHERS["a"], "b": None})
+    with_teacher, without = (
+        one.estimate(optax.sgd(0.1), data, num_steps=9, task=task).flops for task in TASKS
+    )
+    assert without < with_teacher
+    with pytest.raises(jb.UsageError, match=r"task: 'c': Allowed: 'a', 'b'\."):
+        one.estimate(optax.sgd(0.1), data, num_steps=9, task="c")
+
+
+def test_tasks_without_a_teacher_learn_from_their_labels():
+    labels_alone = jb.DistillationConfig(hard_label_weight=1)
+    one = distiller(distill=labels_alone, teachers=dict.fromkeys(TASKS))
+    history = one.train(optax.sgd(0.0), loaders(shuffle=False), num_steps=2).history
+    assert not any("kd_loss" in name for name in history)
+    task = make_draw(task_probabilities({"a": 24, "b": 8}, 1), 0)(0, 1)[0]
+    first = next(iter(jb.ArrayLoader(DATA[task], 4, shuffle=False)))
+    outputs = student_model(student_params(), first["x"])
+    alone = cross_entropy(outputs[task], first["labels"])
+    np.testing.assert_allclose(history["total_loss"][0], np.mean(alone), rtol=1e-6)
+
+
 @pytest.mark.slow
 def test_the_loss_of_a_mixed_group_is_the_mean_over_its_batches():
     one = distiller(quiet(gradient_accumulation_steps=2))
