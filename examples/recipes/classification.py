@@ -63,5 +63,6 @@ if __name__ == "__main__":
         unlabelled[:2304],
         test[:1024],
         teacher_epochs=3,
+        student_steps=200,
     )
     run(recipe, given)

@@ -38,6 +38,10 @@ if __name__ == "__main__":
     given = arguments(__doc__)
     rows = texts(3328)
     recipe = Recipe(
-        DataConfig(task="multi-label", max_length=24), rows[:512], rows[512:2560], rows[2560:]
+        DataConfig(task="multi-label", max_length=24),
+        rows[:512],
+        rows[512:2560],
+        rows[2560:],
+        distillation={"temperature": 1},
     )
     run(recipe, given)

@@ -1,6 +1,6 @@
 """Extractive questions: which of these definitions defines an animal?
 
-The definitions are WordNet's, which jaxbrewer ships. Each text is made of three definitions of
+The definitions are WordNet's, which jaxbrewer ships. Each text is made of two definitions of
 different classes, the question is one of these classes, and the answer is its definition: made-up
 questions about real texts, since no such data come with a package::
 
@@ -19,7 +19,7 @@ CLASSES = ("animal", "artifact", "food", "location", "person", "plant")
 
 
 def questions(count: int) -> list[dict]:
-    """Questions about texts of three definitions, none of which occurs twice."""
+    """Questions about texts of two definitions, none of which occurs twice."""
     draw, glosses = random.Random(0), load_glosses()
     by_class: dict[str, list[str]] = {name: [] for name in CLASSES}
     for text, number in zip(glosses.texts, glosses.labels, strict=True):
@@ -29,7 +29,7 @@ def questions(count: int) -> list[dict]:
         draw.shuffle(texts)
     found = []
     for _ in range(count):
-        classes = draw.sample([name for name in CLASSES if by_class[name]], 3)
+        classes = draw.sample([name for name in CLASSES if by_class[name]], 2)
         chosen = {name: by_class[name].pop() for name in classes}
         context = "; ".join(chosen.values())
         asked = draw.choice(classes)
@@ -41,11 +41,13 @@ def questions(count: int) -> list[dict]:
 
 if __name__ == "__main__":
     given = arguments(__doc__)
-    rows = questions(2304)
+    rows = questions(1920)
     recipe = Recipe(
-        DataConfig(task="question-answering", max_length=40, stride=8),
+        DataConfig(task="question-answering", max_length=28, stride=8),
         rows[:512],
-        rows[512:1792],
-        rows[1792:],
+        rows[512:1536],
+        rows[1536:],
+        frozen_layers=3,
+        teacher_epochs=6,
     )
     run(recipe, given)

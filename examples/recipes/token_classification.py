@@ -80,5 +80,8 @@ if __name__ == "__main__":
         rows[:256],
         rows[256:2048],
         rows[2048:2432],
+        teacher_epochs=10,
+        student_layers=(),
+        learning_rate=1e-3,
     )
     run(recipe, given)
