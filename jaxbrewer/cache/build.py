@@ -157,7 +157,13 @@ def write_outputs(
 
 
 def teacher_settings(model: Model, precision: Policy, args: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that a teacher's outputs depend on: dtypes and its arguments."""
+    """The settings that a teacher's outputs depend on: dtypes and its arguments.
+
+    Args:
+        model: The teacher.
+        precision: The dtypes of its computation.
+        args: Keyword arguments of its calls.
+    """
     fields = ("compute", "products", "output")
     dtypes = {field: getattr(precision, field) for field in fields}
     named = [f"{field} {np.dtype(dtype).name}" for field, dtype in dtypes.items() if dtype]

@@ -97,6 +97,7 @@ class Manifest:
         complete: Whether it holds every example.
         examples: Number of examples.
         report: Sizes and errors, measured while the cache was built.
+        format: The version of the manifest.
     """
 
     fingerprints: Mapping[str, str]

@@ -259,6 +259,9 @@ def _card(
 def load_artifact(directory: str | os.PathLike[str]) -> Artifact:
     """Loads an exported model after its files were compared with their checksums.
 
+    Args:
+        directory: What :func:`export` wrote.
+
     Raises:
         UsageError: It is no exported model, or a file is missing, damaged or another one.
     """
@@ -298,6 +301,12 @@ def verify_artifact(
     texts: Sequence[str] | None = None,
 ) -> verify.Parity:
     """Compares an exported model with the model that it was made of.
+
+    Args:
+        model: The model.
+        directory: What :func:`export` wrote.
+        tokenizer: The tokenizer of the model, for ``texts``.
+        texts: Texts to compare the outputs for; by default random tokens.
 
     Raises:
         UsageError: A file is damaged, the tokenizer belongs to another model, or the outputs

@@ -232,6 +232,9 @@ def run_facts(directory: Path) -> dict[str, Any]:
 
     Reads ``results.json`` in the directory above the model's. A card is no reason to fail: a file
     of another shape is skipped, and so are entries that a card has no place for.
+
+    Args:
+        directory: The model's directory.
     """
     path = directory.resolve().parent / RESULTS
     if not os.path.isfile(path):
@@ -292,5 +295,10 @@ def _given(settings: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def write_card(directory: str | os.PathLike[str], facts: CardFacts) -> None:
-    """Writes ``README.md`` beside a model."""
+    """Writes ``README.md`` beside a model.
+
+    Args:
+        directory: The model's directory.
+        facts: What the card says.
+    """
     (Path(directory) / CARD).write_text(model_card(facts), encoding="utf-8")

@@ -89,6 +89,13 @@ def batch_in_parts(parts: int) -> Iterator[None]:
 
     Each device then accumulates the gradient of the head over its own positions; the devices add
     these up once, not once for each chunk.
+
+    Args:
+        parts: Number of devices.
+
+    Examples:
+        >>> with batch_in_parts(4):
+        ...     pass  # trace the loss here
     """
     token = _parts.set(parts)
     try:

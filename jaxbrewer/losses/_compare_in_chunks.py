@@ -38,7 +38,16 @@ class Positions(NamedTuple):
 
 
 def whole_logits(what: str, logits: Any) -> Any:
-    """The logits of a :class:`LogitsOf` as an array, which is a fact; anything else as it is."""
+    """The logits of a :class:`LogitsOf` as an array, which is a fact; anything else as it is.
+
+    Args:
+        what: Names the logits in the fact.
+        logits: The logits.
+
+    Examples:
+        >>> whole_logits("logits", jnp.zeros((2, 3))).shape
+        (2, 3)
+    """
     if not isinstance(logits, LogitsOf):
         return logits
     count = math.prod(logits.shape[:-1])

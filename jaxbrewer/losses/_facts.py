@@ -10,7 +10,17 @@ _collected: contextvars.ContextVar[dict[str, None] | None] = contextvars.Context
 
 
 def add_fact(fact: str) -> None:
-    """Adds a line to the facts that :func:`collect_facts` collects; each line once."""
+    """Adds a line to the facts that :func:`collect_facts` collects; each line once.
+
+    Args:
+        fact: The line.
+
+    Examples:
+        >>> with collect_facts() as facts:
+        ...     add_fact("logits: in 2 chunks")
+        >>> list(facts)
+        ['logits: in 2 chunks']
+    """
     collected = _collected.get()
     if collected is not None:
         collected[fact] = None

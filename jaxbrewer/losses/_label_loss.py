@@ -110,7 +110,18 @@ class LabelLoss:
 
 
 def mean_of_labels(logits: Float[Array, "*batch classes"], rows: tuple[Array, Array]) -> Mean:
-    """The cross entropy of :attr:`LabelLoss.rows`."""
+    """The cross entropy of :attr:`LabelLoss.rows`.
+
+    Args:
+        logits: The logits.
+        rows: The class of each position, and whether it counts; both ``[*batch]``.
+
+    Examples:
+        >>> logits = jnp.array([[0.0, 0.0], [9.0, 0.0]])
+        >>> mean = mean_of_labels(logits, (jnp.array([0, 1]), jnp.array([True, False])))
+        >>> print(mean.value().round(4))
+        0.6931
+    """
     labels, counted = rows
     return masked_mean(label_cross_entropy(logits, labels, counted), counted)
 

@@ -221,7 +221,16 @@ def _known(temperature: Any, mask: Any) -> np.ndarray:
 
 
 def per_position(given: Any, values: Array) -> Array:
-    """A temperature or weight with axes of size 1 added, so that it broadcasts with ``values``."""
+    """A temperature or weight with axes of size 1 added, so that it broadcasts with ``values``.
+
+    Args:
+        given: A scalar, or an array of the leading axes of ``values``.
+        values: The array that it meets.
+
+    Examples:
+        >>> per_position(jnp.ones(4), jnp.zeros((4, 5, 6))).shape
+        (4, 1, 1)
+    """
     given = jnp.asarray(given, loss_dtype(values, given))
     extra = values.ndim - given.ndim if given.ndim else 0
     return jnp.reshape(given, given.shape + (1,) * extra)

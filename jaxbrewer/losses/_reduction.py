@@ -71,7 +71,15 @@ def as_loss(sum_and_count: Callable[P, Mean]) -> Loss[P]:
 
 
 def loss_dtype(*arrays: Any) -> Any:
-    """float64 if any input is float64, float32 otherwise: losses never see half precision."""
+    """float64 if any input is float64, float32 otherwise: losses never see half precision.
+
+    Args:
+        *arrays: The inputs.
+
+    Examples:
+        >>> print(loss_dtype(jnp.zeros(2, jnp.bfloat16)))
+        float32
+    """
     with jax.numpy_dtype_promotion("standard"):
         return jnp.result_type(jnp.float32, *arrays)
 

@@ -240,6 +240,11 @@ def load_bert(
 ) -> BertHead:
     """:func:`load` for directories of BERT models.
 
+    Args:
+        directory: The directory.
+        task: As for :func:`load`.
+        **options: As for :func:`load`.
+
     Raises:
         UsageError: As :func:`load`; or the model is of another family, which :func:`load` reads.
     """
@@ -253,7 +258,12 @@ def load_bert(
 
 
 def save_bert(model: TransformerModel, directory: str | os.PathLike[str]) -> None:
-    """:func:`save`, under the name that goes with :func:`load_bert`."""
+    """:func:`save`, under the name that goes with :func:`load_bert`.
+
+    Args:
+        model: The model.
+        directory: Where to write it.
+    """
     save(model, directory)
 
 

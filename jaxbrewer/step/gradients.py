@@ -173,7 +173,17 @@ def make_value(forwards: Forwards, objective: CombinesTerms, *, micro_batches: i
 
 
 def add_terms(*terms: Terms) -> Terms:
-    """The terms of several batches taken together: sums and counts added up."""
+    """The terms of several batches taken together: sums and counts added up.
+
+    Args:
+        *terms: Those of each batch; a term may be missing in some.
+
+    Examples:
+        >>> from jaxbrewer.losses import Mean
+        >>> first, second = {"loss": (Mean(3.0, 2.0),)}, {"loss": (Mean(9.0, 1.0),)}
+        >>> print(add_terms(first, second)["loss"][0].value())
+        4.0
+    """
     return {
         name: jax.tree.map(lambda *leaves: sum(leaves), *(t[name] for t in terms if name in t))
         for name in dict.fromkeys(name for each in terms for name in each)

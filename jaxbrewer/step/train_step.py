@@ -193,6 +193,15 @@ def make_eval_step(
 
     Terms are sums and counts: add those of all batches with :func:`add_terms`, then
     ``objective.combine(terms, state.step)`` gives the exact loss and metrics of the whole data set.
+
+    Args:
+        student: The student.
+        teacher: As for :func:`make_train_step`.
+        objective: The losses.
+        adaptor_S: The student's adaptor.
+        adaptor_T: The teacher's; for several teachers one for all, or one for each.
+        precision: The dtypes.
+        args: Further keyword arguments of every call of any model.
     """
     check_arguments(args, (student, *models_of(teacher)))
     student_forward = make_forward(

@@ -41,8 +41,15 @@ def task_of(data: DataConfig) -> Task[Any]:
 def task_class(name: str) -> type[Task[Any]]:
     """The class of a task.
 
+    Args:
+        name: A name in ``TASKS``.
+
     Raises:
         UsageError: The name is unknown.
+
+    Examples:
+        >>> task_class("multi-label").main_metric
+        'micro_f1'
     """
     if name not in TASKS:
         raise UsageError(f"data.task {name!r} is unknown: {suggest(name, TASKS)}")

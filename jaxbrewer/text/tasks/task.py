@@ -87,7 +87,12 @@ class Predictions:
 
 
 class Texts(NamedTuple):
-    """Examples, as a task reads them, and their tokens."""
+    """Examples and their tokens.
+
+    Attributes:
+        examples: The examples, as a task reads them.
+        encoded: Their tokens.
+    """
 
     examples: Any
     encoded: Encoded
