@@ -10,17 +10,21 @@ PYTHONS ?= $(PYTHON)
 # One process per core; the tests of a file share one, so that module fixtures run once.
 PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast lint types doctest docs site check bench wheel lock clean
+.PHONY: demo test test-fast test-all lint types doctest docs site check bench wheel lock clean
 
 demo: $(VENV)/ready
 	$(BIN)/jaxbrewer demo
 
+# Most of the time is compilation, so XLA optimizes little in both.
 test: $(VENV)/ready
-	$(PYTEST)
+	$(PYTEST) -m "not exhaustive" $(TESTS)
 
-# Most of the time is compilation, so XLA optimizes little here; `make test` optimizes fully.
 test-fast: $(VENV)/ready
-	JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(PYTEST) -m "not slow" $(TESTS)
+	$(PYTEST) -m "not slow and not exhaustive" $(TESTS)
+
+# Every case, compiled as users compile.
+test-all: $(VENV)/ready
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(PYTEST) $(TESTS)
 
 lint: $(VENV)/ready
 	$(BIN)/ruff format --check .

@@ -13,6 +13,7 @@ import pytest
 
 import jaxbrewer as jb
 from jaxbrewer.registry import ADAPTOR_KEYS
+from tests.tiers import exhaustive_but
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -264,8 +265,13 @@ def test_language_model(tmp_path):
 RECIPES = [path for path in (ROOT / "examples" / "recipes").glob("*.py") if path.stem != "recipe"]
 
 
+CLASSIFICATION = [path for path in RECIPES if path.stem == "classification"]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", exhaustive_but(CLASSIFICATION, RECIPES), ids=lambda path: path.stem
+)
 def test_recipes(path, tmp_path):
     output = run(str(path), "--toy", cwd=tmp_path)
     assert re.findall("^(teacher|labels alone|distilled) ", output, re.MULTILINE) == [

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from tests.tiers import exhaustive_but
 from tools.pair_notebooks import SOURCES, notebook_of
 
 NAMES = {
@@ -32,8 +33,11 @@ def test_a_notebook_opens_in_colab_and_installs_the_package_first(source):
     assert 0 < text.index("pip") < text.index("import jaxbrewer")
 
 
+SHORTEST = [source for source in SOURCES if source.stem in ("quickstart", "mesh")]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("source", exhaustive_but(SHORTEST, SOURCES), ids=lambda path: path.stem)
 def test_a_notebook_runs(source, tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "JAX_NUMPY_RANK_PROMOTION"}
     done = subprocess.run(

@@ -1,6 +1,7 @@
 """Stored models with the outputs of transformers, and a tiny classifier with its tokenizer."""
 
 import importlib.util
+import json
 
 import pytest
 
@@ -8,6 +9,7 @@ from jaxbrewer.models import load
 from jaxbrewer.text import Tokenizer
 from tests.cli.conftest import write_model
 from tests.models.conftest import FIXTURES
+from tests.tiers import exhaustive_but
 
 CASES = [
     *sorted(FIXTURES.glob("families/*/config.json")),
@@ -16,6 +18,16 @@ CASES = [
 ]
 CASES = {path.parent.name: path.parent for path in CASES}
 """The directory of each stored model by its name."""
+
+ONE_OF_EACH_FAMILY = {
+    json.loads((path / "config.json").read_text())["model_type"]: name
+    for name, path in CASES.items()
+}
+EACH_KIND = exhaustive_but(
+    {*ONE_OF_EACH_FAMILY.values(), *(name for name in CASES if name.startswith("distilbert"))},
+    CASES,
+)
+"""Every family with one head, and one family with every head; the others are exhaustive."""
 
 has_onnxruntime = importlib.util.find_spec("onnxruntime") is not None
 needs_onnx = pytest.mark.skipif(not has_onnxruntime, reason="onnxruntime is not installed")

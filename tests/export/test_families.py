@@ -10,7 +10,7 @@ from jaxbrewer.export.onnx import files
 from jaxbrewer.models import EncoderModel, load
 from jaxbrewer.models.families import family_of
 from jaxbrewer.models.model_types import FAMILIES
-from tests.export.conftest import CASES, needs_onnx
+from tests.export.conftest import CASES, EACH_KIND, needs_onnx
 from tests.models.conftest import expected
 
 
@@ -31,7 +31,7 @@ def assert_answers(run, program, case):
         )
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", EACH_KIND)
 def test_stablehlo_answers_as_transformers(case, tmp_path):
     program = program_of(load(CASES[case]))
     stablehlo.write(program, tmp_path)
@@ -39,7 +39,7 @@ def test_stablehlo_answers_as_transformers(case, tmp_path):
 
 
 @needs_onnx
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", EACH_KIND)
 def test_onnx_answers_as_transformers(case, tmp_path):
     import onnx
 

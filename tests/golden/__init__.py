@@ -11,8 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tests.tiers import exhaustive_but
+
 FOLDER = Path(__file__).parent
 PRECISIONS = ("float32", "float64")
+PRECISIONS_OF_RUNS = exhaustive_but(["float32"], PRECISIONS)
+"""Of whole objectives and trainings, which take longest: users compute them in float32."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pytest
 from jaxbrewer import DistillationConfig, make_objective
 from jaxbrewer.forward.adaptors import Outputs, collect
 
-from . import PRECISIONS, Case, cases, claims, evaluate
+from . import PRECISIONS_OF_RUNS, Case, cases, claims, evaluate
 
 DIFFERENCES = {
     "general/nst_masked": "masked nst and mmd divide by the hidden size, as TextBrewer's main "
@@ -83,7 +83,7 @@ def computed(precision: str):
     return evaluate(cases("compute_loss"), loss_and_gradients, precision)
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", PRECISIONS_OF_RUNS)
 @pytest.mark.parametrize("case", cases("compute_loss"), ids=str)
 def test_totals_and_terms_are_textbrewers(case: Case, precision: str):
     result = computed(precision)[case.name]

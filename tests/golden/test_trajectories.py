@@ -22,7 +22,7 @@ from jaxbrewer.distillers import cache_policy, multi_task
 from jaxbrewer.run.checkpoint_store import CheckpointStore
 from jaxbrewer.run.plan import Plan
 
-from . import PRECISIONS, Case, Output, cases, claims
+from . import PRECISIONS_OF_RUNS, Case, Output, cases, claims
 from .models import make_adaptor, make_model
 from .recomputed import recompute
 from .runs import (
@@ -225,7 +225,7 @@ def _leftovers(case: Case) -> contextlib.AbstractContextManager[Any]:
 
 
 @pytest.mark.filterwarnings("ignore:.*_scheduler=.* replaces:UserWarning")
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", PRECISIONS_OF_RUNS)
 @pytest.mark.parametrize("case", RUN, ids=str)
 def test_every_step_is_textbrewers(case: Case, precision: str):
     expected, actual = references(case), measured(case.name, precision)

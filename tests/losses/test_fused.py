@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ from jaxbrewer.losses import (
 from jaxbrewer.objective.top_k import keep_top_k, to_buckets
 from jaxbrewer.registry import KD_LOSS_MAP
 from jaxbrewer.testing._properties import PROPERTIES
+from tests.tiers import exhaustive_but
 
 BATCH, LENGTH, CLASSES = 2, 5, 7
 CHUNKS = Chunks(3, 4)  # twelve places for ten positions
@@ -77,27 +79,26 @@ def equal(actual, expected):
     jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, 1e-5, 1e-6), actual, expected)
 
 
-def slow_but(first, names):
-    """All names as parameters; those but the first are slow."""
-    marks = [() if name == first else pytest.mark.slow for name in names]
-    return [pytest.param(name, marks=own) for name, own in zip(names, marks, strict=True)]
+KINDS = ["live", "dense", "top k"]
+KL_OR_LIVE = [case for case in itertools.product(DISTRIBUTIONS, KINDS) if {"kl", "live"} & {*case}]
 
 
-@pytest.mark.parametrize("kind", ["live", "dense", "top k"])
-@pytest.mark.parametrize("loss", slow_but("kl", DISTRIBUTIONS))
+@pytest.mark.parametrize(
+    ("loss", "kind"), exhaustive_but(KL_OR_LIVE, itertools.product(DISTRIBUTIONS, KINDS))
+)
 def test_divergences_are_those_of_whole_logits(loss, kind):
     student = head(0, 4, bias=True, softcap=3.0, scale=0.7)
     compare(student, teacher_of(kind), loss, TEMPERATURES, MASK)
 
 
-@pytest.mark.parametrize("loss", slow_but("dkd", OTHERS))
+@pytest.mark.parametrize("loss", OTHERS)
 def test_other_losses_are_those_of_whole_logits(loss):
     compare(head(0, 4), teacher_of("live"), loss, 2.0, MASK)
 
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("softcap", slow_but(2.0, [None, 2.0]))
+@pytest.mark.parametrize("softcap", exhaustive_but([2.0], [None, 2.0]))
 def test_any_head_gets_its_gradient(bias, tied, softcap):
     compare(head(0, 4, bias=bias, tied=tied, softcap=softcap), teacher_of("live"), "kl", 2.0)
 
@@ -319,7 +320,7 @@ def test_what_does_not_fit_is_one_line(call, words):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("loss", DISTRIBUTIONS)
+@pytest.mark.parametrize("loss", exhaustive_but(["kl"], DISTRIBUTIONS))
 def test_the_contract_of_losses_holds_in_chunks(loss):
     """Each class is a column of the hidden states, so that the gradient is that of the logits."""
 

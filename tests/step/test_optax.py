@@ -12,6 +12,7 @@ from flax import nnx
 
 import jaxbrewer as jb
 from jaxbrewer.step.state import evaluation_params
+from tests.tiers import exhaustive_but
 from tests.toys import CLASSES, NnxMLP, cross_entropy, quiet, vector_data
 
 DATA = vector_data(12)
@@ -142,17 +143,14 @@ def make(name, function):
 
 
 EVERY = dict(transformations())
-FAST = ("adamw", "prodigy", "lbfgs", "sam", "lookahead", "sophia", "measure_with_ema")
+ONE_OF_EACH_KIND = (
+    "adamw", "prodigy", "lbfgs", "sam", "multi_transform", "apply_if_finite", *REFUSED
+)  # fmt: skip
+"""Plain, the weights in its state, a line search, two gradients, labels, conditions, refused."""
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[] if name in FAST else [pytest.mark.slow])
-        for name in sorted(EVERY)
-    ],
-)
+@pytest.mark.parametrize("name", exhaustive_but(ONE_OF_EACH_KIND, sorted(EVERY)))
 def test_every_transformation_of_optax_trains_or_is_refused_in_one_line(name, caplog):
     caplog.set_level(logging.CRITICAL)
     with jax.numpy_rank_promotion("allow"):  # some of optax broadcasts
