@@ -71,6 +71,11 @@ def study(job: Job, options: StudyOptions, *, dry_run: bool = False) -> None:
     job = _changed(job, teacher=dataclasses.replace(config.teacher, path=teacher))
     report_wait("reading the texts and loading the models")
     prepared = prepare_distillation(_job_of(job, root, arms[-1], 0, None))
+    if config.distillation.is_caching_logits:
+        from ..text.training import require_width_of_cache
+
+        remedy = "leave out distillation.is_caching_logits"
+        require_width_of_cache(config.distillation, prepared.training.loader, remedy)
     steps = _steps_of(job, prepared)
     extra = _steps_of_teacher(prepared)
     print_facts(
@@ -92,8 +97,7 @@ def study(job: Job, options: StudyOptions, *, dry_run: bool = False) -> None:
             _run(_job_of(job, root, arm, seed, count), arm, count, root)
     report_wait("comparing the arms")
     compared = _compare(prepared, arms, root, options)
-    _save(root, job, arms, options, compared)
-    _print(prepared.task, arms, compared)
+    print_study(_save(root, job, arms, options, compared))
     return print_line(f"The study is in {root}.")
 
 
@@ -339,8 +343,8 @@ def _save(
     arms: Sequence[Arm],
     options: StudyOptions,
     compared: Mapping[str, Comparison],
-) -> None:
-    """Writes ``study.json``."""
+) -> StudyResults:
+    """Writes ``study.json``; returns its content."""
     first = read_results(_directory(root, arms[0], 0))
     assert first is not None
     found: dict[str, ArmResult] = {}
@@ -365,18 +369,18 @@ def _save(
         "environment": first["environment"],
     }
     write_study(root, results)
+    return results
 
 
-def _print(task: Task[Any], arms: Sequence[Arm], compared: Mapping[str, Comparison]) -> None:
-    main = task.main_metric
-    rows = []
-    for arm in arms:
-        found = compared[arm.name]
+def print_study(results: StudyResults) -> None:
+    """Prints the table of a study."""
+    main, rows = results["main_metric"], []
+    for found in results["arms"].values():
         difference, gap = found["differences"][main], found["gap_closed"]
         is_baseline = difference["low"] == difference["high"] == 0.0
         rows.append(
             [
-                arm.title,
+                found["title"],
                 _with_deviation(found["metrics"][main], found["deviations"][main]),
                 "" if is_baseline else _with_interval(difference, "{:+.4f}"),
                 "" if is_baseline else f"{found['p_value']:.3f}",

@@ -14,7 +14,7 @@ from ..configs import DistillationConfig, LayerMap, OptimizationConfig, Training
 from ..configs.data import NOT_LEARNED
 from ..devices.estimate import Estimate
 from ..distillers import BasicTrainer, GeneralDistiller, MultiTeacherDistiller, Result
-from ..errors import UsageError
+from ..errors import UsageError, abbreviate
 from ..forward.freezing import freeze
 from ..registry import MATCH_LOSS_MAP
 from ..run.plan import Plan
@@ -160,6 +160,8 @@ def make_distillation(
         require_no_tokens_compared(task, distillation)
         parts = {"teacher": encoded, "student": student_encoded}
     loader = make_loader(task, parts, optimization, training, num_widths=num_widths)
+    if training.cache_dir is not None:
+        require_width_of_cache(distillation, loader, "leave out training.cache_dir")
     training = _with_checkpoints(training, optimization, loader)
     make: Any = MultiTeacherDistiller if isinstance(teacher, list) else GeneralDistiller
     adaptor_T = None if teacher is None else task.adaptor
@@ -203,6 +205,31 @@ def require_no_tokens_compared(task: Task[Any], distillation: DistillationConfig
                 f"The match {name} compares tokens, but teacher and student have different "
                 "tokenizers: match embeddings (feature 'embedding'), or use a loss of whole "
                 f"examples ({', '.join(_losses_of_examples())})."
+            )
+
+
+def require_width_of_cache(
+    distillation: DistillationConfig, loader: TokenLoader, remedy: str
+) -> None:
+    """Checks that a cache on disk can hold what a distillation compares.
+
+    Args:
+        distillation: The matches.
+        loader: The batches that read the cache.
+        remedy: How the user does without the cache.
+
+    Raises:
+        UsageError: A match compares attention, which is kept as wide as its batch, and batches have
+            several widths.
+    """
+    for match in distillation.intermediate_matches:
+        feature = match.named_loss[0] if isinstance(match, LayerMap) else match.feature
+        if feature == "attention" and len(loader.widths) > 1:
+            name = match.map if isinstance(match, LayerMap) else match.name
+            raise UsageError(
+                f"The match {name} compares attention, which a cache on disk keeps as wide as its "
+                f"batch, but batches are {abbreviate(loader.widths)} tokens wide: {remedy}, or "
+                "match hidden states."
             )
 
 

@@ -24,6 +24,7 @@ from jaxbrewer.text import Tokenizer, read_examples
 from jaxbrewer.text.inference import run_model
 from jaxbrewer.text.tasks.classification import Classification, accuracy
 from tests.cli.conftest import KINDS, run, texts, write_model
+from tests.cli.test_page_output import output_of, require_form
 
 pytestmark = pytest.mark.slow
 
@@ -104,6 +105,30 @@ def test_the_teacher_learns_and_is_saved(done, data):
     assert (model / "vocab.txt").read_bytes() == (data / "base" / "vocab.txt").read_bytes()
     logits, labels = logits_of(model, data / "test.jsonl")
     assert accuracy(logits, labels) == pytest.approx(accuracy_of_teacher, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("page", "command"),
+    [
+        ("command-line.md", "train"),
+        ("command-line.md", "distill"),
+        ("evaluation.md", "evaluate"),
+    ],
+)
+def test_the_output_in_the_pages_has_the_form_of_what_is_printed(page, command, done):
+    printed = getattr(done, command).splitlines()
+    require_form(output_of(page, f"jaxbrewer {command}"), printed)
+
+
+def test_an_inspected_run_in_the_page_has_the_form_of_what_is_printed(done):
+    shown, printed = (
+        [line for line in lines if not line.startswith("command ")]
+        for lines in (
+            output_of("command-line.md", "jaxbrewer inspect runs"),
+            run("inspect", done.run / "student").splitlines(),
+        )
+    )
+    require_form(shown, printed)
 
 
 def test_the_student_learns_from_the_teacher(done, data):

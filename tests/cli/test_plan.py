@@ -1,6 +1,7 @@
 """``jaxbrewer plan``: numbers of a compiled step, on devices that are not there."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from jaxbrewer.cli import main
 from tests.cli.conftest import write_model
+from tests.cli.test_page_output import output_of, require_form
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -46,4 +48,11 @@ def test_a_plan_counts_memory_of_each_device_and_work(content, job, tmp_path):
     work = 2 * (weights / 4) * 16 * 8 * (1 + 3 / 2) / 4
     assert float(rows["FLOPs per step"]) == pytest.approx(work, rel=0.5)
     assert "all-gather" in done.stdout
+    shown = output_of("scaling.md", "jaxbrewer plan")
+    shown[1] = shown[1].replace("data 2 x ", "")
+    kinds = r"^Communication: .*"
+    require_form(
+        [re.sub(kinds, "Communication:", line) for line in shown],
+        [re.sub(kinds, "Communication:", line) for line in done.stdout.splitlines()],
+    )
     assert not (tmp_path / "run").exists()

@@ -117,6 +117,11 @@ def test_bad_studies_are_refused_in_one_line(studied, capsys):
     assert "--seeds must be at least 1" in refused("--seeds", 0)
     assert "--labels 1,000: " in refused("--labels", 1000)
     assert "has no data.test" in refused("--data.test=")
+    attention = [{"layer_T": 1, "layer_S": 0, "feature": "attention", "loss": "attention_mse",
+                  "weight": 1}]  # fmt: skip
+    assert "compares attention, which a cache on disk keeps as wide as its batch" in refused(
+        "--distillation.intermediate_matches", json.dumps(attention), "--data.max_length", 16
+    )
     assert "holds a study with other settings (distillation)" in refused(
         "--distillation.temperature", 3
     )
