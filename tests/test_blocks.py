@@ -64,7 +64,7 @@ NOT_RUN = {
         ("tasks.md", "jaxbrewer: error"),
     ],
     "a tree of files": [("command-line.md", "runs/glosses/"), ("design.md", "jaxbrewer/")],
-    "trains on files of the reader; its arguments are parsed below, its output is compared in cli": [
+    "trains on files of the reader; arguments are parsed below, output is compared in cli": [
         ("command-line.md", "jaxbrewer "),
         ("command-line.md", "$ jaxbrewer "),
         ("evaluation.md", "jaxbrewer "),
