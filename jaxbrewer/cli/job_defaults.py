@@ -5,6 +5,7 @@ from typing import Any
 
 from ..configs import Config, DataConfig
 from ..configs.auto import AUTO, AUTO_SETTINGS, settings_of_task
+from ..errors import UsageError
 
 
 def is_set_by_task(field: str) -> bool:
@@ -49,6 +50,11 @@ def of_validation(data: DataConfig, given: Any) -> dict[str, Any]:
     if data.validation is None or data.task not in TASKS:
         return {}
     task = task_of(data)
+    if not task.metrics:
+        raise UsageError(
+            f"data.validation: data.task {data.task!r} has no metrics of single texts: set "
+            "data.text_pair, or leave out data.validation."
+        )
     metric = given.get("best_metric") or task.main_metric
     larger = str(metric) not in SMALLER_IS_BETTER
     if metric == task.main_metric:

@@ -175,8 +175,9 @@ def check(prepared: Prepared, callback: Callable[..., Any] | None = None) -> Pla
             prepared.teacher_variables,
             batches if len(batches) > 1 else batches[0],
         )
-    if callback is None:
-        require_best_metric(prepared.config, metrics)
+    scores = () if callback is None else getattr(callback, "metrics", None)
+    if scores is not None:  # otherwise known once the callback has returned
+        require_best_metric(prepared.config, {*metrics, *scores})
     return dataclasses.replace(prepared.plan, facts=tuple(facts))
 
 

@@ -27,7 +27,7 @@ def require_best_metric(config: TrainingConfig, metrics: Iterable[str]) -> None:
     """Raises :class:`UsageError` if a training does not have the metric that chooses checkpoints.
 
     Args:
-        config: ``keep_best``, ``patience`` and ``best_metric``.
+        config: ``best_metric``.
         metrics: The metrics of a step, and the scores of the callback if it has returned.
     """
     if needs_scores(config) and config.best_metric not in (known := sorted(metrics)):
@@ -38,8 +38,8 @@ def require_best_metric(config: TrainingConfig, metrics: Iterable[str]) -> None:
 
 
 def needs_scores(config: TrainingConfig) -> bool:
-    """Whether ``best_metric`` decides anything."""
-    return config.keep_best is not None or config.patience is not None
+    """Whether checkpoints need a score: for ``keep_best``, ``patience``, or a later choice."""
+    return config.best_metric is not None
 
 
 def ranked(scores: Mapping[int, float], mode: str) -> list[int]:

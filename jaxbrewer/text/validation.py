@@ -20,6 +20,11 @@ class Validation:
         self._task, self._examples, self._encoded = task, examples, encoded
         self._run = ModelRunner(task, encoded)
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of the metrics, by which a training checks ``best_metric`` in advance."""
+        return self._task.metrics
+
     def __len__(self) -> int:
         return len(self._examples)
 

@@ -8,7 +8,7 @@ import yaml
 
 from jaxbrewer.cli import main
 from jaxbrewer.distillers import cache_policy
-from tests.cli.conftest import run
+from tests.cli.conftest import KINDS, run, write_model
 
 pytestmark = pytest.mark.slow
 
@@ -106,6 +106,31 @@ def test_an_interrupted_run_is_resumed_and_the_study_ends_alike(studied):
     assert ours["arms"] == theirs["arms"]
 
 
+def test_attention_of_several_widths_is_not_cached(content, tmp_path, monkeypatch, capsys):
+    teacher = write_model(tmp_path / "teacher", head=True, num_labels=3, labels=sorted(KINDS))
+    match = {"layer_T": 1, "layer_S": 0, "feature": "attention", "loss": "attention_mse",
+             "weight": 1}  # fmt: skip
+    distillation = {"is_caching_logits": True, "intermediate_matches": [match]}
+    path = tmp_path / "job.yaml"
+    path.write_text(
+        yaml.safe_dump(
+            {
+                **content,
+                "teacher": {"path": str(teacher)},
+                "distillation": distillation,
+                "training": {"progress": False, "output_dir": str(tmp_path / "run")},
+            }
+        )
+    )
+    monkeypatch.setattr("jaxbrewer.text.loader.TextLoader.widths", [8, 16])
+    assert main(["study", str(path), "--dry-run"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "batches are 8, 16 tokens wide: leave out distillation.is_caching_logits" in line
+    job = ["distill", str(path), "--dry-run", "--training.cache_dir", str(tmp_path / "cache")]
+    assert main(job) == 2
+    assert "tokens wide: leave out training.cache_dir" in capsys.readouterr().err
+
+
 def test_bad_studies_are_refused_in_one_line(studied, capsys):
     path, root, _ = studied
 
@@ -117,11 +142,6 @@ def test_bad_studies_are_refused_in_one_line(studied, capsys):
     assert "--seeds must be at least 1" in refused("--seeds", 0)
     assert "--labels 1,000: " in refused("--labels", 1000)
     assert "has no data.test" in refused("--data.test=")
-    attention = [{"layer_T": 1, "layer_S": 0, "feature": "attention", "loss": "attention_mse",
-                  "weight": 1}]  # fmt: skip
-    assert "compares attention, which a cache on disk keeps as wide as its batch" in refused(
-        "--distillation.intermediate_matches", json.dumps(attention), "--data.max_length", 16
-    )
     assert "holds a study with other settings (distillation)" in refused(
         "--distillation.temperature", 3
     )

@@ -129,6 +129,7 @@ def test_an_evaluation_cuts_texts_as_the_training_did(job, data, tmp_path):
         (["--training.patience", "2"], "best_metric must be the name of a metric, as patience"),
         (["--data.validation", "x.tsv", "--training.ckpt_frequency", "0"], "needs checkpoints"),
         (["--data.validation", "[1]"], "validation must be a name or null"),
+        (["--data.validation", "x.tsv", "--data.task", "embeddings"], "no metrics of single texts"),
     ],
 )
 def test_bad_input_is_one_line(job, words, says, capsys):
@@ -136,6 +137,15 @@ def test_bad_input_is_one_line(job, words, says, capsys):
     error = capsys.readouterr().err
     assert says in error
     assert error.count("\n") == 1
+
+
+def test_a_metric_that_no_checkpoint_has_is_refused_before_the_training(
+    job, data, monkeypatch, capsys
+):
+    monkeypatch.setattr("jaxbrewer.text.training.TextTraining.train", None)
+    words = ["--data.validation", data / "test.jsonl", "--training.best_metric", "accurcy"]
+    assert main(["train", str(job), *map(str, words)]) == 2
+    assert "best_metric 'accurcy' is neither returned by the callback" in capsys.readouterr().err
 
 
 SIGNALLED = (

@@ -24,6 +24,7 @@ class Classification(ClassesTask[Examples]):
     name = "classification"
     head = "sequence-classification"
     problem_type = "single_label_classification"
+    metrics = ("accuracy", "macro_f1", "loss", "calibration_error")
     main_metric = "accuracy"
     reads_same_tokens = False
 

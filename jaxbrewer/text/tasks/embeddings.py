@@ -33,6 +33,7 @@ class Embeddings(Task[Examples]):
 
     name = "embeddings"
     head = "feature-extraction"
+    metrics: tuple[str, ...] = ("spearman", "pearson")
     main_metric = "spearman"
     reads_same_tokens = False
     learns_from_text = True
@@ -48,7 +49,10 @@ class Embeddings(Task[Examples]):
     def __init__(self, data: DataConfig):
         super().__init__(data)
         if data.score is None:  # no scores to correlate with
+            self.metrics = ("recall_at_1", "recall_at_10", "mean_reciprocal_rank")
             self.main_metric = "recall_at_1"
+        if data.text_pair is None:
+            self.metrics = ()
 
     def read(
         self, path: Source, *, names: Sequence[str] | None = None, origin: str = "data.train"

@@ -29,6 +29,7 @@ class LanguageModeling(Task[Corpus]):
 
     name = "language-modeling"
     head = "causal-language-modeling"
+    metrics = ("perplexity", "accuracy", "bits_per_byte")
     main_metric = "perplexity"
     larger_is_better = False
     learns_from_text = True

@@ -26,6 +26,7 @@ class MaskedLanguageModeling(Task[Examples]):
 
     name = "masked-language-modeling"
     head = "masked-language-modeling"
+    metrics = ("perplexity", "accuracy")
     main_metric = "perplexity"
     larger_is_better = False
     learns_from_text = True

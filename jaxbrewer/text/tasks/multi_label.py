@@ -38,6 +38,7 @@ class MultiLabel(ClassesTask[Examples]):
     name = "multi-label"
     head = "sequence-classification"
     problem_type = "multi_label_classification"
+    metrics = ("micro_f1", "macro_f1", "mean_average_precision", "loss")
     main_metric = "micro_f1"
     reads_same_tokens = False
     distillation_defaults = MappingProxyType({"kd_loss_type": "bce"})

@@ -28,6 +28,7 @@ class QuestionAnswering(Task[Questions]):
 
     name = "question-answering"
     head = "question-answering"
+    metrics = ("f1", "exact_match")
     main_metric = "f1"
     label_columns = ("start_positions", "end_positions")
 

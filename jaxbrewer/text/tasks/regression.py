@@ -27,6 +27,7 @@ class Regression(Task[Examples]):
     name = "regression"
     head = "sequence-classification"
     problem_type = "regression"
+    metrics = ("mse", "pearson", "spearman")
     main_metric = "mse"
     larger_is_better = False
     reads_same_tokens = False

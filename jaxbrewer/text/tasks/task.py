@@ -115,7 +115,9 @@ class Task(abc.ABC, Generic[Data]):
         distillation_defaults: Fields of ``DistillationConfig`` whose defaults in a job differ.
         kd_loss_types: Packaged losses between logits that fit the head; empty for all. Registered
             ones fit if they take one class.
-        main_metric: The metric that chooses the best checkpoint and leads a table.
+        metrics: The names of the metrics that :meth:`score` computes; none where examples have
+            nothing to be scored by.
+        main_metric: The first of them, which chooses the best checkpoint and leads a table.
         larger_is_better: Whether a larger ``main_metric`` is better.
         reads_same_tokens: Whether teacher and student must have the same tokenizer.
         learns_from_text: Whether a model can be trained on texts without labels.
@@ -129,6 +131,7 @@ class Task(abc.ABC, Generic[Data]):
     label_columns: ClassVar[tuple[str, ...]] = ("labels",)
     distillation_defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     kd_loss_types: ClassVar[tuple[str, ...]] = ()
+    metrics: tuple[str, ...]
     main_metric: str
     larger_is_better: ClassVar[bool] = True
     reads_same_tokens: ClassVar[bool] = True

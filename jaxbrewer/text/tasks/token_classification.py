@@ -32,6 +32,7 @@ class TokenClassification(ClassesTask[TaggedTexts]):
 
     name = "token-classification"
     head = "token-classification"
+    metrics = ("f1", "precision", "recall", "accuracy", "loss")
     main_metric = "f1"
 
     def read(

@@ -44,7 +44,7 @@ def test_the_main_metric_is_one_of_the_pairs():
     encoded = Encoded(np.zeros(6, np.int32), np.zeros(6, np.int32), np.arange(7), group=2)
     for task in (SCORED, EQUAL):
         assert task.main_metric == next(iter(task.score(pairs([0, 1, 2]), encoded, found)))
-    data = {"task": "embeddings", "score": None, "validation": "pairs.jsonl"}
+    data = {"task": "embeddings", "text_pair": "b", "score": None, "validation": "pairs.jsonl"}
     job = JobConfig(data=data, training={})
     assert job.training.best_metric == "recall_at_1"
 
