@@ -2,8 +2,6 @@
 
 import contextlib
 import contextvars
-import difflib
-import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -141,6 +139,8 @@ def suggest(name: object, allowed: Iterable[object]) -> str:
         >>> suggest(7, ["linear", "relu"])
         "Allowed: 'linear', 'relu'."
     """
+    import difflib  # most commands start without it
+
     names = [str(option) for option in allowed]
     listed = "Allowed: " + ", ".join(repr(option) for option in names) + "."
     nearest = difflib.get_close_matches(name, names, n=1) if isinstance(name, str) else []
@@ -181,6 +181,8 @@ def spelling(spell: Callable[[str, object], str]) -> Iterator[None]:
 @contextlib.contextmanager
 def without_log_warnings() -> Iterator[None]:
     """Lets the package's log report errors only, where its warnings are expected."""
+    import logging
+
     logger = logging.getLogger("jaxbrewer")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -16,6 +16,7 @@ from .messages import (
     BAD_INPUT,
     Verbosity,
     normal_verbosity,
+    plain_log,
     plain_messages,
     print_error,
     set_verbosity,
@@ -101,4 +102,5 @@ def _run(words: Sequence[str]) -> None:
         command = " ".join(filter(None, ["jaxbrewer", arguments.command]))
         raise UsageError(f"{overrides[0]}: `{command}` takes no overrides.")
     set_verbosity(getattr(arguments, "verbosity", Verbosity.NORMAL))
-    arguments.run(arguments, overrides)
+    with plain_log():
+        arguments.run(arguments, overrides)

@@ -3,11 +3,8 @@
 import contextlib
 import contextvars
 import enum
-import json
-import logging
 import sys
 import time
-import traceback
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -63,6 +60,8 @@ def is_verbose() -> bool:
 def print_error(error: Exception) -> None:
     """Prints a :class:`UsageError` as one line, after its traceback if verbose."""
     if is_verbose():
+        import traceback
+
         traceback.print_exception(error, file=sys.stderr)
     print(f"jaxbrewer: error: {error}", file=sys.stderr)
 
@@ -95,12 +94,14 @@ def spell_flag(name: str, value: object) -> str:
         >>> spell_flag("resume", True), spell_flag("overwrite", True)
         ('--resume', '--training.overwrite true')
     """
+    import json
+
     return "--resume" if name == "resume" else f"--training.{name} {json.dumps(value)}"
 
 
 @contextlib.contextmanager
 def plain_messages() -> Iterator[None]:
-    """Prints warnings and the package's log as single lines."""
+    """Prints warnings as single lines."""
 
     def show_warning(
         message: Any, category: Any, filename: str, lineno: int, *_: Any, **__: Any
@@ -108,22 +109,29 @@ def plain_messages() -> Iterator[None]:
         place = f" ({category.__name__}, {filename}:{lineno})" if is_verbose() else ""
         _print_message(f"warning: {message}{place}")
 
-    logger, handler = logging.getLogger("jaxbrewer"), _Handler()
-    propagates = logger.propagate
     with warnings.catch_warnings():
         warnings.showwarning = show_warning
-        logger.addHandler(handler)
-        logger.propagate = False  # libraries that JAX loads give the root logger a handler
-        try:
-            yield
-        finally:
-            logger.propagate = propagates
-            logger.removeHandler(handler)
+        yield
 
 
-class _Handler(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        _print_message(record.getMessage())
+@contextlib.contextmanager
+def plain_log() -> Iterator[None]:
+    """Prints the package's log as single lines."""
+    import logging  # help comes without it
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            _print_message(record.getMessage())
+
+    logger, handler = logging.getLogger("jaxbrewer"), Handler()
+    propagates = logger.propagate
+    logger.addHandler(handler)
+    logger.propagate = False  # libraries that JAX loads give the root logger a handler
+    try:
+        yield
+    finally:
+        logger.propagate = propagates
+        logger.removeHandler(handler)
 
 
 def _print_message(text: str) -> None:

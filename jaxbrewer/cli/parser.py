@@ -2,7 +2,6 @@
 
 import argparse
 import functools
-import json
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, Self
 
@@ -213,6 +212,8 @@ def _add_fields(command: Parser, name: str) -> None:
 
 def _job_default(field: str) -> str:
     """The default of a field of the job, if it has one, as the help shows it."""
+    import json
+
     from .config import section_defaults
     from .job_defaults import is_set_by_task
 
