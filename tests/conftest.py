@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+gc.disable()  # until everything is collected
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _CACHE = Path(__file__).parent.parent / ".cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
@@ -28,7 +29,8 @@ _COMPILED_QUICKLY = ("cli", "export", "generation", "models", "text")
 LONGEST = (
     "test_documents.py", "text/tasks/test_matrix.py", "cli/test_tasks.py", "demo/test_run.py",
     "recovery/test_checkpoints.py", "devices/test_processes.py", "losses/test_contract.py",
-    "test_benchmarks.py", "losses/test_fused.py", "recovery/test_devices.py",
+    "test_benchmarks.py", "step/test_budget.py", "recovery/test_devices.py",
+    "golden/test_trajectories.py",
 )  # fmt: skip
 """Files that take longest, longest first."""
 
@@ -45,6 +47,7 @@ def pytest_collection_finish():
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)

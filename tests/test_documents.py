@@ -281,6 +281,7 @@ def test_recipes(path, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive  # tests/objective has its matches
 def test_layer_matching(tmp_path):
     output = example("layer_matching", 32, 20, cwd=tmp_path)
     falls = re.findall(r"  (\S+): ([\d.]+) -> ([\d.]+)", output)
