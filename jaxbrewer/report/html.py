@@ -55,6 +55,7 @@ p.empty { color: var(--soft); }
     + """
 @media print { body { max-width: none; padding: 0; } nav { display: none; }
   .charts { grid-template-columns: 1fr 1fr; } figure { border: 1px solid var(--rule); }
+  .wide { overflow: visible; } th, td { overflow-wrap: anywhere; padding-right: 8px; }
   h2, h3 { break-after: avoid; } tr { break-inside: avoid; } }
 """
 )

@@ -243,15 +243,54 @@ def test_no_text_overlaps_in_a_browser(runs, tmp_path, width):
     write_study(runs / "study")
     page = tmp_path / "page.html"
     page.write_text(page_of(runs).replace("</body>", f"{OVERLAPS}</body>"))
-    with tempfile.TemporaryDirectory() as profile:
-        done = subprocess.run(
-            [
-                CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom",
-                f"--user-data-dir={profile}", f"--window-size={width},2000", page.as_uri(),
-            ],
-            capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
-    (found,) = re.findall(r'<pre id="found">(.*?)</pre>', done.stdout)
+    printed = chromium("--dump-dom", f"--window-size={width},2000", page.as_uri())
+    (found,) = re.findall(r'<pre id="found">(.*?)</pre>', printed)
     report = json.loads(html.unescape(found))
     assert report["texts"] > 50
     assert report["found"] == []
+
+
+def chromium(*flags):
+    """What Chromium prints."""
+    with tempfile.TemporaryDirectory() as profile:
+        done = subprocess.run(
+            [
+                CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu",
+                f"--user-data-dir={profile}", *flags,
+            ],
+            capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+    return done.stdout
+
+
+CLIPPED = """<script>
+const cut = [...document.querySelectorAll("body, main, section, div, table, figure, td, li")]
+  .filter(one => one.scrollWidth > one.clientWidth + 1 && one.clientWidth > 0 &&
+    (one.tagName == "BODY" || getComputedStyle(one).overflowX != "visible"))
+  .map(one => `${one.tagName} ${one.className}: ${one.scrollWidth} in ${one.clientWidth}`);
+document.body.innerHTML = `<pre id="found">${JSON.stringify(cut)}</pre>`;
+</script>"""
+"""Lists the elements whose content is wider than the paper, or hidden by their own edges."""
+WIDE = '<div class="wide"><table><tr>' + "<td>accuracy 0.9120</td>" * 15 + "</tr></table></div>"
+
+
+def test_the_page_has_a_style_for_paper(runs):
+    (style,) = re.findall(r"@media print \{(.*?)\n\}?</style>", page_of(runs), re.DOTALL)
+    for rule in ("nav { display: none; }", "break-inside: avoid", "break-after: avoid"):
+        assert rule in style
+    assert "overflow: visible" in style
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+def test_nothing_is_clipped_on_paper(runs, tmp_path):
+    write_study(runs / "study")
+    page, pdf = tmp_path / "page.html", tmp_path / "page.pdf"
+    page.write_text(page_of(runs))
+    chromium("--no-pdf-header-footer", f"--print-to-pdf={pdf}", page.as_uri())
+    assert 2 <= len(re.findall(rb"/Type\s*/Page\b", pdf.read_bytes())) <= 12
+    on_paper = page_of(runs).replace("@media print", "@media all")
+    page.write_text(on_paper.replace("</body>", f"{WIDE}{CLIPPED}</body>"))
+    printed = chromium("--dump-dom", "--window-size=718,2000", page.as_uri())  # A4, in CSS pixels
+    (found,) = re.findall(r'<pre id="found">(.*?)</pre>', printed)
+    assert json.loads(html.unescape(found)) == []
