@@ -76,7 +76,7 @@ def test_the_design_page_lists_every_module():
 
 def test_files_and_tests_named_in_pages_exist():
     for page in PAGES:
-        for name, test in re.findall(r"`([\w/]+\.py)(?:::(\w+))?`", page.read_text()):
+        for name, test in re.findall(r"(?<!\[)`([\w/]+\.py)(?:::(\w+))?`", page.read_text()):
             places = [ROOT / name, ROOT / "tests" / name, ROOT / "jaxbrewer" / name]
             files = [place for place in places if place.exists()]
             assert files, f"{page.name}: {name}"
