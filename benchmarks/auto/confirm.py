@@ -9,6 +9,7 @@ those of ``auto``::
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -24,12 +25,24 @@ def main() -> None:
     parser.add_argument("set", choices=CONFIRM)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--results")
+    parser.add_argument("--steps", type=int, default=Recipe.student_steps, help="of each student")
+    parser.add_argument("--distillation", type=json.loads, default={}, help="fields, as JSON")
     parser.add_argument("--toy", action="store_true", help="a few texts and a tiny teacher")
     given = parser.parse_args()
     split = CONFIRM[given.set](given.data)
     is_lexical = split.data.task == "token-classification"
     student = {"student_layers": (), "learning_rate": 1e-3} if is_lexical else {}
-    run(Recipe(split.data, split.train, split.unlabelled, split.test, **student), given)
+    texts = split.train, split.unlabelled, split.test
+    run(
+        Recipe(
+            split.data,
+            *texts,
+            distillation=given.distillation,
+            student_steps=given.steps,
+            **student,
+        ),
+        given,
+    )
 
 
 if __name__ == "__main__":

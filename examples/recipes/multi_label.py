@@ -42,6 +42,5 @@ if __name__ == "__main__":
         rows[:512],
         rows[512:2560],
         rows[2560:],
-        distillation={"temperature": 1},
     )
     run(recipe, given)

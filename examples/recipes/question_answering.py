@@ -49,5 +49,6 @@ if __name__ == "__main__":
         rows[1536:],
         frozen_layers=3,
         teacher_epochs=6,
+        student_steps=220,
     )
     run(recipe, given)

@@ -18,6 +18,7 @@ that the first one has compiled.
 import argparse
 import dataclasses
 import importlib.util
+import itertools
 import json
 import logging
 import math
@@ -162,7 +163,8 @@ def run(recipe: Recipe, given: argparse.Namespace) -> None:
     print(f"{len(test):,} to test on; {seconds:.0f} s")
     if given.results:
         results = {
-            "command": f"python {Path(sys.argv[0]).resolve().relative_to(ROOT)}",
+            "command": _command(),
+            "steps": recipe.student_steps,
             "machine": _machine(),
             "texts": counts,
             "seconds": round(seconds),
@@ -311,6 +313,15 @@ def _gain(alone: list[dict[str, float]], distilled: list[dict[str, float]], metr
     difference = statistics.mean(runs[1]) - statistics.mean(runs[0])
     error = math.sqrt(sum(statistics.variance(values) / len(values) for values in runs))
     return f"{difference:+.3f} ± {error:.3f}"
+
+
+def _command() -> str:
+    """The command of this program; paths are named as their options are."""
+    shown = ["python", str(Path(sys.argv[0]).resolve().relative_to(ROOT))]
+    for before, word in itertools.pairwise(["", *sys.argv[1:]]):
+        if "--results" not in (before, word):
+            shown.append(before[2:].upper() if "/" in word else word)
+    return " ".join(shown)
 
 
 def _machine() -> str:

@@ -57,7 +57,7 @@ class AutoSettings:
         return {name: value for name, value in row.items() if name not in lengths or not has_length}
 
 
-_CLASSES = {"temperature": 2, "hard_label_weight": 0}
+_CLASSES = {"temperature": 1, "hard_label_weight": 0}
 
 AUTO_SETTINGS: Mapping[str, AutoSettings] = MappingProxyType(
     {
@@ -78,7 +78,7 @@ def settings_of_task(name: str) -> AutoSettings:
 
     Examples:
         >>> settings_of_task("classification").distillation["temperature"]
-        2
+        1
         >>> settings_of_task("language-modeling").student
         {}
     """
