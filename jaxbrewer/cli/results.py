@@ -11,6 +11,7 @@ from ..run.results import (
     Scores,
     TrainingResult,
     hyperparameters,
+    own_scores,
     write_results,
 )
 from ..text import Task
@@ -29,7 +30,7 @@ def save_results(
     test_examples: int = 0,
     linear_baseline: LinearBaseline | None = None,
 ) -> None:
-    """Writes ``results.json`` and the model card with these results.
+    """Writes ``results.json`` and the card of each model with these results.
 
     The trackers get the hyperparameters and scores.
 
@@ -67,16 +68,16 @@ def save_results(
     if linear_baseline is not None:
         results["linear_baseline"] = linear_baseline
     write_results(run.directory, results)
-    if run.has_model:
-        write_card(run.model, directory_card(run.model))
+    for own in [run.of_task(name) for name in job.config.tasks] or [run]:
+        if own.has_model:
+            write_card(own.model, directory_card(own.model))
     if config.log_dir is None and not config.trackers:
         return
     name = read_json(run.directory / MANIFEST, RunManifest)["run"]
-    scores = rows[role]["metrics"] if role in rows else {}
     write_results_to_trackers(
         config,
         TrackedRun(name, run.directory, config.log_dir),
         training["steps"],
         hyperparameters(settings),
-        {name: value for name, value in scores.items() if value is not None},
+        own_scores(rows, role),
     )

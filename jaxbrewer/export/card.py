@@ -20,16 +20,19 @@ from ..models.config import TransformerConfig
 from ..models.families import family_of
 from ..models.model_directory import read_text_model
 from ..models.model_types import BARE
-from ..run.results import RESULTS
+from ..run.results import RESULTS, of_task
 
 CARD = "README.md"
 _SIZES = (
     "num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "vocab_size",
 )  # fmt: skip
 _DATA = ("task", "train", "unlabelled", "validation", "test", "max_length")
-_PARTS = ("teacher.", "training.seed")
-_PARTS_OF_STUDENT = ("teacher.path", "student.", "distillation.", "training.seed")
-"""The starts of the settings that made a model."""
+_PARTS = {
+    "teacher": ("teacher.", "training.seed"),
+    "student": ("teacher.path", "student.", "distillation.", "training.seed"),
+    "baseline": ("student.", "training.seed"),
+}
+"""The starts of the settings that made a model, by its role."""
 _PIPELINES = {
     "sequence-classification": "text-classification",
     "token-classification": "token-classification",
@@ -230,25 +233,25 @@ def directory_card(directory: Path) -> CardFacts:
 def run_facts(directory: Path) -> dict[str, Any]:
     """The results, data and settings of the run that made a model: fields of :class:`CardFacts`.
 
-    Reads ``results.json`` in the directory above the model's. A card is no reason to fail: a file
-    of another shape is skipped, and so are entries that a card has no place for.
+    Reads ``results.json`` in the directory above the model's, or, for the model of one of several
+    tasks, ``model/<task>``, in the one above that. A card is no reason to fail: a file of another
+    shape is skipped, and so are entries that a card has no place for.
 
     Args:
         directory: The model's directory.
     """
-    path = directory.resolve().parent / RESULTS
-    if not os.path.isfile(path):
-        return {}
-    try:
-        results = read_json(path, dict[str, Any])
-    except UsageError:
+    model = directory.resolve()
+    results = _results_in(model.parent)
+    if results is None and model.parent.name == "model":
+        results = of_task(_results_in(model.parent.parent) or {}, model.name)
+    if results is None:
         return {}
     rows, settings, test = (results.get(key) for key in ("rows", "settings", "test"))
     found: dict[str, Any] = {}
     if isinstance(rows, dict) and all(isinstance(row, dict) for row in rows.values()):
         found["results"] = [{"model": name, **_scores(row)} for name, row in rows.items()]
     if isinstance(settings, dict):
-        parts = _PARTS_OF_STUDENT if results.get("role") == "student" else _PARTS
+        parts = _PARTS.get(str(results.get("role")), _PARTS["teacher"])
         given, teacher = _given(settings), settings.get("teacher")
         found["settings"] = {n: value for n, value in given.items() if n.startswith(parts)}
         columns = _given(settings.get("data", {}))
@@ -265,6 +268,16 @@ def run_facts(directory: Path) -> dict[str, Any]:
             if isinstance(value, str) and name in ("python", "jaxbrewer", "jax", "flax", "optax")
         }
     return {name: value for name, value in found.items() if value}
+
+
+def _results_in(run: Path) -> dict[str, Any] | None:
+    """The content of ``results.json`` in a directory; ``None`` if there is none to read."""
+    if not os.path.isfile(run / RESULTS):
+        return None
+    try:
+        return read_json(run / RESULTS, dict[str, Any])
+    except UsageError:
+        return None
 
 
 def _scores(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -172,6 +172,67 @@ def read_results(directory: str | Path) -> Results | None:
     return read_json(path, Results) if is_there(path) else None
 
 
+def own_scores(rows: Mapping[str, Scores], role: str) -> dict[str, float]:
+    """The defined scores of a run's own model, by metric; by ``<task>/<metric>`` of several tasks.
+
+    Args:
+        rows: The rows of the results.
+        role: The row of the run's own model.
+
+    Examples:
+        >>> own_scores({"student": {"metrics": {"accuracy": 0.9, "pearson": None}}}, "student")
+        {'accuracy': 0.9}
+        >>> own_scores({"topic/teacher": {"metrics": {"accuracy": 0.9}},
+        ...     "topic/student": {"metrics": {"accuracy": 0.8}}}, "student")
+        {'topic/accuracy': 0.8}
+    """
+    return {
+        f"{row.removesuffix(role)}{metric}": value
+        for row, scores in rows.items()
+        if row.rpartition("/")[2] == role
+        for metric, value in scores["metrics"].items()
+        if value is not None
+    }
+
+
+def of_task(results: Mapping[str, Any], task: str) -> dict[str, Any] | None:
+    """The rows and settings of one of a run's several tasks, as a run of that task alone has them.
+
+    Args:
+        results: The content of ``results.json``.
+        task: The name of the task.
+
+    Returns:
+        The results; ``None`` if the run has no such task.
+
+    Examples:
+        >>> section = {"teacher": {"path": "a"}, "distillation": None}
+        >>> results = {"role": "student", "rows": {"topic/student": {}, "spam/student": {}},
+        ...     "settings": {"tasks": {"topic": section}, "distillation": {"temperature": 2}}}
+        >>> of_task(results, "topic")["rows"], of_task(results, "topic")["settings"]
+        ({'student': {}}, {'distillation': {'temperature': 2}, 'teacher': {'path': 'a'}})
+        >>> of_task(results, "spam")
+    """
+    settings, rows = (
+        value if isinstance(value, Mapping) else {}
+        for value in (results.get("settings"), results.get("rows"))
+    )
+    tasks = settings.get("tasks")
+    section = tasks.get(task) if isinstance(tasks, Mapping) else None
+    if not isinstance(section, Mapping):
+        return None
+    own = {name: value for name, value in section.items() if value is not None}
+    return {
+        **results,
+        "rows": {
+            row.removeprefix(f"{task}/"): scores
+            for row, scores in rows.items()
+            if row.startswith(f"{task}/")
+        },
+        "settings": {name: value for name, value in settings.items() if name != "tasks"} | own,
+    }
+
+
 def hyperparameters(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """The settings of a job as flat hyperparameters; those that are not set are left out.
 

@@ -30,13 +30,13 @@ RESULTS = {
 }
 
 
-def write_run(directory, model, results):
+def write_run(directory, model, results, place="model"):
     """A run directory around a copy of a model."""
-    (directory / "model").mkdir(parents=True)
+    (directory / place).mkdir(parents=True)
     for file in model.iterdir():
-        (directory / "model" / file.name).write_bytes(file.read_bytes())
+        (directory / place / file.name).write_bytes(file.read_bytes())
     (directory / "results.json").write_text(results)
-    return directory / "model"
+    return directory / place
 
 
 def test_a_card_has_the_results_the_data_and_the_settings_of_its_run(
@@ -56,6 +56,42 @@ def test_a_card_has_the_results_the_data_and_the_settings_of_its_run(
     assert "Classes: cat, dog, fox" in text
     assert "labels" not in text
     assert "started" not in text
+
+
+def test_the_card_of_one_of_several_tasks_has_its_own_results(classifier_directory, tmp_path):
+    settings = {key: value for key, value in RESULTS["settings"].items() if key == "distillation"}
+    section = {"data": {"train": "spam.tsv"}, "teacher": {"path": "models/filter"}}
+    several = {
+        "role": "student",
+        "rows": {f"{task}/{role}": row for task in ("topic", "spam")
+                 for role, row in RESULTS["rows"].items()},
+        "settings": {
+            **settings,
+            "tasks": {"spam": {**section, "distillation": None}, "topic": RESULTS["settings"]},
+        },
+    }  # fmt: skip
+    content = json.dumps(several)
+    model = write_run(tmp_path / "run", classifier_directory, content, "model/spam")
+    text = model_card(directory_card(model))
+    assert "| student | 0.8750 [0.850, 0.900] | 0.8000 | 1,234 | 5.0 |" in text
+    assert text.count("| student |") == 1
+    assert "distilled from filter with jaxbrewer" in text
+    for line in ("| train | spam.tsv |", "| distillation.temperature | 4 |"):
+        assert line in text
+    assert "topic" not in text
+    for place in ("model/other", "other/spam"):
+        assert run_facts(write_run(tmp_path / place, classifier_directory, content, place)) == {}
+
+
+def test_the_card_of_a_baseline_has_the_settings_of_its_student(classifier_directory, tmp_path):
+    settings = {
+        "teacher": {"optimization": {"learning_rate": 5e-5}},
+        "student": {"optimization": {"learning_rate": 0.001}},
+        "distillation": {"temperature": 4},
+    }
+    content = json.dumps({"role": "baseline", "settings": settings})
+    found = run_facts(write_run(tmp_path / "run", classifier_directory, content))["settings"]
+    assert found == {"student.optimization.learning_rate": 0.001}
 
 
 def test_a_card_is_written_without_results(classifier_directory, tmp_path):
