@@ -23,6 +23,7 @@ from .job_defaults import (
     is_auto,
     is_set_by_task,
     of_validation,
+    of_validation_of_tasks,
 )
 from .job_files import read_job_file
 from .overrides import apply_override, flatten, parse_overrides
@@ -191,12 +192,15 @@ class JobConfig(Config):
             self.nest(name, SECTIONS[name])
         from ..text.tasks import TASKS, task_class  # loads NumPy, which the checks above spare
 
-        fill(
-            self,
-            "training",
-            **{"output_dir": OUTPUT_DIR, **of_validation(self.data, self.training)},
-        )
         from_task = is_auto(self.distillation)
+        self._nest_tasks(from_task=from_task)
+        of_tasks = {name: section.data for name, section in self.tasks.items()}
+        best = (
+            of_validation_of_tasks(of_tasks, self.training)
+            if of_tasks
+            else of_validation(self.data, self.training)
+        )
+        fill(self, "training", **{"output_dir": OUTPUT_DIR, **best})
         if self.data.task in TASKS:
             needs = task_class(self.data.task).distillation_defaults
             if from_task:
@@ -206,7 +210,6 @@ class JobConfig(Config):
         for name, section in SECTIONS.items():
             self.nest(name, section)
         self._nest_teachers()
-        self._nest_tasks(from_task=from_task)
         self.training.require("output_dir", self.training.output_dir is not None, "a directory")
 
     def _nest_teachers(self) -> None:

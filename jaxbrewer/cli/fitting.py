@@ -1,6 +1,7 @@
 """Runs a training of a job to its end, and takes the best checkpoint."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -14,7 +15,10 @@ if TYPE_CHECKING:
     from ..run.plan import Plan
     from ..text.multi_task import MultiTaskTraining
     from ..text.training import TextTraining
-    from ..text.validation import Validation
+    from ..text.validation import MultiTaskValidation, Validation
+
+ToValidate: TypeAlias = "Validation | MultiTaskValidation | None"
+"""The callback of a training, if it has validation texts."""
 
 
 def validation_of(task: Task[Any], held_out: HeldOut) -> "Validation | None":
@@ -25,11 +29,22 @@ def validation_of(task: Task[Any], held_out: HeldOut) -> "Validation | None":
     return None if texts is None else Validation(task, texts.examples, texts.encoded)
 
 
+def validation_of_tasks(
+    tasks: Mapping[str, tuple[Task[Any], HeldOut]],
+) -> "MultiTaskValidation | None":
+    """The callback that scores each checkpoint of the tasks that have validation texts."""
+    from ..text.validation import MultiTaskValidation
+
+    found = {name: validation_of(task, held_out) for name, (task, held_out) in tasks.items()}
+    validations = {name: own for name, own in found.items() if own is not None}
+    return MultiTaskValidation(validations) if validations else None
+
+
 def fit(
     job: Job,
     training: "TextTraining | MultiTaskTraining",
     plan: "Plan",
-    validation: "Validation | None",
+    validation: ToValidate,
 ) -> TrainingResult:
     """Trains, and takes the best checkpoint where there are validation texts."""
     from ..run.load_student import best_step, scores_of
@@ -54,8 +69,9 @@ def fit(
     if best != outcome["steps"]:
         training.trainer.restore(best)
     value = next(row[metric] for row in scores if row["step"] == best)
+    files = [own.config.data.validation for own in (job, *job.of_tasks().values())]
     print_line(
         f"The best of {len(scores):,} checkpoints is that of step {best:,}: {metric} {value:.4f} "
-        f"on {job.config.data.validation}."
+        f"on {', '.join(dict.fromkeys(file for file in files if file))}."
     )
     return {**outcome, "best_step": best, "validation": scores}

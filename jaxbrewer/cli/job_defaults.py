@@ -67,6 +67,51 @@ def of_validation(data: DataConfig, given: Any) -> dict[str, Any]:
     }
 
 
+def of_validation_of_tasks(data: Mapping[str, DataConfig], given: Any) -> dict[str, Any]:
+    """The defaults of ``training`` in a job with several tasks: as :func:`of_validation` of one.
+
+    Args:
+        data: The section ``data`` of each task.
+        given: The section ``training``, as it is given.
+
+    Raises:
+        UsageError: Several tasks have validation texts, and no metric is named.
+
+    Examples:
+        >>> data = {"spam": DataConfig(validation="dev.tsv"), "topic": DataConfig()}
+        >>> of_validation_of_tasks(data, {})
+        {'best_metric': 'spam/accuracy', 'best_mode': 'max'}
+        >>> of_validation_of_tasks(data, {"best_metric": "spam/loss"})
+        {'best_metric': 'spam/loss', 'best_mode': 'min'}
+    """
+    given = given if isinstance(given, Mapping) else {}
+    named = given.get("best_metric")
+    task, _, metric = str(named or "").partition("/")
+    settings = {}
+    for name, own in data.items():
+        try:
+            best = metric if name == task else None
+            settings[name] = of_validation(own, {**given, "best_metric": best})
+        except UsageError as error:
+            raise UsageError(f"tasks.{name}: {error}") from None
+    validated = {name: own for name, own in settings.items() if own}
+    choices = [f"{name}/{own['best_metric']}" for name, own in validated.items()]
+    if not validated:
+        return {}
+    if named is None and len(validated) > 1:
+        raise UsageError(
+            f"training.best_metric: {' and '.join(validated)} have data.validation: name the "
+            f"metric that chooses the best checkpoint, such as {' or '.join(choices)}."
+        )
+    if named is not None and task not in validated:
+        raise UsageError(
+            f"training.best_metric must be <task>/<metric> of a task with data.validation, such as "
+            f"{' or '.join(choices)}, got {named!r}."
+        )
+    chosen = next(iter(validated)) if named is None else task
+    return {**validated[chosen], "best_metric": f"{chosen}/{validated[chosen]['best_metric']}"}
+
+
 def is_auto(section: Any) -> bool:
     """Whether a section ``distillation`` leaves all settings to the task.
 
@@ -82,7 +127,7 @@ def auto_distillation(data: DataConfig) -> dict[str, Any]:
 
     Examples:
         >>> auto_distillation(DataConfig(task="multi-label"))
-        {'kd_loss_type': 'bce', 'temperature': 2, 'hard_label_weight': 0}
+        {'kd_loss_type': 'bce', 'temperature': 1, 'hard_label_weight': 0}
     """
     from ..text.tasks import task_class
 

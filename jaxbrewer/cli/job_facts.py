@@ -71,19 +71,19 @@ def tokenizer_facts(own: StudentTokens) -> Facts:
 
 def validation_facts(job: Job, texts: Texts | None) -> Facts:
     """The row about the validation texts, if there are any."""
-    config = job.config.training
     if texts is None:
         return []
+    count, choice = len(texts.examples), describe_choice(job.config.training)
+    file = job.config.data.validation
+    return [("validation", f"{count:,} texts of {file} at each checkpoint; {choice}")]
+
+
+def describe_choice(config: TrainingConfig) -> str:
+    """Which checkpoint becomes the saved model, and how patience ends the training."""
     ends = (
         "" if config.patience is None else f"; ends once {config.patience} in a row are no better"
     )
-    return [
-        (
-            "validation",
-            f"{len(texts.examples):,} texts of {job.config.data.validation} at each checkpoint; "
-            f"the best {config.best_metric} ({config.best_mode}) is kept{ends}",
-        )
-    ]
+    return f"the best {config.best_metric} ({config.best_mode}) is kept{ends}"
 
 
 def auto_facts(job: Job) -> Facts:
@@ -135,7 +135,7 @@ def training_facts(
             f"{steps:,}{epochs}" + (f", {groups} batches each" if groups > 1 else ""),
         ),
         optimizer_fact(optimization, steps),
-        ("checkpoints", _describe_checkpoints(plan, config)),
+        checkpoints_fact(plan, training.trainer.train_config),
         *(("logits", fact) for fact in plan.facts),
     ]
 
@@ -151,9 +151,15 @@ def optimizer_fact(optimization: OptimizationConfig, steps: int) -> tuple[str, s
     )
 
 
-def _describe_checkpoints(plan: "Plan", config: TrainingConfig) -> str:
-    """The steps of the checkpoints; the last step is one of them, if there are any."""
+def checkpoints_fact(plan: "Plan", config: TrainingConfig) -> tuple[str, str]:
+    """The row about the steps of the checkpoints, of which the last step is one if there are any.
+
+    Args:
+        plan: The length of the training.
+        config: The settings that it runs with.
+    """
     first = list(itertools.islice(plan.saved_steps(config), 7)) if config.ckpt_frequency else []
     if len(first) <= 6:
-        return f"after steps {abbreviate(first)}" if first else "none"
-    return f"after steps {abbreviate([*first[:5], '...', plan.total_steps], 7)}"
+        return "checkpoints", f"after steps {abbreviate(first)}" if first else "none"
+    shown = abbreviate([*first[:5], "...", plan.total_steps], 7)
+    return "checkpoints", f"after steps {shown}"

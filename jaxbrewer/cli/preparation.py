@@ -35,6 +35,7 @@ from .run_paths import (
 if TYPE_CHECKING:
     from ..models import TransformerModel
     from ..run.plan import Plan
+    from ..text.multi_task import MultiTaskTraining
     from ..text.training import TextTraining
     from ..text.validation import Validation
 
@@ -194,11 +195,17 @@ def prepare_baseline(
     student = _make_student(job, task, prepared.teachers, data.head, tokenizer)
     run = baseline_run(config.training)
     training = run.with_directories(config.training)
-    first = next(iter(plan.saved_steps(training))) if training.ckpt_frequency else None
+    first = first_checkpoint(prepared.training, plan)
     training = dataclasses.replace(training, ckpt_steps=first, cache_dir=None)
     steps = dataclasses.replace(config.student.optimization, num_steps=plan.total_steps)
     fine_tuning = make_fine_tuning(task, student, encoded, steps, training)
     return Baseline(fine_tuning, student, run, fine_tuning.check(validation))
+
+
+def first_checkpoint(training: "TextTraining | MultiTaskTraining", plan: "Plan") -> int | None:
+    """The first step after which a training saves a checkpoint; ``None`` if it saves none."""
+    config = training.trainer.train_config
+    return next(iter(plan.saved_steps(config))) if config.ckpt_frequency else None
 
 
 def _make_student(

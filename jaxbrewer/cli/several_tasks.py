@@ -5,8 +5,16 @@ from typing import TYPE_CHECKING
 
 from ..run.results import Scores
 from .config import Job
-from .fitting import fit
-from .job_facts import Facts, describe_losses, describe_origin, describe_texts, optimizer_fact
+from .fitting import fit, validation_of_tasks
+from .job_facts import (
+    Facts,
+    checkpoints_fact,
+    describe_choice,
+    describe_losses,
+    describe_origin,
+    describe_texts,
+    optimizer_fact,
+)
 from .messages import report_wait
 from .output import print_facts, print_line, print_note
 from .results import save_results
@@ -22,6 +30,7 @@ from .task_preparation import (
 
 if TYPE_CHECKING:
     from ..models.shared_encoder import SharedEncoder
+    from ..run.plan import Plan
 
 
 def distill_tasks(
@@ -50,21 +59,24 @@ def distill_tasks(
 
     with on_device(config.training):
         report_wait("tracing the first step")
-        plan = prepared.training.check()
-        beside = prepare_tasks_baseline(job, prepared, plan) if baseline else None
-        print_facts(_facts_of(job, prepared, beside), is_result=dry_run)
+        validation = validation_of_tasks(
+            {name: (own.task, own.held_out) for name, own in prepared.tasks.items()}
+        )
+        plan = prepared.training.check(validation)
+        beside = prepare_tasks_baseline(job, prepared, plan, validation) if baseline else None
+        print_facts(_facts_of(job, prepared, plan, beside), is_result=dry_run)
         if dry_run:
             return print_line("All checks passed. Nothing was trained or written.")
         if is_first:
             run.remove_model(config.training)
-        outcome = fit(job, prepared.training, plan, None)
+        outcome = fit(job, prepared.training, plan, validation)
         if is_first:
             _save(prepared, prepared.student, run)
         if beside is not None:
             if is_first:
                 beside.run.remove_model(config.training)
             print_note("The baseline: the same student on labels alone.")
-            outcome_beside = fit(job, beside.training, beside.plan, None)
+            outcome_beside = fit(job, beside.training, beside.plan, validation)
             if is_first:
                 _save(prepared, beside.student, beside.run)
         if not is_first:
@@ -77,11 +89,14 @@ def distill_tasks(
     return print_line(f"The students are saved in {run.model}: {', '.join(prepared.tasks)}.")
 
 
-def _facts_of(job: Job, prepared: PreparedTasks, beside: TasksBaseline | None) -> Facts:
+def _facts_of(
+    job: Job, prepared: PreparedTasks, plan: "Plan", beside: TasksBaseline | None
+) -> Facts:
     """The rows that the command prints before it starts."""
     from . import job_models
 
-    config, facts, steps = job.config, Facts(), prepared.training.total_steps
+    config, facts, steps = job.config, Facts(), plan.total_steps
+    is_validated = any(own.held_out.validation is not None for own in prepared.tasks.values())
     for name, own in prepared.tasks.items():
         data, distillation = own.data, own.job.config.distillation
         described = job_models.describe(prepared.teachers[name])
@@ -93,12 +108,17 @@ def _facts_of(job: Job, prepared: PreparedTasks, beside: TasksBaseline | None) -
             *((f"  {fact}", value) for fact, value in own.task.describe(data.described)),
             ("  losses", describe_losses(distillation)),
         ]
+        if (validation := own.held_out.validation) is not None:
+            file = own.job.config.data.validation
+            facts.append(("  validation", f"{len(validation.examples):,} texts of {file}"))
     one = next(iter(prepared.student.models.values()))
     return [
         *facts,
         ("student", f"{describe_origin(job)}: {job_models.describe(one)}, a head for each task"),
         ("steps", f"{steps:,}, their tasks drawn by numbers of examples"),
         optimizer_fact(config.student.optimization, steps),
+        checkpoints_fact(plan, prepared.training.trainer.train_config),
+        *([("validation", describe_choice(config.training))] if is_validated else []),
         *(
             []
             if beside is None

@@ -12,9 +12,10 @@ from ..models.model_directory import ModelDirectory
 from ..text import Task, Tokenizer, task_of
 from ..text.model import check_fits
 from .config import Job
+from .fitting import ToValidate
 from .job_data import DistillationTexts, HeldOut, read_distillation_texts, read_held_out
 from .messages import report_wait
-from .preparation import require_baseline
+from .preparation import first_checkpoint, require_baseline
 from .run_paths import RunPaths, baseline_run, find_teacher, student_run
 
 if TYPE_CHECKING:
@@ -124,19 +125,26 @@ class TasksBaseline(NamedTuple):
     plan: "Plan"
 
 
-def prepare_tasks_baseline(job: Job, prepared: PreparedTasks, plan: "Plan") -> TasksBaseline:
+def prepare_tasks_baseline(
+    job: Job, prepared: PreparedTasks, plan: "Plan", validation: ToValidate
+) -> TasksBaseline:
     """Prepares the same student for as many optimizer steps on the labels of the tasks alone.
+
+    Its checkpoints are as many steps apart as the first two of the distillation.
 
     Args:
         job: The job.
         prepared: The distillation.
         plan: Its length.
+        validation: The callback of both.
     """
     from ..text.multi_task import TaskToTrain, make_multi_task_fine_tuning
 
     config, tasks = job.config, prepared.tasks
     student = _make_student(job, tasks, prepared.teachers)
     run = baseline_run(config.training)
+    settings = run.with_directories(config.training)
+    first = first_checkpoint(prepared.training, plan)
     training = make_multi_task_fine_tuning(
         {
             name: TaskToTrain(
@@ -146,9 +154,9 @@ def prepare_tasks_baseline(job: Job, prepared: PreparedTasks, plan: "Plan") -> T
         },
         student,
         dataclasses.replace(config.student.optimization, num_steps=plan.total_steps),
-        run.with_directories(config.training),
+        dataclasses.replace(settings, ckpt_steps=first),
     )
-    return TasksBaseline(training, student, run, training.check())
+    return TasksBaseline(training, student, run, training.check(validation))
 
 
 def require_only_tasks(job: Job, *, baseline: bool = False) -> None:
@@ -172,8 +180,6 @@ def require_only_tasks(job: Job, *, baseline: bool = False) -> None:
         raise UsageError(f"{job.path}: {given[0]} stands in each of tasks, not beside them.")
     for name, own in job.of_tasks().items():
         data = own.config.data
-        if data.validation is not None:
-            raise UsageError(f"tasks.{name}: data.validation is not used with several tasks.")
         if data.probabilities is not None or data.log_probabilities is not None:
             raise UsageError(f"tasks.{name}: data.probabilities is not used with several tasks.")
         if baseline:

@@ -13,7 +13,7 @@ from ..run.plan import Plan
 from .loader import TokenLoader
 from .tasks import Task
 from .tokenize import Encoded
-from .training import data_facts, make_adamw, make_loader
+from .training import at_even_steps, data_facts, make_adamw, make_loader
 
 
 class TaskToTrain(NamedTuple):
@@ -49,9 +49,7 @@ class MultiTaskTraining:
     @property
     def total_steps(self) -> int:
         """``num_steps``, or those of as many batches as the tasks have in ``num_epochs``."""
-        batches = sum(len(loader) for loader in self.loaders.values())
-        steps = batches // self.trainer.train_config.gradient_accumulation_steps
-        return self.optimization.total_steps(max(steps, 1))
+        return _total_steps(self.loaders, self.optimization, self.trainer.train_config)
 
     def train(self, callback: Callable[..., Any] | None = None) -> Result:
         """Runs the training; ``callback`` is that of the distiller."""
@@ -75,6 +73,13 @@ class MultiTaskTraining:
         )
 
 
+def _total_steps(
+    loaders: Mapping[str, TokenLoader], optimization: OptimizationConfig, training: TrainingConfig
+) -> int:
+    batches = sum(len(loader) for loader in loaders.values())
+    return optimization.total_steps(max(batches // training.gradient_accumulation_steps, 1))
+
+
 def make_multi_task_distillation(
     tasks: Mapping[str, TaskToTrain],
     student: SharedEncoder,
@@ -92,7 +97,7 @@ def make_multi_task_distillation(
         distillation: The losses of tasks without their own. If no task has its own, all of them
             share the projections of matches.
         optimization: The optimizer's settings.
-        training: Directories, devices and checkpoints.
+        training: Directories, devices and checkpoints, which are as many as in ``num_epochs``.
     """
     configs: Any = distillation
     if any(own.distillation is not None for own in tasks.values()):
@@ -100,6 +105,12 @@ def make_multi_task_distillation(
     for own in tasks.values():
         if own.teacher is not None:
             own.task.require_losses(own.distillation or distillation)
+    loaders = {
+        name: make_loader(own.task, own.encoded, optimization, training)
+        for name, own in tasks.items()
+    }
+    total_steps = _total_steps(loaders, optimization, training)
+    training = at_even_steps(training, optimization, total_steps)
     distiller = MultiTaskDistiller(
         training,
         configs,
@@ -110,10 +121,6 @@ def make_multi_task_distillation(
     )
     distiller.run_facts = lambda: {
         "data": {name: data_facts(own.task, own.encoded) for name, own in tasks.items()}
-    }
-    loaders = {
-        name: make_loader(own.task, own.encoded, optimization, training)
-        for name, own in tasks.items()
     }
     return MultiTaskTraining(distiller, loaders, optimization)
 

@@ -275,13 +275,34 @@ def _steps_per_epoch(loader: TokenLoader, training: TrainingConfig) -> int:
 def _with_checkpoints(
     training: TrainingConfig, optimization: OptimizationConfig, loader: TokenLoader
 ) -> TrainingConfig:
-    """Gives a training that ``min_steps`` lengthens as many checkpoints as it has epochs."""
+    """Gives a training that ``min_steps`` lengthens the checkpoints of its epochs."""
     epochs, steps = optimization.length(_steps_per_epoch(loader, training))
-    is_lengthened = epochs is None and optimization.num_steps is None
-    if not is_lengthened or training.ckpt_steps is not None or not training.ckpt_frequency:
+    return training if epochs is not None else at_even_steps(training, optimization, steps or 0)
+
+
+def at_even_steps(
+    training: TrainingConfig, optimization: OptimizationConfig, total_steps: int
+) -> TrainingConfig:
+    """Gives a training that counts steps as many checkpoints as its epochs would have.
+
+    Args:
+        training: The settings; ``ckpt_steps`` stays if it is set, as it does under ``num_steps``.
+        optimization: The number of epochs.
+        total_steps: All optimizer steps.
+
+    Examples:
+        >>> at_even_steps(TrainingConfig(), OptimizationConfig(num_epochs=3), 100).ckpt_steps
+        34
+        >>> twice = TrainingConfig(ckpt_frequency=2)
+        >>> at_even_steps(twice, OptimizationConfig(num_epochs=3), 100).ckpt_steps
+        17
+    """
+    given = training.ckpt_steps is not None or optimization.num_steps is not None
+    if given or not training.ckpt_frequency:
         return training
-    assert steps is not None
-    return dataclasses.replace(training, ckpt_steps=-(-steps // optimization.num_epochs))
+    number = optimization.num_epochs * training.ckpt_frequency
+    every = -(-total_steps * training.ckpt_epoch_frequency // number)
+    return dataclasses.replace(training, ckpt_steps=max(every, 1))
 
 
 def make_loader(
