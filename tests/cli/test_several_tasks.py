@@ -11,10 +11,12 @@ from safetensors.numpy import load_file
 from jaxbrewer.cli import main
 from jaxbrewer.devices.estimate import Estimate
 from jaxbrewer.models.model_directory import read_model_directory
+from jaxbrewer.run.logs import read_events
 from jaxbrewer.run.results import read_results
 from tests.cli.conftest import KINDS, STEPS, run, texts, write_model
 
 NAMES = tuple(sorted(KINDS))
+NAMES_OF_TASKS = ("animal", "cat")
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +52,15 @@ def content(tmp_path):
     }
 
 
+DISTILL_VALIDATED = (
+    "distill",
+    "--tasks.animal.data.validation",
+    "test.jsonl",
+    "--tasks.cat.data.validation",
+    "test.jsonl",
+)
+
+
 def write(path, content):
     path.write_text(yaml.safe_dump(content))
     return path
@@ -58,12 +69,19 @@ def write(path, content):
 @pytest.mark.slow
 def test_one_student_learns_every_task(content, place, tmp_path, monkeypatch):
     monkeypatch.chdir(place)
+    for section in content["tasks"].values():
+        section["data"] = {**section["data"], "validation": "test.jsonl"}
+    # the worst checkpoint is the saved one, which is seldom the last
+    content["training"] |= {"best_metric": "animal/accuracy", "best_mode": "min", "keep_last": 1}
+    content["training"]["log_dir"] = str(tmp_path / "log")
     job = write(tmp_path / "job.yaml", content)
     printed = run("distill", job, "--dry-run")
+    assert "the best animal/accuracy (min) is kept" in printed
+    assert "after steps 6, 12, 18, 24" in printed
     assert "cat: classification\n" in printed
     assert "24, their tasks drawn by numbers of examples" in printed
     assert not (tmp_path / "run").exists()
-    run("distill", job, "--baseline")
+    printed = run("distill", job, "--baseline")
     student = tmp_path / "run" / "student"
     animal, cat = (
         load_file(student / "model" / name / "model.safetensors") for name in ("animal", "cat")
@@ -78,10 +96,31 @@ def test_one_student_learns_every_task(content, place, tmp_path, monkeypatch):
         "animal/teacher", "animal/baseline", "animal/student",
         "cat/teacher", "cat/baseline", "cat/student",
     ]  # fmt: skip
-    assert results["training"]["steps"] == 24
     beside = read_results(tmp_path / "run" / "baseline")
-    assert (beside["role"], beside["training"]["steps"]) == ("baseline", 24)
+    assert beside["role"] == "baseline"
     assert beside["rows"] == results["rows"]
+    for own in (results, beside):
+        training, role = own["training"], own["role"]
+        scored = {row["step"]: row for row in training["validation"]}
+        assert (training["steps"], list(scored)) == (24, [6, 12, 18, 24])
+        best = scored[min(scored, key=lambda step: (scored[step]["animal/accuracy"], step))]
+        assert training["best_step"] == best["step"] < 24
+        assert f"that of step {best['step']}: animal/accuracy" in printed
+        saved = {path.name for path in (tmp_path / "run" / role / "checkpoints").iterdir()}
+        assert saved == {str(best["step"]), "24"}
+        events = [
+            value
+            for path in (tmp_path / "log" / role).glob("events*")
+            for _, event in read_events(path)
+            for value in event.summary.value
+        ]
+        for name in NAMES_OF_TASKS:  # the texts of the validation are those of the test
+            metrics = own["rows"][f"{name}/{role}"]["metrics"]
+            assert metrics["accuracy"] == best[f"{name}/accuracy"]
+            tracked = [v.simple_value for v in events if v.tag == f"test/{name}/accuracy"]
+            assert tracked == [pytest.approx(metrics["accuracy"])]
+            card = (tmp_path / "run" / role / "model" / name / "README.md").read_text()
+            assert f"| {role} | {metrics['accuracy']:.4f} [" in card
     kept = load_file(tmp_path / "run" / "baseline" / "model" / "cat" / "model.safetensors")
     assert not np.array_equal(kept["classifier.weight"], cat["classifier.weight"])
     lines = [json.loads(line) for line in (student / "metrics.jsonl").read_text().splitlines()]
@@ -111,6 +150,7 @@ def test_one_student_learns_every_task(content, place, tmp_path, monkeypatch):
         ({"tasks": {"a": {}, "c": {}}}, "tasks.a: "),
         ({"teacher": {"path": "animal"}}, "teacher stands in each of tasks"),
         ({"data": {"train": "train.jsonl"}}, "data stands in each of tasks"),
+        ({"training": {"cache_dir": "cache"}}, "Several tasks have no teacher cache"),
         ({"student": {"size": {"hidden_size": 7}}}, "hidden_size"),
     ],
 )
@@ -151,6 +191,16 @@ def test_a_plan_has_a_step_of_each_task(content, place, tmp_path, monkeypatch):
         (["distill", "--baseline", "--tasks.cat.data.train="], "has no tasks.cat.data.train"),
         (["plan", "--tasks.cat.teacher.path="], "has no tasks.cat.teacher.path"),
         (["plan", "--data.train", "train.jsonl"], "data stands in each of tasks"),
+        ([*DISTILL_VALIDATED],
+         "animal and cat have data.validation: name the metric that chooses the best checkpoint, "
+         "such as animal/accuracy or cat/accuracy"),
+        ([*DISTILL_VALIDATED, "--training.best_metric", "accuracy"],
+         "must be <task>/<metric> of a task with data.validation, such as animal/accuracy or "
+         "cat/accuracy, got 'accuracy'"),
+        ([*DISTILL_VALIDATED, "--training.best_metric", "cat/accurcy"],
+         "'cat/accurcy' is neither returned by the callback"),
+        ([*DISTILL_VALIDATED, "--training.best_metric", "cat/loss",
+          "--training.ckpt_frequency", "0"], "tasks.animal: data.validation needs checkpoints"),
     ],
 )  # fmt: skip
 def test_commands_name_what_a_task_lacks(
