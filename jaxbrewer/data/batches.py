@@ -1,7 +1,7 @@
 """A batch of any library, checked and as arrays; its size and its signature."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -59,9 +59,64 @@ def batch_size(batch: Batch) -> int:
 
 
 def signature(batch: Batch) -> Any:
-    """Structure, shapes and dtypes of a batch; a step compiles once for each signature."""
-    leaves, treedef = jax.tree.flatten(batch)
-    return treedef, tuple((np.shape(leaf), np.asarray(leaf).dtype.name) for leaf in leaves)
+    """Structure, shapes and dtypes of a batch of arrays; a step compiles once for each."""
+    leaves, structure = jax.tree.flatten(batch)
+    return structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+
+
+class ReadBatch(NamedTuple):
+    """A batch as :class:`BatchReader` returns it.
+
+    Attributes:
+        arrays: From :func:`as_batch`.
+        signature: Its structure, shapes and dtypes.
+        size: Number of examples.
+    """
+
+    arrays: Batch
+    signature: Any
+    size: int
+
+
+class BatchReader:
+    """Reads batches by :func:`as_batch`, once for each signature.
+
+    :func:`as_batch` looks at structure, shapes and dtypes only and leaves its own results
+    unchanged, so a batch of arrays with the signature of an earlier result is returned as it is.
+
+    Examples:
+        >>> read = BatchReader()
+        >>> read({"x": [[1.0, 2.0]], "labels": [1]}).size
+        1
+        >>> batch = {"x": np.zeros((1, 2)), "labels": np.zeros(1, int)}
+        >>> read(batch).arrays is batch
+        True
+    """
+
+    def __init__(self) -> None:
+        self._sizes: dict[Any, int] = {}
+
+    def __call__(self, batch: Any) -> ReadBatch:
+        """Reads a batch.
+
+        Raises:
+            UsageError: It is not a batch.
+        """
+        found = signature(batch) if _holds_arrays(batch) else None
+        if found not in self._sizes:
+            batch = as_batch(batch)
+            found = signature(batch)
+            self._sizes[found] = batch_size(batch)
+        return ReadBatch(batch, found, self._sizes[found])
+
+
+def _holds_arrays(batch: Any) -> bool:
+    """Whether all leaves of a batch are arrays already."""
+    try:
+        leaves = jax.tree.leaves(batch)
+    except ValueError:  # a dict whose keys cannot be sorted, which as_batch refuses
+        return False
+    return all(type(leaf) is np.ndarray or isinstance(leaf, jax.Array) for leaf in leaves)
 
 
 def _check_part(part: Batch) -> None:

@@ -169,7 +169,7 @@ def check(prepared: Prepared, callback: Callable[..., Any] | None = None) -> Pla
     _require_callback(callback)
     batches = prepared.first_batches()
     with collect_facts() as facts:
-        _, (metrics, _) = jax.eval_shape(
+        _, (scalars, _) = jax.eval_shape(
             lambda initial, teacher, batch: prepared.step(prepared.start(initial), teacher, batch),
             prepared.initial,
             prepared.teacher_variables,
@@ -177,7 +177,7 @@ def check(prepared: Prepared, callback: Callable[..., Any] | None = None) -> Pla
         )
     scores = () if callback is None else getattr(callback, "metrics", None)
     if scores is not None:  # otherwise known once the callback has returned
-        require_best_metric(prepared.config, {*metrics, *scores})
+        require_best_metric(prepared.config, {*scalars.tree.metrics, *scores})
     return dataclasses.replace(prepared.plan, facts=tuple(facts))
 
 

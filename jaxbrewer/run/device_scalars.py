@@ -1,61 +1,82 @@
-"""Scalars of a step in one array per dtype, so that few arrays are read from the device."""
+"""Scalars of a step in one array per dtype, so that few arrays are returned and read."""
 
+import dataclasses
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+Scalars = TypeVar("Scalars")
 
-class DeviceScalars(NamedTuple):
-    """Named scalars on the device.
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class DeviceScalars(Generic[Scalars]):
+    """A pytree of scalars, packed by the compiled step that computes them.
 
     Attributes:
-        names: All names, in their order.
-        places: For each name, the number of its vector and its place there.
         vectors: One vector ``[scalars]`` for each dtype.
+        places: For each scalar, the number of its vector and its place there.
+        structure: The structure of the pytree.
 
     Examples:
         >>> scalars = DeviceScalars.of({"loss": jnp.float32(0.5), "count": jnp.int32(3)})
-        >>> scalars.named(scalars.vectors)
-        {'loss': 0.5, 'count': 3.0}
+        >>> scalars.read()
+        {'count': 3.0, 'loss': 0.5}
     """
 
-    names: tuple[str, ...]
-    places: tuple[tuple[int, int], ...]
-    vectors: tuple[jax.Array, ...]
+    vectors: tuple[Any, ...]
+    places: tuple[tuple[int, int], ...] = dataclasses.field(metadata={"static": True})
+    structure: Any = dataclasses.field(metadata={"static": True})
 
     @classmethod
-    def of(cls, scalars: Mapping[str, jax.Array]) -> Self:
-        """Packs scalars, which are on the same devices, without waiting for them."""
-        values = tuple(scalars.values())
-        if not values:
-            return cls((), (), ())
-        places, pack = _packing(tuple(value.dtype for value in values), values[0].sharding)
-        return cls(tuple(scalars), places, pack(values))
+    def of(cls, scalars: Scalars) -> Self:
+        """Packs the leaves of a pytree, each a scalar."""
+        leaves, structure = jax.tree.flatten(jax.tree.map(jnp.asarray, scalars))
+        groups: dict[Any, list[jax.Array]] = {}
+        for leaf in leaves:
+            groups.setdefault(leaf.dtype, []).append(leaf)
+        numbers = {dtype: number for number, dtype in enumerate(groups)}
+        counters = {dtype: itertools.count() for dtype in groups}
+        places = tuple((numbers[leaf.dtype], next(counters[leaf.dtype])) for leaf in leaves)
+        return cls(tuple(map(jnp.stack, groups.values())), places, structure)
 
-    def named(self, vectors: Sequence[np.ndarray | jax.Array]) -> dict[str, float]:
-        """The values of ``vectors`` by name."""
-        return {
-            name: float(vectors[number][place])
-            for name, (number, place) in zip(self.names, self.places, strict=True)
-        }
+    def read(self) -> Scalars:
+        """The pytree with floats; waits for the step that computes them, and reads them once."""
+        return self._on_host
+
+    @functools.cached_property
+    def _on_host(self) -> Scalars:
+        vectors = [np.asarray(vector).astype(float).tolist() for vector in self.vectors]
+        return self._tree([vectors[number][place] for number, place in self.places])
+
+    @property
+    def tree(self) -> Scalars:
+        """The pytree with the place of each scalar, known before any is computed."""
+        return self._tree(self.places)
+
+    def _tree(self, leaves: Sequence[Any]) -> Scalars:
+        tree: Scalars = jax.tree.unflatten(self.structure, leaves)
+        return tree
+
+    def is_ready(self) -> bool:
+        """Whether the step that computes them has finished, without waiting for it."""
+        return all(vector.is_ready() for vector in self.vectors)
 
 
-@functools.lru_cache
-def _packing(dtypes: tuple[Any, ...], sharding: Any) -> tuple[tuple[tuple[int, int], ...], Any]:
-    """The places of scalars of these dtypes in the vectors, and a function that makes these."""
-    groups: dict[Any, list[int]] = {}
-    for index, dtype in enumerate(dtypes):
-        groups.setdefault(dtype, []).append(index)
-    numbers = {dtype: number for number, dtype in enumerate(groups)}
-    places = tuple(
-        (numbers[dtype], groups[dtype].index(index)) for index, dtype in enumerate(dtypes)
-    )
+class StepScalars(NamedTuple):
+    """The scalars of a step.
 
-    def pack(values: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        return tuple(jnp.stack([values[index] for index in group]) for group in groups.values())
+    Attributes:
+        metrics: By name, what is logged.
+        is_finite: Whether loss and gradient are finite.
+        checks: What :func:`~jaxbrewer.objective.value_checks.report` reads.
+    """
 
-    return places, jax.jit(pack, out_shardings=sharding)
+    metrics: Mapping[str, Any]
+    is_finite: Any = 1.0
+    checks: Mapping[str, Any] = {}

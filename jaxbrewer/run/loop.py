@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +13,7 @@ import numpy as np
 
 from ..checksums import leaves_by_path
 from ..configs import TrainingConfig
-from ..data.batches import as_batch, batch_size, signature
+from ..data.batches import BatchReader, ReadBatch
 from ..data.groups import GroupSource, count_batches
 from ..devices.mesh import DeviceLayout, on_device
 from ..devices.processes import exit_all_on_error
@@ -138,6 +138,7 @@ def fit(
     """
     exit_all_on_error()
     shapes: set[Any] = set()
+    read = BatchReader()
 
     def prepare(batches: tuple[Any, ...]) -> Any:
         placed = place_batch(batches, layout)
@@ -200,22 +201,23 @@ def fit(
         log.waits_for(begun + 1, "reading the first batch")
         try:
             for group in log.reading(groups) if not stops else ():
-                batches = tuple(as_batch(postprocess(batch, state)) for batch in group.batches)
-                is_new = _watch_shapes(shapes, batches)
+                found = [read(postprocess(batch, state)) for batch in group.batches]
+                batches = tuple(batch.arrays for batch in found)
+                is_new = _watch_shapes(shapes, found)
                 profiler.before(number + 1, state)
                 placed = prepare(batches)
                 log.has_data()
                 if is_new:
                     log.waits_for(number + 1, "compiling for this shape of batches")
                 if number == begun and run is not None and not has_scores:
-                    _, (shapes_of, _) = jax.eval_shape(jitted, state, teacher_variables, placed)
-                    require_best_metric(config, shapes_of)
+                    _, (scalars, _) = jax.eval_shape(jitted, state, teacher_variables, placed)
+                    require_best_metric(config, scalars.tree.metrics)
                 with interrupts.delayed(), collect_facts() as facts:
-                    state, (metrics, finite) = jitted(state, teacher_variables, placed)
+                    state, (scalars, gradients) = jitted(state, teacher_variables, placed)
                     number, last = number + 1, group
-                    examples = sum(map(batch_size, batches)) * layout.loaders
-                    log.add(number, examples, metrics, compiled=is_new)
-                    guard.add(number, batches, metrics, finite)
+                    examples = sum(batch.size for batch in found) * layout.loaders
+                    log.add(number, examples, scalars, compiled=is_new)
+                    guard.add(number, batches, scalars, gradients)
                 if config.progress:
                     announced = _announce_new(facts, announced)
                 profiler.after(number, state)
@@ -277,10 +279,10 @@ def _announce_new(facts: Iterable[str], announced: frozenset[str]) -> frozenset[
     return announced.union(facts)
 
 
-def _watch_shapes(shapes: set[Any], batches: tuple[Any, ...]) -> bool:
+def _watch_shapes(shapes: set[Any], batches: Sequence[ReadBatch]) -> bool:
     """Whether these are the first batches of their shapes, which are compiled for."""
     before = len(shapes)
-    shapes.add(signature(batches))
+    shapes.add(tuple(batch.signature for batch in batches))
     if before == MANY_SHAPES and len(shapes) > before:
         warnings.warn(
             f"This is the {len(shapes)}th different batch shape, and each one is compiled anew: "

@@ -20,23 +20,10 @@ from ..objective.value_checks import FailedCheck, is_check, report
 from ..step.optimizer import global_norm
 from ..step.state import TrainState
 from ..step.train_step import TrainStep
+from .device_scalars import DeviceScalars, StepScalars
 from .step_log import LEAD
 
 _GRADIENTS = "finite_gradients"
-
-
-class FiniteFlags(NamedTuple):
-    """Whether a step is finite: loss and gradient together, and each array of the gradient.
-
-    Attributes:
-        step: bool scalar.
-        gradients: bool, ``[arrays]``.
-        checks: Metrics that :func:`~jaxbrewer.objective.value_checks.report` reads.
-    """
-
-    step: jax.Array
-    gradients: jax.Array
-    checks: Mapping[str, jax.Array] | None = None
 
 
 def finite_gradients(gradient: PyTree) -> dict[str, jax.Array]:
@@ -49,9 +36,12 @@ def finite_gradients(gradient: PyTree) -> dict[str, jax.Array]:
 
 
 FlaggedStep = Callable[
-    [TrainState, PyTree, Any], tuple[TrainState, tuple[dict[str, jax.Array], FiniteFlags]]
+    [TrainState, PyTree, Any], tuple[TrainState, tuple[DeviceScalars[StepScalars], jax.Array]]
 ]
-"""A train step whose metrics are ``(metrics, flags)``."""
+"""A train step that returns its scalars packed, and whether each array of the gradient is finite.
+
+The second is bool, ``[arrays]``.
+"""
 
 
 def with_finite_flags(step: TrainStep, *, skips: bool) -> FlaggedStep:
@@ -65,21 +55,23 @@ def with_finite_flags(step: TrainStep, *, skips: bool) -> FlaggedStep:
             time, as the old and the new state exist together.
 
     Returns:
-        ``step_with_flags(state, teacher_variables, batch) -> (state, (metrics, finite))``.
+        ``step_with_flags(state, teacher_variables, batch) -> (state, (scalars, gradients))``.
     """
 
     def step_with_flags(
         state: TrainState, teacher_variables: PyTree, batch: Any
-    ) -> tuple[TrainState, tuple[dict[str, jax.Array], FiniteFlags]]:
+    ) -> tuple[TrainState, tuple[DeviceScalars[StepScalars], jax.Array]]:
         moved, metrics = step(state, teacher_variables, batch)
         checks = {name: metrics.pop(name) for name in list(metrics) if is_check(name)}
         gradients = metrics.pop(_GRADIENTS)
-        if state.loss_scale is not None:
-            return moved, (metrics, FiniteFlags(jnp.bool_(True), gradients, checks))
         finite = jnp.isfinite(metrics["total_loss"]) & jnp.isfinite(metrics["grad_norm"])
-        if skips:
+        if state.loss_scale is not None:
+            finite = jnp.bool_(True)
+        elif skips:
             moved = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)
-        return moved, (metrics, FiniteFlags(finite, gradients, checks))
+        # The flag is a float, as metrics are, so that one vector holds all.
+        scalars = StepScalars(metrics, finite.astype(jnp.float32), checks)
+        return moved, (DeviceScalars.of(scalars), gradients)
 
     return step_with_flags
 
@@ -94,12 +86,19 @@ def nonfinite_arrays(tree: PyTree) -> list[str]:
 
 
 class PendingStep(NamedTuple):
-    """A step whose flags are still on the device."""
+    """A step whose scalars may still be on the device.
+
+    Attributes:
+        number: Its number, from 1.
+        batch: Its batches.
+        scalars: Its scalars.
+        gradients: Whether each array of the gradient is finite, bool, ``[arrays]``.
+    """
 
     number: int
     batch: Any
-    metrics: Mapping[str, jax.Array]
-    finite: FiniteFlags
+    scalars: DeviceScalars[StepScalars]
+    gradients: jax.Array
 
 
 class NonFiniteGuard:
@@ -117,10 +116,14 @@ class NonFiniteGuard:
         self._warned: set[str] = set()
 
     def add(
-        self, number: int, batch: Any, metrics: Mapping[str, jax.Array], finite: FiniteFlags
+        self,
+        number: int,
+        batch: Any,
+        scalars: DeviceScalars[StepScalars],
+        gradients: jax.Array,
     ) -> None:
         """Takes what the wrapped step returned for step ``number``."""
-        self._pending.append(PendingStep(number, batch, metrics, finite))
+        self._pending.append(PendingStep(number, batch, scalars, gradients))
 
     def first_nonfinite(self, *, lead: int = LEAD) -> PendingStep | None:
         """The first step that was not finite, at least ``lead`` steps behind the last.
@@ -130,10 +133,10 @@ class NonFiniteGuard:
         """
         while len(self._pending) > lead:
             watched = self._pending.popleft()
-            # One read of what is on the device: a read for each flag would cost as much again.
-            is_finite, checks = jax.device_get((watched.finite.step, watched.finite.checks or {}))
-            self._warned |= report(checks, where=f"Step {watched.number}: ", known=self._warned)
-            if not is_finite:
+            scalars = watched.scalars.read()
+            where = f"Step {watched.number}: "
+            self._warned |= report(scalars.checks, where=where, known=self._warned)
+            if not scalars.is_finite:
                 return watched
         return None
 
@@ -152,7 +155,7 @@ class NonFiniteGuard:
             arrays: Further trees to search, by the name they have in the message.
             kept: A sentence on the checkpoint that is left.
         """
-        finite = jax.device_get(bad.finite.gradients)
+        finite = np.asarray(bad.gradients)
         gradients = [name for name, fine in zip(self._gradients, finite, strict=True) if not fine]
         found = {f"{len(finite)} gradients": gradients} | {
             name: nonfinite_arrays(tree) for name, tree in arrays.items()
@@ -201,8 +204,10 @@ _ADVICE_ON_FLOAT16 = (
 
 def _advice_on_labels(bad: PendingStep) -> str:
     """What to look at if the loss on labels alone is not finite; else nothing."""
-    losses = {name: value for name, value in bad.metrics.items() if "unweighted_" in name}
-    nonfinite = [name for name, value in jax.device_get(losses).items() if not np.isfinite(value)]
+    losses = {
+        name: value for name, value in bad.scalars.read().metrics.items() if "unweighted_" in name
+    }
+    nonfinite = [name for name, value in losses.items() if not np.isfinite(value)]
     if not nonfinite or not all("hard_label_loss" in name for name in nonfinite):
         return ""
     ranges = [
@@ -219,7 +224,7 @@ def _advice_on_labels(bad: PendingStep) -> str:
 
 
 def _terms(bad: PendingStep) -> list[str]:
-    values = jax.device_get(dict(bad.metrics))
+    values = bad.scalars.read().metrics
     return [f"{name} = {value}" for name, value in values.items() if not np.isfinite(value)]
 
 

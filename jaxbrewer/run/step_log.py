@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import UsageError
 from ..objective.term_weights import TermWeight, describe
-from .device_scalars import DeviceScalars
+from .device_scalars import DeviceScalars, StepScalars
 from .logs import JsonLines
 from .progress import ProgressDisplay
 from .results import hyperparameters
@@ -32,8 +32,8 @@ METRICS = "metrics.jsonl"
 class StepLog:
     """Takes the scalars of every step and shows the progress of the training.
 
-    Scalars are read from the device in blocks, a step late, so that the device never waits for
-    the host; they reach ``metrics.jsonl`` and the trackers (as ``scalar/<name>``) when read.
+    Scalars are read ``LEAD`` steps late, so that the device never waits for the host, and written
+    in blocks; they reach ``metrics.jsonl`` and the trackers (as ``scalar/<name>``) when read.
 
     Args:
         directory: The directory of ``metrics.jsonl``; ``None`` writes none.
@@ -130,6 +130,8 @@ class StepLog:
             self._write([(step, scores)], "validation")
 
     def _write(self, rows: Iterable[tuple[int, Mapping[str, float]]], group: str) -> None:
+        if not self._writers:
+            return
         named = [
             (step, {f"{group}/{name}": value for name, value in scalars.items()})
             for step, scalars in rows
@@ -151,27 +153,30 @@ class StepLog:
         The time since they were asked for counts as waited for data if the devices have finished
         every step by then, which is asked without waiting for them.
         """
-        last: Sequence[Any] = self._pending[-1].scalars.vectors if self._pending else ()
-        is_idle = all(vector.is_ready() for vector in last)
+        is_idle = not self._pending or self._pending[-1].scalars.is_ready()
         self._waited = time.monotonic() - self._asked if is_idle else 0.0
 
     def add(
-        self, step: int, examples: int, metrics: dict[str, jax.Array], *, compiled: bool = False
+        self,
+        step: int,
+        examples: int,
+        scalars: DeviceScalars[StepScalars],
+        *,
+        compiled: bool = False,
     ) -> None:
-        """Takes the metrics of a step, still on the device.
+        """Takes the scalars of a step, still on the device, and reads those of ``LEAD`` steps ago.
 
         Args:
             step: Its number, from 1.
             examples: Number of examples in it.
-            metrics: Its scalars.
+            scalars: Its scalars.
             compiled: Whether it waited for a compilation.
         """
         if len(self._pending) >= LEAD:
-            jax.block_until_ready(self._pending[-LEAD].scalars.vectors)
-        now, scalars = time.monotonic(), DeviceScalars.of(metrics)
+            self._pending[-LEAD].scalars.read()
+        now = time.monotonic()
         self._pending.append(_PendingStep(step, examples, now, self._waited, compiled, scalars))
-        due = time.monotonic() - self._last_read >= self._SECONDS
-        if due or len(self._pending) >= self._BLOCK:
+        if now - self._last_read >= self._SECONDS or len(self._pending) >= self._BLOCK:
             self._read(self._pending[:-LEAD])
             self._pending = self._pending[-LEAD:]
 
@@ -198,15 +203,11 @@ class StepLog:
 
     def _read(self, block: list["_PendingStep"]) -> None:
         self._last_read = time.monotonic()
-        vectors = jax.device_get([pending.scalars.vectors for pending in block])
-        scalars = [
-            pending.scalars.named(on_host) for pending, on_host in zip(block, vectors, strict=True)
-        ]
-        steps = [pending.step for pending in block]
-        rows = [{"step": step, **row} for step, row in zip(steps, scalars, strict=True)]
+        logged = [(pending.step, pending.scalars.read().metrics) for pending in block]
+        rows = [{"step": step, **metrics} for step, metrics in logged]
         if self._file is not None:
             self._file.append(rows)
-        self._write(zip(steps, scalars, strict=True), "scalar")
+        self._write(logged, "scalar")
         self._history.extend(rows)
         for pending, row in zip(block, rows, strict=True):
             self._skips.see(pending.step, row)
@@ -223,14 +224,14 @@ class StepLog:
 
 
 class _PendingStep(NamedTuple):
-    """A step whose metrics are still on the device, its dispatch, and its wait for data."""
+    """A step that is not written yet, its dispatch, and its wait for data."""
 
     step: int
     examples: int
     at: float
     waited: float
     compiled: bool
-    scalars: DeviceScalars
+    scalars: DeviceScalars[StepScalars]
 
 
 def _warn_of_gaps(rows: list[dict[str, Any]], steps: int, path: Path) -> None:

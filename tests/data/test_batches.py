@@ -2,11 +2,13 @@
 
 from collections import namedtuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxbrewer as jb
-from jaxbrewer.data.batches import as_batch, batch_size
+from jaxbrewer.data.batches import BatchReader, as_batch, batch_size
 
 Graph = namedtuple("Graph", "nodes edges n_node")
 
@@ -71,8 +73,34 @@ def test_single_examples_are_refused(row, entry):
     ],
 )
 def test_batches_without_examples_or_structure_are_refused(batch, says):
-    with pytest.raises(jb.UsageError, match=says):
-        as_batch(batch)
+    for read in (as_batch, BatchReader()):
+        with pytest.raises(jb.UsageError, match=says):
+            read(batch)
+
+
+def test_a_reader_converts_and_refuses_as_if_each_batch_were_the_first():
+    arrays = {"x": np.ones((4, 2)), "y": np.ones(4)}
+    batches = [
+        arrays,
+        {"x": np.ones((4, 2)).tolist(), "y": np.ones(4)},
+        {"x": jnp.ones((4, 2)), "y": np.ones(4)},
+        {"x": np.ones((3, 2)), "y": np.ones(3)},
+        {"x": np.ones((4, 2)), "y": np.ones(4, int)},
+        (np.ones((4, 2)), np.ones(4)),
+        [np.ones((4, 2)), np.ones(4)],
+    ]
+    read = BatchReader()
+    for batch in batches:
+        found, expected = read(batch), as_batch(batch)
+        assert jax.tree.all(jax.tree.map(np.array_equal, found.arrays, expected))
+        assert type(found.arrays) is type(expected)
+        assert found.size == batch_size(expected)
+        assert found.signature == BatchReader()(batch).signature
+    assert read(arrays).arrays is arrays
+    masked = np.ma.masked_equal(arrays["x"], 1)
+    for bad in ({**arrays, "x": masked}, {**arrays, "x": np.full((4, 2), "a")}):
+        with pytest.raises(jb.UsageError):
+            read(bad)
 
 
 def test_the_size_of_a_batch_is_that_of_its_first_array():

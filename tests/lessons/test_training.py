@@ -2,7 +2,6 @@
 
 import itertools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -10,9 +9,10 @@ import pytest
 
 import jaxbrewer as jb
 from jaxbrewer.data.groups import groups
+from jaxbrewer.run.device_scalars import DeviceScalars, StepScalars
 from jaxbrewer.run.loop import plan_training
 from jaxbrewer.run.plan import Plan
-from jaxbrewer.run.step_log import StepLog
+from jaxbrewer.run.step_log import LEAD, StepLog
 from tests.toys import logits_adaptor, mlp, mlp_params, quiet, vector_data
 
 BATCHES = list(jb.ArrayLoader(vector_data(16), 8, shuffle=False))
@@ -80,15 +80,15 @@ def test_b37_the_context_manager_returns_the_distiller_and_changes_no_mode():
 
 
 def test_b38_scalars_are_fetched_without_blocking_the_step(monkeypatch):
-    reads = []
-    device_get = jax.device_get
-    monkeypatch.setattr(jax, "device_get", lambda x: reads.append(1) or device_get(x))
+    reads, read = [], DeviceScalars.read
+    monkeypatch.setattr(DeviceScalars, "read", lambda self: reads.append(self) or read(self))
+    added = [
+        DeviceScalars.of(StepScalars({"total_loss": jnp.float32(step)})) for step in range(1, 41)
+    ]
     with StepLog(None, 40, show=False) as log:
-        log._SECONDS = 1e9
-        for step in range(1, 41):
-            log.add(step, 8, {"total_loss": jnp.float32(step)})
-        assert not reads
-    assert len(reads) == 1
+        for step, scalars in enumerate(added, start=1):
+            log.add(step, 8, scalars)
+            assert not set(reads) & set(added[step - LEAD :])
     assert list(log.history()["total_loss"]) == list(range(1, 41))
 
 

@@ -7,7 +7,8 @@ import optax
 import pytest
 
 import jaxbrewer as jb
-from jaxbrewer.run.nonfinite import FiniteFlags, NonFiniteGuard, nonfinite_arrays
+from jaxbrewer.run.device_scalars import StepScalars
+from jaxbrewer.run.nonfinite import NonFiniteGuard, nonfinite_arrays
 from tests.recovery import bits, left_behind, saved
 from tests.recovery.test_resume import SOFT, TEACHER
 from tests.toys import logits_adaptor, mlp, mlp_params, quiet, vector_data
@@ -155,19 +156,19 @@ def test_the_guard_ignores_overflows_under_a_loss_scale():
 def test_flags_are_read_two_steps_late():
     """Or at a checkpoint; the device never waits for the host."""
 
-    class Flag:
-        def __array__(self, dtype=None, copy=None):
+    class Scalars:
+        def read(self):
             read.append(self)
-            return np.array(True)
+            return StepScalars({})
 
-    read, flags = [], [Flag() for _ in range(4)]
+    read, steps = [], [Scalars() for _ in range(4)]
     guard = NonFiniteGuard({})
-    for number, flag in enumerate(flags, start=1):
-        guard.add(number, None, {}, FiniteFlags(flag, flag))
+    for number, scalars in enumerate(steps, start=1):
+        guard.add(number, None, scalars, None)
         assert guard.first_nonfinite() is None
-    assert read == flags[:2]
+    assert read == steps[:2]
     assert guard.first_nonfinite(lead=0) is None
-    assert read == flags
+    assert read == steps
 
 
 def test_integers_and_keys_count_as_finite():

@@ -112,7 +112,7 @@ def test_data_are_awaited_only_while_the_devices_are_idle():
             return self.ready
 
     log, step = StepLog(None, 3, show=False), Step()
-    log._pending = [SimpleNamespace(scalars=SimpleNamespace(vectors=(step,)))]
+    log._pending = [SimpleNamespace(scalars=step)]
     for ready in (True, False):
         step.ready = ready
         for _ in log.reading(slow_batches()):
