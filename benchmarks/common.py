@@ -166,7 +166,8 @@ def ratio(section: str, name: str, above: Clock, below: Clock, note: str = "") -
     """The median of the ratios of two clocks in the same turns, and their quartiles."""
     ratios = np.array(above.seconds) / np.array(below.seconds)
     low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
-    return Row(section, name, float(middle), "x", f"quartiles {low:.3f} to {high:.3f}; {note}")
+    quartiles = f"quartiles {low:.3f} to {high:.3f}"
+    return Row(section, name, float(middle), "x", f"{quartiles}; {note}" if note else quartiles)
 
 
 class Chain:
