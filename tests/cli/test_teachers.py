@@ -67,9 +67,11 @@ def test_the_baseline_learns_from_labels_alone(job, place, tmp_path):
     described = run("distill", *words, "--dry-run")
     assert re.search("^baseline +the same student on the labels of", described, re.MULTILINE)
     assert not (tmp_path / "run").exists()
-    more = ["--data.validation", place / "test.jsonl", "--training.ckpt_steps", 2]
-    more += ["--training.patience", 9]
+    more = ["--data.validation", place / "test.jsonl", "--training.patience", 9]
+    more += ["--student.optimization.num_steps=", "--student.optimization.num_epochs", 1]
+    more += ["--student.optimization.min_steps", 4, "--training.ckpt_frequency", 2]
     printed = run("distill", *words, *more)
+    assert re.search("^checkpoints +after steps 2, 4$", printed, re.MULTILINE)
     results = read_results(tmp_path / "run" / "student")
     assert list(results["rows"]) == ["teacher", "baseline", "student"]
     assert printed.count("The best of 2 checkpoints is that of step") == 2
