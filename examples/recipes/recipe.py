@@ -158,7 +158,7 @@ def run(recipe: Recipe, given: argparse.Namespace) -> None:
     seconds = time.monotonic() - start
     rows = _rows_of_table(scores)
     _print(task, rows)
-    counts = {"labelled": len(train), "unlabelled": len(both) - len(train), "test": len(test)}
+    counts = {"labelled": len(train), "unlabelled": len(recipe.unlabelled), "test": len(test)}
     print("{labelled:,} texts with labels, {unlabelled:,} without, ".format_map(counts), end="")
     print(f"{len(test):,} to test on; {seconds:.0f} s")
     if given.results:
