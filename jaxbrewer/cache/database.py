@@ -4,6 +4,7 @@ Commits are atomic, several processes may commit to one database, and any record
 key. TensorStore comes with Orbax, which stores checkpoints in the same format.
 """
 
+import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -43,6 +44,7 @@ class RecordDatabase:
 
     def write(self, records: Mapping[bytes, bytes]) -> Any:
         """Starts an atomic commit; pass the result to :meth:`wait`."""
+        _empty_stale_lock(self._directory)
         transaction = self._tensorstore.Transaction(atomic=True)
         store = self._store.with_transaction(transaction)
         for key, record in records.items():
@@ -92,6 +94,25 @@ class RecordDatabase:
         return UsageError(
             f"{self._directory} is damaged ({reason}): remove the cache and build it again."
         )
+
+
+def _empty_stale_lock(directory: Path) -> None:
+    """Empties the lock file that a killed writer has left in a database.
+
+    TensorStore writes the next root of the tree into this file and renames it. It does not cut a
+    file that a killed writer has left, so that the end of a longer one would stay behind the root,
+    which then counts as damaged. A writer that lives holds the lock, and its file is left alone.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        return
+    path = directory / "manifest.ocdbt.__lock"
+    with contextlib.suppress(FileNotFoundError, BlockingIOError), path.open("r+b") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Without this, a writer could have renamed the file between the opening and the lock.
+        if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            file.truncate(0)
 
 
 def require_addressable(directory: Path) -> None:

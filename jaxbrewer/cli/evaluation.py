@@ -76,20 +76,22 @@ def evaluate(
         sets = {"": ToScore(make_task(source, fields), models, TrainingConfig())}
     if selective is not None and any("student" not in own.models for own in sets.values()):
         raise UsageError("--selective needs a student and a teacher: give --teacher DIR.")
-    contents = {}
+    evaluations = {}
     for name, own in sets.items():
         with errors_of_task(name):
-            evaluation = _evaluate(own, batch_size, per_class, selective)
-        contents[name] = {"file": str(own.task.data.test), **evaluation}
-        if not as_json:
-            if name:
-                print_line(f"{name}:")
-            print_evaluation(evaluation, file=str(own.task.data.test))
+            evaluations[name] = _evaluate(own, batch_size, per_class, selective)
+    files = {name: str(own.task.data.test) for name, own in sets.items()}
+    contents = {name: {"file": files[name], **found} for name, found in evaluations.items()}
     content = contents.get("", {"tasks": contents})
     if output is not None:
         write_json(output, content)
     if as_json:
         print(json.dumps(content, indent=1, allow_nan=False))
+        return
+    for name, evaluation in evaluations.items():
+        if name:
+            print_line(f"{name}:")
+        print_evaluation(evaluation, file=files[name])
 
 
 class ToScore(NamedTuple):

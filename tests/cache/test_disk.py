@@ -316,6 +316,14 @@ def test_concurrent_writers_lose_nothing(tmp_path):
     assert len(building.RecordDatabase(tmp_path).keys()) == 400
 
 
+def test_what_a_killed_writer_left_in_a_lock_file_does_not_stay_in_the_database(tmp_path):
+    records = database.RecordDatabase(tmp_path, create=True)
+    records.wait(records.write({b"a": b"1"}))
+    (tmp_path / "manifest.ocdbt.__lock").write_bytes(b"half a root" * 1000)
+    records.wait(records.write({b"b": b"2"}))
+    assert database.RecordDatabase(tmp_path).read([b"a", b"b"]) == [b"1", b"2"]
+
+
 def test_damaged_records_are_named(tmp_path):
     build(tmp_path)
     assert not list(TeacherCache(tmp_path).damaged())

@@ -54,7 +54,7 @@ def killed(directory, *, num_steps=24):
 
 def long(directory):
     """Longer than any test waits; SIGTERM ends it."""
-    config = quiet(output_dir=directory / "run", resume=True, ckpt_steps=1000)
+    config = quiet(output_dir=directory / "run", resume=True, ckpt_steps=10**7)
     trainer = jb.BasicTrainer(config, (mlp, mlp_params(3)), logits_adaptor)
     loader = jb.ArrayLoader(vector_data(24), 8, seed=3)
     trainer.train(optax.adam(1e-2), loader, num_steps=10**7)
