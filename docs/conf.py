@@ -27,7 +27,7 @@ extensions = [
 html_theme = "sphinx_book_theme"
 html_title = "jaxbrewer"
 html_theme_options = {"show_toc_level": 2, "home_page_in_toc": True}
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "jupyter_execute"]  # what a build leaves
 root_doc = "index"
 
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
