@@ -1,7 +1,7 @@
 """Prepares the distillation of a job: its texts, teachers, student, and the student beside it."""
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from ..text.multi_task import MultiTaskTraining
     from ..text.training import TextTraining
     from ..text.validation import Validation
+
+Training = TypeVar("Training")
+Student = TypeVar("Student")
 
 
 class Teacher(NamedTuple):
@@ -148,7 +151,7 @@ def prepare_distillation(job: Job) -> PreparedDistillation:
     return PreparedDistillation(task, training, teachers, student, data, held_out, tokens)
 
 
-class Baseline(NamedTuple):
+class Baseline(NamedTuple, Generic[Training, Student]):
     """The student trained on labels alone, beside the distilled one.
 
     Attributes:
@@ -158,8 +161,8 @@ class Baseline(NamedTuple):
         plan: Its length, that of the distillation.
     """
 
-    training: "TextTraining"
-    student: "TransformerModel"
+    training: Training
+    student: Student
     run: RunPaths
     plan: "Plan"
 
@@ -176,7 +179,7 @@ def require_baseline(job: Job) -> None:
 
 def prepare_baseline(
     job: Job, prepared: PreparedDistillation, plan: "Plan", validation: "Validation | None"
-) -> Baseline:
+) -> "Baseline[TextTraining, TransformerModel]":
     """Prepares the same student for as many optimizer steps on labels alone.
 
     Its checkpoints are as many steps apart as the first two of the distillation.

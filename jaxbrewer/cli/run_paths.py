@@ -110,6 +110,19 @@ def baseline_run(config: TrainingConfig) -> RunPaths:
     return RunPaths(Path(str(config.output_dir)) / "baseline")
 
 
+def require_writable_students(job: Job, *, baseline: bool) -> None:
+    """Raises :class:`UsageError` if the runs of ``jaxbrewer distill`` cannot be written.
+
+    Args:
+        job: The job.
+        baseline: Whether the student that learns from labels alone is one of them.
+    """
+    config, path = job.config.training, job.config.student.path
+    runs = (student_run(config), baseline_run(config)) if baseline else (student_run(config),)
+    for run in runs:
+        run.require_writable(config, used=None if path is None else Path(path))
+
+
 def refuse_tasks(job: Job) -> None:
     """Raises :class:`UsageError` for a job with several tasks."""
     if job.config.tasks:

@@ -1,6 +1,5 @@
 """``jaxbrewer distill`` for a job with several tasks: one student with a head for each."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..run.results import Scores
@@ -18,7 +17,7 @@ from .job_facts import (
 from .messages import report_wait
 from .output import print_facts, print_line, print_note
 from .results import save_results
-from .run_paths import RunPaths, baseline_run, student_run
+from .run_paths import RunPaths, require_writable_students, student_run
 from .score_table import print_evaluation
 from .task_preparation import (
     PreparedTasks,
@@ -50,9 +49,7 @@ def distill_tasks(
     config, run = job.config, student_run(job.config.training)
     require_only_tasks(job, baseline=baseline)
     if is_first:
-        used = None if config.student.path is None else Path(config.student.path)
-        for own in (run, baseline_run(config.training))[: 2 if baseline else 1]:
-            own.require_writable(config.training, used=used)
+        require_writable_students(job, baseline=baseline)
     prepared = prepare_tasks(job)
 
     from ..devices.mesh import on_device
@@ -90,7 +87,7 @@ def distill_tasks(
 
 
 def _facts_of(
-    job: Job, prepared: PreparedTasks, plan: "Plan", beside: TasksBaseline | None
+    job: Job, prepared: PreparedTasks, plan: "Plan", beside: "TasksBaseline | None"
 ) -> Facts:
     """The rows that the command prints before it starts."""
     from . import job_models
@@ -145,7 +142,7 @@ def _save(prepared: PreparedTasks, student: "SharedEncoder", run: RunPaths) -> N
 
 
 def _score(
-    prepared: PreparedTasks, run: RunPaths, beside: TasksBaseline | None
+    prepared: PreparedTasks, run: RunPaths, beside: "TasksBaseline | None"
 ) -> dict[str, Scores]:
     """Scores the models of each task that has test texts; rows ``<task>/<model>``."""
     from ..text.evaluation import ModelToScore, evaluation_of

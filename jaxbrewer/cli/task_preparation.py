@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -15,8 +15,8 @@ from .config import Job
 from .fitting import ToValidate
 from .job_data import DistillationTexts, HeldOut, read_distillation_texts, read_held_out
 from .messages import report_wait
-from .preparation import first_checkpoint, require_baseline
-from .run_paths import RunPaths, baseline_run, find_teacher, student_run
+from .preparation import Baseline, first_checkpoint, require_baseline
+from .run_paths import baseline_run, find_teacher, student_run
 
 if TYPE_CHECKING:
     from ..models import TransformerModel
@@ -109,25 +109,13 @@ def prepare_tasks(job: Job) -> PreparedTasks:
     return PreparedTasks(tasks, teachers, student, training)
 
 
-class TasksBaseline(NamedTuple):
-    """The student of several tasks trained on labels alone, beside the distilled one.
-
-    Attributes:
-        training: The training.
-        student: Another copy of the student.
-        run: Where it writes.
-        plan: Its length, that of the distillation.
-    """
-
-    training: "MultiTaskTraining"
-    student: "SharedEncoder"
-    run: RunPaths
-    plan: "Plan"
+TasksBaseline: TypeAlias = "Baseline[MultiTaskTraining, SharedEncoder]"
+"""The student of several tasks trained on labels alone."""
 
 
 def prepare_tasks_baseline(
     job: Job, prepared: PreparedTasks, plan: "Plan", validation: ToValidate
-) -> TasksBaseline:
+) -> "TasksBaseline":
     """Prepares the same student for as many optimizer steps on the labels of the tasks alone.
 
     Its checkpoints are as many steps apart as the first two of the distillation.
@@ -156,7 +144,7 @@ def prepare_tasks_baseline(
         dataclasses.replace(config.student.optimization, num_steps=plan.total_steps),
         dataclasses.replace(settings, ckpt_steps=first),
     )
-    return TasksBaseline(training, student, run, training.check(validation))
+    return Baseline(training, student, run, training.check(validation))
 
 
 def require_only_tasks(job: Job, *, baseline: bool = False) -> None:

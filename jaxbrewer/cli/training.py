@@ -36,7 +36,7 @@ from .preparation import (
     require_baseline,
 )
 from .results import save_results
-from .run_paths import baseline_run, refuse_tasks, student_run, teacher_run
+from .run_paths import refuse_tasks, require_writable_students, student_run, teacher_run
 from .score_table import print_evaluation
 from .several_tasks import distill_tasks
 from .teacher_check import check_teacher
@@ -44,6 +44,7 @@ from .teacher_check import check_teacher
 if TYPE_CHECKING:
     from ..models import TransformerModel
     from ..run.plan import Plan
+    from ..text.training import TextTraining
 
 Scored: TypeAlias = (
     "tuple[TransformerModel | Predictions, Path | None, tuple[str, ...], Texts | None]"
@@ -146,9 +147,7 @@ def distill(
     if baseline:
         require_baseline(job)
     if is_first:  # the others may find the run that it has started
-        used = _optional_path(config.student.path)
-        for own in (run, baseline_run(config.training))[: 2 if baseline else 1]:
-            own.require_writable(config.training, used=used)
+        require_writable_students(job, baseline=baseline)
     prepared = prepare_distillation(job)
 
     from ..devices.mesh import on_device
@@ -215,7 +214,10 @@ def _check_teachers(job: Job, prepared: PreparedDistillation) -> LinearBaseline 
 
 
 def _facts_of(
-    job: Job, prepared: PreparedDistillation, plan: "Plan", beside: Baseline | None
+    job: Job,
+    prepared: PreparedDistillation,
+    plan: "Plan",
+    beside: "Baseline[TextTraining, TransformerModel] | None",
 ) -> Facts:
     """The rows that ``distill`` prints before it starts."""
     from . import job_models
@@ -275,7 +277,3 @@ def _score(job: Job, task: Task[Any], models: "Mapping[str, Scored]") -> dict[st
     evaluation = evaluation_of(task, scored, report=report_wait, progress=report_progress)
     print_evaluation(evaluation, file=str(job.config.data.test))
     return evaluation["rows"]
-
-
-def _optional_path(path: str | None) -> Path | None:
-    return None if path is None else Path(path)

@@ -1,6 +1,6 @@
 """A batch of any library, checked and as arrays; its size and its signature."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -60,8 +60,7 @@ def batch_size(batch: Batch) -> int:
 
 def signature(batch: Batch) -> Any:
     """Structure, shapes and dtypes of a batch of arrays; a step compiles once for each."""
-    leaves, structure = jax.tree.flatten(batch)
-    return structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+    return _signature_of(*jax.tree.flatten(batch))
 
 
 class ReadBatch(NamedTuple):
@@ -102,7 +101,7 @@ class BatchReader:
         Raises:
             UsageError: It is not a batch.
         """
-        found = signature(batch) if _holds_arrays(batch) else None
+        found = _signature_if_arrays(batch)
         if found not in self._sizes:
             batch = as_batch(batch)
             found = signature(batch)
@@ -110,13 +109,18 @@ class BatchReader:
         return ReadBatch(batch, found, self._sizes[found])
 
 
-def _holds_arrays(batch: Any) -> bool:
-    """Whether all leaves of a batch are arrays already."""
+def _signature_of(leaves: Sequence[Any], structure: Any) -> Any:
+    return structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+
+
+def _signature_if_arrays(batch: Any) -> Any:
+    """The signature of a batch whose leaves are all arrays already; ``None`` of another."""
     try:
-        leaves = jax.tree.leaves(batch)
+        leaves, structure = jax.tree.flatten(batch)
     except ValueError:  # a dict whose keys cannot be sorted, which as_batch refuses
-        return False
-    return all(type(leaf) is np.ndarray or isinstance(leaf, jax.Array) for leaf in leaves)
+        return None
+    holds = all(type(leaf) is np.ndarray or isinstance(leaf, jax.Array) for leaf in leaves)
+    return _signature_of(leaves, structure) if holds else None
 
 
 def _check_part(part: Batch) -> None:
