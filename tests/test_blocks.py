@@ -1,4 +1,4 @@
-"""Every block of code in the pages is run by a test, or listed here with the reason why not."""
+"""Every block of the pages is run by a test, and its output compared, or listed with the reason."""
 
 import contextlib
 import io
@@ -9,15 +9,11 @@ import pytest
 import yaml
 
 from jaxbrewer.cli.parser import make_parser
-from tools.update_results import pages
-
-PAGES = {
-    page.name: re.sub(r"<!--.*?-->", "", page.read_text(), flags=re.DOTALL) for page in pages()
-}
+from tests.pages import PAGES, blocks, compared
+from tests.test_documents import PROGRAMS
 
 RUN = {
     "python": "test_documents.py, test_models_page.py, test_export_page.py",
-    "text": "what the program above it prints, compared by the same tests",
     "jsonl": "cli/test_tasks_page.py",
     "conll": "cli/test_tasks_page.py",
     "json": "test_documents.py",
@@ -36,7 +32,10 @@ NOT_RUN = {
         ("scaling.md", "TrainingConfig("),
     ],
     "needs several hosts": [("scaling.md", "import jax"), ("scaling.md", "# on every host")],
-    "needs PyTorch": [("migration.md", "import numpy as np, torch")],
+    "needs PyTorch": [
+        ("migration.md", "import numpy as np, torch"),
+        ("export.md", "1.0000 0.3540"),
+    ],
     "needs Node": [("export.md", "import { env")],
     "installs or downloads": [
         ("README.md", "pip install"),
@@ -53,43 +52,42 @@ NOT_RUN = {
         ("benchmarks.md", "$ python"),
         ("language-models.md", "python examples/language_model.py --model"),
     ],
-    "a message, of which a test of its own has the words": [
-        ("adaptors.md", "kd_loss of logits[0]"),
-        ("auto.md", "jaxbrewer: The teacher"),
-        ("command-line.md", "The training stopped"),
-        ("evaluation.md", "Above a confidence"),
-        ("losses.md", "effective weights"),
-        ("losses.md", "mean_loss breaks"),
-        ("reliability.md", "output_dir"),
-        ("tasks.md", "jaxbrewer: error"),
-    ],
-    "a tree of files": [("command-line.md", "runs/glosses/"), ("design.md", "jaxbrewer/")],
-    "trains on files of the reader; arguments are parsed below, output is compared in cli": [
+    "trains on files of the reader and shows no output; arguments are parsed below": [
         ("command-line.md", "jaxbrewer "),
-        ("command-line.md", "$ jaxbrewer "),
         ("evaluation.md", "jaxbrewer "),
-        ("evaluation.md", "$ jaxbrewer "),
-        ("evaluation.md", "$ echo 'a small wild cat' | jaxbrewer "),
         ("export.md", "jaxbrewer "),
-        ("scaling.md", "$ jaxbrewer "),
     ],
 }
 """Blocks by page and beginning."""
 
 
-def blocks(page):
-    """Kind and text of each block of a page."""
-    return re.findall(r"^[ ]*```(\S*)\n(.*?)^[ ]*```", PAGES[page], re.DOTALL | re.MULTILINE)
+UNCOMPARED = {"measures for minutes", "needs PyTorch"}
+"""Reasons for which a block may show output that no test compares."""
+
+
+def shows_output(kind, text):
+    """Whether lines of a block are printed by a command, or by the program above it."""
+    lines = text.replace("\\\n", " ").splitlines()
+    commands = [line for line in lines if line.startswith("$ ")]
+    return kind == "text" or (bool(commands) and len(commands) < len(lines))
 
 
 @pytest.mark.parametrize("page", list(PAGES))
 def test_every_block_is_run_or_listed(page):
-    listed = [start for places in NOT_RUN.values() for name, start in places if name == page]
-    unused = set(listed)
+    listed = {
+        start: why for why, places in NOT_RUN.items() for name, start in places if name == page
+    }
+    asked = {start for name, start in compared() if name == page}
+    unused = {*listed, *asked}
     for kind, text in blocks(page):
-        matching = [start for start in listed if text.startswith(start)]
-        unused -= set(matching)
-        assert kind in RUN or matching, f"{page}: run this block or list it:\n{text}"
+        found = {start for start in {*listed, *asked} if text.startswith(start)}
+        unused -= found
+        is_program = kind in RUN or (kind == "text" and page in PROGRAMS)
+        assert is_program or found, f"{page}: run this block or list it:\n{text[:300]}"
+        if shows_output(kind, text) and not is_program and not found & asked:
+            assert all(listed[start] in UNCOMPARED for start in found), (
+                f"{page}: compare what this block shows (tests.pages.page_block):\n{text[:300]}"
+            )
     assert not unused, f"{page} has no block that begins with {unused}"
 
 

@@ -13,6 +13,7 @@ import pytest
 
 import jaxbrewer as jb
 from jaxbrewer.registry import ADAPTOR_KEYS
+from tests.pages import page_block
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -57,8 +58,8 @@ def test_the_site_lists_every_page_and_documents_every_public_module():
 
 
 def test_the_design_page_lists_every_module():
-    page = (ROOT / "docs" / "design.md").read_text()
-    (tree,) = re.findall(r"^```text\njaxbrewer/\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    root, _, tree = page_block("design.md", "jaxbrewer/").partition("\n")
+    assert root == "jaxbrewer/"
     folders, listed = [], []
     for line in tree.splitlines():
         indent, name = re.match(r"( *)(\S+)", line).groups()
@@ -140,19 +141,20 @@ def test_the_readmes_code_runs_twice_in_one_session(tmp_path):
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
+PROGRAMS = {
+    "extending.md": 5,
+    "adaptors.md": 3,
+    "own-loop.md": 1,
+    "schedules.md": 1,
+    "cache.md": 1,
+    "evaluation.md": 1,
+    "trackers.md": 1,
+}
+"""Pages whose programs stand above what they print, and the number of programs."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "count"),
-    [
-        ("extending.md", 5),
-        ("adaptors.md", 3),
-        ("own-loop.md", 1),
-        ("schedules.md", 1),
-        ("cache.md", 1),
-        ("evaluation.md", 1),
-        ("trackers.md", 1),
-    ],
-)
+@pytest.mark.parametrize(("name", "count"), PROGRAMS.items())
 def test_programs_of_a_page_print_what_it_shows(name, count, tmp_path):
     page = (ROOT / "docs" / name).read_text()
     programs = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", page, re.DOTALL)

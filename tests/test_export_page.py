@@ -14,6 +14,7 @@ from jaxbrewer.export import export, program_of
 from jaxbrewer.models import load
 from jaxbrewer.text import Tokenizer
 from tests.cli.conftest import write_model
+from tests.pages import blocks, form, page_block
 
 PAGE = "export.md"
 ROOT = Path(__file__).parent.parent
@@ -75,3 +76,14 @@ def test_a_program_answers_as_the_model(section, format, library, model, tmp_pat
         for text, name, row in zip(TEXTS, names, scores, strict=True)
     ]
     assert done.stdout.splitlines() == shown
+    page = page_block("export.md", "a small domesticated")
+    assert [form(line) for line in shown] == [
+        form(line.replace(": animal ", f": {names[0]} ").replace(": act ", f": {names[1]} "))
+        for line in page.splitlines()
+    ]
+
+
+def test_the_page_shows_one_answer_of_one_model_everywhere():
+    answers = [text for _, text in blocks(PAGE) if text.startswith(TEXTS[0])]
+    assert len(answers) == 4
+    assert len(set(answers)) == 1

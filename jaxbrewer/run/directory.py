@@ -212,7 +212,8 @@ def _resume(
     if manifest.get("optax") != metadata.version("optax"):
         compared.remove("optimizer")  # described by the names of optax's own functions
     before, now = ({name: known.get(name) for name in compared} for known in (manifest, facts))
-    differences = [*_differences(saved, configs), *_differences(before, now)]
+    # an optimizer's closures hold the same setting several times
+    differences = list(dict.fromkeys((*_differences(saved, configs), *_differences(before, now))))
     if differences and not config.force_resume:
         more = f", and {len(differences) - 5} more" if len(differences) > 5 else ""
         raise UsageError(

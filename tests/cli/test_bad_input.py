@@ -9,6 +9,7 @@ import pytest
 
 from jaxbrewer.cli import main
 from tests.cli.conftest import WORDS, write_model
+from tests.pages import page_block
 
 
 def refused(capsys, *words):
@@ -225,6 +226,9 @@ def test_teachers_of_other_problems_are_refused(job, data, tmp_path, capsys, pro
         )
         task = {"regression": "regression"}.get(problem, "multi-label")
         assert line.endswith(f"needs data.task '{task}'.")
+    if problem == "multi_label_classification":
+        page = page_block("tasks.md", "jaxbrewer: error: toxic ")
+        assert line == page.replace("jaxbrewer: error: toxic", str(teacher))
 
 
 @pytest.mark.slow

@@ -9,11 +9,13 @@ import pytest
 from scipy.special import rel_entr, softmax
 
 from jaxbrewer.json_files import conform, parse_json, read_json
+from jaxbrewer.run.results import Scores
 from jaxbrewer.text import load
 from jaxbrewer.text.evaluation import Evaluation
 from tests.cli.conftest import KINDS, WORDS, run, texts, write_model
 from tests.cli.test_bad_input import refused
 from tests.cli.test_job import cells_of
+from tests.pages import PAGES, form, page_block
 
 
 class Printed(Evaluation):
@@ -76,6 +78,17 @@ def test_a_model_is_compared_with_its_teacher_class_by_class(place, evaluation):
         assert value == pytest.approx(expected)
 
 
+def test_the_page_names_every_entry_of_the_json():
+    table = PAGES["evaluation.md"].partition("| entry | what it holds |")[2].partition("\n\n")[0]
+    cells = [line.split(" | ")[0].strip("| ") for line in table.splitlines()[2:]]
+    top, of_model = (
+        sorted(re.findall(r"`(\w+)`", " ".join(cell for cell in cells if ("·" in cell) == nested)))
+        for nested in (False, True)
+    )
+    assert top == sorted(Printed.__annotations__)
+    assert of_model == sorted(["p50", "p95", *Scores.__annotations__])
+
+
 def test_every_number_has_an_interval_around_it(evaluation):
     for scores in evaluation["rows"].values():
         numbers = {**scores["metrics"], **scores.get("agreement", {})}
@@ -121,6 +134,8 @@ def test_selective_prediction_finds_a_threshold(place, capsys):
     student, file = place / "student", place / "test.jsonl"
     words = ["evaluate", student, file, "--teacher", student]
     printed = run(*words, "--selective", 0.95)
+    page = page_block("evaluation.md", "Above a confidence")
+    assert form(printed.splitlines()[-1]) == form(page)
     assert "Above a confidence of 0.0000 the student agrees with the teacher on at least 0." in (
         printed
     )

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import types
+from pathlib import Path
 
 import numpy as np
 import optax
@@ -24,7 +25,7 @@ from jaxbrewer.text import Tokenizer, read_examples
 from jaxbrewer.text.inference import run_model
 from jaxbrewer.text.tasks.classification import Classification, accuracy
 from tests.cli.conftest import KINDS, run, texts, write_model
-from tests.cli.test_page_output import output_of, require_form
+from tests.pages import page_block, page_output, require_form
 
 pytestmark = pytest.mark.slow
 
@@ -108,23 +109,32 @@ def test_the_teacher_learns_and_is_saved(done, data):
 
 
 @pytest.mark.parametrize(
-    ("page", "command"),
+    ("command", "lines"),
     [
-        ("command-line.md", "train"),
-        ("command-line.md", "distill"),
-        ("evaluation.md", "evaluate"),
+        ("train", page_output("command-line.md", "$ jaxbrewer train job.yaml\njax")),
+        ("distill", page_output("command-line.md", "$ jaxbrewer distill job.yaml\n")),
+        ("evaluate", page_output("evaluation.md", "$ jaxbrewer evaluate runs/demo")),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_the_output_in_the_pages_has_the_form_of_what_is_printed(page, command, done):
-    printed = getattr(done, command).splitlines()
-    require_form(output_of(page, f"jaxbrewer {command}"), printed)
+def test_the_output_in_the_pages_has_the_form_of_what_is_printed(command, lines, done):
+    require_form(lines, getattr(done, command).splitlines())
+
+
+def test_the_page_shows_the_files_of_a_run(done):
+    tree = page_block("command-line.md", "runs/glosses/").splitlines()
+    named = [line.split()[0].rstrip("/") for line in tree]
+    start, end = named.index("teacher"), named.index("student")
+    files = {Path(name).parts[0] for name in named[start + 1 : end]}
+    assert files == {path.name for path in (done.run / "teacher").iterdir()}
+    assert {"teacher", "student"} <= {path.name for path in done.run.iterdir()}
 
 
 def test_an_inspected_run_in_the_page_has_the_form_of_what_is_printed(done):
     shown, printed = (
         [line for line in lines if not line.startswith("command ")]
         for lines in (
-            output_of("command-line.md", "jaxbrewer inspect runs"),
+            page_output("command-line.md", "$ jaxbrewer inspect runs"),
             run("inspect", done.run / "student").splitlines(),
         )
     )

@@ -10,7 +10,7 @@ import pytest
 
 from jaxbrewer.cli import main
 from tests.cli.conftest import write_model
-from tests.cli.test_page_output import output_of, require_form
+from tests.pages import page_output, require_form
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -48,7 +48,7 @@ def test_a_plan_counts_memory_of_each_device_and_work(content, job, tmp_path):
     work = 2 * (weights / 4) * 16 * 8 * (1 + 3 / 2) / 4
     assert float(rows["FLOPs per step"]) == pytest.approx(work, rel=0.5)
     assert "all-gather" in done.stdout
-    shown = output_of("scaling.md", "jaxbrewer plan")
+    shown = page_output("scaling.md", "$ jaxbrewer plan")
     shown[1] = shown[1].replace("data 2 x ", "")
     kinds = r"^Communication: .*"
     require_form(

@@ -19,6 +19,7 @@ from jaxbrewer.text.inference import run_model
 from jaxbrewer.text.tasks.classification import Classification
 from tests.cli.conftest import KINDS, WORDS, run, texts, write_model
 from tests.cli.test_bad_input import refused
+from tests.pages import form, page_block, page_output
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,22 @@ def parsed(printed):
     for line in lines:
         assert line["label"] == max(line["probabilities"], key=line["probabilities"].get)
     return np.array([list(line["probabilities"].values()) for line in lines])
+
+
+def test_the_answer_in_the_page_has_the_form_of_what_is_printed(tmp_path, monkeypatch):
+    (line,) = page_output("evaluation.md", "$ echo 'a small wild cat' | jaxbrewer predict")
+    answer = json.loads(line)
+    model = write_model(
+        tmp_path / "model", head=True, num_labels=6, labels=tuple(answer["probabilities"])
+    )
+    given(monkeypatch, b"a small wild cat")
+    printed = run("predict", model, "-").removesuffix("\n")
+    parsed(line)
+    assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-6)
+    chosen = f'"{json.loads(printed)["label"]}"'
+    assert form(printed) == form(line.replace(f'"{answer["label"]}"', chosen, 1))
+    classes = page_block("command-line.md", "$ jaxbrewer train job.yaml\njaxbrewer")
+    assert f"classes      6: {', '.join(answer['probabilities'])}\n" in classes
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 64])

@@ -13,6 +13,7 @@ from jaxbrewer.configs import DataConfig
 from jaxbrewer.text import Examples, task_of
 from jaxbrewer.text.tasks import Texts
 from tests.cli.conftest import run
+from tests.pages import form, page_block
 
 UNTRAINED = {"num_steps": 1, "learning_rate": 0}
 
@@ -39,6 +40,8 @@ def test_a_teacher_worse_than_a_linear_model_is_reported(untrained, capsys):
     assert len(lines) == 1
     assert "The teacher is worse than a linear model on words: accuracy 0." in lines[0]
     assert "--teacher.optimization.min_steps" in lines[0]
+    page = page_block("auto.md", "jaxbrewer: The teacher").replace("validation.jsonl", "test.jsonl")
+    assert form(lines[0]) == form(page)
     assert "Not checked" not in printed
 
     run("distill", untrained, "--student.optimization.num_steps", 1)

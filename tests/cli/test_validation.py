@@ -20,6 +20,7 @@ from jaxbrewer.text.inference import run_model
 from jaxbrewer.text.tasks.classification import Classification
 from jaxbrewer.text.tokenize import saved_max_length
 from tests.cli.conftest import run
+from tests.pages import form, page_block
 
 
 def short(job, *words):
@@ -59,6 +60,9 @@ def test_the_best_checkpoint_is_the_saved_model(job, data, tmp_path, monkeypatch
     printed = run("train", *short(job, *words))
     assert "ends once 1 in a row are no better" in printed
     assert "The training stopped after step 6 of 8" in printed
+    page = page_block("command-line.md", "The training stopped").splitlines()
+    first = next(n for n, line in enumerate(printed.splitlines()) if line.startswith(page[0][:12]))
+    assert [*map(form, printed.splitlines()[first : first + 2])] == [*map(form, page)]
     training = read_results(teacher)["training"]
     assert (training["steps"], training["planned_steps"], training["best_step"]) == (6, 8, 4)
     stopped = load_file(teacher / "model" / "model.safetensors")

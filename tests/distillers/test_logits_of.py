@@ -9,6 +9,7 @@ import pytest
 import jaxbrewer as jb
 from jaxbrewer.losses import _chunk_sizes as chunks
 from jaxbrewer.losses import fused_cross_entropy
+from tests.pages import form, page_block
 from tests.toys import quiet
 
 CLASSES, LENGTH, EXAMPLES = 11, 6, 8
@@ -91,6 +92,7 @@ def test_a_training_moves_the_weights_as_whole_logits_do(expected, capsys):
     one = distiller(fused_adaptor, train=lambda: quiet(progress=True))
     plan = one.check(optax.sgd(0.2), batches(), num_epochs=2)
     assert plan.facts == (f"kd_loss of logits[0] and labels: {IN_CHUNKS}",)
+    assert form(plan.facts[0]) == form(page_block("adaptors.md", "kd_loss of logits[0]"))
     assert_equal(weights_after(one), expected)
     printed = capsys.readouterr().err
     assert printed.count(f"kd_loss of logits[0] and labels: {IN_CHUNKS}") == 1

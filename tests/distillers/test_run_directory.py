@@ -10,6 +10,7 @@ import pytest
 
 import jaxbrewer as jb
 from jaxbrewer.run.checkpoint_store import CheckpointStore
+from tests.pages import form, page_block
 from tests.toys import (
     HIDDEN_MATCH,
     Encoder,
@@ -181,6 +182,7 @@ def test_progress_without_a_terminal_is_plain_lines(tmp_path, capsys):
     assert weights == (
         "effective weights at step 0: kd_loss 0.25 (1 / T^2, T = 2), hard_label_loss 0.5"
     )
+    assert form(weights) == form(page_block("losses.md", "effective weights"))
     assert waiting[0].endswith("reading the first batch")
     assert all(text.startswith("step ") for text in waiting)
     assert line.startswith("step 6/6  loss ")

@@ -12,6 +12,7 @@ import pytest
 
 import jaxbrewer as jb
 from jaxbrewer.run.optimizer_settings import closure_settings
+from tests.pages import page_block
 from tests.recovery import Crash, Crashing, left_behind
 from tests.recovery.test_resume import DATA, SOFT, TEACHER, plain
 from tests.toys import logits_adaptor, mlp, mlp_params, quiet
@@ -77,6 +78,14 @@ def test_the_message_names_what_differs(parts, says, begun):
     with pytest.raises(jb.UsageError, match=says) as error:
         resume(begun, **parts)
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_the_message_in_the_page_is_the_message(begun):
+    changed = dataclasses.replace(SOFT, temperature=4)
+    with pytest.raises(jb.UsageError) as error:
+        resume(begun, distill=changed, optimizer=optax.adam(2e-2))
+    page = page_block("reliability.md", "output_dir 'runs/mine'").replace("\n", " ")
+    assert str(error.value) == page.replace("runs/mine", str(begun / "run"))
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from jaxbrewer.losses import (
 )
 from jaxbrewer.testing import check_loss
 from jaxbrewer.testing._properties import PROPERTIES
+from tests.pages import page_block
 
 CHEAP = [name for name in PROPERTIES if name not in ("transformations", "mask dtype")]
 
@@ -217,6 +218,16 @@ def test_the_report_gives_the_numbers():
     message = "split 1 \\+ 3 the loss is [0-9.]+ instead of [0-9.]+"
     with pytest.raises(AssertionError, match=message):
         check_loss(mean_of_means, "hidden", only=["micro-batches"])
+
+
+def mean_loss(state_S, state_T, mask):  # docs/losses.md quotes it
+    return abs((state_S - state_T) * mask[..., None]).sum() / mask.sum()
+
+
+def test_the_report_in_the_page_is_the_report():
+    with pytest.raises(AssertionError) as error:
+        check_loss(mean_loss, "hidden")
+    assert str(error.value) == page_block("losses.md", "mean_loss breaks")
 
 
 def test_a_loss_without_a_mask_or_with_the_teacher_in_the_objective():
