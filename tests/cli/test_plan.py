@@ -4,13 +4,23 @@ import os
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
+import numpy as np
 import pytest
+from flax import nnx
+from jax.sharding import AbstractMesh
 
 from jaxbrewer.cli import main
+from jaxbrewer.cli.output import format_bytes
+from jaxbrewer.configs import DataConfig, DistillationConfig, OptimizationConfig, TrainingConfig
+from jaxbrewer.devices.mesh import DeviceLayout
+from jaxbrewer.models import BertConfig, BertForSequenceClassification
+from jaxbrewer.text import Encoded, task_of
+from jaxbrewer.text.training import make_distillation
 from tests.cli.conftest import write_model
-from tests.pages import page_output, require_form
+from tests.pages import PAGES, page_output, require_form
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -23,6 +33,68 @@ def bytes_of(text):
 def test_a_mesh_larger_than_the_machine_is_refused_with_the_remedy(job, capsys):
     assert main(["plan", str(job), "--training.mesh", "{fsdp: 4}"]) == 2
     assert "needs 4 devices, and 1 are here: add --devices 4" in capsys.readouterr().err
+
+
+class NotCompiled:
+    """A step in place of a jitted one; its program has no size."""
+
+    def __getattr__(self, name):
+        return lambda *_: self
+
+    def as_text(self):
+        return ""
+
+    def cost_analysis(self):
+        return {}
+
+    def memory_analysis(self):
+        return types.SimpleNamespace(temp_size_in_bytes=0)
+
+
+@pytest.fixture
+def plan_of_the_page(monkeypatch):
+    """The bytes on each device of the job of docs/scaling.md; nothing is allocated or compiled."""
+    sizes = {"hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}
+    teacher, student = (
+        nnx.eval_shape(
+            lambda layers=layers: BertForSequenceClassification(
+                BertConfig(num_hidden_layers=layers, num_labels=6, **sizes), rngs=nnx.Rngs(0)
+            )
+        )
+        for layers in (6, 3)
+    )
+    tokens, offsets = np.ones(64 * 128, np.int32), np.arange(65) * 128
+    labels = {"labels": np.zeros(64, np.int32)}
+    encoded = Encoded(tokens, tokens, offsets, columns=labels)
+    parts = DistillationConfig(), OptimizationConfig(batch_size=64, num_steps=1), TrainingConfig()
+    training = make_distillation(task_of(DataConfig()), teacher, student, encoded, *parts)
+    monkeypatch.setattr("jaxbrewer.devices.estimate.jit_step", lambda *_: NotCompiled())
+
+    def of(mesh):
+        layout = DeviceLayout(AbstractMesh(tuple(mesh.values()), tuple(mesh)), [], [], False)
+        monkeypatch.setattr("jaxbrewer.devices.estimate.make_layout", lambda _: layout)
+        estimate = training.estimate()
+        return {
+            name: format_bytes(getattr(estimate, name))
+            for name in ("teacher", "student", "optimizer", "batch")
+        }
+
+    return of
+
+
+def test_the_page_shows_the_bytes_of_its_models(plan_of_the_page):
+    lines = page_output("scaling.md", "$ jaxbrewer plan")
+    shown = {line.split("  ")[0]: line.split("  ")[-1].strip() for line in lines if "  " in line}
+    weights = plan_of_the_page({"data": 2, "fsdp": 4})
+    assert {name: shown[name] for name in weights} == weights
+    total = sum(map(bytes_of, [*weights.values(), shown["activations"]]))
+    assert bytes_of(shown["total"]) == pytest.approx(total, abs=2e5)
+    whole = plan_of_the_page({"data": 8})
+    prose = " ".join(PAGES["scaling.md"].split())
+    assert (
+        f"With `{{data: 8}}` each device holds {whole['teacher']} of teacher, {whole['student']} "
+        f"of student and {whole['optimizer']} of optimizer state"
+    ) in prose
 
 
 @pytest.mark.slow
