@@ -27,7 +27,7 @@ def save_results(
     training: TrainingResult,
     *,
     role: str,
-    test_examples: int = 0,
+    test_examples: int | Mapping[str, int] = 0,
     linear_baseline: LinearBaseline | None = None,
 ) -> None:
     """Writes ``results.json`` and the card of each model with these results.
@@ -41,7 +41,7 @@ def save_results(
         rows: The scores of every model that was scored.
         training: How the training went.
         role: The row of the run's own model.
-        test_examples: The number of examples in ``data.test``.
+        test_examples: The number of examples in ``data.test``; of several tasks, by their names.
         linear_baseline: The teacher beside a linear model, if that was checked.
     """
     from ..export.card import directory_card, write_card
@@ -52,7 +52,6 @@ def save_results(
     versions = environment()
     versions["finished"] = versions.pop("started")
     config, settings = run.with_directories(job.config.training), job.config.to_dict()
-    test = {"path": job.config.data.test, "examples": test_examples} if test_examples else None
     results = Results(
         format=FORMAT,
         role=role,
@@ -60,7 +59,7 @@ def save_results(
         main_metric=task.main_metric,
         larger_is_better=task.larger_is_better,
         rows=dict(rows),
-        test=test,
+        test=_tested(job, test_examples),
         training=training,
         settings=settings,
         environment=versions,
@@ -81,3 +80,11 @@ def save_results(
         hyperparameters(settings),
         own_scores(rows, role),
     )
+
+
+def _tested(job: Job, examples: int | Mapping[str, int]) -> dict[str, Any] | None:
+    """The file with the test examples and their number; by task where the job has several."""
+    if isinstance(examples, Mapping):
+        tested = {name: _tested(own, examples.get(name, 0)) for name, own in job.of_tasks().items()}
+        return {name: own for name, own in tested.items() if own is not None} or None
+    return {"path": job.config.data.test, "examples": examples} if examples else None

@@ -80,9 +80,16 @@ def distill_tasks(
             return None
         rows = _score(prepared, run, beside)
         task = next(iter(prepared.tasks.values())).task
-        save_results(job, task, run, rows, outcome, role="student")
+        counts = {
+            name: len(own.held_out.test.examples)
+            for name, own in prepared.tasks.items()
+            if own.held_out.test is not None
+        }
+        save_results(job, task, run, rows, outcome, role="student", test_examples=counts)
         if beside is not None:
-            save_results(job, task, beside.run, rows, outcome_beside, role="baseline")
+            save_results(
+                job, task, beside.run, rows, outcome_beside, role="baseline", test_examples=counts
+            )
     return print_line(f"The students are saved in {run.model}: {', '.join(prepared.tasks)}.")
 
 

@@ -133,7 +133,8 @@ class Results(TypedDict):
         main_metric: The metric that leads the table.
         larger_is_better: Whether a larger main metric is better.
         rows: The scores by row: ``teacher``, ``student``, ``baseline``.
-        test: The file with the test examples, and their number as ``examples``.
+        test: The file with the test examples as ``path``, and their number as ``examples``; by the
+            names of the tasks where there are several; ``None`` without test examples.
         training: How the training went.
         settings: Every field of the job, nested as in its file.
         environment: Versions, command, devices and the time of the end.
@@ -196,7 +197,7 @@ def own_scores(rows: Mapping[str, Scores], role: str) -> dict[str, float]:
 
 
 def of_task(results: Mapping[str, Any], task: str) -> dict[str, Any] | None:
-    """The rows and settings of one of a run's several tasks, as a run of that task alone has them.
+    """What a run of several tasks holds of one of them, as a run of that task alone has it.
 
     Args:
         results: The content of ``results.json``.
@@ -213,9 +214,9 @@ def of_task(results: Mapping[str, Any], task: str) -> dict[str, Any] | None:
         ({'student': {}}, {'distillation': {'temperature': 2}, 'teacher': {'path': 'a'}})
         >>> of_task(results, "spam")
     """
-    settings, rows = (
+    settings, rows, test = (
         value if isinstance(value, Mapping) else {}
-        for value in (results.get("settings"), results.get("rows"))
+        for value in map(results.get, ("settings", "rows", "test"))
     )
     tasks = settings.get("tasks")
     section = tasks.get(task) if isinstance(tasks, Mapping) else None
@@ -229,6 +230,7 @@ def of_task(results: Mapping[str, Any], task: str) -> dict[str, Any] | None:
             for row, scores in rows.items()
             if row.startswith(f"{task}/")
         },
+        "test": test.get(task),
         "settings": {name: value for name, value in settings.items() if name != "tasks"} | own,
     }
 

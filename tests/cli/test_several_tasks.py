@@ -96,9 +96,12 @@ def test_one_student_learns_every_task(content, place, tmp_path, monkeypatch):
         "animal/teacher", "animal/baseline", "animal/student",
         "cat/teacher", "cat/baseline", "cat/student",
     ]  # fmt: skip
+    assert results["test"] == {
+        name: {"path": "test.jsonl", "examples": 32} for name in NAMES_OF_TASKS
+    }
     beside = read_results(tmp_path / "run" / "baseline")
     assert beside["role"] == "baseline"
-    assert beside["rows"] == results["rows"]
+    assert (beside["rows"], beside["test"]) == (results["rows"], results["test"])
     for own in (results, beside):
         training, role = own["training"], own["role"]
         scored = {row["step"]: row for row in training["validation"]}
@@ -122,6 +125,7 @@ def test_one_student_learns_every_task(content, place, tmp_path, monkeypatch):
             assert tracked == [pytest.approx(metrics["accuracy"])]
             card = (tmp_path / "run" / role / "model" / name / "README.md").read_text()
             assert f"| {role} | {metrics['accuracy']:.4f} [" in card
+            assert "| test examples | 32 |" in card
     kept = load_file(tmp_path / "run" / "baseline" / "model" / "cat" / "model.safetensors")
     assert not np.array_equal(kept["classifier.weight"], cat["classifier.weight"])
     lines = [json.loads(line) for line in (student / "metrics.jsonl").read_text().splitlines()]

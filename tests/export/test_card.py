@@ -65,6 +65,7 @@ def test_the_card_of_one_of_several_tasks_has_its_own_results(classifier_directo
         "role": "student",
         "rows": {f"{task}/{role}": row for task in ("topic", "spam")
                  for role, row in RESULTS["rows"].items()},
+        "test": {"topic": RESULTS["test"], "spam": {"path": "spam-test.tsv", "examples": 57}},
         "settings": {
             **settings,
             "tasks": {"spam": {**section, "distillation": None}, "topic": RESULTS["settings"]},
@@ -76,7 +77,9 @@ def test_the_card_of_one_of_several_tasks_has_its_own_results(classifier_directo
     assert "| student | 0.8750 [0.850, 0.900] | 0.8000 | 1,234 | 5.0 |" in text
     assert text.count("| student |") == 1
     assert "distilled from filter with jaxbrewer" in text
-    for line in ("| train | spam.tsv |", "| distillation.temperature | 4 |"):
+    for line in (
+        "| train | spam.tsv |", "| distillation.temperature | 4 |", "| test examples | 57 |",
+    ):  # fmt: skip
         assert line in text
     assert "topic" not in text
     for place in ("model/other", "other/spam"):
