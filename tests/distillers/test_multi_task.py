@@ -8,6 +8,7 @@ import pytest
 
 import jaxbrewer as jb
 from jaxbrewer.distillers.task_sampling import make_draw, task_probabilities
+from jaxbrewer.run.load_student import best_step
 from tests.toys import cross_entropy, mlp, mlp_params, quiet, vector_data
 
 TASKS = ("a", "b")
@@ -224,3 +225,19 @@ def test_masks_of_the_students_parameters_train_tasks_with_projections():
         assert np.isfinite(history["total_loss"]).all()
         assert not np.array_equal(trained["trunk"], student_params()["trunk"])
         assert float(jnp.abs(one.projections["a"]["0"]["bias"]).max()) > 0
+
+
+def test_patience_and_the_best_checkpoint_follow_the_metric_of_one_task(tmp_path):
+    scores = {"a/score": (1, 2, 3, 4, 5), "b/score": (3, 4, 4, 2, 5)}
+    config = quiet(
+        output_dir=tmp_path, ckpt_steps=1, patience=2, keep_best=1, best_metric="b/score"
+    )
+
+    def callback(model, step):
+        return {name: own[step - 1] for name, own in scores.items()}
+
+    trained = distiller(config).train(optax.sgd(0.1), loaders(), num_steps=5, callback=callback)
+    assert list(trained.history["step"]) == [1, 2, 3, 4]  # b's scores after step 2 are no better
+    assert best_step(tmp_path, config) == 2
+    saved = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert saved == {"2", "4"}
