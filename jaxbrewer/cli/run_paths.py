@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..configs import TrainingConfig
 from ..errors import UsageError
+from ..export.formats import is_export
 from ..models.model_directory import ModelDirectory, read_text_model
 from ..run.results import RESULTS
 from .config import Job
@@ -41,9 +42,13 @@ class RunPaths:
 
     @property
     def models(self) -> list[Path]:
-        """The saved models: one, or one for each of several tasks."""
+        """The saved models: one, or one for each of several tasks; exports are none."""
         folders = [self.model, *sorted(self.model.glob("*"))]
-        return [folder for folder in folders if os.path.isfile(folder / "config.json")]
+        return [
+            folder
+            for folder in folders
+            if os.path.isfile(folder / "config.json") and not is_export(folder)
+        ]
 
     @property
     def has_model(self) -> bool:

@@ -25,12 +25,11 @@ from ..models import TransformerModel, load, save
 from ..text import Tokenizer
 from . import sentences, stablehlo, verify
 from .card import CardFacts, card_of, write_card
-from .formats import check_options
+from .formats import METADATA, check_options, is_export
 from .onnx import files as onnx_files
 from .onnx.int8 import quantize
 from .program import Program, program_of
 
-METADATA = "export.json"
 ONNX_FILE, INT8_FILE = "onnx/model.onnx", "onnx/model_quantized.onnx"
 """Where the tools of Hugging Face look for ONNX files."""
 
@@ -282,7 +281,7 @@ def read_metadata(folder: Path) -> Metadata:
     Raises:
         UsageError: There is none, or it is damaged.
     """
-    if not os.path.isfile(folder / METADATA):
+    if not is_export(folder):
         raise UsageError(f"{folder} is not an exported model: it has no {METADATA}.")
     metadata = read_json(folder / METADATA, Metadata)
     if metadata["format"] not in FORMATS:
@@ -334,7 +333,7 @@ def _new_directory(target: Path, *, overwrite: bool) -> Iterator[Path]:
     """A directory that takes its place once it is complete."""
     if os.path.lexists(target) and not overwrite:
         raise UsageError(f"{target} exists: choose another output, or give --overwrite.")
-    if os.path.lexists(target) and not os.path.isfile(target / METADATA):
+    if os.path.lexists(target) and not is_export(target):
         raise UsageError(f"{target} is not an exported model, so it is not replaced: remove it.")
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:

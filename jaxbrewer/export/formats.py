@@ -1,6 +1,12 @@
-"""The names of formats; imports no JAX, so that a command can check them first."""
+"""The names of formats and of their file; imports no JAX, so that commands can check first."""
+
+import os
+from pathlib import Path
 
 from ..errors import UsageError, suggest
+
+METADATA = "export.json"
+"""The file that every export has: its format, inputs and outputs, and the comparison."""
 
 FORMAT_NAMES = ("hf", "onnx", "sentence-transformers", "stablehlo")
 
@@ -29,3 +35,8 @@ def check_options(format: str, *, int8: bool = False, pooling: str | None = None
         raise UsageError(
             "The format 'hf' has no place for a pooling: use the format 'sentence-transformers'."
         )
+
+
+def is_export(directory: Path) -> bool:
+    """Whether a directory is an export, not a model that a training has saved."""
+    return os.path.isfile(directory / METADATA)

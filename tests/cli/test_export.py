@@ -1,6 +1,7 @@
 """``jaxbrewer export``: one table, and one line for whatever is wrong."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -44,11 +45,20 @@ def test_an_export_is_reported_and_verified_again(model, capsys, tmp_path):
     assert "weights.npz is not the file that was exported" in error
 
 
-def test_the_default_output_is_beside_the_model(model, capsys):
-    status, printed, _ = run(capsys, model, "--format", "hf")
+def test_the_default_output_is_beside_the_model_of_a_task_and_no_model_of_the_run(
+    model, capsys, tmp_path
+):
+    models = tmp_path / "student" / "model"
+    shutil.copytree(model, models / "cat")
+    (tmp_path / "student" / "manifest.json").write_text("{}")
+    status, printed, _ = run(capsys, models / "cat", "--format", "hf")
     assert status == 0
-    assert (model.parent / "model-hf" / "README.md").exists()
-    assert "model-hf" in printed
+    assert (models / "cat-hf" / "README.md").exists()
+    assert "cat-hf" in printed
+    assert main(["inspect", str(tmp_path / "student")]) == 0
+    assert re.search(r"^model +(.*)$", capsys.readouterr().out, re.MULTILINE)[1] == str(
+        models / "cat"
+    )
 
 
 def test_the_tokenizer_of_another_model_is_one_line(model, capsys, tmp_path):
