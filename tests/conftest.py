@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.fork_server import ForkServer
+
 gc.disable()  # until everything is collected
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _CACHE = Path(__file__).parent.parent / ".cache" / "jax"
@@ -62,6 +64,14 @@ def pytest_runtest_setup(item):
     folder = item.path.relative_to(Path(__file__).parent).parts[0]
     little = os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS") == "1" or folder in _COMPILED_QUICKLY
     jax.config.update("jax_disable_most_optimizations", little)
+
+
+@pytest.fixture(scope="session")
+def forks():
+    """Runs programs in processes of their own without importing JAX again."""
+    server = ForkServer()
+    yield server
+    server.close()
 
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background job

@@ -112,27 +112,30 @@ def test_a_release_needs_the_right_tag_and_a_dated_changelog():
     assert f"the tag v99.0.0 is not v{jb.__version__}" in done.stderr
 
 
-def run(*arguments, cwd):
-    """Runs a program as a user does, who lets JAX broadcast."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "PYTHONWARNINGS": "error",
-        "JAX_NUMPY_RANK_PROMOTION": "allow",
-    }
-    done = subprocess.run(
-        [sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def run(forks, tmp_path):
+    """Runs a program as a user does, who lets JAX broadcast; returns what it prints."""
+
+    def run_program(*arguments):
+        done = forks.run(*arguments, cwd=tmp_path, JAX_NUMPY_RANK_PROMOTION="allow")
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run_program
+
+
+@pytest.fixture
+def example(run):
+    """Runs an example at the size that its arguments give."""
+    return lambda name, *arguments: run(ROOT / "examples" / f"{name}.py", *arguments)
 
 
 @pytest.mark.slow
-def test_the_readmes_code_runs_twice_in_one_session(tmp_path):
+def test_the_readmes_code_runs_twice_in_one_session(tmp_path, run):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len(blocks) == 2
     (tmp_path / "readme.py").write_text("\n".join(blocks * 2))
-    falls = re.findall(r"loss ([\d.]+) -> ([\d.]+)", run("readme.py", cwd=tmp_path))
+    falls = re.findall(r"loss ([\d.]+) -> ([\d.]+)", run("readme.py"))
     assert len(falls) == 2
     assert all(float(last) < float(first) for first, last in falls)
     assert os.listdir(tmp_path) == ["readme.py"]
@@ -155,18 +158,14 @@ PROGRAMS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "count"), PROGRAMS.items())
-def test_programs_of_a_page_print_what_it_shows(name, count, tmp_path):
+def test_programs_of_a_page_print_what_it_shows(name, count, tmp_path, run):
     page = (ROOT / "docs" / name).read_text()
     programs = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", page, re.DOTALL)
     assert len(programs) == page.count("```python") == count
-    for index, (program, _) in enumerate(programs):
+    for index, (program, shown) in enumerate(programs):
         assert sum(bool(line.strip()) for line in program.splitlines()) <= 40
         (tmp_path / f"program_{index}.py").write_text(program)
-    # one process imports JAX once; each program has names of its own
-    lines = [f"runpy.run_path('program_{index}.py'); print('---')" for index in range(count)]
-    (tmp_path / "all.py").write_text("\n".join(["import runpy", *lines]))
-    outputs = run("all.py", cwd=tmp_path).split("---\n")[:-1]
-    for output, (_, shown) in zip(outputs, programs, strict=True):
+        output = run(f"program_{index}.py")
         assert NUMBER.sub("", output) == NUMBER.sub("", shown)
         numbers, expected = (list(map(float, NUMBER.findall(text))) for text in (output, shown))
         assert numbers == pytest.approx(expected, rel=0.05, abs=0.02)
@@ -180,11 +179,11 @@ def test_the_page_of_adaptors_lists_every_key():
 
 
 @pytest.mark.slow
-def test_the_page_of_losses_runs_and_names_every_loss(tmp_path):
+def test_the_page_of_losses_runs_and_names_every_loss(tmp_path, run):
     page = (ROOT / "docs" / "losses.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (tmp_path / "losses.py").write_text("\n".join(blocks))
-    assert run("losses.py", cwd=tmp_path).startswith("lp_loss keeps 15 properties: ")
+    assert run("losses.py").startswith("lp_loss keeps 15 properties: ")
     rows = re.findall(r"^\| (`.*?) \| .*$", page, re.MULTILINE)
     names = re.findall(r"`(\w+)`", " ".join(rows))
     assert sorted(names) == sorted([*jb.KD_LOSS_MAP, *jb.MATCH_LOSS_MAP])
@@ -193,19 +192,19 @@ def test_the_page_of_losses_runs_and_names_every_loss(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_migration_pages_code_runs_as_one_program(tmp_path):
+def test_the_migration_pages_code_runs_as_one_program(tmp_path, run):
     page = (ROOT / "docs" / "migration.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert len(blocks) == 3
     (tmp_path / "migrated.py").write_text("\n".join(blocks) + "\nprint(tokens)")
-    *saved, tokens = run("migrated.py", cwd=tmp_path).splitlines()
+    *saved, tokens = run("migrated.py").splitlines()
     assert saved == ["4", "8"]
     assert len(eval(tokens)) == 3
 
 
 @pytest.mark.slow
-def test_random_tokens(tmp_path):
-    output = run(str(ROOT / "examples" / "random_tokens.py"), cwd=tmp_path)
+def test_random_tokens(example):
+    output = example("random_tokens")
     losses = dict(re.findall(r"(\w+): ([\d.]+ -> [\d.]+)", output))
     assert len(losses) == 3
     for first_and_last in losses.values():
@@ -215,31 +214,26 @@ def test_random_tokens(tmp_path):
 
 
 @pytest.mark.slow
-def test_functional_loop(tmp_path):
+def test_functional_loop(run):
     path = ROOT / "examples" / "functional_loop.py"
     assert len(path.read_text().splitlines()) < 80
-    output = run(str(path), cwd=tmp_path)
+    output = run(path)
     scores = [float(score) for score in re.findall(r"([\d.]+)% of 500", output)]
     teacher, alone, distilled = scores
     assert teacher > distilled > alone + 3
 
 
-def example(name, *arguments, cwd):
-    """What an example prints at the size that its arguments give."""
-    return run(str(ROOT / "examples" / f"{name}.py"), *map(str, arguments), cwd=cwd)
-
-
 @pytest.mark.slow
-def test_multi_teacher(tmp_path):
-    output = example("multi_teacher", 150, cwd=tmp_path)
+def test_multi_teacher(example):
+    output = example("multi_teacher", 150)
     scores = dict(re.findall(r"(\S.*\S): ([\d.]+)%", output))
     assert len(scores) == 7
     assert all(float(score) > 30 for score in scores.values())  # chance is 10
 
 
 @pytest.mark.slow
-def test_multi_task(tmp_path):
-    output = example("multi_task", 240, cwd=tmp_path)
+def test_multi_task(example):
+    output = example("multi_task", 240)
     scores = {
         name: float(score)
         for name, score in re.findall(r"(student, \w+): digit ([\d.]+)%, loop", output)
@@ -252,9 +246,9 @@ def test_multi_task(tmp_path):
 
 
 @pytest.mark.slow
-def test_language_model(tmp_path):
+def test_language_model(example):
     sizes = "--steps 2 --teacher-steps 3 --rows 2 --width 32 --test-texts 2 --losses kl"
-    output = example("language_model", *sizes.split(), cwd=tmp_path)
+    output = example("language_model", *sizes.split())
     rows = re.findall(r"^(\S.*?\S)  +(?:0  +)?([\d.]+)  +[\d.]+ ", output, re.MULTILINE)
     assert [name for name, _ in rows] == [
         "teacher", "2 of its layers, untrained", "trained on labels alone", "distilled, kl",
@@ -268,19 +262,19 @@ RECIPES = [path for path in (ROOT / "examples" / "recipes").glob("*.py") if path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_recipes(path, tmp_path):
-    output = run(str(path), "--toy", cwd=tmp_path)
+def test_recipes(path, run):
+    output = run(path, "--toy")
     assert re.findall("^(teacher|labels alone|distilled) ", output, re.MULTILINE) == [
         "teacher", "labels alone", "distilled"
     ]  # fmt: skip
     unlabelled = 0 if path.stem == "masked_language_modeling" else 16
-    assert f"24 texts with labels, {unlabelled} without, 16 to test on" in output
+    assert f"32 texts with labels, {unlabelled} without, 16 to test on" in output
 
 
 @pytest.mark.slow
 @pytest.mark.exhaustive  # tests/objective has its matches
-def test_layer_matching(tmp_path):
-    output = example("layer_matching", 32, 20, cwd=tmp_path)
+def test_layer_matching(example):
+    output = example("layer_matching", 32, 20)
     falls = re.findall(r"  (\S+): ([\d.]+) -> ([\d.]+)", output)
     assert len(falls) == 3
     assert all(float(last) < float(first) for _, first, last in falls), falls
@@ -290,9 +284,8 @@ def test_layer_matching(tmp_path):
 
 
 @pytest.mark.slow
-def test_cached_teacher(tmp_path):
-    path = str(ROOT / "examples" / "cached_teacher.py")
-    output = run(path, "--texts", "1500", "--steps", "60", cwd=tmp_path)
+def test_cached_teacher(example):
+    output = example("cached_teacher", "--texts", 1500, "--steps", 60)
     full, largest = map(int, re.findall(r"(\d+) bytes per text", output))
     assert full > 3 * largest
     scores = [float(score) for score in re.findall(r"([\d.]+)%", output)]

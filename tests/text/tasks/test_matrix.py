@@ -1,6 +1,8 @@
 """Every family with every task whose head it has: a teacher is trained and distilled.
 
-BERT with every task, and every family with one task, train in earnest. The other pairs are
+BERT with every task, and every family with one task, train in earnest. BERT's teachers are
+fine-tuned first; the other families' are distilled as they are, since a student's step contains
+that of a fine-tuning. The other pairs are
 exhaustive and only trace a step, which finds wrong shapes, heads, masks and columns. A new family
 or task joins by its row in ``FAMILIES`` or ``TASKS``, and a new task gives its rows here.
 """
@@ -48,6 +50,9 @@ VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog", "cat", "
 SIZES = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2,
          "num_key_value_heads": 2, "head_dim": 4, "max_position_embeddings": 24,
          "pad_token_id": 0}  # fmt: skip
+WITHOUT_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+"""Of BERT, which compiles in half of the time without; the other encoders train with dropout."""
+
 ONE_OF_EACH = {FAMILIES[name]: name for name in reversed(FAMILIES)}
 """A ``model_type`` of each family."""
 
@@ -82,6 +87,8 @@ def directories(tmp_path_factory):
             sizes["vocab_size"] = Tokenizer(folder).vocab_size
             known = family.config.__dataclass_fields__
             wanted = {"model_type": name, "intermediate_size": 12, **sizes}
+            if name == "bert":
+                wanted |= WITHOUT_DROPOUT
             config = family.config(**{key: wanted[key] for key in wanted if key in known})
             head = BARE if is_encoder else next(iter(family.by_task))
             models.save(family.by_task[head](config, rngs=nnx.Rngs(0)), folder)
@@ -120,7 +127,8 @@ def test_a_family_is_distilled_in_a_task(name, task, directories):
         return
     optimization = OptimizationConfig(num_steps=1, batch_size=2)
     training = TrainingConfig(output_dir=None, progress=False)
-    make_fine_tuning(task, teacher, encoded, optimization, training).train()
+    if FAMILIES[name] == "bert":
+        make_fine_tuning(task, teacher, encoded, optimization, training).train()
     make_distillation(task, teacher, student, encoded, config, optimization, training).train()
     predictions, _ = run_model(task, student, encoded)
     scores = task.score(examples, encoded, predictions)
