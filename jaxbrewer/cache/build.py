@@ -161,9 +161,10 @@ def teacher_settings(model: Model, precision: Policy, args: Mapping[str, Any]) -
 
     Args:
         model: The teacher.
-        precision: The dtypes of its computation.
+        precision: The dtypes of a training with it.
         args: Keyword arguments of its calls.
     """
+    precision = precision.of_teacher()
     fields = ("compute", "products", "output")
     dtypes = {field: getattr(precision, field) for field in fields}
     named = [f"{field} {np.dtype(dtype).name}" for field, dtype in dtypes.items() if dtype]

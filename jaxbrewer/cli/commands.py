@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..run.compiled_programs import keep_compiled_programs
+from ..run.freed_memory import keep_freed_memory
 from .messages import BAD_INPUT, is_quiet, print_error, report_wait
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def demo(arguments: argparse.Namespace, _: Sequence[str]) -> None:
     """Runs ``jaxbrewer demo``."""
-    keep_compiled_programs(True)
+    _prepare_process()
     report_wait("loading JAX and the data")
     from ..demo.run import run_demo
 
@@ -38,7 +39,7 @@ def train(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     job = read_job(arguments.job, [*overrides, *_flag_overrides(arguments)])
     from .training import train
 
-    _keep_compiled_programs(job)
+    _prepare_process(job)
     with _processes(arguments.distributed) as is_first:
         train(job, dry_run=arguments.dry_run, is_first=is_first)
 
@@ -50,7 +51,7 @@ def distill(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     job = read_job(arguments.job, [*overrides, *_flag_overrides(arguments)])
     from .training import distill
 
-    _keep_compiled_programs(job)
+    _prepare_process(job)
     with _processes(arguments.distributed) as is_first:
         distill(job, dry_run=arguments.dry_run, is_first=is_first, baseline=arguments.baseline)
 
@@ -59,7 +60,7 @@ def evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Runs ``jaxbrewer evaluate``."""
     from .evaluation import evaluate
 
-    keep_compiled_programs(True)
+    _prepare_process()
     given = _data_fields(arguments)
     if arguments.file is not None:
         given["test"] = arguments.file
@@ -80,7 +81,7 @@ def predict(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Runs ``jaxbrewer predict``."""
     from .prediction import predict
 
-    keep_compiled_programs(True)
+    _prepare_process()
     predict(
         Path(arguments.model),
         arguments.file,
@@ -95,7 +96,7 @@ def generate(arguments: argparse.Namespace, _: Sequence[str]) -> None:
     """Runs ``jaxbrewer generate``."""
     from .generation import generate
 
-    keep_compiled_programs(True)
+    _prepare_process()
     fields = ("max_new_tokens", "temperature", "top_k", "top_p")
     generate(
         Path(arguments.model),
@@ -131,7 +132,7 @@ def build_cache(arguments: argparse.Namespace, overrides: Sequence[str]) -> None
     job = read_job(arguments.job, [*overrides, *_flag_overrides(arguments)])
     from .cache import build
 
-    _keep_compiled_programs(job)
+    _prepare_process(job)
     build(
         job,
         kind=arguments.storage,
@@ -188,7 +189,7 @@ def plan(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         if "jax" in sys.modules:
             raise UsageError("--devices can be set only before JAX is loaded.")
         os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(arguments.devices)}
-    _keep_compiled_programs(job)
+    _prepare_process(job)
     from .plan import plan
 
     plan(job, fake_devices=arguments.devices is not None)
@@ -206,7 +207,7 @@ def study(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from .config import read_job
 
     job = read_job(arguments.job, [*overrides, *_flag_overrides(arguments)])
-    _keep_compiled_programs(job)
+    _prepare_process(job)
     from .study import StudyOptions, study
 
     options = StudyOptions(
@@ -237,7 +238,7 @@ def export(arguments: argparse.Namespace, _: Sequence[str]) -> None:
     from ..export.formats import check_options
 
     check_options(arguments.format, int8=arguments.int8, pooling=arguments.pooling)
-    keep_compiled_programs(True)
+    _prepare_process()
     from .export import export
 
     export(
@@ -253,10 +254,11 @@ def export(arguments: argparse.Namespace, _: Sequence[str]) -> None:
     )
 
 
-def _keep_compiled_programs(job: "Job") -> None:
-    """Keeps compiled programs on disk, unless the job says otherwise."""
-    where = job.config.training.compilation_cache
+def _prepare_process(job: "Job | None" = None) -> None:
+    """Keeps compiled programs on disk, unless a job says otherwise, and freed memory."""
+    where = None if job is None else job.config.training.compilation_cache
     keep_compiled_programs(True if where is None else where)
+    keep_freed_memory()
 
 
 def _flag_overrides(arguments: argparse.Namespace) -> list[str]:

@@ -124,6 +124,8 @@ def training_facts(
         if config.fp16 and config.fp16_opt_level != "O0"
         else "float32"
     )
+    if config.teacher_products is not None:
+        precision += f" (the teacher's products {config.teacher_products})"
     return [
         (
             "batches",

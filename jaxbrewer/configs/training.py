@@ -125,6 +125,10 @@ class TrainingConfig(Config):
     half_dtype: str = field(default="float16", kw_only=True)
     """The half precision of ``fp16``: ``"float16"`` or ``"bfloat16"``."""
 
+    teacher_products: str | None = field(default=None, kw_only=True)
+    """Dtype of the teacher's matrix products, ``"float16"`` or ``"bfloat16"``, as in ``"O1"``,
+    whatever the precision of the student; ``None`` for the precision of ``fp16``."""
+
     # Several devices and processes
 
     data_parallel: bool = False
@@ -183,6 +187,8 @@ class TrainingConfig(Config):
         self.require("device", is_known, "'cpu', 'cuda', 'gpu' or 'tpu'")
         self.require_choice("fp16_opt_level", ("O0", "O1", "O2", "O3"))
         self.require_choice("half_dtype", ("float16", "bfloat16"))
+        if self.teacher_products is not None:
+            self.require_choice("teacher_products", ("float16", "bfloat16"))
         for name in (
             "fp16", "data_parallel", "overwrite", "progress", "local_batches",
             "resume", "force_resume",

@@ -47,6 +47,8 @@ class Policy:
         output: Dtype of the outputs that adaptors see.
         keep_norm_fp32: Whether a model sees the weights of norms in the stored dtype.
         loss_scaling: Whether to scale the loss dynamically.
+        teacher_products: Dtype of the teacher's products, whatever the other fields say of the
+            student; ``None`` for the same policy as the student's.
 
     Examples:
         >>> half = Policy(compute=jnp.bfloat16)
@@ -60,6 +62,18 @@ class Policy:
     output: Any = None
     keep_norm_fp32: bool = False
     loss_scaling: bool = False
+    teacher_products: Any = None
+
+    def of_teacher(self) -> "Policy":
+        """The policy of the teacher.
+
+        Examples:
+            >>> print(Policy(teacher_products=jnp.bfloat16).of_teacher().products.__name__)
+            bfloat16
+        """
+        if self.teacher_products is None:
+            return self
+        return Policy(products=self.teacher_products, output=jnp.float32)
 
     def cast_to_param(self, tree: PyTree) -> PyTree:
         """Casts floating-point leaves to the dtype in which weights are stored."""
@@ -111,7 +125,12 @@ AS_GIVEN = Policy()
 
 
 def policy_of(config: TrainingConfig) -> Policy:
-    """The policy of ``fp16``, ``fp16_opt_level`` and ``half_dtype``."""
+    """The policy of ``fp16``, ``fp16_opt_level``, ``half_dtype`` and ``teacher_products``."""
+    teacher = config.teacher_products and jnp.dtype(config.teacher_products)
+    return dataclasses.replace(_policy_of_level(config), teacher_products=teacher)
+
+
+def _policy_of_level(config: TrainingConfig) -> Policy:
     if not config.fp16 or config.fp16_opt_level == "O0":
         return AS_GIVEN
     half = jnp.dtype(config.half_dtype)

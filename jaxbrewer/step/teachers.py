@@ -11,6 +11,7 @@ from ..configs import CustomMatch, DistillationConfig
 from ..data.batch_parts import is_split, objective_entry, teacher_part
 from ..errors import UsageError
 from ..forward.adaptors import Adaptor, Outputs, collect
+from ..forward.bfloat16_products import fast_on_cpu
 from ..forward.error_context import adaptor_errors_name
 from ..forward.forward_pass import Forward, make_forward
 from ..forward.model import Batch, Model, PyTree
@@ -178,10 +179,12 @@ def make_teacher_step(
     """
     forwards = _forwards(teacher, adaptor, precision, args, ())
 
+    @fast_on_cpu
     def of_one(variables: PyTree, batch: Batch) -> Outputs:
         require_variables("teacher_variables", variables)
         return forwards[0](variables, *_of_one(batch), None)[0]
 
+    @fast_on_cpu
     def of_several(variables: PyTree, batch: Batch) -> tuple[Outputs, ...]:
         _require_variables_of_each(variables, len(forwards))
         return tuple(
@@ -231,6 +234,8 @@ def _forwards(
     args: Mapping[str, Any],
     custom_matches: Sequence[CustomMatch],
 ) -> tuple[Forward, ...]:
+    precision = precision.of_teacher()
+
     def modules(index: int) -> set[str]:
         return {match.module_T for match in custom_matches if match.teacher == index}
 

@@ -11,6 +11,7 @@ import optax
 
 from ..data.batch_parts import student_part
 from ..forward.adaptors import Adaptor
+from ..forward.bfloat16_products import fast_on_cpu
 from ..forward.call_arguments import check_arguments
 from ..forward.forward_pass import make_forward
 from ..forward.model import Batch, Model, PyTree
@@ -117,6 +118,7 @@ def make_step(
     value_of = make_value(forwards, objective, micro_batches=micro_batches)
     optimizer = with_accepted_args(optimizer)
 
+    @fast_on_cpu
     def train_step(
         state: TrainState, teacher_variables: PyTree, batch: Batch
     ) -> tuple[TrainState, Metrics]:
@@ -211,6 +213,7 @@ def make_eval_step(
         teacher, adaptor_T, objective, precision=precision, args=args
     )
 
+    @fast_on_cpu
     def eval_step(state: TrainState, teacher_variables: PyTree, batch: Batch) -> Terms:
         variables = {"params": state.params, "state": state.model_state}
         outputs, _ = student_forward(variables, student_part(batch), None, None)

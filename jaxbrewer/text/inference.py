@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ..forward.as_model import as_model
+from ..forward.bfloat16_products import fast_on_cpu
 from ..forward.model import Model
 from .loader import TextLoader, choose_widths
 from .tasks import Predictions, Task
@@ -211,6 +212,7 @@ def make_forward(task: Task[Any], model: Any, teacher: Any = None) -> Any:
     other: Model | None = None if teacher is None else as_model(teacher)
 
     @jax.jit
+    @fast_on_cpu
     def forward(variables: Any, batch: Any, teacher_variables: Any = None) -> Any:
         outputs = _outputs(wrapped, variables, batch)
         if other is not None:

@@ -80,6 +80,7 @@ training = st.fixed_dictionaries(
         "local_rank": st.integers(-1, 3),
         "seed": st.integers(0, 2**31),
         "half_dtype": st.sampled_from(["float16", "bfloat16"]),
+        "teacher_products": st.none() | st.sampled_from(["float16", "bfloat16"]),
         "overwrite": st.booleans(),
         "progress": st.booleans(),
         "mesh": st.sampled_from([{}, {"data": -1}, {"data": 2, "fsdp": -1}]),
