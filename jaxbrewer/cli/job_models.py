@@ -27,7 +27,7 @@ from ..text import Task, Tokenizer
 from ..text.evaluation import count_parameters
 from ..text.tasks import Head
 from ..text.training import TextTraining
-from .config import StudentConfig
+from .job_sections import StudentConfig
 
 
 def load(

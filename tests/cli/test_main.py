@@ -26,7 +26,8 @@ from jaxbrewer.cli.messages import (
 )
 from jaxbrewer.cli.output import print_facts, print_note
 from jaxbrewer.cli.overrides import split_overrides
-from jaxbrewer.cli.parser import FIELDS, make_parser
+from jaxbrewer.cli.parser import make_parser
+from jaxbrewer.cli.shown_fields import FIELDS
 from jaxbrewer.errors import setting, spelling
 from tests.cli.conftest import run
 
