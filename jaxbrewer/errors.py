@@ -178,18 +178,41 @@ def spelling(spell: Callable[[str, object], str]) -> Iterator[None]:
         _spelling.reset(token)
 
 
-@contextlib.contextmanager
-def without_log_warnings() -> Iterator[None]:
-    """Lets the package's log report errors only, where its warnings are expected."""
-    import logging
+def _to_log(message: str) -> None:
+    import logging  # most commands start without it
 
-    logger = logging.getLogger("jaxbrewer")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    logging.getLogger("jaxbrewer").warning("%s", message)
+
+
+_warning_writer: contextvars.ContextVar[Callable[[str], None]] = contextvars.ContextVar(
+    "warning_writer", default=_to_log
+)
+
+
+def log_warning(message: str) -> None:
+    """Writes a warning to the log ``jaxbrewer``, or where :func:`log_warnings_to` says."""
+    _warning_writer.get()(message)
+
+
+@contextlib.contextmanager
+def log_warnings_to(write: Callable[[str], None]) -> Iterator[None]:
+    """Makes :func:`log_warning` call ``write``, so that the command line prints the message.
+
+    Examples:
+        >>> with log_warnings_to(print):
+        ...     log_warning("the head is new")
+        the head is new
+    """
+    token = _warning_writer.set(write)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        _warning_writer.reset(token)
+
+
+def without_log_warnings() -> contextlib.AbstractContextManager[None]:
+    """A context in which the warnings of the log are expected, and not written."""
+    return log_warnings_to(lambda message: None)
 
 
 def missing_extra(extra: str, library: str) -> UsageError:

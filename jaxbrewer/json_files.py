@@ -7,7 +7,6 @@ names the file and the entry. Every file that the package reads back goes throug
 import collections.abc
 import contextlib
 import dataclasses
-import json
 import os
 import threading
 import types
@@ -68,6 +67,8 @@ def parse_json(text: str | bytes, source: str) -> Any:
         ...
         jaxbrewer.errors.UsageError: job.json is not valid JSON: the key 'a' occurs twice.
     """
+    import json  # a job in YAML is refused without it
+
     try:
         decoded = text.decode("utf-8") if isinstance(text, bytes) else text
         value = json.loads(decoded, object_pairs_hook=_unique)
@@ -128,6 +129,8 @@ def write_json(path: Path, value: Any) -> None:
     Raises:
         UsageError: It cannot be written.
     """
+    import json
+
     replace_file(path, (json.dumps(value, indent=2, default=str) + "\n").encode())
 
 

@@ -5,6 +5,7 @@ that help and errors come at once.
 """
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -16,7 +17,6 @@ from .messages import (
     BAD_INPUT,
     Verbosity,
     normal_verbosity,
-    plain_log,
     plain_messages,
     print_error,
     set_verbosity,
@@ -43,8 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         Preempted: SIGTERM ended a training, after a checkpoint; the exit status is 143.
     """
-    with normal_verbosity():
-        return _main(argv)
+    try:
+        with normal_verbosity():
+            return _main(argv)
+    finally:
+        if argv is None:
+            gc.freeze()  # the process ends: its last collection would look through every module
 
 
 def _main(argv: Sequence[str] | None) -> int:
@@ -102,5 +106,4 @@ def _run(words: Sequence[str]) -> None:
         command = " ".join(filter(None, ["jaxbrewer", arguments.command]))
         raise UsageError(f"{overrides[0]}: `{command}` takes no overrides.")
     set_verbosity(getattr(arguments, "verbosity", Verbosity.NORMAL))
-    with plain_log():
-        arguments.run(arguments, overrides)
+    arguments.run(arguments, overrides)

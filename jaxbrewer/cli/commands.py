@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..run.compiled_programs import keep_compiled_programs
-from ..run.freed_memory import keep_freed_memory
 from .messages import BAD_INPUT, is_quiet, print_error, report_wait
 
 if TYPE_CHECKING:
@@ -256,6 +255,8 @@ def export(arguments: argparse.Namespace, _: Sequence[str]) -> None:
 
 def _prepare_process(job: "Job | None" = None) -> None:
     """Keeps compiled programs on disk, unless a job says otherwise, and freed memory."""
+    from ..run.freed_memory import keep_freed_memory
+
     where = None if job is None else job.config.training.compilation_cache
     keep_compiled_programs(True if where is None else where)
     keep_freed_memory()

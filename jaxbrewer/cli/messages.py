@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from ..errors import escaped
+from ..errors import escaped, log_warnings_to
 
 BAD_INPUT = 2
 """Exit status of bad input."""
@@ -101,7 +101,7 @@ def spell_flag(name: str, value: object) -> str:
 
 @contextlib.contextmanager
 def plain_messages() -> Iterator[None]:
-    """Prints warnings as single lines."""
+    """Prints warnings, and those of the package's log, as single lines."""
 
     def show_warning(
         message: Any, category: Any, filename: str, lineno: int, *_: Any, **__: Any
@@ -109,29 +109,9 @@ def plain_messages() -> Iterator[None]:
         place = f" ({category.__name__}, {filename}:{lineno})" if is_verbose() else ""
         _print_message(f"warning: {message}{place}")
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), log_warnings_to(_print_message):
         warnings.showwarning = show_warning
         yield
-
-
-@contextlib.contextmanager
-def plain_log() -> Iterator[None]:
-    """Prints the package's log as single lines."""
-    import logging  # help comes without it
-
-    class Handler(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            _print_message(record.getMessage())
-
-    logger, handler = logging.getLogger("jaxbrewer"), Handler()
-    propagates = logger.propagate
-    logger.addHandler(handler)
-    logger.propagate = False  # libraries that JAX loads give the root logger a handler
-    try:
-        yield
-    finally:
-        logger.propagate = propagates
-        logger.removeHandler(handler)
 
 
 def _print_message(text: str) -> None:

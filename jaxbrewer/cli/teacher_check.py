@@ -1,11 +1,11 @@
 """Checks a teacher before it is distilled: is it better than a linear model on words?"""
 
 import importlib.util
-import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..errors import log_warning
 from ..run.results import LinearBaseline, Numbers
 from ..text import Task, Tokenizer
 from ..text.tasks import Texts
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 MOST_HELD_OUT = 500
 """Held-out texts that compare a teacher with a linear model."""
-
-_LOGGER = logging.getLogger(__name__)
 
 
 def check_teacher(
@@ -75,12 +73,12 @@ def check_teacher(
     one, other = (float(scores[metric] or 0.0) for scores in (own, linear))
     is_worse = one < other if task.larger_is_better else one > other
     if is_worse:
-        _LOGGER.warning(
-            "The teacher is worse than a linear model on words: %s %.4f against %.4f on %s texts "
-            "of %s. Before you distil it, train it for more steps "
-            "(--teacher.optimization.min_steps), at another learning rate or on more labels.",
-            metric, one, other, f"{len(examples):,}", path,
-        )  # fmt: skip
+        log_warning(
+            f"The teacher is worse than a linear model on words: {metric} {one:.4f} against "
+            f"{other:.4f} on {len(examples):,} texts of {path}. Before you distil it, train it for "
+            "more steps (--teacher.optimization.min_steps), at another learning rate or on more "
+            "labels."
+        )
     return LinearBaseline(
         path=path,
         examples=len(examples),

@@ -1,7 +1,6 @@
 """Reading, writing and checking: what all configs share."""
 
 import dataclasses
-import json
 import numbers
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -102,6 +101,8 @@ class Config:
             UsageError: A field holds a function, which JSON cannot; name it with
                 :func:`register_new`, under which it means the same, and use the name.
         """
+        import json  # a job in YAML is refused without it
+
         name = type(self).__name__
 
         def refuse(value: object) -> None:

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, Sharding
 
 from ..configs.mesh import Rules
 from ..devices.partitioning import partition
-from ..errors import UsageError
+from ..errors import UsageError, log_warning
 from .config import TransformerConfig
 from .families import Family
 from .heads import TransformerModel
@@ -199,9 +199,9 @@ def _report(
     there = [name for name in missing if name in replaced and name in names]
     absent = [name for name in missing if name not in there]
     if there:
-        logger.warning("Replaced by random weights: %s", _listed(there))
+        log_warning(f"Replaced by random weights: {_listed(there)}")
     if absent:
-        logger.warning("Not in %s, starts from random weights: %s", files.where, _listed(absent))
+        log_warning(f"Not in {files.where}, starts from random weights: {_listed(absent)}")
     unused = set(names) - set(wanted.values())
     heads = starts((*family.fresh, *family.other_heads))
     expected = [name for name in unused if name.startswith(heads)]
@@ -209,7 +209,7 @@ def _report(
         logger.info("Heads in %s that this model lacks: %s", files.where, _listed(expected))
     surprising = unused.difference(expected)
     if surprising:
-        logger.warning("In %s but not in the model: %s", files.where, _listed(surprising))
+        log_warning(f"In {files.where} but not in the model: {_listed(surprising)}")
 
 
 def _listed(names: Sequence[str] | set[str]) -> str:

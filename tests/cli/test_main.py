@@ -98,7 +98,17 @@ def test_errors_of_a_job_file_load_no_libraries(content, tmp_path):
     job = tmp_path / "job.yaml"
     if content is not None:
         job.write_text(content)
-    assert not loaded_by("train", job) & LIBRARIES
+    assert not loaded_by("train", job) & (LIBRARIES | {"json", "logging", "traceback"})
+
+
+def test_a_process_ends_without_a_last_collection():
+    code = (
+        "import atexit, gc, sys\nfrom jaxbrewer.cli import main\n"
+        "atexit.register(lambda: print(len(gc.get_objects()) < 1000))\n"
+        "sys.exit(main())"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "--version"], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "True"
 
 
 def test_the_help_of_commands_loads_no_libraries():

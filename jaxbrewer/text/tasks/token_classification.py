@@ -1,7 +1,6 @@
 """Classification of the words of sentences, such as named entities and parts of speech."""
 
 import dataclasses
-import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from ...errors import log_warning
 from ..labels import UNLABELLED
 from ..rows import Source
 from ..tagged import TaggedTexts, read_tagged
@@ -17,8 +17,6 @@ from .classes import ClassesTask, Counts, renumbered
 from .classification import log_softmax, shared_outputs
 from .measure import Measure, Statistics, means
 from .task import Arrays, Head, Predictions
-
-logger = logging.getLogger("jaxbrewer")
 
 OUTSIDE = "O"
 """The class of words that belong to no span."""
@@ -64,11 +62,9 @@ class TokenClassification(ClassesTask[TaggedTexts]):
         is_first = word >= 0
         total = sum(map(len, examples.sentences))
         if total > is_first.sum():
-            logger.warning(
-                "%s of %s words have no token: data.max_length %s cuts them off",
-                f"{total - is_first.sum():,}",
-                f"{total:,}",
-                self.data.max_length,
+            log_warning(
+                f"{total - is_first.sum():,} of {total:,} words have no token: data.max_length "
+                f"{self.data.max_length} cuts them off"
             )
         columns = {"first_piece": is_first.astype(np.int32)}
         if examples.tags is not None:
