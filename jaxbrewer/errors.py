@@ -215,6 +215,16 @@ def without_log_warnings() -> contextlib.AbstractContextManager[None]:
     return log_warnings_to(lambda message: None)
 
 
+def missing_file(path: object) -> UsageError:
+    """The error that a file which the user named is missing.
+
+    Examples:
+        >>> print(missing_file("trian.tsv"))
+        trian.tsv does not exist, or is not a file.
+    """
+    return UsageError(f"{path} does not exist, or is not a file.")
+
+
 def missing_extra(extra: str, library: str) -> UsageError:
     """The error that ``library``, which belongs to an extra of the package, is not installed.
 

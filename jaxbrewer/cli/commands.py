@@ -36,6 +36,7 @@ def train(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from .config import read_job
 
     job = read_job(arguments.job, [*overrides, *_flag_overrides(arguments)])
+    job.require_files("train", "validation", "test")
     from .training import train
 
     _prepare_process(job)
@@ -48,6 +49,7 @@ def distill(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from .config import read_job
 
     job = read_job(arguments.job, [*overrides, *_flag_overrides(arguments)])
+    job.require_files("train", "unlabelled", "validation", "test")
     from .training import distill
 
     _prepare_process(job)

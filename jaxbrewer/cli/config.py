@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,8 +15,8 @@ from ..configs import (
     OptimizationConfig,
     TrainingConfig,
 )
-from ..configs.auto import settings_of_task
-from ..errors import UsageError
+from ..configs.auto import needs_of_task, settings_of_task
+from ..errors import UsageError, missing_file
 from .job_defaults import (
     auto_distillation,
     fill,
@@ -73,8 +74,6 @@ class JobConfig(Config):
         for name in ("teacher", "student"):
             fill_optimization(self, name, self.data.task)
             self.nest(name, SECTIONS[name])
-        from ..text.tasks import TASKS, task_class  # loads NumPy, which the checks above spare
-
         from_task = is_auto(self.distillation)
         self._nest_tasks(from_task=from_task)
         of_tasks = {name: section.data for name, section in self.tasks.items()}
@@ -84,12 +83,10 @@ class JobConfig(Config):
             else of_validation(self.data, self.training)
         )
         fill(self, "training", **{"output_dir": OUTPUT_DIR, **best})
-        if self.data.task in TASKS:
-            needs = task_class(self.data.task).distillation_defaults
-            if from_task:
-                object.__setattr__(self, "distillation", auto_distillation(self.data))
-            else:
-                fill(self, "distillation", **needs)
+        if from_task:
+            object.__setattr__(self, "distillation", auto_distillation(self.data))
+        else:
+            fill(self, "distillation", **needs_of_task(self.data.task))
         for name, section in SECTIONS.items():
             self.nest(name, section)
         self._nest_teachers()
@@ -200,6 +197,22 @@ class Job(NamedTuple):
             name = self.name_of(name)
             raise UsageError(f"{self.path} has no {name}: give {what} there, or as --{name}.")
         return value
+
+    def require_files(self, *names: str) -> None:
+        """Refuses files of ``data`` that are missing, before a library is loaded to read them.
+
+        Args:
+            names: The fields of ``data``, also of each of several tasks.
+
+        Raises:
+            UsageError: A file does not exist.
+        """
+        for own in (self, *self.of_tasks().values()):
+            for name in names:
+                path = getattr(own.config.data, name)
+                if path is not None and not os.path.exists(path):
+                    error = missing_file(path)
+                    raise UsageError(f"tasks.{own.task}: {error}") if own.task else error
 
     def name_of(self, name: str) -> str:
         """The name of a field in the file and on the command line."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..configs import Config, DataConfig
-from ..configs.auto import AUTO, AUTO_SETTINGS, settings_of_task
+from ..configs.auto import AUTO, AUTO_SETTINGS, needs_of_task, settings_of_task
 from ..errors import UsageError
 
 
@@ -44,10 +44,12 @@ def of_validation(data: DataConfig, given: Any) -> dict[str, Any]:
         >>> of_validation(data, {"best_metric": "loss", "keep_last": 1})
         {'best_metric': 'loss', 'best_mode': 'min', 'keep_best': 1}
     """
-    from ..text.tasks import TASKS, task_of
+    if data.validation is None:
+        return {}
+    from ..text.tasks import TASKS, task_of  # loads NumPy
 
     given = given if isinstance(given, Mapping) else {}
-    if data.validation is None or data.task not in TASKS:
+    if data.task not in TASKS:
         return {}
     task = task_of(data)
     if not task.metrics:
@@ -129,10 +131,7 @@ def auto_distillation(data: DataConfig) -> dict[str, Any]:
         >>> auto_distillation(DataConfig(task="multi-label"))
         {'kd_loss_type': 'bce', 'temperature': 1, 'hard_label_weight': 0}
     """
-    from ..text.tasks import task_class
-
-    needs = task_class(data.task).distillation_defaults
-    return {**needs, **settings_of_task(data.task).distillation}
+    return {**needs_of_task(data.task), **settings_of_task(data.task).distillation}
 
 
 def fill_optimization(config: Config, field: str, task: str) -> None:

@@ -1,4 +1,4 @@
-"""The settings of a job that says nothing, a row for each task; docs/auto.md has the evidence."""
+"""What each task needs, and the settings of a job that says nothing; docs/auto.md has the evidence."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ class AutoSettings:
     """The settings of a task.
 
     Attributes:
-        distillation: Fields of ``DistillationConfig``, beside those that the task itself needs.
+        distillation: Fields of ``DistillationConfig``, beside those of :data:`NEEDS`.
         teacher: Fields of ``OptimizationConfig`` for the fine-tuning of a teacher.
         student: The same for a student that starts from trained weights.
         new_student: The same for a student that starts from random weights.
@@ -83,3 +83,30 @@ def settings_of_task(name: str) -> AutoSettings:
         {}
     """
     return AUTO_SETTINGS.get(name, _NOT_SEARCHED)
+
+
+NEEDS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "multi-label": MappingProxyType({"kd_loss_type": "bce"}),
+        "regression": MappingProxyType({"kd_loss_type": "mse", "temperature": 1}),
+        "embeddings": MappingProxyType(
+            {
+                "kd_loss_weight": 0,
+                "intermediate_matches": [
+                    {"feature": "embedding", "layer_T": 0, "layer_S": 0, "loss": "cos", "weight": 1}
+                ],
+            }
+        ),
+    }
+)
+"""By task, the fields of ``DistillationConfig`` whose defaults its outputs need to be others."""
+
+
+def needs_of_task(name: str) -> Mapping[str, Any]:
+    """The defaults that a task needs, also where a job gives other fields of ``distillation``.
+
+    Examples:
+        >>> dict(needs_of_task("multi-label")), dict(needs_of_task("classification"))
+        ({'kd_loss_type': 'bce'}, {})
+    """
+    return NEEDS.get(name, MappingProxyType({}))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
-from ..errors import UsageError, missing_extra, reason_of, suggest
+from ..errors import UsageError, missing_extra, missing_file, reason_of, suggest
 from ..json_files import parse_json, read_json
 
 Row: TypeAlias = dict[str, Any]
@@ -98,7 +98,7 @@ def read_rows(path: Source) -> NumberedRows:
             + suggest(kind, [*_TEXT_READERS, ".parquet", *compressible[3:6]])
         )
     if not os.path.exists(path):
-        raise UsageError(f"{path} does not exist, or is not a file.")
+        raise missing_file(path)
     try:
         yield from read(path)
     except UnicodeDecodeError as error:

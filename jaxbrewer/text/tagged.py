@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from ..errors import UsageError, reason_of
+from ..errors import UsageError, missing_file, reason_of
 from .labels import (
     UNLABELLED,
     as_names,
@@ -220,7 +220,7 @@ def _field(fields: list[str], number: int, place: str, what: str) -> str:
 
 def _lines(path: Path) -> Iterator[str]:
     if not os.path.isfile(path):
-        raise UsageError(f"{path} does not exist, or is not a file.")
+        raise missing_file(path)
     try:
         with path.open(encoding="utf-8-sig") as file:
             yield from (line.rstrip("\r\n") for line in file)

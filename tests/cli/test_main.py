@@ -93,7 +93,10 @@ def test_versions_help_and_wrong_flags_load_neither_libraries_nor_configs(words)
     assert len(loaded) < 150
 
 
-@pytest.mark.parametrize("content", [None, "data: [", "teacher: {pth: a}", "student: {layers: 1}"])
+@pytest.mark.parametrize(
+    "content",
+    [None, "data: [", "teacher: {pth: a}", "student: {layers: 1}", "data: {train: nowhere.tsv}"],
+)
 def test_errors_of_a_job_file_load_no_libraries(content, tmp_path):
     job = tmp_path / "job.yaml"
     if content is not None:

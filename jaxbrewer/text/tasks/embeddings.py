@@ -3,13 +3,13 @@
 import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from ...configs import DataConfig
+from ...configs.auto import needs_of_task
 from ...errors import UsageError
 from ...models.model_directory import ModelDirectory
 from ...models.pooling import MODULES, Pooling
@@ -37,14 +37,7 @@ class Embeddings(Task[Examples]):
     main_metric = "spearman"
     reads_same_tokens = False
     learns_from_text = True
-    distillation_defaults = MappingProxyType(
-        {
-            "kd_loss_weight": 0,
-            "intermediate_matches": [
-                {"feature": "embedding", "layer_T": 0, "layer_S": 0, "loss": "cos", "weight": 1}
-            ],
-        }
-    )
+    distillation_defaults = needs_of_task(name)
 
     def __init__(self, data: DataConfig):
         super().__init__(data)

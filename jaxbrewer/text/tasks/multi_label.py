@@ -2,12 +2,12 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from ...configs.auto import needs_of_task
 from ...errors import UsageError
 from ..labels import (
     UNLABELLED,
@@ -41,7 +41,7 @@ class MultiLabel(ClassesTask[Examples]):
     metrics = ("micro_f1", "macro_f1", "mean_average_precision", "loss")
     main_metric = "micro_f1"
     reads_same_tokens = False
-    distillation_defaults = MappingProxyType({"kd_loss_type": "bce"})
+    distillation_defaults = needs_of_task(name)
     kd_loss_types = ("bce", "mse")
 
     def read(

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from ...configs._base import LARGEST
+from ...configs.auto import needs_of_task
 from ...errors import UsageError
 from ...models.model_directory import ModelDirectory
 from ..labels import shortened
@@ -31,7 +31,7 @@ class Regression(Task[Examples]):
     main_metric = "mse"
     larger_is_better = False
     reads_same_tokens = False
-    distillation_defaults = MappingProxyType({"kd_loss_type": "mse", "temperature": 1})
+    distillation_defaults = needs_of_task(name)
     kd_loss_types = ("mse",)
 
     def read(
