@@ -1,4 +1,4 @@
-"""What each task needs, and the settings of a job that says nothing; docs/auto.md has the evidence."""
+"""What each task needs, and the settings of a job that says nothing: docs/auto.md has evidence."""
 
 import dataclasses
 from collections.abc import Mapping
