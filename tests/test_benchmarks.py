@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import fused_loss
 from benchmarks.suite import __main__ as suite
 from benchmarks.suite import growth
+from jaxbrewer.losses import _chunk_sizes
 from tests.cli.conftest import write_model
+from tests.pages import form, page_block
 
 ROOT = Path(__file__).parent.parent
 SECTIONS = {"behaviour", "numbers", "vocabulary", "decoder", "speed"}
@@ -47,6 +50,27 @@ def test_every_section_of_the_suite_runs(capsys, monkeypatch):
 )
 def test_straightness_is_the_share_that_a_line_explains(values, expected):
     assert growth.straightness([1, 2, 3], values) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("what", "shown"),
+    [
+        ("memory", page_block("benchmarks.md", "$ python -m benchmarks.fused_loss memory")),
+        ("time", page_block("benchmarks.md", "$ python -m benchmarks.fused_loss time")),
+    ],
+    ids=["memory", "time"],
+)
+def test_the_page_has_the_form_of_what_the_benchmark_of_losses_prints(
+    what, shown, capsys, monkeypatch
+):
+    monkeypatch.setitem(_chunk_sizes.CHUNK_BYTES, "cpu", 0)  # the benchmark sets it
+    sizes = "--positions 512 --classes 1024 --width 8 --teacher-width 8 --chunk-mb 1 --rounds 2"
+    monkeypatch.setattr(sys, "argv", ["fused_loss", what, *sizes.split()])
+    fused_loss.main()
+    printed = {form(line) for line in capsys.readouterr().out.splitlines()}
+    lines = [line for line in shown.splitlines() if not line.startswith("$ ")]
+    assert lines
+    assert {form(line) for line in lines} <= printed
 
 
 @pytest.mark.slow

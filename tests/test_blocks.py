@@ -1,13 +1,19 @@
 """Every block of the pages is run by a test, and its output compared, or listed with the reason."""
 
+import ast
 import contextlib
+import dataclasses
+import importlib
+import inspect
 import io
 import re
 import shlex
+import textwrap
 
 import pytest
 import yaml
 
+import jaxbrewer
 from jaxbrewer.cli.parser import make_parser
 from tests.pages import PAGES, blocks, compared
 from tests.test_documents import PROGRAMS
@@ -48,8 +54,9 @@ NOT_RUN = {
         ("testing.md", "make test-fast"),
         ("benchmarks.md", "$ make bench"),
     ],
+    "reads a model that is not here": [("benchmarks.md", "$ python benchmarks/loading.py")],
     "measures for minutes": [
-        ("benchmarks.md", "$ python"),
+        ("benchmarks.md", "$ python -m"),
         ("language-models.md", "python examples/language_model.py --model"),
     ],
     "trains on files of the reader and shows no output; arguments are parsed below": [
@@ -61,7 +68,7 @@ NOT_RUN = {
 """Blocks by page and beginning."""
 
 
-UNCOMPARED = {"measures for minutes", "needs PyTorch"}
+UNCOMPARED = {"reads a model that is not here", "needs PyTorch"}
 """Reasons for which a block may show output that no test compares."""
 
 
@@ -89,6 +96,40 @@ def test_every_block_is_run_or_listed(page):
                 f"{page}: compare what this block shows (tests.pages.page_block):\n{text[:300]}"
             )
     assert not unused, f"{page} has no block that begins with {unused}"
+
+
+def keywords_of(function):
+    """The names of arguments that a function or config takes; none where it takes any."""
+    if dataclasses.is_dataclass(function):
+        return {field.name for field in dataclasses.fields(function)}
+    parameters = inspect.signature(function).parameters.values()
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    return None if takes_any else {parameter.name for parameter in parameters}
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "```py" in PAGES[page]])
+def test_code_of_a_page_names_what_exists(page):
+    """Also code that is no whole program: its imports, ``jb.NAME``, and arguments by keyword."""
+    for kind, text in blocks(page):
+        if kind not in ("py", "python"):
+            continue
+        known, tree = {}, list(ast.walk(ast.parse(textwrap.dedent(text))))
+        for node in tree:
+            if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "jaxbrewer":
+                module = importlib.import_module(node.module)
+                known |= {alias.asname or alias.name: getattr(module, alias.name)
+                          for alias in node.names}  # fmt: skip
+        for node in tree:
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("jb", "jaxbrewer"):
+                known[ast.unparse(node)] = getattr(jaxbrewer, node.attr)
+            elif isinstance(node, ast.Name) and node.id in jaxbrewer.__all__:
+                known[node.id] = getattr(jaxbrewer, node.id)
+        for node in tree:
+            function = known.get(ast.unparse(node.func)) if isinstance(node, ast.Call) else None
+            names = keywords_of(function) if callable(function) else None
+            if names is not None:
+                given = {keyword.arg for keyword in node.keywords if keyword.arg is not None}
+                assert given <= names, f"{page}: {ast.unparse(node.func)}: {given - names}"
 
 
 def commands():
