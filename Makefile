@@ -22,9 +22,9 @@ test: $(VENV)/ready
 test-fast: $(VENV)/ready
 	$(PYTEST) -m "not slow and not exhaustive" $(TESTS)
 
-# Every case, compiled as users compile.
+# Every case, compiled as users compile; three times as many random cases.
 test-all: $(VENV)/ready
-	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(PYTEST) $(TESTS)
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 JAXBREWER_FUZZ=3 $(PYTEST) $(TESTS)
 
 lint: $(VENV)/ready
 	$(BIN)/ruff format --check .
@@ -34,7 +34,7 @@ types: $(VENV)/ready
 	$(BIN)/mypy
 
 doctest: $(VENV)/ready
-	JAX_PLATFORMS=cpu $(PYTEST) --doctest-modules jaxbrewer
+	$(PYTEST) --doctest-modules jaxbrewer
 
 # Links of the pages, and the code that they show.
 docs: $(VENV)/ready

@@ -1,9 +1,7 @@
-"""Settings of all tests: CPU, quick and cached compilation, no rank promotion, no time limits."""
+"""Settings of all tests beside those of the root: no rank promotion, no time limits."""
 
-import gc
 import os
 import signal
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -11,23 +9,7 @@ from hypothesis import settings
 
 from tests.fork_server import ForkServer
 
-gc.disable()  # until everything is collected
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-_CACHE = Path(__file__).parent.parent / ".cache" / "jax"
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
-
-_QUICK = ["--xla_cpu_parallel_codegen_split_count=1"]
-"""Flags with which XLA compiles a small program in a third of the time."""
-
-if version("jax").startswith("0.10."):  # XLA ends the process if it does not know a flag
-    _QUICK.append("--xla_cpu_use_fusion_emitters=false")
-
-if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1":
-    _given = os.environ.get("XLA_FLAGS", "").split()
-    os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys([*_QUICK, *_given]))
 
 _COMPILED_QUICKLY = ("cli", "export", "generation", "models", "text")
 """Folders whose tests compile whole jobs and many models, which are then hardly run."""
@@ -46,14 +28,6 @@ def pytest_collection_modifyitems(items):
     """Runs the longest files first, so that all processes end at about the same time."""
     ranks = {Path(__file__).parent / name: rank for rank, name in enumerate(LONGEST)}
     items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
-
-
-def pytest_collection_finish():
-    """Excludes what imports and collection made from garbage collection, which runs less often."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(100_000, 50, 100)
-    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,8 +1,6 @@
 """The benchmarks run at toy size; none of their numbers is asserted."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,18 +14,14 @@ from tests.cli.conftest import write_model
 from tests.pages import form, page_block
 
 ROOT = Path(__file__).parent.parent
+AS_USERS = {"JAX_NUMPY_RANK_PROMOTION": "allow", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 SECTIONS = {"behaviour", "numbers", "vocabulary", "decoder", "speed"}
 
 
 @pytest.mark.slow
-def test_every_section_for_accelerators_runs_on_a_cpu(tmp_path):
-    command = [sys.executable, "-m", "benchmarks.accelerator", "--toy", "--torch="]
-    done = subprocess.run(
-        [*command, "--json", tmp_path / "numbers.json", "--only", *sorted(SECTIONS)],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-        env={**os.environ, "JAX_NUMPY_RANK_PROMOTION": "allow",
-             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
-    )  # fmt: skip
+def test_every_section_for_accelerators_runs_on_a_cpu(forks, tmp_path):
+    words = ["--toy", "--torch=", "--json", tmp_path / "numbers.json", "--only", *sorted(SECTIONS)]
+    done = forks.run("-m", "benchmarks.accelerator", *words, **AS_USERS)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "numbers.json").read_text())
     assert report["failed"] == {}
@@ -74,16 +68,12 @@ def test_the_page_has_the_form_of_what_the_benchmark_of_losses_prints(
 
 
 @pytest.mark.slow
-def test_exports_are_measured(tmp_path):
+def test_exports_are_measured(forks, tmp_path):
     pytest.importorskip("onnxruntime")
     model = write_model(tmp_path / "model", head=True, num_labels=3, labels=("cat", "dog", "fox"),
                         max_position_embeddings=128)  # fmt: skip
     (tmp_path / "test.tsv").write_text("text\tlabel\nit purrs\tcat\nhere barks\tdog\n")
-    command = [sys.executable, "-m", "benchmarks.export", model, tmp_path / "test.tsv"]
-    done = subprocess.run(
-        [*command, "--runs", "1"], cwd=ROOT, capture_output=True, text=True, check=False,
-        env={**os.environ, "JAX_NUMPY_RANK_PROMOTION": "allow",
-             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
-    )  # fmt: skip
+    words = [model, tmp_path / "test.tsv", "--runs", 1]
+    done = forks.run("-m", "benchmarks.export", *words, **AS_USERS)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("| ONNX int8 |") == 1 + 4

@@ -1,9 +1,6 @@
 """The recipes of ``docs/models.md`` run as one program, against stand-ins of the libraries."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,21 +11,11 @@ STAND_INS = ROOT / "tests" / "stand_ins"
 
 
 @pytest.mark.slow
-def test_the_recipes_run_as_one_program(tmp_path):
-    program = "\n".join(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL))
+def test_the_recipes_run_as_one_program(forks, tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    program = "\n".join([f"import sys; sys.path.insert(0, {str(STAND_INS)!r})", *blocks])
     (tmp_path / "recipes.py").write_text(program)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": f"{STAND_INS}{os.pathsep}{ROOT}",
-        "PYTHONWARNINGS": "error",
-    }
-    done = subprocess.run(
-        [sys.executable, "recipes.py"],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+    done = forks.run("recipes.py", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 

@@ -225,12 +225,16 @@ def _finish(
 def gap_closed(rows: list[Row]) -> dict[str, float]:
     """Each distilled student's share of the gap between labels alone and the teacher.
 
+    There are no shares without a gap.
+
     Examples:
         >>> rows = [Row("svm", 0.5), Row("teacher", 0.8), Row("labels", 0.6), Row("kd", 0.75)]
         >>> print({name: round(share, 2) for name, share in gap_closed(rows).items()})
         {'kd': 0.75}
     """
     teacher, labels = rows[1].accuracy, rows[2].accuracy
+    if teacher == labels:
+        return {}
     return {row.name: (row.accuracy - labels) / (teacher - labels) for row in rows[3:]}
 
 

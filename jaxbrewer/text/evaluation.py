@@ -156,14 +156,15 @@ def _score(
         measure = task.measure(examples, encoded, model)
         return Scores(metrics=_finite(measure.metrics()), intervals={}), measure, model
     assert directory is not None
-    predictions, speed = run_model(task, model, encoded, batch_size=batch_size, progress=progress)
+    wrapped = as_model(model)
+    predictions, speed = run_model(task, wrapped, encoded, batch_size=batch_size, progress=progress)
     measure = task.measure(examples, encoded, predictions)
-    seconds = measure_latency(task, model, encoded, rows=_NUMBER_OF_ROWS_TO_TIME)
+    seconds = measure_latency(task, wrapped, encoded, rows=_NUMBER_OF_ROWS_TO_TIME)
     p50, p95 = np.quantile(seconds, [0.5, 0.95]) * 1000
     scores = Scores(
         metrics=_finite(measure.metrics()),
         intervals={},
-        parameters=count_parameters(model),
+        parameters=count_parameters(wrapped),
         bytes=read_model_directory(directory).size,
         latency_ms={"p50": float(p50), "p95": float(p95)},
         examples_per_second=speed,

@@ -66,10 +66,10 @@ class ModelRunner:
         Returns:
             The predictions in the order of the rows, and the speed.
         """
-        variables = as_model(model).variables
-        more = () if teacher is None else (as_model(teacher).variables,)
+        wrapped, other = as_model(model), None if teacher is None else as_model(teacher)
+        variables, more = wrapped.variables, () if other is None else (other.variables,)
         if not self._programs:
-            self._compile(make_forward(self._task, model, teacher), variables, more)
+            self._compile(make_forward(self._task, wrapped, other), variables, more)
         found: list[tuple[np.ndarray, np.ndarray, Any]] = []
         done, start = 0, time.perf_counter()
         for batch in self._loader:
@@ -134,7 +134,8 @@ def measure_latency(
     Returns:
         Seconds for each row.
     """
-    wrapped, function = as_model(model), make_forward(task, model)
+    wrapped = as_model(model)
+    function = make_forward(task, wrapped)
     draw = np.random.default_rng(seed)
     chosen = draw.choice(len(encoded), min(rows, len(encoded)), replace=False)
     lengths = encoded.lengths[chosen]

@@ -181,9 +181,9 @@ test_disk.build(sys.argv[1], loader())
 
 
 @pytest.mark.slow
-def test_a_killed_build_resumes(full, tmp_path):
+def test_a_killed_build_resumes(full, forks, tmp_path):
     directory = tmp_path / "cache"
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(directory)])
+    killed = forks.run("-c", KILLED, directory)
     assert killed.returncode == -signal.SIGKILL
     with pytest.raises(jb.UsageError, match="is not complete: build it again"):
         TeacherCache(directory)

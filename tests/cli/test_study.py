@@ -32,11 +32,18 @@ def studied(content, tmp_path_factory):
     place = tmp_path_factory.mktemp("study")
     distillation = {**content["distillation"], "is_caching_logits": True}
     training = {"progress": False, "output_dir": str(place / "run")}
-    student = {**content["student"], "optimization": {"batch_size": 16, "num_steps": 12}}
+    short = {"optimization": {"batch_size": 16, "num_steps": 12}}
+    teacher, student = ({**content[name], **short} for name in ("teacher", "student"))
     path = place / "job.yaml"
     path.write_text(
         yaml.safe_dump(
-            {**content, "training": training, "student": student, "distillation": distillation}
+            {
+                **content,
+                "training": training,
+                "teacher": teacher,
+                "student": student,
+                "distillation": distillation,
+            }
         )
     )
     run("train", path)

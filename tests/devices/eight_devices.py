@@ -6,11 +6,8 @@ has started.
 
 import collections
 import json
-import os
 import re
 import sys
-
-os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"}
 
 import jax
 import numpy as np

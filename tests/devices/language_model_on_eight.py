@@ -5,10 +5,7 @@ JAX has started.
 """
 
 import json
-import os
 import sys
-
-os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"}
 
 import optax
 from flax import nnx

@@ -2,10 +2,7 @@
 
 import contextlib
 import json
-import os
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,29 +14,25 @@ SPLIT = {"mesh": {"data": 2, "fsdp": 2}}
 pytestmark = pytest.mark.slow
 
 
-def start(processes, directory, settings):
+def start(forks, processes, directory, settings):
     directory.mkdir()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    arguments = [sys.executable, "-W", "error", "-m", "tests.devices.one_of_many", str(port)]
-    devices = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(4 // processes)}
-    started = []
-    for index in range(processes):
-        with (directory / f"errors{index}").open("w") as errors:
-            started.append(
-                subprocess.Popen(
-                    [*arguments, str(processes), str(index), str(directory), json.dumps(settings)],
-                    cwd=ROOT, env={**os.environ, **devices, "PYTHONPATH": str(ROOT)},
-                    stdout=subprocess.DEVNULL, stderr=errors,
-                )
-            )  # fmt: skip
-    return started
+    return [
+        forks.start(
+            *("-m", "tests.devices.one_of_many", port, processes, index),
+            *(directory, json.dumps(settings)),
+            stderr=directory / f"errors{index}",
+            JAX_NUM_CPU_DEVICES=str(4 // processes),
+        )
+        for index in range(processes)
+    ]
 
 
 @contextlib.contextmanager
-def running(processes, directory, settings):
-    started = start(processes, directory, settings)
+def running(forks, processes, directory, settings):
+    started = start(forks, processes, directory, settings)
     try:
         yield started
     finally:
@@ -48,24 +41,28 @@ def running(processes, directory, settings):
             process.wait()
 
 
-def train(processes, directory, settings):
-    with running(processes, directory, settings) as started:
+def train(forks, processes, directory, settings):
+    with running(forks, processes, directory, settings) as started:
         for index, process in enumerate(started):
             assert process.wait(timeout=300) == 0, (directory / f"errors{index}").read_text()
     return directory
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    return train(1, tmp_path_factory.mktemp("alone") / "1", SPLIT)
+def alone(forks, tmp_path_factory):
+    return train(forks, 1, tmp_path_factory.mktemp("alone") / "1", SPLIT)
+
+
+LOCAL = {**SPLIT, "local_batches": True}
 
 
 @pytest.mark.parametrize(
-    ("processes", "settings"), [(2, SPLIT), (4, {**SPLIT, "local_batches": True})]
+    ("processes", "settings"),
+    [(2, SPLIT), (2, LOCAL), pytest.param(4, LOCAL, marks=pytest.mark.exhaustive)],
 )
-def test_several_processes_give_the_numbers_of_one(alone, tmp_path, processes, settings):
+def test_several_processes_give_the_numbers_of_one(forks, alone, tmp_path, processes, settings):
     """The same script and config; whole batches in every process, or each its own rows."""
-    together = train(processes, tmp_path / "run", settings)
+    together = train(forks, processes, tmp_path / "run", settings)
     expected = json.loads((alone / "seen0.json").read_text())
     assert [step for step, _ in expected["called"]] == [2, 4]
     for index in range(processes):
@@ -90,8 +87,8 @@ def test_several_processes_give_the_numbers_of_one(alone, tmp_path, processes, s
 
 
 @pytest.mark.parametrize("failing", [0, 1])
-def test_a_process_that_fails_ends_the_others_in_bounded_time(tmp_path, failing):
-    with running(2, tmp_path / "run", {"mesh": {"data": -1}, "failing": failing}) as started:
+def test_a_process_that_fails_ends_the_others_in_bounded_time(forks, tmp_path, failing):
+    with running(forks, 2, tmp_path / "run", {"mesh": {"data": -1}, "failing": failing}) as started:
         assert started[failing].wait(timeout=300) == 1
         ended = time.monotonic()
         assert started[1 - failing].wait(timeout=60) != 0

@@ -1,10 +1,6 @@
 """Meshes and sharding rules: placement, refusals, and numbers that do not depend on them."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -144,14 +140,10 @@ def test_the_optimizer_state_is_placed_as_its_weights(optimizer, moments):
 
 
 @pytest.fixture(scope="module")
-def seen():
+def seen(forks):
     """The results of 8 fake devices under each layout."""
-    root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "tests.devices.eight_devices"],
-        cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, timeout=500,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr.decode()
+    done = forks.run("-m", "tests.devices.eight_devices", JAX_NUM_CPU_DEVICES="8")
+    assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 

@@ -1,9 +1,6 @@
 """A vocabulary that is split over devices: the numbers of one device, and what is exchanged."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,13 +10,10 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def seen():
+def seen(forks):
     """The results of 8 fake devices."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "tests.devices.vocabulary_on_eight"],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, timeout=500,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr.decode()
+    done = forks.run("-m", "tests.devices.vocabulary_on_eight", JAX_NUM_CPU_DEVICES="8")
+    assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 

@@ -5,11 +5,8 @@ has started.
 """
 
 import json
-import os
 import re
 import sys
-
-os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"}
 
 import jax
 import jax.numpy as jnp

@@ -3,9 +3,6 @@
 import functools
 import inspect
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -100,14 +97,12 @@ def main(names):
 
 
 @pytest.fixture(scope="module")
-def reports(request):
+def reports(request, forks):
     """Of a process with four devices, so that sharding is checked beside everything else."""
     chosen = [item for item in request.session.items if item.originalname == "test_the_contract"]
     names = [item.callspec.params["name"] for item in chosen]
     code = f"from tests.losses.test_contract import main; main({names})"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "4"}
-    command = [sys.executable, "-W", "error", "-c", code]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = forks.run("-c", code, JAX_NUM_CPU_DEVICES="4")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

@@ -8,8 +8,6 @@ import json
 import os
 import sys
 
-os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"}
-
 import jax
 import numpy as np
 import optax

@@ -1,10 +1,7 @@
 """Decoders on several devices: files read in parts, the same numbers as on one."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -20,17 +17,14 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
-def test_decoders_on_eight_devices_equal_those_on_one(tmp_path):
+def test_decoders_on_eight_devices_equal_those_on_one(forks, tmp_path):
     page = (ROOT / "docs" / "language-models.md").read_text()
     (block,) = re.findall(r"```yaml\n(training:\n  mesh: .*?)```", page, re.DOTALL)
     rules = yaml.safe_load(block)["training"]["student_rules"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    script = str(Path(__file__).with_name("eight_devices.py"))
-    output = subprocess.run(
-        [sys.executable, script, json.dumps(rules), str(tmp_path)],
-        env=environment, check=True, capture_output=True, text=True,
-    ).stdout  # fmt: skip
-    seen = json.loads(output)
+    words = ["-m", "tests.models.eight_devices", json.dumps(rules), tmp_path]
+    done = forks.run(*words, JAX_NUM_CPU_DEVICES="8")
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
     assert seen["files"] > 3
     for name, parts in (("fsdp", 8), ("tensor", 4)):
         found = seen[name]

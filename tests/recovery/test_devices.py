@@ -1,31 +1,18 @@
 """A run resumes on another number of devices, and with several processes."""
 
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from tests.recovery import assert_same, left_behind
 
-ROOT = Path(__file__).parent.parent.parent
-
 
 @pytest.mark.slow
-def test_a_run_moves_between_one_device_and_eight():
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "tests.recovery.eight_devices"],
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+def test_a_run_moves_between_one_device_and_eight(forks):
+    done = forks.run("-m", "tests.recovery.eight_devices", JAX_NUM_CPU_DEVICES="8")
     assert done.returncode == 0, done.stderr[-3000:]
     seen = json.loads(done.stdout.splitlines()[-1])
     assert seen["same"]  # on the same devices, bit by bit
@@ -40,49 +27,44 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def start_two(directory):
-    port = str(free_port())
+def start_two(forks, directory):
+    port = free_port()
+    directory.mkdir(exist_ok=True)
     return [
-        subprocess.Popen(
-            [
-                *(sys.executable, "-m", "tests.recovery.several_processes"),
-                *(port, str(number), "2", str(directory), "60"),
-            ],
-            env={**os.environ, "JAX_PLATFORMS": "cpu"},
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
+        forks.start(
+            *("-m", "tests.recovery.several_processes", port, number, 2, directory, 60),
+            stderr=directory / f"errors{number}",
         )
         for number in range(2)
     ]
 
 
-def ends_of(processes):
+def ends_of(processes, directory):
     """Exit statuses and standard error."""
-    said = [process.communicate(timeout=120)[1] for process in processes]
-    return [process.returncode for process in processes], said
+    statuses = [process.wait(120) for process in processes]
+    return statuses, [(directory / f"errors{number}").read_text() for number in range(2)]
 
 
 @pytest.mark.slow
-def test_two_processes_save_at_the_same_step_on_sigterm_and_resume(tmp_path):
-    statuses, said = ends_of(start_two(tmp_path / "unbroken"))
+def test_two_processes_save_at_the_same_step_on_sigterm_and_resume(forks, tmp_path):
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    statuses, said = ends_of(start_two(forks, unbroken), unbroken)
     assert statuses == [0, 0], said
-    processes = start_two(tmp_path / "broken")
-    metrics = tmp_path / "broken" / "run" / "metrics.jsonl"
+    processes = start_two(forks, broken)
+    metrics = broken / "run" / "metrics.jsonl"
     while not metrics.exists() or not metrics.stat().st_size:
         assert processes[0].poll() is None
         time.sleep(0.02)
     processes[1].send_signal(signal.SIGTERM)
-    statuses, said = ends_of(processes)
+    statuses, said = ends_of(processes, broken)
     assert statuses == [143, 143], said
     assert "resume=True continues" in said[0]
     assert "resume=True" not in said[1]
-    last = max(left_behind(tmp_path / "broken" / "run")["checkpoints"])
+    last = max(left_behind(broken / "run")["checkpoints"])
     assert last < 60
-    statuses, said = ends_of(start_two(tmp_path / "broken"))
+    statuses, said = ends_of(start_two(forks, broken), broken)
     assert statuses == [0, 0], said
     assert_same(
-        left_behind(tmp_path / "unbroken" / "run", tmp_path / "unbroken" / "logs"),
-        left_behind(tmp_path / "broken" / "run", tmp_path / "broken" / "logs"),
+        left_behind(unbroken / "run", unbroken / "logs"),
+        left_behind(broken / "run", broken / "logs"),
     )

@@ -1,4 +1,10 @@
-"""Trainings for tests that interrupt them; each resumes the run that its directory holds."""
+"""Trainings for tests that interrupt them; each resumes the run that its directory holds.
+
+``python -m tests.recovery.trainings KIND DIRECTORY`` runs one.
+"""
+
+import sys
+from pathlib import Path
 
 import optax
 
@@ -58,3 +64,7 @@ def long(directory):
     trainer = jb.BasicTrainer(config, (mlp, mlp_params(3)), logits_adaptor)
     loader = jb.ArrayLoader(vector_data(24), 8, seed=3)
     trainer.train(optax.adam(1e-2), loader, num_steps=10**7)
+
+
+if __name__ == "__main__":
+    {"killed": killed, "long": long}[sys.argv[1]](Path(sys.argv[2]))
