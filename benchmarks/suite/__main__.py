@@ -25,6 +25,7 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
+from jaxbrewer.run.freed_memory import keep_freed_memory
 from tools.update_results import updated
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -99,4 +100,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()  # as the commands do
     main()

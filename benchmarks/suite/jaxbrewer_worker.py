@@ -1,29 +1,41 @@
-"""jaxbrewer's side of ``peers.py`` for encoders."""
+"""jaxbrewer's side of ``peers.py`` for encoders.
+
+The arguments after the settings are names of ``variants.VARIANTS``, and ``cached`` for a teacher
+whose outputs are read from the disk.
+"""
 
 import json
 import sys
+import tempfile
 
 import optax
 
 from benchmarks.suite.overhead import RATE, TOTAL, Pair, make_distiller
 from benchmarks.suite.turns import turns
+from benchmarks.suite.variants import VARIANTS
 
 
-def main() -> None:
+def main(settings: str, *arguments: str) -> None:
     """Trains a turn at a time: the distiller calls back after the steps of each."""
-    pair = Pair(**json.loads(sys.argv[1])["pair"])
+    pair = Pair(**json.loads(settings)["pair"])
     student = pair.bert(pair.student_layers, 1)
-    distiller = make_distiller(pair, pair.bert(pair.teacher_layers, 0), student)
-    turn = turns()
-    next(turn)
-    distiller.train(
-        optax.adamw(optax.linear_schedule(RATE, 0.0, TOTAL)),
-        pair.batches(),
-        num_steps=TOTAL,
-        max_grad_norm=1.0,
-        callback=lambda model, step: next(turn),
-    )
+    training = {}
+    for name in arguments:
+        training |= VARIANTS.get(name, {})
+    with tempfile.TemporaryDirectory() as folder:
+        if "cached" in arguments:
+            training["cache_dir"] = f"{folder}/cache"
+        distiller = make_distiller(pair, pair.bert(pair.teacher_layers, 0), student, training)
+        turn = turns()
+        next(turn)
+        distiller.train(
+            optax.adamw(optax.linear_schedule(RATE, 0.0, TOTAL)),
+            pair.batches(),
+            num_steps=TOTAL,
+            max_grad_norm=1.0,
+            callback=lambda model, step: next(turn),
+        )
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxbrewer.forward.bfloat16_products import fast_on_cpu
+
 from ..common import (
     TOY,
     Chain,
@@ -18,26 +20,40 @@ from ..common import (
     bert_pair,
     encoder_flops,
     make_step,
+    ratio,
     training,
 )
 
 SIZES = Sizes(teacher_layers=6, student_layers=3, width=384, batches=((16, 64), (16, 128)),
               product=2048, rounds=9, steps=2)  # fmt: skip
+HALVES = {
+    "step with the teacher in bfloat16": {"teacher_products": "bfloat16"},
+    "step in bfloat16 (O1)": {"half": "bfloat16", "level": "O1"},
+    "step in bfloat16 (O2)": {"half": "bfloat16", "level": "O2"},
+}
+"""Arguments of ``training``."""
 
 
 def run(is_toy: bool, pythons: dict[str, str]) -> Iterator[Row]:
     """Forward of the teacher, forward and backward of the student, and the whole step."""
     sizes = TOY if is_toy else SIZES
     pair = teacher, student = bert_pair(sizes)
-    multiply, of_product = _product(sizes.product)
+    multiply, of_product = _product(sizes.product, jnp.float32)
+    in_bfloat16, _ = _product(sizes.product, jnp.bfloat16)
     for batch, length in sizes.batches:
         data = jax.device_put(batch_of(sizes, batch, length))
         step, state = make_step(pair, training())
         forward_T, forward_S = (_forward(model, data) for model in pair)
         gradient = _gradient(student, data)
+        halves = {
+            name: Chain(*make_step(pair, training(**fields)), teacher.variables, data)
+            for name, fields in HALVES.items()
+        }
         clocks = alternate(
             {
                 "product": multiply,
+                "product in bfloat16": in_bfloat16,
+                **halves,
                 "step": Chain(step, state, teacher.variables, data),
                 "teacher": _repeated(forward_T, teacher.variables),
                 "student": _repeated(forward_S, student.variables),
@@ -66,13 +82,17 @@ def run(is_toy: bool, pythons: dict[str, str]) -> Iterator[Row]:
             note = f"quartiles {low:.1f} to {high:.1f}; {1e3 * np.median(spent):.4g} ms; {aim}"
             yield Row("machine", f"{batch} x {length}, {name}", float(share), "% of the product",
                       note.removesuffix("; "))  # fmt: skip
+        for above, below in (("product", "product in bfloat16"), *(("step", n) for n in halves)):
+            yield ratio(
+                "machine", f"{batch} x {length}, {above} / {below}", clocks[above], clocks[below]
+            )
 
 
-def _product(n: int) -> tuple[Any, float]:
+def _product(n: int, dtype: Any) -> tuple[Any, float]:
     """A square product of random numbers, and its FLOPs."""
     keys = jax.random.split(jax.random.key(0))
-    a, b = (jax.random.normal(key, (n, n)) for key in keys)
-    return _repeated(jax.jit(jnp.matmul), a, b), 2.0 * n**3
+    a, b = (jax.random.normal(key, (n, n), dtype) for key in keys)
+    return _repeated(jax.jit(fast_on_cpu(jnp.matmul)), a, b), 2.0 * n**3
 
 
 def _forward(model: Any, data: Any) -> Any:

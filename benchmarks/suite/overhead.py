@@ -6,7 +6,7 @@ cross-entropy, hidden states and labels; the optimizer is AdamW with clipping an
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -135,13 +135,23 @@ class ByHand:
         return [float(value) for value in losses]
 
 
-def make_distiller(pair: Pair, teacher: Any, student: Any) -> jb.GeneralDistiller:
-    """A distiller that calls back after the steps of each turn."""
+def make_distiller(
+    pair: Pair, teacher: Any, student: Any, training: Mapping[str, Any] = {}
+) -> jb.GeneralDistiller:
+    """A distiller that calls back after the steps of each turn.
+
+    Args:
+        pair: The sizes.
+        teacher: The teacher.
+        student: The student.
+        training: Further fields of ``TrainingConfig``.
+    """
     return jb.GeneralDistiller(
-        jb.TrainingConfig(output_dir=None, ckpt_steps=pair.steps, progress=False),
+        jb.TrainingConfig(output_dir=None, ckpt_steps=pair.steps, progress=False, **training),
         jb.DistillationConfig(
             temperature=TEMPERATURE,
             hard_label_weight=1,
+            is_caching_logits="cache_dir" in training,
             intermediate_matches=[
                 {"layer_T": t, "layer_S": s, "feature": "hidden", "loss": "hidden_mse", "weight": 1}
                 for t, s in pair.matches

@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +31,18 @@ class Side:
         name: As printed.
         needs: Which interpreter runs it; ``""`` for the one of the benchmarks.
         command: The worker in this folder, and its arguments.
+        environment: Variables of its process.
     """
 
     name: str
     needs: str
     command: tuple[str, ...]
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 OURS = "jaxbrewer"
+KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "2147483647", "MALLOC_ARENA_MAX": "1"}
+"""Variables of glibc that do for any process what jaxbrewer's commands do for theirs."""
 PYTORCH = [
     Side(f"{name}, {kind}", needs, ("pytorch_worker.py", trainer, kind))
     for name, needs, trainer in (
@@ -46,18 +50,44 @@ PYTORCH = [
     )
     for kind in ("eager", "sdpa", "compile")
 ]  # fmt: skip
+VARIANTS = {"": (), "teacher in bfloat16": ("teacher",), "bfloat16": ("bfloat16",)}
+CACHED = {
+    "from the cache": ("cached",),
+    "bfloat16, from the cache": ("bfloat16", "cached"),
+}
+
+
+def of_ours(variants: dict[str, tuple[str, ...]], needs: str, *command: str) -> list[Side]:
+    """Our sides, which keep freed memory as the commands do, and one that returns it."""
+    sides = [
+        Side(f"{OURS}, {name}".removesuffix(", "), needs, (*command, *arguments), KEPT)
+        for name, arguments in variants.items()
+    ]
+    return [*sides, Side(f"{OURS}, freed memory returned", needs, command)]
+
+
 ENCODERS = [
-    Side(OURS, "", ("jaxbrewer_worker.py",)),
+    *of_ours({**VARIANTS, **CACHED}, "", "jaxbrewer_worker.py"),
     *PYTORCH,
+    Side("PyTorch loop, bfloat16", "pytorch", ("pytorch_worker.py", "loop", "bfloat16")),
+    Side(
+        "TextBrewer, eager, freed memory kept", "textbrewer",
+        ("pytorch_worker.py", "textbrewer", "eager"), KEPT,
+    ),
     Side("Keras Distiller", "keras", ("keras_worker.py",)),
-]
+]  # fmt: skip
+TUNIX = "tunix_worker.py", "tunix"
 DECODERS = [
-    Side(OURS, "tunix", ("tunix_worker.py", "jaxbrewer")),
-    Side("Tunix DistillationTrainer", "tunix", ("tunix_worker.py", "tunix")),
+    *of_ours(VARIANTS, "tunix", "tunix_worker.py", "jaxbrewer"),
+    Side("Tunix DistillationTrainer", "tunix", TUNIX),
+    Side("Tunix DistillationTrainer, freed memory kept", "tunix", TUNIX, KEPT),
 ]
+COMPARED = "TextBrewer, eager", "Tunix DistillationTrainer"
+"""Peers that each variant of ours is compared with."""
 AIMS = {
     "TextBrewer": "aim at least 1.2 (AVX2), 2.2 (AVX-512)",
     "Tunix DistillationTrainer": "aim at least 1.3",
+    f"{OURS}, from the cache": "aim at least 1.8 (AVX2), 3 (AVX-512)",
 }
 
 
@@ -87,9 +117,7 @@ def _job(
                       f"needs --peer {side.needs}=PYTHON")  # fmt: skip
     with contextlib.ExitStack() as stack:
         workers = {
-            side.name: stack.enter_context(
-                Worker.started(interpreters[side.needs], side.command, settings)
-            )
+            side.name: stack.enter_context(Worker.started(interpreters[side.needs], side, settings))
             for side in sides
             if side.needs in interpreters
         }
@@ -105,9 +133,14 @@ def _job(
                       f"{1e3 * clocks[each].median:.4g} ms/step; {clocks[each].quartiles()}; "
                       f"first turn after {worker.first:.1f} s; "
                       f"{worker.megabytes():,.0f} MB at most")  # fmt: skip
-            if each != OURS:
+            if not each.startswith(OURS):
                 aim = AIMS.get(each.partition(",")[0], "aim at least 1")
                 yield ratio("peers", f"{found} / ours", clocks[each], clocks[OURS], aim)
+            elif each != OURS:
+                for peer in COMPARED:
+                    if peer in clocks:
+                        yield ratio("peers", f"{name}, {peer} / {each}", clocks[peer],
+                                    clocks[each], AIMS.get(each, ""))  # fmt: skip
 
 
 class Worker:
@@ -122,21 +155,19 @@ class Worker:
 
     @classmethod
     @contextlib.contextmanager
-    def started(
-        cls, python: str, command: tuple[str, ...], settings: dict[str, Any]
-    ) -> Iterator["Worker"]:
+    def started(cls, python: str, side: Side, settings: dict[str, Any]) -> Iterator["Worker"]:
         """A worker after its first turn, which ends with the process of this context."""
         # Threads that spin while they wait would slow down the side that is measured.
         environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0",
-                       "PYTHONPATH": str(ROOT)}  # fmt: skip
-        program, *arguments = command
+                       "PYTHONPATH": str(ROOT), **side.environment}  # fmt: skip
+        program, *arguments = side.command
         start = time.perf_counter()
         with subprocess.Popen(
             [python, str(Path(__file__).with_name(program)), json.dumps(settings), *arguments],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
         ) as process:  # fmt: skip
             try:
-                worker = cls(process, " ".join(command))
+                worker = cls(process, " ".join(side.command))
                 worker.train(settings["steps"])
                 worker.first = time.perf_counter() - start
                 yield worker

@@ -1,8 +1,8 @@
 """PyTorch's side of ``peers.py``; needs torch and transformers, and textbrewer for TextBrewer.
 
 The second argument is who trains, ``textbrewer`` or ``loop``, a plain loop with the same losses;
-the third is the attention of the models, ``eager`` or ``sdpa``, or ``compile`` for models that
-``torch.compile`` has compiled.
+the third is the attention of the models, ``eager`` or ``sdpa``, ``compile`` for models that
+``torch.compile`` has compiled, or ``bfloat16`` for ``sdpa`` under ``torch.autocast``.
 """
 
 import json
@@ -101,4 +101,5 @@ if __name__ == "__main__":
     teacher, student = (bert(layers) for layers in settings["layers"])
     optimizer = torch.optim.AdamW(student.parameters(), lr=settings["rate"])
     train = with_textbrewer if trainer == "textbrewer" else with_a_loop
-    train(teacher, student, optimizer)
+    with torch.autocast("cpu", torch.bfloat16, enabled=kind == "bfloat16"):
+        train(teacher, student, optimizer)

@@ -1,6 +1,7 @@
 """Tunix's own Qwen3 models, trained by Tunix or by jaxbrewer; a side of ``peers.py``.
 
-The second argument is who trains: ``tunix``, its DistillationTrainer, or ``jaxbrewer``.
+The second argument is who trains: ``tunix``, its DistillationTrainer, or ``jaxbrewer``, and further
+ones for jaxbrewer are names of ``variants.VARIANTS``.
 """
 
 import json
@@ -15,8 +16,9 @@ from flax import nnx
 from tunix.distillation import distillation_trainer, strategies
 from tunix.models.qwen3.model import ModelConfig, Qwen3
 from turns import steps, turns
+from variants import VARIANTS
 
-settings, trainer = json.loads(sys.argv[1]), sys.argv[2]
+settings, trainer, *arguments = json.loads(sys.argv[1]), *sys.argv[2:]
 logging.disable(logging.INFO)
 shape, vocabulary = (settings["batch"], settings["length"]), settings["vocabulary"]
 
@@ -81,7 +83,10 @@ def with_jaxbrewer(teacher, student):
         return {"logits": logits, "logits_mask": batch["mask"], "losses": loss.mean()}
 
     distiller = jb.GeneralDistiller(
-        jb.TrainingConfig(output_dir=None, ckpt_steps=settings["steps"], progress=False),
+        jb.TrainingConfig(
+            output_dir=None, ckpt_steps=settings["steps"], progress=False,
+            **{field: value for name in arguments for field, value in VARIANTS[name].items()},
+        ),
         jb.DistillationConfig(
             temperature=settings["temperature"], kd_loss_type="kl", kd_loss_weight=0.5,
             hard_label_weight=0.5,
