@@ -135,7 +135,8 @@ def _job(
                       f"{worker.megabytes():,.0f} MB at most")  # fmt: skip
             if not each.startswith(OURS):
                 aim = AIMS.get(each.partition(",")[0], "aim at least 1")
-                yield ratio("peers", f"{found} / ours", clocks[each], clocks[OURS], aim)
+                own = f"{OURS}, bfloat16" if each.endswith("bfloat16") else OURS
+                yield ratio("peers", f"{found} / {own}", clocks[each], clocks[own], aim)
             elif each != OURS:
                 for peer in COMPARED:
                     if peer in clocks:
