@@ -216,6 +216,7 @@ def study(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         temperatures=tuple(arguments.temperatures),
         label_counts=tuple(arguments.labels),
         resamplings=arguments.resamplings,
+        arms=arguments.arms,
     )
     study(job, options, dry_run=arguments.dry_run)
 

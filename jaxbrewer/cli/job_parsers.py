@@ -184,6 +184,7 @@ def add_study(adder: Any) -> None:
         "find out whether distillation pays on the data of a job, over several seeds",
         "jaxbrewer study job.yaml --dry-run",
         "jaxbrewer study job.yaml --seeds 5 --temperatures 1 4 --labels 100 300",
+        "jaxbrewer study job.yaml --arms distilled-unlabelled",
         takes_overrides=True,
     )
     study.add_argument("job", metavar="JOB", help=JOB)
@@ -193,6 +194,12 @@ def add_study(adder: Any) -> None:
     arms = study.add_argument_group("arms")
     arms.add_argument(
         "--seeds", type=int, default=3, metavar="N", help=with_default("seeds of each arm")
+    )
+    arms.add_argument(
+        "--arms",
+        nargs="+",
+        metavar="ARM",
+        help="the arms to run beside labels alone, by their names (default: all)",
     )
     arms.add_argument(
         "--temperatures",

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import itertools
 import json
 import math
 import os
@@ -17,8 +18,8 @@ from ..configs import DistillationConfig
 from ..errors import UsageError, reason_of
 from ..json_files import read_json, replace_file, write_json
 from ..run.results import RESULTS, Numbers, Scores, read_results
-from ..study.arms import LABELS, Arm, arms_of
-from ..study.results import FORMAT, ArmResult, Comparison, StudyResults, write_study
+from ..study.arms import LABELS, Arm, arms_of, choose_arms
+from ..study.results import FORMAT, SETTINGS, ArmResult, Comparison, StudyResults, write_study
 from ..text import Task
 from ..text.rows import read_rows
 from .config import Job
@@ -42,12 +43,14 @@ class StudyOptions(NamedTuple):
         temperatures: Further temperatures.
         label_counts: Numbers of labelled examples for a learning curve.
         resamplings: Number of bootstrap samples.
+        arms: Names of the arms beside those of labels alone; ``None`` for all.
     """
 
     seeds: int = 3
     temperatures: Sequence[float] = ()
     label_counts: Sequence[int] = ()
     resamplings: int = 1000
+    arms: Sequence[str] | None = None
 
 
 def study(job: Job, options: StudyOptions, *, dry_run: bool = False) -> None:
@@ -61,16 +64,17 @@ def study(job: Job, options: StudyOptions, *, dry_run: bool = False) -> None:
     _require_study(job, options)
     config = job.config
     root = Path(str(config.training.output_dir)) / "study"
-    arms = arms_of(
+    every_arm = arms_of(
         config.distillation,
         has_unlabelled=config.data.unlabelled is not None,
         temperatures=options.temperatures,
         label_counts=options.label_counts,
     )
+    arms = choose_arms(every_arm, options.arms)
     teacher = str(find_teacher(job).directory)
     job = _changed(job, teacher=dataclasses.replace(config.teacher, path=teacher))
     report_wait("reading the texts and loading the models")
-    prepared = prepare_distillation(_job_of(job, root, arms[-1], 0, None))
+    prepared = prepare_distillation(_job_of(job, root, every_arm[-1], 0, None))
     if config.distillation.is_caching_logits:
         from ..text.training import require_width_of_cache
 
@@ -91,10 +95,14 @@ def study(job: Job, options: StudyOptions, *, dry_run: bool = False) -> None:
     if dry_run:
         return print_line("All checks passed. Nothing was trained or written.")
     _require_same_study(root, job, options)
-    for arm in arms:
-        for seed in range(options.seeds):
+    longest_last = sorted(arms, key=lambda arm: arm.has_equal_compute)
+    try:
+        for seed, arm in itertools.product(range(options.seeds), longest_last):
             count = steps + (extra if arm.has_equal_compute else 0)
             _run(_job_of(job, root, arm, seed, count), arm, count, root)
+    except KeyboardInterrupt:
+        print_note("The same command continues the study; finished runs are not repeated.")
+        raise
     report_wait("comparing the arms")
     compared = _compare(prepared, arms, root, options)
     print_study(_save(root, job, arms, options, compared))
@@ -322,7 +330,7 @@ def _compare(
 def _require_same_study(root: Path, job: Job, options: StudyOptions) -> None:
     """Writes the settings of a new study; refuses to continue one with other settings."""
     settings = {"settings": job.config.to_dict(), "resamplings": options.resamplings}
-    path = root / "settings.json"
+    path = root / SETTINGS
     if os.path.isfile(path):
         before = read_json(path, dict[str, Any])["settings"]
         now = json.loads(json.dumps(settings["settings"]))

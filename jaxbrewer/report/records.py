@@ -14,7 +14,7 @@ from jaxtyping import Float
 from ..errors import UsageError, reason_of
 from ..json_files import conform, parse_json, read_json
 from ..run.results import Results, read_results
-from ..study.results import StudyResults, read_study
+from ..study.results import StudyResults, is_unfinished_study, read_study
 
 MANIFEST, CONFIG, METRICS = "manifest.json", "config.json", "metrics.jsonl"
 _OWN_PATHS = ("training.output_dir", "training.log_dir")
@@ -101,6 +101,11 @@ def find_records(paths: Sequence[Path]) -> Found:
         compared = {place: read_study(place) for place in places}
         found = {place: study for place, study in compared.items() if study is not None}
         if not here and not found:
+            if any(is_unfinished_study(place) for place in places):
+                raise UsageError(
+                    f"{path} holds a study that has not finished: run `jaxbrewer study` again, "
+                    "which repeats no finished run."
+                )
             raise UsageError(
                 f"{path} holds no run: a run directory has a {MANIFEST}, which training writes."
             )

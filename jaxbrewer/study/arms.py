@@ -1,9 +1,11 @@
 """The arms of a study: labels alone, and distillation with one more part each."""
 
 import dataclasses
+import difflib
 from collections.abc import Sequence
 
 from ..configs import DistillationConfig
+from ..errors import UsageError
 
 LABELS = "labels"
 """The arm that all others are compared with."""
@@ -94,3 +96,36 @@ def arms_of(
             for arm in (arms[0], full)
         ]
     return arms
+
+
+def choose_arms(arms: Sequence[Arm], names: Sequence[str] | None) -> list[Arm]:
+    """The arms with these names, and those of labels alone that they are compared with.
+
+    Args:
+        arms: All arms of a study.
+        names: Names of some; ``None`` for all.
+
+    Raises:
+        UsageError: A name is not that of an arm.
+
+    Examples:
+        >>> arms = arms_of(DistillationConfig(), has_unlabelled=True)
+        >>> [arm.name for arm in choose_arms(arms, ["distilled-unlabelled"])]
+        ['labels', 'distilled-unlabelled']
+    """
+    if names is None:
+        return list(arms)
+    allowed = [arm.name for arm in arms]
+    for name in names:
+        if name not in allowed:
+            near = difflib.get_close_matches(name, allowed, n=1)
+            suggestion = f" Did you mean {near[0]}?" if near else ""
+            raise UsageError(f"--arms: {name!r} is no arm of this study.{suggestion} "
+                             f"Allowed: {', '.join(allowed)}.")  # fmt: skip
+    counts = {arm.labels for arm in arms if arm.name in names}
+    baselines = [
+        arm.name
+        for arm in arms
+        if arm.distillation is None and not arm.has_equal_compute and arm.labels in {*counts, None}
+    ]
+    return [arm for arm in arms if arm.name in {*names, *baselines}]

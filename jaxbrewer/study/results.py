@@ -1,11 +1,14 @@
 """``study.json``: what a study found, for programs."""
 
+import os
 from pathlib import Path
 from typing import Any, TypedDict
 
 from ..json_files import is_there, read_json, write_json
 
 STUDY, FORMAT = "study.json", 1
+SETTINGS = "settings.json"
+"""What a study writes when it begins."""
 
 
 class Estimate(TypedDict):
@@ -95,3 +98,8 @@ def read_study(directory: Path) -> StudyResults | None:
     """
     path = directory / STUDY
     return read_json(path, StudyResults) if is_there(path) else None
+
+
+def is_unfinished_study(directory: Path) -> bool:
+    """Whether a study has begun in a directory and has not been compared."""
+    return os.path.isfile(directory / SETTINGS) and not os.path.isfile(directory / STUDY)

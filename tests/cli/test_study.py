@@ -113,6 +113,32 @@ def test_an_interrupted_run_is_resumed_and_the_study_ends_alike(studied):
     assert ours["arms"] == theirs["arms"]
 
 
+def test_chosen_arms_run_beside_labels_alone_with_the_steps_of_all(studied, tmp_path):
+    path, studied_root, _ = studied
+    root, teacher = tmp_path / "chosen", studied_root.parent / "teacher" / "model"
+    command = ("study", path, "--arms", "distilled", "--seeds", 1, "--resamplings", 50)
+    run(*command, "--training.output_dir", root, "--teacher.path", teacher)
+    found = json.loads((root / "study" / "study.json").read_text())
+    assert list(found["arms"]) == ["labels", "distilled"]
+    (results,) = (root / "study" / "distilled" / "seed-0").glob("*/results.json")
+    assert json.loads(results.read_text())["training"]["steps"] == 12
+
+
+def test_an_interrupted_study_says_how_it_continues(studied, tmp_path, monkeypatch, capsys):
+    path, studied_root, _ = studied
+    teacher = studied_root.parent / "teacher" / "model"
+    new = ["--training.output_dir", str(tmp_path / "cut"), "--teacher.path", str(teacher)]
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("jaxbrewer.cli.study._run", interrupted)
+    assert main(["study", str(path), *new]) == 130
+    assert "The same command continues the study" in "".join(capsys.readouterr())
+    assert main(["report", str(tmp_path / "cut"), "--output", str(tmp_path / "r.html")]) == 2
+    assert "holds a study that has not finished" in capsys.readouterr().err
+
+
 def test_attention_of_several_widths_is_not_cached(content, tmp_path, monkeypatch, capsys):
     teacher = write_model(tmp_path / "teacher", head=True, num_labels=3, labels=sorted(KINDS))
     match = {"layer_T": 1, "layer_S": 0, "feature": "attention", "loss": "attention_mse",
@@ -148,6 +174,8 @@ def test_bad_studies_are_refused_in_one_line(studied, capsys):
 
     assert "--seeds must be at least 1" in refused("--seeds", 0)
     assert "--labels 1,000: " in refused("--labels", 1000)
+    line = refused("--arms", "distiled")
+    assert "'distiled' is no arm of this study. Did you mean distilled?" in line
     assert "has no data.test" in refused("--data.test=")
     assert "holds a study with other settings (distillation)" in refused(
         "--distillation.temperature", 3
