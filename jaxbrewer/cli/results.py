@@ -29,10 +29,9 @@ def save_results(
     role: str,
     test_examples: int | Mapping[str, int] = 0,
     linear_baseline: LinearBaseline | None = None,
+    is_tracked: bool = True,
 ) -> None:
     """Writes ``results.json`` and the card of each model with these results.
-
-    The trackers get the hyperparameters and scores.
 
     Args:
         job: The job.
@@ -43,6 +42,7 @@ def save_results(
         role: The row of the run's own model.
         test_examples: The number of examples in ``data.test``; of several tasks, by their names.
         linear_baseline: The teacher beside a linear model, if that was checked.
+        is_tracked: Whether the trackers get the hyperparameters and scores.
     """
     from ..export.card import directory_card, write_card
     from ..run.directory import MANIFEST, RunManifest, environment
@@ -70,7 +70,7 @@ def save_results(
     for own in [run.of_task(name) for name in job.config.tasks] or [run]:
         if own.has_model:
             write_card(own.model, directory_card(own.model))
-    if config.log_dir is None and not config.trackers:
+    if not is_tracked or (config.log_dir is None and not config.trackers):
         return
     name = read_json(run.directory / MANIFEST, RunManifest)["run"]
     write_results_to_trackers(

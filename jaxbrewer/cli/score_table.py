@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..text.gain import describe_gain
 from .output import format_bytes, print_line, print_table
 
 if TYPE_CHECKING:
@@ -34,12 +35,20 @@ def print_evaluation(evaluation: "Evaluation", *, file: str) -> None:
         if "difference" in scores:
             cells = _cells(scores["difference"], scores["difference_intervals"])
             columns[f"{name} - teacher"] = cells
+    for name, scores in rows.items():
+        if "gain" in scores:
+            gain = scores["gain"]
+            cells = _cells(gain["difference"], gain["difference_intervals"])
+            columns[f"{name} - baseline"] = cells
     title = f"{evaluation['examples']:,} texts of {file}, on {evaluation['device']}"
     for start in range(0, len(columns), _COLUMNS):
         if start:
             print_line("")
         _print_columns(dict(list(columns.items())[start : start + _COLUMNS]), title)
         title = ""
+    for scores in rows.values():
+        if "gain" in scores:
+            print_line(describe_gain(scores["gain"], evaluation["main_metric"]))
     for name, scores in rows.items():
         if scores.get("cut"):
             who = "" if len(rows) == 1 else f" for the {name}"

@@ -1,5 +1,7 @@
 """``jaxbrewer distill`` for a job with several tasks: one student with a head for each."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from ..run.results import Scores
@@ -18,7 +20,7 @@ from .messages import report_wait
 from .output import print_facts, print_line, print_note
 from .results import save_results
 from .run_paths import RunPaths, require_writable_students, student_run
-from .score_table import print_evaluation
+from .scoring import score_and_print
 from .task_preparation import (
     PreparedTasks,
     TasksBaseline,
@@ -30,6 +32,7 @@ from .task_preparation import (
 if TYPE_CHECKING:
     from ..models.shared_encoder import SharedEncoder
     from ..run.plan import Plan
+    from ..text.evaluation import ScoredModel
 
 
 def distill_tasks(
@@ -67,8 +70,17 @@ def distill_tasks(
         if is_first:
             run.remove_model(config.training)
         outcome = fit(job, prepared.training, plan, validation)
+        task = next(iter(prepared.tasks.values())).task
+        counts = {
+            name: len(own.held_out.test.examples)
+            for name, own in prepared.tasks.items()
+            if own.held_out.test is not None
+        }
         if is_first:
             _save(prepared, prepared.student, run)
+            rows, scored = _score(prepared, run)
+            save_results(job, task, run, rows, outcome, role="student", test_examples=counts)
+            print_line(f"The students are saved in {run.model}: {', '.join(prepared.tasks)}.")
         if beside is not None:
             if is_first:
                 beside.run.remove_model(config.training)
@@ -76,21 +88,17 @@ def distill_tasks(
             outcome_beside = fit(job, beside.training, beside.plan, validation)
             if is_first:
                 _save(prepared, beside.student, beside.run)
-        if not is_first:
-            return None
-        rows = _score(prepared, run, beside)
-        task = next(iter(prepared.tasks.values())).task
-        counts = {
-            name: len(own.held_out.test.examples)
-            for name, own in prepared.tasks.items()
-            if own.held_out.test is not None
-        }
-        save_results(job, task, run, rows, outcome, role="student", test_examples=counts)
-        if beside is not None:
-            save_results(
-                job, task, beside.run, rows, outcome_beside, role="baseline", test_examples=counts
-            )
-    return print_line(f"The students are saved in {run.model}: {', '.join(prepared.tasks)}.")
+                rows, _ = _score(prepared, run, beside, scored)
+                save_results(
+                    job, task, run, rows, outcome,
+                    role="student", test_examples=counts, is_tracked=False,
+                )  # fmt: skip
+                save_results(
+                    job, task, beside.run, rows, outcome_beside,
+                    role="baseline", test_examples=counts,
+                )  # fmt: skip
+                print_line(f"The baselines are saved in {beside.run.model}.")
+    return None
 
 
 def _facts_of(
@@ -149,12 +157,21 @@ def _save(prepared: PreparedTasks, student: "SharedEncoder", run: RunPaths) -> N
 
 
 def _score(
-    prepared: PreparedTasks, run: RunPaths, beside: "TasksBaseline | None"
-) -> dict[str, Scores]:
-    """Scores the models of each task that has test texts; rows ``<task>/<model>``."""
-    from ..text.evaluation import ModelToScore, evaluation_of
+    prepared: PreparedTasks,
+    run: RunPaths,
+    beside: "TasksBaseline | None" = None,
+    scored: "Mapping[str, Mapping[str, ScoredModel]]" = MappingProxyType({}),
+) -> "tuple[dict[str, Scores], dict[str, Mapping[str, ScoredModel]]]":
+    """Scores the models of each task that has test texts.
+
+    Returns:
+        The rows ``<task>/<model>``, and by task what :func:`score_and_print` returns for a later
+        call.
+    """
+    from ..text.evaluation import ModelToScore
 
     rows: dict[str, Scores] = {}
+    found: dict[str, Mapping[str, ScoredModel]] = {}
     students = {} if beside is None else {"baseline": (beside.student, beside.run)}
     students["student"] = prepared.student, run
     for name, own in prepared.tasks.items():
@@ -167,8 +184,10 @@ def _score(
         for row, (student, where) in students.items():
             directory = where.of_task(name).model
             models[row] = ModelToScore(student.models[name], directory, test, names)
-        evaluation = evaluation_of(own.task, models, report=report_wait)
         print_line(f"{name}:")
-        print_evaluation(evaluation, file=str(own.task.data.test))
-        rows |= {f"{name}/{row}": scores for row, scores in evaluation["rows"].items()}
-    return rows
+        file = str(own.task.data.test)
+        of_task, found[name] = score_and_print(
+            own.task, models, file=file, scored=scored.get(name, {})
+        )
+        rows |= {f"{name}/{row}": scores for row, scores in of_task.items()}
+    return rows, found

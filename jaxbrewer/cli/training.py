@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import abbreviate
@@ -26,7 +27,7 @@ from .job_facts import (
     training_facts,
     validation_facts,
 )
-from .messages import report_progress, report_wait
+from .messages import report_wait
 from .output import print_facts, print_line, print_note
 from .preparation import (
     Baseline,
@@ -37,13 +38,14 @@ from .preparation import (
 )
 from .results import save_results
 from .run_paths import refuse_tasks, require_writable_students, student_run, teacher_run
-from .score_table import print_evaluation
+from .scoring import score_and_print
 from .several_tasks import distill_tasks
 from .teacher_check import check_teacher
 
 if TYPE_CHECKING:
     from ..models import TransformerModel
     from ..run.plan import Plan
+    from ..text.evaluation import ScoredModel
     from ..text.training import TextTraining
 
 Scored: TypeAlias = (
@@ -119,8 +121,8 @@ def train(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
         if not is_first:
             return None
         job_models.save(teacher, tokenizer, run.model, data)
-        scored: dict[str, Scored] = {"teacher": (teacher, run.model, head.names, held_out.test)}
-        rows = _score(job, task, scored)
+        models: dict[str, Scored] = {"teacher": (teacher, run.model, head.names, held_out.test)}
+        rows, _ = _score(job, task, models)
         linear = check_teacher(job, task, teacher, texts.examples, held_out, tokenizer)
         count = 0 if held_out.test is None else len(held_out.test.examples)
         save_results(
@@ -170,15 +172,23 @@ def distill(
         outcome = fit(job, training, plan, validation)
         names, test = prepared.head.names, held_out.test
         tokenizer, test_of_teachers = prepared.student_tokens.tokenizer, prepared.test_of_teachers
-        models: dict[str, Scored] = {
+        teachers: dict[str, Scored] = {
             teacher.name: (teacher.model, teacher.source.directory, names, test_of_teachers)
             for teacher in prepared.teachers
         }
         outside = test and outside_predictions(config.data, str(config.data.test), names)
         if outside:
-            models["teacher"] = outside, None, names, test
+            teachers["teacher"] = outside, None, names, test
+        student: dict[str, Scored] = {"student": (prepared.student, run.model, names, test)}
+        count = 0 if test is None else len(test.examples)
         if is_first:
             job_models.save(prepared.student, tokenizer, run.model, config.data)
+            rows, scored = _score(job, task, {**teachers, **student})
+            save_results(
+                job, task, run, rows, outcome,
+                role="student", test_examples=count, linear_baseline=linear,
+            )  # fmt: skip
+            print_line(f"The student is saved in {run.model}.")
         if beside is not None:
             if is_first:
                 beside.run.remove_model(config.training)
@@ -186,21 +196,18 @@ def distill(
             outcome_beside = fit(job, beside.training, beside.plan, validation)
             if is_first:
                 job_models.save(beside.student, tokenizer, beside.run.model, config.data)
-                models["baseline"] = (beside.student, beside.run.model, names, test)
-        if not is_first:
-            return None
-        models["student"] = (prepared.student, run.model, names, test)
-        rows = _score(job, task, models)
-        count = 0 if test is None else len(test.examples)
-        save_results(
-            job, task, run, rows, outcome,
-            role="student", test_examples=count, linear_baseline=linear,
-        )  # fmt: skip
-        if beside is not None:
-            save_results(
-                job, task, beside.run, rows, outcome_beside, role="baseline", test_examples=count
-            )
-    return print_line(f"The student is saved in {run.model}.")
+                own: Scored = (beside.student, beside.run.model, names, test)
+                rows, _ = _score(job, task, {**teachers, "baseline": own, **student}, scored)
+                save_results(
+                    job, task, run, rows, outcome,
+                    role="student", test_examples=count, linear_baseline=linear, is_tracked=False,
+                )  # fmt: skip
+                save_results(
+                    job, task, beside.run, rows, outcome_beside,
+                    role="baseline", test_examples=count,
+                )  # fmt: skip
+                print_line(f"The baseline is saved in {beside.run.model}.")
+    return None
 
 
 def _check_teachers(job: Job, prepared: PreparedDistillation) -> LinearBaseline | None:
@@ -263,17 +270,18 @@ def _facts_of(
     ]
 
 
-def _score(job: Job, task: Task[Any], models: "Mapping[str, Scored]") -> dict[str, Scores]:
+def _score(
+    job: Job,
+    task: Task[Any],
+    models: "Mapping[str, Scored]",
+    scored: "Mapping[str, ScoredModel]" = MappingProxyType({}),
+) -> "tuple[dict[str, Scores], dict[str, ScoredModel]]":
     """Scores models on the test texts, if there are any, and prints the table."""
-    from ..text.evaluation import ModelToScore, evaluation_of
+    from ..text.evaluation import ModelToScore
 
-    scored = {
+    to_score = {
         name: ModelToScore(model, directory, test, names)
         for name, (model, directory, names, test) in models.items()
         if test is not None
     }
-    if not scored:
-        return {}
-    evaluation = evaluation_of(task, scored, report=report_wait, progress=report_progress)
-    print_evaluation(evaluation, file=str(job.config.data.test))
-    return evaluation["rows"]
+    return score_and_print(task, to_score, file=str(job.config.data.test), scored=scored)

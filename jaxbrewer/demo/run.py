@@ -24,6 +24,7 @@ from ..models import (
     save_bert,
 )
 from ..text import Encoded, Examples, Tokenizer
+from ..text.gain import gap_closed
 from ..text.inference import run_model
 from ..text.linear_baseline import linear_logits
 from ..text.tasks.classification import Classification, accuracy
@@ -222,24 +223,24 @@ def _finish(
     return Row(name, accuracy, parameters, megabytes, speed)
 
 
-def gap_closed(rows: list[Row]) -> dict[str, float]:
+def gaps_closed(rows: list[Row]) -> dict[str, float]:
     """Each distilled student's share of the gap between labels alone and the teacher.
 
     There are no shares without a gap.
 
     Examples:
         >>> rows = [Row("svm", 0.5), Row("teacher", 0.8), Row("labels", 0.6), Row("kd", 0.75)]
-        >>> print({name: round(share, 2) for name, share in gap_closed(rows).items()})
+        >>> print({name: round(share, 2) for name, share in gaps_closed(rows).items()})
         {'kd': 0.75}
     """
     teacher, labels = rows[1].accuracy, rows[2].accuracy
     if teacher == labels:
         return {}
-    return {row.name: (row.accuracy - labels) / (teacher - labels) for row in rows[3:]}
+    return {row.name: float(gap_closed(row.accuracy, labels, teacher)) for row in rows[3:]}
 
 
 def _report(rows: list[Row], root: Path, seconds: float) -> None:
-    closed = gap_closed(rows)
+    closed = gaps_closed(rows)
     table = Table(title="WordNet glosses to 25 classes", title_justify="left")
     for column in ("", "accuracy", "gap closed", "parameters", "size", "inference"):
         table.add_column(column, justify="left" if not column else "right", no_wrap=True)

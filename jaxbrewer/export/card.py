@@ -15,12 +15,13 @@ import yaml
 
 from .._version import __version__
 from ..errors import UsageError
-from ..json_files import read_json
+from ..json_files import conform, read_json
 from ..models.config import TransformerConfig
 from ..models.families import family_of
 from ..models.model_directory import read_text_model
 from ..models.model_types import BARE
-from ..run.results import RESULTS, of_task
+from ..run.results import RESULTS, Gain, of_task
+from ..text.gain import describe_gain
 
 CARD = "README.md"
 _SIZES = (
@@ -60,6 +61,7 @@ class CardFacts:
         data: What it was trained on, by name.
         settings: The settings of the training, by name.
         results: A table: each row has the same names.
+        gain: A sentence that compares a student with labels alone.
         export: What ``export.json`` says of format, parity and versions; empty for a model that was
             saved, not exported.
         versions: Versions of libraries, by name.
@@ -75,6 +77,7 @@ class CardFacts:
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     results: Sequence[Mapping[str, Any]] = ()
+    gain: str = ""
     export: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -123,6 +126,8 @@ def model_card(facts: CardFacts) -> str:
         parts.append(_section("Size", facts.sizes))
     if facts.results:
         parts.append("## Results\n\n" + _table(facts.results))
+    if facts.gain:
+        parts.append(_line(facts.gain))
     if facts.data:
         parts.append(_section("Data", facts.data))
     if facts.settings:
@@ -250,6 +255,7 @@ def run_facts(directory: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if isinstance(rows, dict) and all(isinstance(row, dict) for row in rows.values()):
         found["results"] = [{"model": name, **_scores(row)} for name, row in rows.items()]
+        found["gain"] = _gain(rows.get("student", {}), str(results.get("main_metric")))
     if isinstance(settings, dict):
         parts = _PARTS.get(str(results.get("role")), _PARTS["teacher"])
         given, teacher = _given(settings), settings.get("teacher")
@@ -293,6 +299,14 @@ def _scores(row: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(row.get("bytes"), int):
         cells["MB"] = f"{row['bytes'] / 1e6:.1f}"
     return cells
+
+
+def _gain(row: Mapping[str, Any], metric: str) -> str:
+    """What the student gained over labels alone; empty where that is not known."""
+    try:
+        return describe_gain(conform(row["gain"], Gain, "gain"), metric) if "gain" in row else ""
+    except UsageError:
+        return ""
 
 
 def _given(settings: Any, prefix: str = "") -> dict[str, Any]:

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ..run.results import Intervals, Numbers, Results, Scores
+from ..run.results import Gain, Intervals, Numbers, Results, Scores
+from ..text.gain import describe_gain
 from .html import charts, table
 from .records import RunRecord
 from .svg import Point, escape, matrix, reliability, scatter
@@ -28,8 +29,15 @@ def results_section(runs: Sequence[RunRecord]) -> str:
         [
             note,
             *map(_linear_baseline, found),
+            *(_gain(name, scores, main) for name, scores in rows if "gain" in scores),
             _scores("metrics", "intervals", rows),
             _scores("difference", "difference_intervals", rows, "Difference from the teacher"),
+            _scores(
+                "difference",
+                "difference_intervals",
+                [(name, scores["gain"]) for name, scores in rows if "gain" in scores],
+                "Difference from labels alone",
+            ),
             _scores("agreement", "intervals", rows, "Agreement with the teacher"),
             _cost_table(rows),
             charts("Quality against cost", _cost_charts(rows, main)),
@@ -53,6 +61,12 @@ def _linear_baseline(found: tuple[RunRecord, Results]) -> str:
     )
 
 
+def _gain(name: str, scores: Scores, main: str) -> str:
+    """Whether a student is better than the same one on labels alone."""
+    sentence = describe_gain(scores["gain"], main)
+    return f'<p class="note">{escape(name)}: {escape(sentence)}</p>'
+
+
 def _number(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.4f}"
 
@@ -72,7 +86,7 @@ def _rows(found: Sequence[tuple[RunRecord, Results]]) -> list[tuple[str, Scores]
 
 
 def _scores(
-    values: str, intervals: str, rows: Sequence[tuple[str, Scores]], title: str = ""
+    values: str, intervals: str, rows: Sequence[tuple[str, Scores | Gain]], title: str = ""
 ) -> str:
     """A table of the numbers under one key of the scores, with their intervals; empty without."""
     chosen: list[tuple[str, Numbers, Intervals]] = []

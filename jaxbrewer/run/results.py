@@ -52,6 +52,23 @@ Intervals = dict[str, list[float | None]]
 """Both ends of a confidence interval, by the name of its metric."""
 
 
+class Gain(TypedDict):
+    """A distilled student compared with the same student on labels alone.
+
+    Attributes:
+        difference: The metrics minus those of labels alone.
+        difference_intervals: Their intervals, from paired samples.
+        verdict: ``"gain"``, ``"loss"`` or ``"no difference"`` in the main metric.
+        gap_closed: The share of the gap between labels alone and the teacher that is closed in the
+            main metric; ``None`` if there is no gap, or not one teacher.
+    """
+
+    difference: Numbers
+    difference_intervals: Intervals
+    verdict: str
+    gap_closed: float | None
+
+
 class Scores(TypedDict):
     """The scores of a model, a column of the table of results.
 
@@ -61,6 +78,7 @@ class Scores(TypedDict):
         agreement: How the predictions differ from the teacher's.
         difference: The metrics minus the teacher's.
         difference_intervals: The intervals of ``difference``, from paired samples.
+        gain: Of the student, if the same student learned from labels alone beside it.
         selective: The threshold of confidence above which the teacher is not needed, if asked
             for: the fields of :class:`~jaxbrewer.text.selective.Selection`.
         details: Metrics of each class or kind of span, if asked for.
@@ -78,6 +96,7 @@ class Scores(TypedDict):
     agreement: NotRequired[Numbers]
     difference: NotRequired[Numbers]
     difference_intervals: NotRequired[Intervals]
+    gain: NotRequired[Gain]
     selective: NotRequired[Numbers]
     details: NotRequired[dict[str, Numbers]]
     parameters: NotRequired[int]

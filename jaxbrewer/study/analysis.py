@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
+from ..text.gain import gap_closed, verdict
 from ..text.tasks.measure import Measure, bootstrap
 from .results import Comparison, Estimate
 
@@ -81,17 +82,21 @@ def compare_arms(
             metric: _estimate(means[arm][metric] - means[base][metric], values, level)
             for metric, values in change.items()
         }
-        main, gap = change[main_metric], best - means[base][main_metric]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            shares = main / (of_teacher[main_metric] - samples[base][main_metric])
-        gain = means[arm][main_metric] - means[base][main_metric]
+        main = change[main_metric]
+        share = gap_closed(means[arm][main_metric], means[base][main_metric], best)
+        shares = gap_closed(
+            samples[arm][main_metric], samples[base][main_metric], of_teacher[main_metric]
+        )
+        of_main = differences[main_metric]
         compared[arm] = {
             "metrics": means[arm],
             "deviations": deviations[arm],
             "differences": differences,
             "p_value": _p_value(main),
-            "gap_closed": _estimate(gain / gap if gap else float("nan"), shares, level),
-            "verdict": _verdict(differences[main_metric], larger_is_better),
+            "gap_closed": _estimate(float(share), shares, level),
+            "verdict": verdict(
+                [of_main["low"], of_main["high"]], larger_is_better=larger_is_better
+            ),
         }
     return compared
 
@@ -118,18 +123,3 @@ def _p_value(differences: Float[np.ndarray, " resamplings"]) -> float:
     below = (np.sum(differences <= 0) + 1) / count
     above = (np.sum(differences >= 0) + 1) / count
     return float(min(1.0, 2 * min(below, above)))
-
-
-def _verdict(difference: Estimate, larger_is_better: bool) -> str:
-    """What the interval of the difference in the main metric says.
-
-    Examples:
-        >>> _verdict({"value": 0.1, "low": 0.05, "high": 0.15}, True)
-        'gain'
-        >>> _verdict({"value": 0.1, "low": 0.05, "high": 0.15}, False)
-        'loss'
-    """
-    low, high = difference["low"], difference["high"]
-    if low is None or high is None or low <= 0 <= high:
-        return "no difference"
-    return "gain" if (low > 0) == larger_is_better else "loss"

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypedDict
 
 import jax
@@ -11,7 +12,8 @@ import numpy as np
 
 from ..forward.as_model import as_model
 from ..models.model_directory import read_model_directory
-from ..run.results import Intervals, Numbers, Scores
+from ..run.results import Gain, Intervals, Numbers, Scores
+from .gain import gap_closed, verdict
 from .inference import Progress, measure_latency, run_model
 from .selective import choose_threshold
 from .tasks import Measure, Predictions, Task, Texts
@@ -34,6 +36,20 @@ class ModelToScore(NamedTuple):
     directory: Path | None
     texts: Texts
     names: Sequence[str] = ()
+
+
+class ScoredModel(NamedTuple):
+    """What running a model on the examples gave.
+
+    Attributes:
+        scores: Its metrics, size and speed.
+        measure: What its metrics are computed from.
+        predictions: What it predicts.
+    """
+
+    scores: Scores
+    measure: Measure
+    predictions: Predictions
 
 
 class Evaluation(TypedDict):
@@ -68,6 +84,7 @@ def evaluation_of(
     task: Task[Any],
     models: Mapping[str, ModelToScore],
     *,
+    scored: Mapping[str, ScoredModel] = MappingProxyType({}),
     batch_size: int = 64,
     level: float = 0.95,
     resamplings: int = 1000,
@@ -77,11 +94,15 @@ def evaluation_of(
     report: Callable[[str], None] = lambda _: None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Scores models on the same examples; the others are compared with the one named ``teacher``.
+    """Scores models on the same examples and compares them.
+
+    Each is compared with the one named ``teacher``, and ``student`` with ``baseline``: the same
+    student on labels alone.
 
     Args:
         task: The task.
         models: The models by name.
+        scored: What :func:`score_models` found for some of them; the others are run.
         batch_size: Rows per batch.
         level: The level of the confidence intervals.
         resamplings: Number of bootstrap samples.
@@ -91,19 +112,25 @@ def evaluation_of(
         report: Called with what takes the next seconds.
         progress: Called while a model runs, with the number of rows so far, and of all.
     """
-    found: dict[str, tuple[Scores, Measure, Predictions]] = {}
-    for name, to_score in models.items():
-        report(f"scoring the {name}")
-        found[name] = _score(task, to_score, batch_size, with_details, progress)
+    new = score_models(
+        task,
+        {name: model for name, model in models.items() if name not in scored},
+        batch_size=batch_size,
+        with_details=with_details,
+        report=report,
+        progress=progress,
+    )
+    found = {name: scored[name] if name in scored else new[name] for name in models}
     report("computing confidence intervals")
     rows, measures = {}, {name: measure for name, (_, measure, _) in found.items()}
     drawn = bootstrap(list(measures.values()), resamplings=resamplings, seed=seed)
     samples = dict(zip(measures, drawn, strict=True))
-    for name, (scores, measure, predictions) in found.items():
+    for name, (own, measure, predictions) in found.items():
+        scores = own.copy()
         scores["intervals"] = _intervals(measure.metrics(), samples[name], level)
         if "teacher" in models and name != "teacher":
-            _add_differences(
-                scores, measure, measures["teacher"], samples[name], samples["teacher"], level
+            scores["difference"], scores["difference_intervals"] = _differences(
+                measure, measures["teacher"], samples[name], samples["teacher"], level
             )
             of_teacher = _comparable(task, models, name, found["teacher"][2])
             if of_teacher is not None:
@@ -113,6 +140,8 @@ def evaluation_of(
                 )  # fmt: skip
                 if selective is not None:
                     _add_selection(task, scores, predictions, of_teacher, selective, level)
+        if name == "student" and "baseline" in models:
+            scores["gain"] = _gain(task, measures, samples, level)
         rows[name] = scores
     return Evaluation(
         task=task.name,
@@ -126,6 +155,23 @@ def evaluation_of(
         seed=seed,
         rows=rows,
     )
+
+
+def score_models(
+    task: Task[Any],
+    models: Mapping[str, ModelToScore],
+    *,
+    batch_size: int = 64,
+    with_details: bool = False,
+    report: Callable[[str], None] = lambda _: None,
+    progress: Progress | None = None,
+) -> dict[str, ScoredModel]:
+    """Runs models on examples; takes arguments of :func:`evaluation_of`, which compares them."""
+    found = {}
+    for name, to_score in models.items():
+        report(f"scoring the {name}")
+        found[name] = _score(task, to_score, batch_size, with_details, progress)
+    return found
 
 
 def describe_device() -> str:
@@ -150,11 +196,12 @@ def _score(
     batch_size: int,
     with_details: bool,
     progress: Progress | None,
-) -> tuple[Scores, Measure, Predictions]:
+) -> ScoredModel:
     model, directory, (examples, encoded), _ = to_score
     if isinstance(model, Predictions):
         measure = task.measure(examples, encoded, model)
-        return Scores(metrics=_finite(measure.metrics()), intervals={}), measure, model
+        scores = Scores(metrics=_finite(measure.metrics()), intervals={})
+        return ScoredModel(scores, measure, model)
     assert directory is not None
     wrapped = as_model(model)
     predictions, speed = run_model(task, wrapped, encoded, batch_size=batch_size, progress=progress)
@@ -177,26 +224,47 @@ def _score(
     if with_details:
         details = task.details(examples, encoded, predictions)
         scores["details"] = {name: _finite(values) for name, values in details.items()}
-    return scores, measure, predictions
+    return ScoredModel(scores, measure, predictions)
 
 
-def _add_differences(
-    scores: Scores,
-    student: Measure,
-    teacher: Measure,
-    student_samples: Mapping[str, np.ndarray],
-    teacher_samples: Mapping[str, np.ndarray],
+def _differences(
+    one: Measure,
+    other: Measure,
+    samples: Mapping[str, np.ndarray],
+    other_samples: Mapping[str, np.ndarray],
     level: float,
-) -> None:
-    of_teacher = teacher.metrics()
+) -> tuple[Numbers, Intervals]:
+    """The metrics of one model minus those of another, with the intervals of paired samples."""
+    of_other = other.metrics()
     values = {
-        name: value - of_teacher[name]
-        for name, value in student.metrics().items()
-        if name in of_teacher
+        name: value - of_other[name] for name, value in one.metrics().items() if name in of_other
     }
-    samples = {name: student_samples[name] - teacher_samples[name] for name in values}
-    scores["difference"] = _finite(values)
-    scores["difference_intervals"] = _intervals(values, samples, level)
+    drawn = {name: samples[name] - other_samples[name] for name in values}
+    return _finite(values), _intervals(values, drawn, level)
+
+
+def _gain(
+    task: Task[Any],
+    measures: Mapping[str, Measure],
+    samples: Mapping[str, Mapping[str, np.ndarray]],
+    level: float,
+) -> Gain:
+    """What the student gained over the baseline."""
+    main = task.main_metric
+    values = {name: measure.metrics()[main] for name, measure in measures.items()}
+    difference, intervals = _differences(
+        measures["student"], measures["baseline"], samples["student"], samples["baseline"], level
+    )
+    share = float("nan")
+    if "teacher" in values:
+        share = float(gap_closed(values["student"], values["baseline"], values["teacher"]))
+    is_gap = (values.get("teacher", 0.0) > values["baseline"]) == task.larger_is_better
+    return Gain(
+        difference=difference,
+        difference_intervals=intervals,
+        verdict=verdict(intervals[main], larger_is_better=task.larger_is_better),
+        gap_closed=share if is_gap and math.isfinite(share) else None,
+    )
 
 
 def _comparable(

@@ -13,6 +13,7 @@ from jaxbrewer.models import load_bert
 from jaxbrewer.models.model_directory import read_model_directory
 from jaxbrewer.run.results import read_results
 from jaxbrewer.text import Tokenizer, read_examples
+from jaxbrewer.text.gain import describe_gain
 from jaxbrewer.text.inference import run_model
 from jaxbrewer.text.tasks.classification import Classification
 from tests.cli.conftest import KINDS, STEPS, run, texts, write_model
@@ -75,6 +76,15 @@ def test_the_baseline_learns_from_labels_alone(job, place, tmp_path):
     results = read_results(tmp_path / "run" / "student")
     assert list(results["rows"]) == ["teacher", "baseline", "student"]
     assert printed.count("The best of 2 checkpoints is that of step") == 2
+    first, _, second = printed.partition("The baseline: the same student")
+    scores, page = results["rows"]["student"], tmp_path / "page.html"
+    assert f"{scores['metrics']['accuracy']:.4f} [" in first  # before the baseline is trained
+    assert f"The student is saved in {tmp_path / 'run' / 'student' / 'model'}.\n" in first
+    assert "student - baseline" in second
+    run("report", tmp_path / "run", "--output", page)
+    card = tmp_path / "run" / "student" / "model" / "README.md"
+    for text in (second, page.read_text(), card.read_text()):
+        assert describe_gain(scores["gain"], "accuracy") in text
     beside = read_results(tmp_path / "run" / "baseline")
     assert (results["role"], beside["role"]) == ("student", "baseline")
     assert beside["rows"] == results["rows"]

@@ -57,7 +57,7 @@ def test_the_demo_trains_reports_and_saves(small, tmp_path, capsys):
 
 def test_no_gap_is_closed_where_the_teacher_does_not_lead():
     rows = [run.Row(name, 0.5) for name in ("svm", "teacher", "labels", "distilled")]
-    assert run.gap_closed(rows) == {}
+    assert run.gaps_closed(rows) == {}
 
 
 def test_a_missing_teacher_is_named(monkeypatch, tmp_path):
