@@ -9,38 +9,44 @@ directory.
 
 import argparse
 import collections
-import os
 import random
 import signal
 import tempfile
 import time
 from pathlib import Path
 
+from tests.fork_server import ForkServer
 from tests.recovery import assert_same, left_behind
-from tests.recovery.processes import Zygote
 
 
 def saving(run):
     return list((run / "checkpoints").glob("*.orbax-checkpoint-tmp"))
 
 
-def kill(zygote, process, directory, draw, whole):
+def start(forks, directory):
+    return forks.start("-m", "tests.recovery.trainings", "killed", directory)
+
+
+def kill(process, directory, draw, whole):
     """Kills the process; its status, and whether a checkpoint was half written."""
     if draw.random() < 0.5:
-        status = zygote.killed_after(process, directory, draw.uniform(0.05, 0.9) * whole)
+        manifest, now = directory / "run" / "manifest.json", time.time()
+        while process.poll() is None and (
+            not manifest.exists() or manifest.stat().st_mtime < now - 0.1
+        ):
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0.05, 0.9) * whole)
     else:
         skipped = draw.randrange(4)
         seen = set(saving(directory / "run"))
-        status = None
-        while status is None and skipped >= 0:
-            status = zygote.ended_within(0.002)
+        while process.poll() is None and skipped >= 0:
+            time.sleep(0.002)
             new = set(saving(directory / "run")) - seen
             seen |= new
             skipped -= len(new)
-        if status is None and (status := zygote.ended_within(draw.uniform(0, 0.15))) is None:
-            os.kill(process, signal.SIGKILL)
-            status = zygote.status()
-    return status, bool(saving(directory / "run"))
+        time.sleep(draw.uniform(0, 0.15))
+    process.kill()
+    return process.wait(), bool(saving(directory / "run"))
 
 
 def main():
@@ -49,22 +55,21 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     draw, counted = random.Random(arguments.seed), collections.Counter()
-    zygote = Zygote()
+    forks = ForkServer()
     with tempfile.TemporaryDirectory() as place:
         for name in ("unbroken", "timed"):
-            zygote.start("killed", Path(place) / name)
-            assert zygote.status() == 0
+            assert start(forks, Path(place) / name).wait() == 0
         manifest = Path(place) / "timed" / "run" / "manifest.json"
         whole = time.time() - manifest.stat().st_mtime
         expected = left_behind(Path(place) / "unbroken" / "run", Path(place) / "unbroken" / "logs")
         while counted["kills"] < arguments.kills:
             directory, status = Path(place) / f"run{counted['runs']}", None
             while status != 0:
-                process = zygote.start("killed", directory)
+                process = start(forks, directory)
                 if counted["kills"] < arguments.kills:
-                    status, half = kill(zygote, process, directory, draw, whole)
+                    status, half = kill(process, directory, draw, whole)
                 else:
-                    status, half = zygote.status(), False
+                    status, half = process.wait(), False
                 if status != 0:
                     assert status == -signal.SIGKILL, status
                     counted["kills"] += 1
@@ -75,7 +80,7 @@ def main():
             counted["runs"] += 1
             assert_same(expected, left_behind(directory / "run", directory / "logs"))
             print(dict(counted), "all equal so far", flush=True)
-    zygote.close()
+    forks.close()
 
 
 if __name__ == "__main__":
