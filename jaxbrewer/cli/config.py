@@ -15,7 +15,7 @@ from ..configs import (
     OptimizationConfig,
     TrainingConfig,
 )
-from ..configs.auto import needs_of_task, settings_of_task
+from ..configs.auto import AUTO, KEEPS_AUTO, needs_of_task, settings_of_task
 from ..errors import UsageError, missing_file
 from .job_defaults import (
     auto_distillation,
@@ -44,9 +44,9 @@ class JobConfig(Config):
     ``data``, ``teacher`` and perhaps ``distillation``, are several tasks of one student.
 
     A job without ``distillation``, or with ``"auto"`` there, has the settings that
-    :mod:`jaxbrewer.configs.auto` holds for its task. Once a field is given, the others have the
-    defaults of ``DistillationConfig`` and what the task needs, such as its loss. The fields of
-    ``optimization`` that are not given are those of the task's row in any case.
+    :mod:`jaxbrewer.configs.auto` holds for its task. Once a field is given that changes what is
+    learned, the others have the defaults of ``DistillationConfig`` and what the task needs, such
+    as its loss. The fields of ``optimization`` that are not given are those of the task's row in any case.
 
     Examples:
         >>> JobConfig().distillation == JobConfig(distillation="auto").distillation
@@ -74,8 +74,8 @@ class JobConfig(Config):
         for name in ("teacher", "student"):
             fill_optimization(self, name, self.data.task)
             self.nest(name, SECTIONS[name])
-        from_task = is_auto(self.distillation)
-        self._nest_tasks(from_task=from_task)
+        given = self.distillation
+        self._nest_tasks(given)
         of_tasks = {name: section.data for name, section in self.tasks.items()}
         best = (
             of_validation_of_tasks(of_tasks, self.training)
@@ -83,8 +83,8 @@ class JobConfig(Config):
             else of_validation(self.data, self.training)
         )
         fill(self, "training", **{"output_dir": OUTPUT_DIR, **best})
-        if from_task:
-            object.__setattr__(self, "distillation", auto_distillation(self.data))
+        if is_auto(given):
+            object.__setattr__(self, "distillation", auto_distillation(self.data, given))
         else:
             fill(self, "distillation", **needs_of_task(self.data.task))
         for name, section in SECTIONS.items():
@@ -109,7 +109,7 @@ class JobConfig(Config):
             teachers.append(own)
         object.__setattr__(self, "teachers", tuple(teachers))
 
-    def _nest_tasks(self, *, from_task: bool) -> None:
+    def _nest_tasks(self, distillation: Any) -> None:
         given = {} if self.tasks is None else self.tasks
         self.require("tasks", isinstance(given, Mapping), "a mapping from names to sections")
         self.require("tasks", len(given) != 1, "at least two; one is the section data")
@@ -121,9 +121,9 @@ class JobConfig(Config):
             try:
                 is_built = isinstance(section, TaskConfig)
                 own = section if is_built else TaskConfig.from_dict(section)
-                if from_task and own.distillation is None:
-                    distillation = DistillationConfig(**auto_distillation(own.data))
-                    own = dataclasses.replace(own, distillation=distillation)
+                if own.distillation is None and is_auto(distillation):
+                    of_task = DistillationConfig(**auto_distillation(own.data, distillation))
+                    own = dataclasses.replace(own, distillation=of_task)
                 tasks[name] = own
             except UsageError as error:
                 raise UsageError(f"tasks.{name}: {error}") from None
@@ -179,7 +179,8 @@ class Job(NamedTuple):
     @property
     def is_auto(self) -> bool:
         """Whether the settings of the task are those of ``distillation``."""
-        return not any(name.startswith("distillation.") for name in self.sources)
+        kept = {f"distillation.{field}" for field in KEEPS_AUTO}
+        return not any(name.startswith("distillation.") for name in self.sources.keys() - kept)
 
     def source_of(self, name: str) -> str:
         """Where the value of a field comes from: a source, ``"auto"`` or ``"default"``."""
@@ -246,7 +247,9 @@ def read_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
     path = Path(path)
     content = read_job_file(path)
     sources = dict.fromkeys(flatten(content), "file")
-    for name, value in parse_overrides(overrides):
+    pairs = parse_overrides(overrides)
+    _open_auto(content, [name for name, _ in pairs], path)
+    for name, value in pairs:
         apply_override(content, name, value)
         sources |= dict.fromkeys(flatten(value, name), "command line")
     training = content["training"] = content.get("training") or {}
@@ -256,6 +259,35 @@ def read_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
         return Job(path, JobConfig.from_dict(content), sources)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
+
+
+def _open_auto(content: dict[str, Any], names: Sequence[str], path: Path) -> None:
+    """Makes ``distillation: auto`` a section, for overrides that leave the settings to the task.
+
+    Args:
+        content: The content of the job file.
+        names: The names of the overrides.
+        path: The file.
+
+    Raises:
+        UsageError: An override changes what is learned.
+    """
+    for name in names:
+        before, is_within, _ = name.partition("distillation.")
+        place: Any = content
+        for part in before.split(".")[:-1]:
+            place = place.get(part) if isinstance(place, Mapping) else None
+        if not (is_within and isinstance(place, dict) and place.get("distillation") == AUTO):
+            continue
+        changed = [n for n in names if n.startswith(f"{before}distillation.")]
+        for other in changed:
+            if other.removeprefix(f"{before}distillation.") not in KEEPS_AUTO:
+                raise UsageError(
+                    f"--{other}: {path} has `distillation: auto`, which leaves all such settings "
+                    "to the task: remove that line from the file to set single fields. Those that "
+                    "are not given then have the defaults of DistillationConfig (docs/auto.md)."
+                )
+        place["distillation"] = {}
 
 
 def read_data_fields(path: Path, overrides: Sequence[str]) -> dict[str, Any]:

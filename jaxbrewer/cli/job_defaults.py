@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..configs import Config, DataConfig
-from ..configs.auto import AUTO, AUTO_SETTINGS, needs_of_task, settings_of_task
+from ..configs.auto import AUTO, AUTO_SETTINGS, KEEPS_AUTO, needs_of_task, settings_of_task
 from ..errors import UsageError
 
 
@@ -115,23 +115,32 @@ def of_validation_of_tasks(data: Mapping[str, DataConfig], given: Any) -> dict[s
 
 
 def is_auto(section: Any) -> bool:
-    """Whether a section ``distillation`` leaves all settings to the task.
+    """Whether a section ``distillation`` leaves what is learned to the task.
 
     Examples:
         >>> is_auto(None), is_auto("auto"), is_auto({"temperature": 2})
         (True, True, False)
+        >>> is_auto({"is_caching_logits": True})
+        True
     """
-    return section is None or section == AUTO or section == {}
+    if isinstance(section, Mapping):
+        return KEEPS_AUTO.issuperset(section)
+    return section is None or section == AUTO
 
 
-def auto_distillation(data: DataConfig) -> dict[str, Any]:
+def auto_distillation(data: DataConfig, given: Any = AUTO) -> dict[str, Any]:
     """The fields of ``distillation: auto``: what the task needs, and the settings of its row.
+
+    Args:
+        data: The section ``data``.
+        given: The section ``distillation``, for which :func:`is_auto` holds.
 
     Examples:
         >>> auto_distillation(DataConfig(task="multi-label"))
         {'kd_loss_type': 'bce', 'temperature': 1, 'hard_label_weight': 0}
     """
-    return {**needs_of_task(data.task), **settings_of_task(data.task).distillation}
+    own = given if isinstance(given, Mapping) else {}
+    return {**needs_of_task(data.task), **settings_of_task(data.task).distillation, **own}
 
 
 def fill_optimization(config: Config, field: str, task: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..configs import Config, DataConfig, DistillationConfig, OptimizationConfig
 from ..errors import UsageError
-from .job_defaults import fill
+from .job_defaults import auto_distillation, fill, is_auto
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,4 +123,7 @@ class TaskConfig(Config):
         self.nest("data", DataConfig)
         self.nest("teacher", TeacherConfig)
         if self.distillation is not None:
+            if is_auto(self.distillation):
+                fields = auto_distillation(self.data, self.distillation)
+                object.__setattr__(self, "distillation", fields)
             self.nest("distillation", DistillationConfig)

@@ -9,6 +9,11 @@ AUTO = "auto"
 """The value of the section ``distillation`` that stands for the settings of the task's row."""
 
 
+KEEPS_AUTO = frozenset({"is_caching_logits"})
+"""Fields of ``DistillationConfig`` that change when something is computed, and not what: given
+alone, they leave the settings to the task."""
+
+
 @dataclasses.dataclass(frozen=True)
 class AutoSettings:
     """The settings of a task.

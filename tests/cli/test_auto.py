@@ -1,5 +1,6 @@
 """``distillation: auto``: what a job that says nothing has, and what a given field changes."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from jaxbrewer import UsageError
 from jaxbrewer.cli.config import JobConfig, read_job
 from jaxbrewer.configs import DistillationConfig, OptimizationConfig
-from jaxbrewer.configs.auto import AUTO_SETTINGS, settings_of_task
+from jaxbrewer.configs.auto import AUTO_SETTINGS, KEEPS_AUTO, settings_of_task
 from jaxbrewer.text.tasks import TASKS, task_class
 from tests.cli.conftest import run
 
@@ -74,8 +75,35 @@ def test_an_override_of_one_field_ends_auto(tmp_path):
     assert job.source_of("distillation.temperature") == "command line"
     assert job.source_of("distillation.hard_label_weight") == "default"
     path.write_text("distillation: auto\n")
-    with pytest.raises(UsageError, match="'distillation' is 'auto', not a section"):
-        read_job(path, ["--distillation.temperature", "3"])
+    for words in ([], ["--distillation.is_caching_logits", "true"]):
+        with pytest.raises(UsageError, match="distillation.temperature: .*job.yaml has `dist.*rem"):
+            read_job(path, [*words, "--distillation.temperature", "3"])
+
+
+@pytest.mark.parametrize("where", ["", "tasks.a."])
+@pytest.mark.parametrize("section", [None, "auto", {"is_caching_logits": True}, "given"])
+def test_a_switch_that_changes_no_result_keeps_the_settings_of_the_task(tmp_path, where, section):
+    rows = {name: {"data": {"train": "x.tsv"}} for name in "ab"}
+    content = {"tasks": rows} if where else {"data": {"train": "x.tsv"}}
+    own = content["tasks"]["a"] if where else content
+    if section != "given":
+        own["distillation"] = section
+    path, words = tmp_path / "job.json", []
+    path.write_text(json.dumps(content))
+    if not isinstance(section, dict):
+        words = [f"--{where}distillation.is_caching_logits", "true"]
+    job = read_job(path, words)
+    found = job.config.tasks["a"].distillation if where else job.config.distillation
+    row = settings_of_task("classification").distillation
+    assert found == DistillationConfig(**row, is_caching_logits=True)
+    if not where:
+        assert job.is_auto
+        assert job.source_of("distillation.temperature") == "auto"
+        assert job.source_of("distillation.is_caching_logits") != "auto"
+
+
+def test_the_fields_that_keep_auto_exist():
+    assert {field.name for field in dataclasses.fields(DistillationConfig)} > KEEPS_AUTO
 
 
 def test_the_page_has_the_table():
