@@ -46,7 +46,8 @@ class JobConfig(Config):
     A job without ``distillation``, or with ``"auto"`` there, has the settings that
     :mod:`jaxbrewer.configs.auto` holds for its task. Once a field is given that changes what is
     learned, the others have the defaults of ``DistillationConfig`` and what the task needs, such
-    as its loss. The fields of ``optimization`` that are not given are those of the task's row in any case.
+    as its loss. The fields of ``optimization`` that are not given are those of the task's row in
+    any case.
 
     Examples:
         >>> JobConfig().distillation == JobConfig(distillation="auto").distillation
