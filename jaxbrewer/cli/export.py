@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError, suggest
+from ..export.formats import MODEL_FILES, check_readable
 from ..models.model_directory import read_text_model
 from ..text import Tokenizer
 from ..text.labels import check_text
@@ -15,7 +16,7 @@ from .messages import report_wait
 from .output import format_bytes, print_line, print_table
 
 _MOST_TEXTS = 32
-"""Texts of a file on which an export is compared."""
+"""Texts of a file on which an export is compared, at most."""
 
 
 def export(
@@ -47,6 +48,8 @@ def export(
         UsageError: A file cannot be read or written, or the two differ.
     """
     source = read_text_model(path)
+    if not verify_only:
+        check_readable(format, source.model_type)
     tokenizer = _tokenizer(path)
     given = None if texts is None else _texts(texts, column)
     if output is None:
@@ -77,20 +80,28 @@ def export(
             overwrite=overwrite,
             run=run_facts(path),
         )["parity"]
+    file = MODEL_FILES.get((format, int8))
     size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
     print_table(
         [
             ("export", f"{format}, int8 weights" if int8 else format),
             ("directory", output),
+            *([("file", file)] if file else []),
             ("size", format_bytes(size)),
             ("largest difference", f"{facts['max_abs_difference']:.2g}"),
             ("largest output", f"{facts['largest_output']:.3g}"),
             ("same prediction", f"{facts['same_argmax']:.2%}"),
-            ("compared on", f"{facts['rows']} texts, {facts['tokens']:,} tokens"),
+            ("compared on", f"{facts['rows']} texts, {facts['tokens']:,} tokens: {_which(texts)}"),
         ]
     )
     if tokenizer is None:
         print_line("The model has no tokenizer: it was compared on random tokens.")
+
+
+def _which(texts: str | None) -> str:
+    """Which texts an export is compared on."""
+    which = f"the first {_MOST_TEXTS} of {texts}" if texts else "built-in ones"
+    return f"{which} in one batch, the first alone, and all joined to one of the longest length"
 
 
 def _task(source: Any) -> str | None:

@@ -22,10 +22,11 @@ from ..models import TransformerModel, cut_layers
 from ..models.config import TransformerConfig
 from ..models.families import family_of
 from ..models.model_directory import ModelDirectory, read_text_model
+from ..models.pooling import limit_length
 from ..step.teachers import make_teacher_step
 from ..text import Task, Tokenizer
 from ..text.evaluation import count_parameters
-from ..text.tasks import Head
+from ..text.tasks import Head, task_of
 from ..text.training import TextTraining
 from .job_sections import StudentConfig
 
@@ -130,9 +131,10 @@ def _require_known(
 
 
 def save(model: TransformerModel, tokenizer: Tokenizer, directory: Path, data: DataConfig) -> None:
-    """Writes model, tokenizer and ``data.max_length`` in Hugging Face's format, and a card."""
-    tokenizer.save(directory, max_length=data.max_length)
+    """Writes model, tokenizer and how texts are cut in Hugging Face's format, and a card."""
+    tokenizer.save(directory, task_of(data).truncation)
     models.save(model, directory)
+    limit_length(directory, data.max_length)
     write_card(directory, directory_card(directory))
 
 

@@ -215,7 +215,7 @@ def _finish(
 ) -> Row:
     """Saves a trained model and scores it."""
     save_bert(model, directory)
-    tokenizer.save(directory)
+    tokenizer.save(directory, TASK.truncation)
     predictions, speed = run_model(TASK, model, test)
     accuracy = TASK.score(data.test, test, predictions)["accuracy"]
     parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))

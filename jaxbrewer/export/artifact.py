@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
@@ -22,16 +22,15 @@ from .._version import __version__
 from ..errors import UsageError, reason_of, suggest, without_log_warnings
 from ..json_files import read_json
 from ..models import TransformerModel, load, save
-from ..text import Tokenizer
+from ..models.pooling import limit_length
+from ..text import Tokenizer, Truncation
+from ..text.model import truncation_of
 from . import sentences, stablehlo, verify
 from .card import CardFacts, card_of, write_card
-from .formats import METADATA, check_options, is_export
+from .formats import INT8_FILE, METADATA, ONNX_FILE, check_options, check_readable, is_export
 from .onnx import files as onnx_files
 from .onnx.int8 import quantize
 from .program import Program, program_of
-
-ONNX_FILE, INT8_FILE = "onnx/model.onnx", "onnx/model_quantized.onnx"
-"""Where the tools of Hugging Face look for ONNX files."""
 
 Run = Callable[[dict[str, np.ndarray]], Mapping[str, np.ndarray]]
 
@@ -46,6 +45,7 @@ class Metadata(TypedDict):
     inputs: list[str]
     outputs: list[str]
     longest_input: int | None
+    max_length: NotRequired[int | None]
     parity: dict[str, Any]
     versions: dict[str, str]
     files: dict[str, dict[str, Any]]
@@ -194,17 +194,22 @@ def export(
         difference.
 
     Raises:
-        UsageError: The format is unknown, the directory exists, an extra is missing, the tokenizer
-            belongs to another model, or the result differs from the model.
+        UsageError: The format is unknown or cannot hold the model, the directory exists, an extra
+            is missing, the tokenizer belongs to another model, or the result differs from the
+            model.
     """
     check_options(format, int8=int8, pooling=pooling)
+    check_readable(format, model.config.model_type)
     kind = FORMATS[format]
     model, program = _prepared(model, format, pooling)
-    inputs = verify.sample_inputs(program, tokenizer, texts)
+    truncation, max_length = _truncation(tokenizer, program)
+    inputs = verify.sample_inputs(program, tokenizer, texts, max_length=max_length)
     with _new_directory(Path(directory), overwrite=overwrite) as folder:
         kind.write(model, program, folder, int8)
-        if tokenizer is not None:
-            tokenizer.save(folder)
+        if tokenizer is not None and truncation is not None:
+            tokenizer.save(folder, truncation)
+            limit_length(folder, truncation.max_length)
+            verify.check_saved_tokenizer(tokenizer, folder, truncation, texts)
         metadata: Metadata = {
             "format": format,
             "int8": int8,
@@ -213,6 +218,7 @@ def export(
             "inputs": list(program.inputs),
             "outputs": list(program.outputs),
             "longest_input": program.longest,
+            "max_length": max_length,
             "parity": {},
             "versions": versions(),
             "files": {},
@@ -239,6 +245,17 @@ def _prepared(
     return model, program_of(model)
 
 
+def _truncation(
+    tokenizer: Tokenizer | None, program: Program
+) -> tuple[Truncation | None, int | None]:
+    """How jaxbrewer cuts the model's texts, and to how many tokens; ``None`` if it does not."""
+    if tokenizer is None:
+        return None, None
+    verify.check_tokenizer(program, tokenizer)
+    found = truncation_of(tokenizer.directory, program.facts["task"], program.longest)
+    return found, None if found.strategy is None else found.max_length
+
+
 def _card(
     model: TransformerModel,
     program: Program,
@@ -250,6 +267,7 @@ def _card(
         task="sentence-similarity" if "embedding" in program.outputs else model.task,
         parameters=program.facts["parameters"],
         library=FORMATS[metadata["format"]].library,
+        max_length=metadata.get("max_length"),
         export=metadata,
         run={name: value for name, value in (run or {}).items() if name != "versions"},
     )
@@ -313,7 +331,10 @@ def verify_artifact(
     """
     artifact = load_artifact(directory)
     _, program = _prepared(model, artifact.metadata["format"], artifact.metadata["pooling"])
-    inputs = verify.sample_inputs(program, tokenizer, texts)
+    truncation, max_length = _truncation(tokenizer, program)
+    inputs = verify.sample_inputs(program, tokenizer, texts, max_length=max_length)
+    if tokenizer is not None and truncation is not None:
+        verify.check_saved_tokenizer(tokenizer, artifact.directory, truncation, texts)
     parity = verify.compare(program.run, artifact.run, inputs, per_token=program.per_token)
     verify.require(parity, quantized=artifact.metadata["int8"])
     return parity

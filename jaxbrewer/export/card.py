@@ -19,11 +19,16 @@ from ..json_files import conform, read_json
 from ..models.config import TransformerConfig
 from ..models.families import family_of
 from ..models.model_directory import read_text_model
-from ..models.model_types import BARE
+from ..models.model_types import BARE, NOT_IN_TRANSFORMERS
+from ..models.pooling import MODULES
 from ..run.results import RESULTS, Gain, of_task
 from ..text.gain import describe_gain
+from ..text.model import truncation_of
+from .usage import usage
 
 CARD = "README.md"
+JAXBREWER = "jaxbrewer"
+"""The library of models that ``transformers`` refuses."""
 _SIZES = (
     "num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "vocab_size",
 )  # fmt: skip
@@ -54,7 +59,9 @@ class CardFacts:
         name: The title.
         model_type: The family.
         task: The task of the head.
-        library: The library that reads the files.
+        library: The library that reads the files, as hubs call it; only models for jaxbrewer
+            alone have no ``pipeline_tag``.
+        max_length: The number of tokens to which texts are cut; ``None`` if they are not.
         sizes: Sizes of the model, by their names.
         labels: The names of the classes.
         teacher: What the model was distilled from.
@@ -71,6 +78,7 @@ class CardFacts:
     model_type: str
     task: str
     library: str = "transformers"
+    max_length: int | None = None
     sizes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     labels: Sequence[str] = ()
     teacher: str = ""
@@ -110,9 +118,10 @@ def model_card(facts: CardFacts) -> str:
         | student | 0.91 |
         <BLANKLINE>
     """
+    pipeline = _PIPELINES.get(facts.task, facts.task)
     front = {
         "library_name": facts.library,
-        "pipeline_tag": _PIPELINES.get(facts.task, facts.task),
+        **({} if facts.library == JAXBREWER else {"pipeline_tag": pipeline}),
         "tags": [facts.model_type, "jaxbrewer", "knowledge-distillation"],
     }
     origin = f"distilled from {facts.teacher} with" if facts.teacher else "made with"
@@ -120,8 +129,22 @@ def model_card(facts: CardFacts) -> str:
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n# {_line(facts.name)}",
         f"A {facts.model_type} model for {facts.task}, {_line(origin)} jaxbrewer.",
     ]
+    if facts.library == JAXBREWER:
+        why = NOT_IN_TRANSFORMERS[facts.model_type]
+        parts.append(
+            f"`transformers` cannot load it ({why}). For other programs, export it with "
+            "`jaxbrewer export MODEL --format onnx`."
+        )
+    if facts.max_length:
+        parts.append(f"The longest input is {facts.max_length:,} tokens: longer texts are cut.")
     if facts.labels:
         parts.append(f"Classes: {_line(', '.join(facts.labels))}")
+    format = facts.export.get("format", "")
+    examples = usage(
+        facts.task, facts.library, pipeline, format=format, max_length=facts.max_length
+    )
+    if examples:
+        parts.append(f"## Usage\n\n`MODEL` stands for this directory.\n\n{examples}")
     if facts.sizes:
         parts.append(_section("Size", facts.sizes))
     if facts.results:
@@ -148,13 +171,19 @@ def _parity(export: Mapping[str, Any]) -> str:
             "format": kind,
             "inputs": ", ".join(export["inputs"]),
             "outputs": ", ".join(export["outputs"]),
-            "longest input": f"{export['longest_input'] or 'any number of'} tokens",
+            "longest input": _longest(export.get("max_length"), export["longest_input"]),
             "largest difference from the model": f"{parity['max_abs_difference']:.2g}",
             "largest output": f"{parity['largest_output']:.3g}",
             "same prediction": f"{parity['same_argmax']:.2%}",
             "compared on": f"{parity['rows']} texts, {parity['tokens']} tokens",
         },
     )
+
+
+def _longest(max_length: int | None, longest: int | None) -> str:
+    if max_length in (None, longest):
+        return f"{longest or 'any number of'} tokens"
+    return f"{max_length} tokens, of {longest or 'any number of'} that the program accepts"
 
 
 def _section(title: str, rows: Mapping[str, Any]) -> str:
@@ -188,6 +217,7 @@ def card_of(
     task: str,
     parameters: int,
     library: str = "transformers",
+    max_length: int | None = None,
     export: Mapping[str, Any] | None = None,
     run: Mapping[str, Any] | None = None,
 ) -> CardFacts:
@@ -198,6 +228,7 @@ def card_of(
         task: What it does.
         parameters: Its number of weights.
         library: The library that reads the files.
+        max_length: The number of tokens to which texts are cut.
         export: The content of ``export.json``.
         run: What :func:`run_facts` found: further fields of :class:`CardFacts`.
     """
@@ -212,6 +243,7 @@ def card_of(
         model_type=config.model_type,
         task=task,
         library=library,
+        max_length=max_length,
         sizes={"parameters": parameters, **sizes},
         labels=getattr(config, "labels", None) or () if named else (),
         export=export or {},
@@ -227,10 +259,18 @@ def directory_card(directory: Path) -> CardFacts:
     source = read_text_model(directory)
     family = family_of(source.model_type)
     head = family.head_for(source.model_type, source.fields.get("architectures"))
+    task, library = BARE if head is None else head.task, "transformers"
+    if source.model_type in NOT_IN_TRANSFORMERS:
+        library = JAXBREWER
+    elif task == BARE and os.path.isfile(directory / MODULES):
+        task, library = "sentence-similarity", "sentence-transformers"
+    truncation = truncation_of(directory, task, source.longest)
     return card_of(
         family.config.from_dict(source.fields),
-        task=BARE if head is None else head.task,
+        task=task,
         parameters=sum(tensor.numbers for tensor in source.tensors.values()),
+        library=library,
+        max_length=None if truncation.strategy is None else truncation.max_length,
         run=run_facts(directory),
     )
 
@@ -262,6 +302,8 @@ def run_facts(directory: Path) -> dict[str, Any]:
         found["settings"] = {n: value for n, value in given.items() if n.startswith(parts)}
         columns = _given(settings.get("data", {}))
         data = {name: columns[name] for name in _DATA if name in columns}
+        if results.get("role") != "student":  # others are trained on labels alone
+            data.pop("unlabelled", None)
         if isinstance(test, dict) and "examples" in test:
             data["test examples"] = test["examples"]
         found["data"] = data

@@ -1,19 +1,25 @@
 """Comparison of an artifact with its model on real inputs."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import UsageError
-from ..text import Tokenizer
+from ..text import Tokenizer, Truncation
+from ..text.tokenizer_files import load_tokenizer
 from .program import Program
 
 TOLERANCE = 1e-5
 """The largest difference of an exact artifact, where outputs are at most 1; it grows with them."""
 LARGEST_ERROR = 0.5
 """The largest root-mean-square difference of a quantized artifact, relative to the outputs."""
+MOST_TEXTS = 32
+"""Given texts on which an export is compared."""
+_UNCUT = 2**30
 LONGEST_SAMPLE = 512
 """Tokens of the longest sample; models that read more are compared up to here."""
 
@@ -60,7 +66,11 @@ class Parity:
 
 
 def sample_inputs(
-    program: Program, tokenizer: Tokenizer | None, texts: Sequence[str] | None = None
+    program: Program,
+    tokenizer: Tokenizer | None,
+    texts: Sequence[str] | None = None,
+    *,
+    max_length: int | None = None,
 ) -> list[Inputs]:
     """Batches of several sizes and lengths: one text, all texts, and one of the longest length.
 
@@ -68,6 +78,8 @@ def sample_inputs(
         program: The program.
         tokenizer: The model's; without one, token ids are random.
         texts: Real texts; by default :data:`SAMPLE_TEXTS`.
+        max_length: The number of tokens to which the model's texts are cut, all but the one of
+            the longest length.
 
     Raises:
         UsageError: The tokenizer makes ids that the model does not have, or there is no text.
@@ -83,11 +95,11 @@ def sample_inputs(
     chosen = list(SAMPLE_TEXTS if texts is None else texts)
     if not chosen:
         raise UsageError("There is no text to compare the export on.")
-    long = " ".join(chosen * (1 + longest // len(chosen)))
-    groups = [chosen[:1], chosen[:32], [long]]
+    cut = min(max_length or longest, longest)
+    groups = [(chosen[:1], cut), (chosen[:MOST_TEXTS], cut), ([_long(chosen, longest)], longest)]
     batches: list[Inputs] = []
-    for group in groups:
-        encoded = tokenizer.encode(group, max_length=longest)
+    for group, length in groups:
+        encoded = tokenizer.encode(group, max_length=length)
         batch = encoded.batch(np.arange(len(encoded)), int(encoded.lengths.max()))
         batches.append({name: batch[name] for name in program.inputs})
     return batches
@@ -104,6 +116,61 @@ def check_tokenizer(program: Program, tokenizer: Tokenizer) -> None:
         raise UsageError(
             f"The tokenizer has {tokenizer.vocab_size:,} tokens, the model a vocab_size of "
             f"{vocabulary:,}: it is the tokenizer of another model."
+        )
+
+
+def _long(texts: Sequence[str], tokens: int) -> str:
+    """A text of more than ``tokens`` tokens."""
+    return " ".join([*texts] * (1 + tokens // len(texts)))
+
+
+def check_saved_tokenizer(
+    tokenizer: Tokenizer,
+    folder: Path,
+    truncation: Truncation,
+    texts: Sequence[str] | None = None,
+) -> None:
+    """Compares the tokens that another program makes with ``tokenizer.json`` with jaxbrewer's.
+
+    Such a program loads the file and changes nothing, so it cuts long texts as the file says.
+
+    Args:
+        tokenizer: The model's.
+        folder: The directory of the export; one without ``tokenizer.json`` has nothing to compare.
+        truncation: How jaxbrewer cuts the model's texts.
+        texts: Real texts; by default :data:`SAMPLE_TEXTS`. A text that must be cut is added.
+
+    Raises:
+        UsageError: The tokens of a text differ.
+    """
+    path = folder / "tokenizer.json"
+    if not os.path.isfile(path):
+        return
+    chosen = list(texts or SAMPLE_TEXTS)[:MOST_TEXTS]
+    long = _long(chosen, truncation.max_length)
+    saved = load_tokenizer(folder)
+    if truncation.strategy == "only_second":
+        own = tokenizer.encode_windows(
+            ["?"], [long], max_length=truncation.max_length, stride=truncation.stride
+        )
+        whole = saved.encode("?", long)
+        others = [whole, *whole.overflowing]
+    else:
+        uncut = truncation.strategy is None
+        own = tokenizer.encode(
+            [*chosen, long], max_length=_UNCUT if uncut else truncation.max_length
+        )
+        others = saved.encode_batch([*chosen, long])
+    rows = [row.tolist() for row in np.split(own.input_ids, own.offsets[1:-1])]
+    found = [
+        [i for i, mask in zip(other.ids, other.attention_mask, strict=True) if mask]
+        for other in others
+    ]
+    if found != rows:
+        raise UsageError(
+            f"{path} makes other tokens of the texts (at most {max(map(len, found))}) than the "
+            f"model reads (at most {max(map(len, rows))}), so that programs that load it predict "
+            "otherwise: export the model again."
         )
 
 

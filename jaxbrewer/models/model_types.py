@@ -27,6 +27,11 @@ FAMILIES = {
 }
 """The ``model_type`` of ``config.json``, and the module of its family."""
 
+NOT_IN_TRANSFORMERS = {
+    "mean_pooled_bert": "classifier_pooling 'mean' has no counterpart there",
+}
+"""Each ``model_type`` that ``transformers`` refuses, and why."""
+
 BARE = "feature-extraction"
 """The task of an encoder without a head, whose tensors have no prefix in files."""
 

@@ -29,6 +29,8 @@ _OLD_MODES = {
 }
 _ACTIVATIONS = {"tanh": "Tanh", "relu": "ReLU", "gelu": "GELU", "identity": "linear.Identity"}
 _TYPES = "sentence_transformers.models."
+_LENGTHS = "sentence_bert_config.json"
+"""The file with the number of tokens to which sentence-transformers cuts texts."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -156,7 +158,7 @@ def pooling_files(pooling: Pooling, width: int, longest: int | None) -> dict[str
     files: dict[str, Any] = {
         MODULES: modules,
         "1_Pooling/config.json": {"word_embedding_dimension": width, **modes},
-        "sentence_bert_config.json": {"max_seq_length": longest, "do_lower_case": False},
+        _LENGTHS: {"max_seq_length": longest, "do_lower_case": False},
         "config_sentence_transformers.json": {"similarity_fn_name": "cosine"},
     }
     if pooling.width is not None:
@@ -231,3 +233,15 @@ def write_pooling(folder: Path, files: Mapping[str, Any]) -> None:
         write_json(folder / name, files[name])
     for module in files[MODULES]:
         (folder / module["path"]).mkdir(exist_ok=True)
+
+
+def limit_length(folder: Path, max_length: int) -> None:
+    """Makes sentence-transformers cut texts as jaxbrewer does; does nothing to other directories.
+
+    Args:
+        folder: The model's directory.
+        max_length: Maximum number of tokens.
+    """
+    path = folder / _LENGTHS
+    if os.path.isfile(path):
+        write_json(path, {**read_json(path, dict[str, Any]), "max_seq_length": max_length})

@@ -9,3 +9,4 @@ from .tasks import Task as Task
 from .tasks import task_of as task_of
 from .tokenize import Encoded as Encoded
 from .tokenize import Tokenizer as Tokenizer
+from .tokenizer_files import Truncation as Truncation

@@ -13,7 +13,8 @@ from ..errors import UsageError
 from ..models.model_directory import ModelDirectory, read_text_model
 from .rows import Rows
 from .tasks import TASKS, Predictions, Task, Texts, task_class, task_of
-from .tokenize import Encoded, Tokenizer, saved_max_length
+from .tokenize import Encoded, Tokenizer, saved_max_length, saved_stride
+from .tokenizer_files import Truncation
 
 if TYPE_CHECKING:
     from ..models.config import TransformerConfig
@@ -68,12 +69,32 @@ def make_task(source: ModelDirectory, data: Mapping[str, Any]) -> Task[Any]:
     Raises:
         UsageError: A field cannot be used, or the model has no head for the task.
     """
-    trained_on = saved_max_length(source.directory) or DataConfig.max_length
-    longest = min(trained_on, source.longest or trained_on)
-    fields = {"task": find_task(source), "max_length": longest, **data}
-    task = task_of(DataConfig.from_dict(fields))
+    saved = _saved_fields(source.directory, source.longest)
+    task = task_of(DataConfig.from_dict({"task": find_task(source), **saved, **data}))
     task.require_head(source)
     return task
+
+
+def truncation_of(directory: str | Path, head: str, longest: int | None) -> Truncation:
+    """How jaxbrewer cuts the texts of a saved model, unless a setting says otherwise.
+
+    Args:
+        directory: The directory of its tokenizer.
+        head: Its head, a key of :data:`jaxbrewer.models.TASKS`.
+        longest: The largest number of tokens that it reads; ``None`` if it has no limit.
+    """
+    name = next((name for name in TASKS if task_class(name).head == head), DataConfig.task)
+    return task_of(
+        DataConfig.from_dict({"task": name, **_saved_fields(directory, longest)})
+    ).truncation
+
+
+def _saved_fields(directory: str | Path, longest: int | None) -> dict[str, Any]:
+    """The settings of ``data`` that a directory keeps."""
+    trained_on = saved_max_length(directory) or DataConfig.max_length
+    fields = {"max_length": min(trained_on, longest or trained_on)}
+    stride = saved_stride(directory)
+    return fields if stride is None else {**fields, "stride": stride}
 
 
 def find_task(source: ModelDirectory) -> str:

@@ -12,15 +12,16 @@ import numpy as np
 from jaxtyping import Int
 
 from ..errors import UsageError
-from ..json_files import write_json
 from .labels import UNLABELLED
 from .tokenizer_files import (
+    Truncation,
     first_pieces,
     library_errors,
     load_tokenizer,
     tokenizer_settings,
     vocabulary_size,
     with_spaces_before_words,
+    write_truncation,
 )
 
 TOKENIZER_FILES = (
@@ -406,15 +407,15 @@ class Tokenizer:
         """The directory that it was read from."""
         return self._directory
 
-    def save(self, directory: str | Path, *, max_length: int | None = None) -> None:
+    def save(self, directory: str | Path, truncation: Truncation | None = None) -> None:
         """Copies the tokenizer's files into ``directory``, beside a saved model.
 
         It replaces or removes the files of another tokenizer.
 
         Args:
             directory: The directory.
-            max_length: The number of tokens that the model was trained on, kept as
-                ``model_max_length`` of ``tokenizer_config.json``.
+            truncation: How the texts of the model are cut, from ``Task.truncation``. It replaces
+                that of the files; without it they are copied as they are.
         """
         target = Path(directory)
         target.mkdir(parents=True, exist_ok=True)
@@ -423,9 +424,8 @@ class Tokenizer:
                 (target / name).write_bytes((self._directory / name).read_bytes())
             else:
                 (target / name).unlink(missing_ok=True)
-        if max_length is not None:
-            settings = {**tokenizer_settings(self._directory), "model_max_length": max_length}
-            write_json(target / "tokenizer_config.json", settings)
+        if truncation is not None:
+            write_truncation(target, truncation)
 
 
 def saved_max_length(directory: str | Path) -> int | None:
@@ -439,3 +439,15 @@ def saved_max_length(directory: str | Path) -> int | None:
     length = tokenizer_settings(Path(directory)).get("model_max_length")
     known = isinstance(length, int) and not isinstance(length, bool) and 4 <= length < 2**31
     return length if known else None
+
+
+def saved_stride(directory: str | Path) -> int | None:
+    """The stride of a model directory whose texts are cut into windows; ``None`` if none is saved.
+
+    Raises:
+        UsageError: ``tokenizer_config.json`` is damaged.
+    """
+    settings = tokenizer_settings(Path(directory))
+    stride = settings.get("stride")
+    known = isinstance(stride, int) and not isinstance(stride, bool) and 0 <= stride < 2**31
+    return stride if known and settings.get("truncation_strategy") == "only_second" else None

@@ -1,17 +1,78 @@
 """Loads tokenizers of the library ``tokenizers`` from Hugging Face directories."""
 
 import contextlib
+import dataclasses
 import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Int
 
 from ..errors import UsageError, missing_extra
-from ..json_files import read_json
+from ..json_files import read_json, replace_file, write_json
+
+_STRATEGIES = {"longest_first": "LongestFirst", "only_second": "OnlySecond"}
+"""The names of strategies in ``tokenizer_config.json`` and in ``tokenizer.json``."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Truncation:
+    """How the texts of a model are cut, which every program that reads its tokenizer must know.
+
+    Attributes:
+        max_length: Maximum number of tokens of a row, special ones included.
+        strategy: Which text of a pair is cut; ``None`` for language models, whose longer texts
+            become several windows.
+        stride: Tokens that successive windows of the second text share.
+    """
+
+    max_length: int
+    strategy: Literal["longest_first", "only_second"] | None = "longest_first"
+    stride: int = 0
+
+
+def write_truncation(directory: Path, truncation: Truncation) -> None:
+    """Writes how texts are cut into ``tokenizer.json`` and ``tokenizer_config.json``.
+
+    Padding to a fixed length, which may exceed the maximum, becomes padding to the longest text of
+    a batch.
+
+    Args:
+        directory: The directory, with the files of a tokenizer.
+        truncation: How jaxbrewer cuts the texts.
+
+    Raises:
+        UsageError: A file is damaged or cannot be written.
+    """
+    strategy, length = truncation.strategy, truncation.max_length
+    settings = {**tokenizer_settings(directory), "model_max_length": length}
+    names = ("max_length", "stride", "truncation_side", "truncation_strategy")
+    if strategy is None:
+        for name in names:
+            settings.pop(name, None)
+    else:
+        settings |= dict(zip(names, (length, truncation.stride, "right", strategy), strict=True))
+    path = directory / "tokenizer.json"
+    if os.path.isfile(path):
+        content = read_json(path, dict[str, Any])
+        content["truncation"] = (
+            None
+            if strategy is None
+            else {
+                "direction": "Right",
+                "max_length": length,
+                "strategy": _STRATEGIES[strategy],
+                "stride": truncation.stride,
+            }
+        )
+        if content.get("padding"):
+            content["padding"] = {**content["padding"], "strategy": "BatchLongest"}
+        text = json.dumps(content, indent=2, ensure_ascii=False)
+        replace_file(path, (text + "\n").encode())
+    write_json(directory / "tokenizer_config.json", settings)
 
 
 def load_tokenizer(directory: Path) -> Any:

@@ -15,7 +15,7 @@ from jaxbrewer.cli import main
 from jaxbrewer.configs import DataConfig
 from jaxbrewer.models import load_bert
 from jaxbrewer.run.results import read_results
-from jaxbrewer.text import Tokenizer, read_examples
+from jaxbrewer.text import Tokenizer, Truncation, read_examples
 from jaxbrewer.text.inference import run_model
 from jaxbrewer.text.tasks.classification import Classification
 from jaxbrewer.text.tokenize import saved_max_length
@@ -102,7 +102,7 @@ def test_class_weights_are_in_the_sum_and_in_the_count(weights, extra, job, data
 
 
 def test_the_length_of_the_training_is_saved_with_the_tokenizer(data, tmp_path):
-    Tokenizer(data / "base").save(tmp_path, max_length=7)
+    Tokenizer(data / "base").save(tmp_path, Truncation(7))
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
     assert settings["model_max_length"] == 7
     Tokenizer(tmp_path).save(tmp_path / "copy")

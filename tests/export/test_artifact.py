@@ -12,7 +12,12 @@ from jaxbrewer.export import artifact as artifacts
 from jaxbrewer.export import export, load_artifact, program_of, verify, verify_artifact
 from jaxbrewer.export.artifact import FORMATS, INT8_FILE, ONNX_FILE
 from jaxbrewer.export.formats import FORMAT_NAMES
+from jaxbrewer.export.sentences import sentence_encoder
+from jaxbrewer.models import load
+from jaxbrewer.text import Tokenizer, Truncation
+from tests.cli.conftest import write_model
 from tests.export.conftest import has_onnxruntime, needs_onnx
+from tests.export.test_card import run_programs
 
 TEXTS = ["it often purrs", "here barks gladly today", "sneaks"]
 EXACT = [name for name in FORMATS if name != "onnx" or has_onnxruntime]
@@ -31,6 +36,39 @@ def test_an_export_equals_the_model_and_carries_the_difference(
     assert f"{parity['max_abs_difference']:.2g}" in (tmp_path / "out" / "README.md").read_text()
     again = verify_artifact(classifier, tmp_path / "out", tokenizer=tokenizer, texts=TEXTS)
     assert again.to_dict() == parity
+
+
+def test_another_program_reads_the_exported_tokenizer_as_the_model_does(tmp_path):
+    import tokenizers
+
+    directory = write_model(tmp_path / "model", head=True, num_labels=2, labels=("a", "b"))
+    words = tokenizers.BertWordPieceTokenizer(str(directory / "vocab.txt"))
+    words.enable_truncation(12)
+    words.enable_padding(length=12)
+    words.save(str(directory / "tokenizer.json"))
+    (directory / "tokenizer_config.json").write_text('{"model_max_length": 6}')
+    own, out = Tokenizer(directory), tmp_path / "out"
+    metadata = export(load(directory), out, "stablehlo", tokenizer=own)
+    assert (metadata["max_length"], metadata["longest_input"]) == (6, 16)
+    card = (out / "README.md").read_text()
+    assert "longest input | 6 tokens, of 16 that the program accepts" in card
+    assert "logits" in run_programs(card, out)
+    long = "it often purrs " * 9
+    saved = tokenizers.Tokenizer.from_file(str(out / "tokenizer.json"))
+    assert saved.encode(long).ids == own.encode([long], max_length=6).input_ids.tolist()
+
+    saved.enable_truncation(12)
+    saved.save(str(out / "tokenizer.json"))
+    with pytest.raises(UsageError, match=r"at most 12\) than the model reads \(at most 6\)"):
+        verify.check_saved_tokenizer(own, out, Truncation(6))
+
+
+def test_a_mean_pooled_classifier_is_not_exported_for_transformers(tmp_path):
+    mean = {"num_labels": 2, "labels": ("a", "b"), "classifier_pooling": "mean"}
+    model = load(write_model(tmp_path / "model", head=True, **mean))
+    with pytest.raises(UsageError, match=r"transformers cannot load this model.*'onnx'"):
+        export(model, tmp_path / "out", "hf")
+    assert sentence_encoder(model).config.model_type == "bert"
 
 
 @needs_onnx

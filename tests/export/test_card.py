@@ -1,11 +1,15 @@
 """Model cards: front matter that hubs read, and the results of the run."""
 
+import contextlib
+import io
 import json
+import re
 
 import yaml
 
 from jaxbrewer.export import CardFacts, model_card, run_facts
 from jaxbrewer.export.card import directory_card
+from tests.cli.conftest import write_model
 
 RESULTS = {
     "format": 1,
@@ -84,6 +88,42 @@ def test_the_card_of_one_of_several_tasks_has_its_own_results(classifier_directo
     assert "topic" not in text
     for place in ("model/other", "other/spam"):
         assert run_facts(write_run(tmp_path / place, classifier_directory, content, place)) == {}
+
+
+def test_only_a_student_was_trained_on_texts_without_labels(classifier_directory, tmp_path):
+    data = {"train": "train.tsv", "unlabelled": "more.csv"}
+    for role, has_unlabelled in (("teacher", False), ("baseline", False), ("student", True)):
+        content = json.dumps({"role": role, "settings": {"data": data}})
+        model = write_run(tmp_path / role, classifier_directory, content)
+        assert ("unlabelled" in run_facts(model)["data"]) == has_unlabelled
+
+
+def test_the_card_of_a_model_that_transformers_refuses_does_not_offer_it(tmp_path):
+    write_model(tmp_path, head=True, num_labels=2, labels=("a", "b"), classifier_pooling="mean")
+    text = model_card(directory_card(tmp_path))
+    front = yaml.safe_load(text.split("---")[1])
+    assert front["library_name"] == "jaxbrewer"
+    assert "pipeline_tag" not in front
+    assert "`transformers` cannot load it" in text
+    assert "from transformers" not in text
+    assert "jaxbrewer predict MODEL" in text
+
+
+def run_programs(card, directory):
+    """Runs the programs of a card that need jaxbrewer alone; returns what they print."""
+    programs = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    programs = [text for text in programs if "import pipeline" not in text]
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        for text in programs:
+            exec(text.replace("MODEL", str(directory)), {})
+    return printed.getvalue()
+
+
+def test_the_programs_of_a_card_run(classifier_directory):
+    card = model_card(directory_card(classifier_directory))
+    assert "probabilities" in run_programs(card, classifier_directory)
+    assert 'pipeline("text-classification", model="MODEL")' in card
+    assert "The longest input is 16 tokens" in card
 
 
 def test_the_card_of_a_baseline_has_the_settings_of_its_student(classifier_directory, tmp_path):

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from jaxbrewer import UsageError
-from jaxbrewer.text import Encoded, Tokenizer
+from jaxbrewer.configs import DataConfig
+from jaxbrewer.text import TASKS, Encoded, Tokenizer, task_of
+from jaxbrewer.text.model import truncation_of
 
 
 def ids(encoded):
@@ -72,6 +74,31 @@ def test_a_saved_tokenizer_is_the_same(json_directory, tmp_path):
     assert again.pad_id == 3
     again.save(place)  # saving onto itself changes nothing
     assert Tokenizer(place).vocab_size == 7
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_other_programs_cut_texts_as_the_task_that_saved_the_tokenizer(
+    task, json_directory, tmp_path
+):
+    import tokenizers
+
+    own = task_of(DataConfig(task=task, max_length=9, stride=2))
+    tokenizer, text = Tokenizer(json_directory), "dog cat a " * 9
+    tokenizer.save(tmp_path / "saved", own.truncation)
+    other = tokenizers.Tokenizer.from_file(str(tmp_path / "saved" / "tokenizer.json"))
+    assert other.padding["length"] is None
+    other.no_padding()
+    if task == "question-answering":
+        windows = tokenizer.encode_windows(["cat"], [text], max_length=9, stride=2)
+        whole = other.encode("cat", text)
+        assert [row.ids for row in (whole, *whole.overflowing)] == ids(windows)
+    elif task == "language-modeling":
+        assert len(other.encode(text).ids) == 2 + 27
+    else:
+        assert [other.encode(text).ids] == ids(tokenizer.encode([text], max_length=9))
+    settings = json.loads((tmp_path / "saved" / "tokenizer_config.json").read_text())
+    assert settings["model_max_length"] == 9
+    assert truncation_of(tmp_path / "saved", own.head, None) == own.truncation
 
 
 def test_a_tokenizer_saved_over_another_takes_its_place(json_directory, tmp_path):

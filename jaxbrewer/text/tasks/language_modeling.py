@@ -13,6 +13,7 @@ from ..documents import LOSS_MASK, Documents, PackedLoader
 from ..loader import TextLoader, TokenLoader
 from ..rows import Source
 from ..tokenize import Encoded, Tokenizer
+from ..tokenizer_files import Truncation
 from .label_loss import PLAIN
 from .measure import Measure
 from .task import Arrays, Head, Predictions, Task
@@ -51,6 +52,11 @@ class LanguageModeling(Task[Corpus]):
         """Tokenizes texts and cuts them into windows of ``data.max_length`` tokens."""
         documents = self.uncut(tokenizer, examples)
         return documents.windows(self.data.max_length, truncate=self.data.truncate)
+
+    @property
+    def truncation(self) -> Truncation:
+        """None: every window of a text is read, and a prompt may be as long as the model reads."""
+        return Truncation(self.data.max_length, None)
 
     def uncut(self, tokenizer: Tokenizer, examples: Corpus) -> Documents:
         """Tokenizes texts."""

@@ -15,6 +15,7 @@ from ..labels import UNLABELLED
 from ..questions import Answer, Questions, read_questions
 from ..rows import Source
 from ..tokenize import Encoded, Tokenizer
+from ..tokenizer_files import Truncation
 from .classification import shared_outputs
 from .measure import Measure, means
 from .task import Arrays, Head, Predictions, Task
@@ -78,6 +79,11 @@ class QuestionAnswering(Task[Questions]):
                 positions[row] = _positions(place, answers[0]) if answers else (0, 0)
         columns = dict(zip(self.label_columns, positions.T.copy(), strict=True))
         return dataclasses.replace(encoded, columns=columns)
+
+    @property
+    def truncation(self) -> Truncation:
+        """Windows of the text, which is the second of a pair."""
+        return Truncation(self.data.max_length, "only_second", self.data.stride)
 
     def describe(self, examples: Questions) -> list[tuple[str, str]]:
         """The number of texts, and of questions without an answer."""

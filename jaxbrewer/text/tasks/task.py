@@ -25,6 +25,7 @@ from ..labels import read_label_names
 from ..loader import TextLoader, TokenLoader
 from ..rows import Source
 from ..tokenize import Encoded, Tokenizer
+from ..tokenizer_files import Truncation
 from .label_loss import PLAIN, make_label_loss
 from .measure import Measure
 
@@ -197,6 +198,11 @@ class Task(abc.ABC, Generic[Data]):
     def make_loader(self, encoded: Any, batch_size: int, **options: Any) -> TokenLoader:
         """The batches of a training; takes the arguments of :class:`~jaxbrewer.text.TextLoader`."""
         return TextLoader(encoded, batch_size, **options)
+
+    @property
+    def truncation(self) -> Truncation:
+        """How :meth:`encode` cuts texts, which is saved with a model's tokenizer."""
+        return Truncation(self.data.max_length)
 
     # The head
 
