@@ -56,6 +56,7 @@ def test_labels_outside_the_set_are_refused(job, data, tmp_path, capsys):
     assert "other has other classes (2: LABEL_0, LABEL_1) than the data (3: cat, dog, fox)" in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "says"),
     [

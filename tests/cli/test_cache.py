@@ -13,6 +13,8 @@ from jaxbrewer.cli import main
 
 from .conftest import KINDS, run, write_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def made(content, data, tmp_path_factory):
@@ -47,7 +49,6 @@ def test_a_cache_is_built_shown_and_verified(made):
     assert again == printed
 
 
-@pytest.mark.slow
 def test_distilling_reads_the_cache(made, tmp_path):
     """That it is the live teacher's training is tested with the distillers."""
     place, path, _ = made

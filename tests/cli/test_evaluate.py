@@ -17,6 +17,8 @@ from tests.cli.test_bad_input import refused
 from tests.cli.test_job import cells_of
 from tests.pages import PAGES, form, page_block
 
+pytestmark = pytest.mark.slow
+
 
 class Printed(Evaluation):
     """What ``--json`` prints."""

@@ -22,6 +22,7 @@ def run(capsys, *words):
     return status, captured.out, captured.err
 
 
+@pytest.mark.slow
 def test_an_export_is_reported_and_verified_again(model, capsys, tmp_path):
     texts = tmp_path / "texts.tsv"
     texts.write_text("text\tlabel\nit purrs\tcat\nhere barks\tdog\n")

@@ -25,6 +25,8 @@ from jaxbrewer.text.inference import Inference
 from jaxbrewer.text.tasks import Predictions
 from tests.cli.conftest import KINDS, write_model
 
+pytestmark = pytest.mark.slow
+
 ROUNDS = int(os.environ.get("JAXBREWER_FUZZ", "1"))
 DEEP = json.loads("[" * 150 + "]" * 150)
 VALUES = [
@@ -385,7 +387,6 @@ def test_runs_with_any_value_and_any_bytes(tmp_path):
     tried.verify()
 
 
-@pytest.mark.slow
 def test_caches_with_any_value_and_any_bytes(place, tmp_path):
     draw = random.Random("caches")
     tried = Tried()

@@ -114,6 +114,7 @@ def test_a_process_ends_without_a_last_collection():
     assert done.stdout.splitlines()[-1] == "True"
 
 
+@pytest.mark.slow
 def test_the_help_of_commands_loads_no_libraries():
     for words in COMMANDS[1:]:
         assert not loaded_by(*words, "--help") & LIBRARIES, words

@@ -21,6 +21,8 @@ from tests.cli.conftest import KINDS, WORDS, run, texts, write_model
 from tests.cli.test_bad_input import refused
 from tests.pages import form, page_block, page_output
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
@@ -157,7 +159,6 @@ def test_numbers_that_are_not_finite_are_null():
     assert prediction._plain({"p": [float("nan"), 1.0], "n": (1,)}) == {"p": [None, 1.0], "n": [1]}
 
 
-@pytest.mark.slow
 def test_a_closed_pipe_ends_the_command(model, tmp_path):
     many = tmp_path / "many.jsonl"
     many.write_text('{"text": "it purrs"}\n' * 5000)

@@ -20,6 +20,8 @@ from jaxbrewer.models import (
 from jaxbrewer.text import TASKS, load
 from tests.cli.conftest import SIZES, WORDS, run
 
+pytestmark = pytest.mark.slow
+
 BERT = {**SIZES, "num_hidden_layers": 1}
 NAMES = ("cat", "dog", "fox")
 TEXTS = ["it often purrs here", "it barks", "there it sneaks today"]

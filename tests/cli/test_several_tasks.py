@@ -168,6 +168,7 @@ def test_bad_jobs_are_one_line(change, says, content, place, tmp_path, monkeypat
     assert error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_plan_has_a_step_of_each_task(content, place, tmp_path, monkeypatch):
     compiled = []
 
@@ -186,6 +187,7 @@ def test_a_plan_has_a_step_of_each_task(content, place, tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "says"),
     [

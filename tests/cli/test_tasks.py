@@ -167,6 +167,7 @@ def test_bad_lines_of_every_task_are_refused(task, part, data, tmp_path, capsys)
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_teacher_with_names_reads_data_with_numbers(job, data, tmp_path, capsys):
     rows = [f"{text},{float(list(KINDS).index(label))}" for text, label in texts(24, 0)]
     (tmp_path / "numbers.csv").write_text("\n".join(["text,label", *rows]))

@@ -37,6 +37,7 @@ def test_the_default_device_exists_everywhere(device):
     assert len(trainer.train(optax.sgd(0.1), loader, num_steps=1).history["step"]) == 1
 
 
+@pytest.mark.slow
 def test_a_backend_that_does_not_start_is_one_line():
     code = (
         "import jaxbrewer as jb; from jaxbrewer.devices.mesh import on_device\n"

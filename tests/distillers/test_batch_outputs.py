@@ -41,6 +41,7 @@ FORMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", [jb.BasicDistiller, jb.GeneralDistiller])
 def test_outputs_in_the_batch_train_as_their_teacher_would(form, kind):

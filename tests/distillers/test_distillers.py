@@ -101,6 +101,7 @@ def test_batch_postprocessor_and_args_reach_both_models():
     assert len(trained.history["step"]) == 3
 
 
+@pytest.mark.slow
 def test_a_second_training_starts_from_the_trained_weights():
     """Lesson B.6, 35: a second training with projections raised."""
     batches = list(jb.ArrayLoader(text_data(16), 8, shuffle=False))

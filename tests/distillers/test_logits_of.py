@@ -88,6 +88,7 @@ def expected():
     return weights_after(distiller(plain_adaptor))
 
 
+@pytest.mark.slow
 def test_a_training_moves_the_weights_as_whole_logits_do(expected, capsys):
     one = distiller(fused_adaptor, train=lambda: quiet(progress=True))
     plan = one.check(optax.sgd(0.2), batches(), num_epochs=2)
@@ -126,6 +127,7 @@ def test_whole_logits_have_no_facts():
     assert distiller(plain_adaptor).check(optax.sgd(0.2), batches(), num_epochs=2).facts == ()
 
 
+@pytest.mark.slow
 def test_accumulation_is_exact():
     """Counts of labels and of positions have other proportions in each micro-batch."""
     trained = [
@@ -139,6 +141,7 @@ def test_a_cached_teacher_is_kept_without_its_head(expected):
     assert_equal(weights_after(distiller(fused_adaptor, is_caching_logits=True)), expected)
 
 
+@pytest.mark.slow
 def test_the_largest_logits_are_kept_in_chunks(tmp_path):
     def build(adaptor, name):
         teacher = model(5, seed=1)

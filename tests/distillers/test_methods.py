@@ -59,6 +59,7 @@ def loaders(kind):
     return by_task(BATCHES) if kind is jb.MultiTaskDistiller else BATCHES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DISTILLERS, ids=lambda kind: kind.__name__)
 def test_every_public_method_of_every_distiller_works(kind, tmp_path):
     """Lesson: a subclass that skipped its base's constructor had a method without its fields."""

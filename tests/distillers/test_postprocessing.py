@@ -26,6 +26,7 @@ STUDENTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", STUDENTS)
 def test_a_postprocessor_sees_the_student_of_its_step(kind):
     make, kernel_of = STUDENTS[kind]

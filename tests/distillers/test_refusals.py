@@ -88,6 +88,7 @@ def test_a_trainer_needs_losses():
         trainer.train(SGD, BATCHES, num_epochs=1)
 
 
+@pytest.mark.slow
 def test_a_check_finds_the_errors_of_training_and_writes_nothing(tmp_path):
     wrong = {**HIDDEN_MATCH, "proj": ["linear", 7, 8]}
     models = Encoder(8, 2, seed=1), Encoder(6, 1, seed=2)

@@ -19,6 +19,8 @@ from tests.cli.conftest import write_model
 from tests.export.conftest import has_onnxruntime, needs_onnx
 from tests.export.test_card import run_programs
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["it often purrs", "here barks gladly today", "sneaks"]
 EXACT = [name for name in FORMATS if name != "onnx" or has_onnxruntime]
 

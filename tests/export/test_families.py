@@ -13,6 +13,8 @@ from jaxbrewer.models.model_types import FAMILIES
 from tests.export.conftest import CASES, EACH_KIND, needs_onnx
 from tests.models.conftest import expected
 
+pytestmark = pytest.mark.slow
+
 
 def assert_answers(run, program, case):
     """Compares with the outputs that PyTorch's transformers gave."""

@@ -12,6 +12,8 @@ from jaxbrewer.models.pooling import Pooling
 from tests.export.conftest import CASES, needs_onnx
 from tests.models.conftest import expected
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 @pytest.mark.parametrize("case", ["mpnet_Model", "modernbert_Model"])

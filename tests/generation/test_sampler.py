@@ -13,6 +13,8 @@ from jaxbrewer.generation.sampler import _draw
 from jaxbrewer.models import FAMILIES, add_lora, quantize_int8
 from jaxbrewer.models.families import family_of
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4,
          "num_key_value_heads": 2, "intermediate_size": 20, "max_position_embeddings": 64,
          "eos_token_id": None}  # fmt: skip
@@ -58,7 +60,6 @@ def test_greedy_tokens_are_those_of_the_model_without_a_cache(name):
 DYNAMIC = {"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}, "max_position_embeddings": 10}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "fields"),
     [("llama", DYNAMIC), ("mistral", {}), ("qwen2", {}), ("gemma3_text", {}), ("gpt2", {})],
@@ -139,7 +140,6 @@ def test_a_sampler_takes_other_weights(llama):
         sampler(PROMPTS, params={"model": weights["model"]})
 
 
-@pytest.mark.slow
 def test_adapted_and_quantised_models_are_sampled_as_they_answer(llama):
     for model in (quantize_int8(llama), add_lora(llama, rank=2)):
         (new,) = generate(model, [PROMPTS[0]], max_new_tokens=6).rows()

@@ -27,6 +27,8 @@ from jaxbrewer.registry import KD_LOSS_MAP
 from jaxbrewer.testing._properties import PROPERTIES
 from tests.tiers import exhaustive_but
 
+pytestmark = pytest.mark.slow
+
 BATCH, LENGTH, CLASSES = 2, 5, 7
 CHUNKS = Chunks(3, 4)  # twelve places for ten positions
 DISTRIBUTIONS = [n for n in KD_LOSS_MAP if KD_LOSS_MAP.row(n).between_distributions]
@@ -319,7 +321,6 @@ def test_what_does_not_fit_is_one_line(call, words):
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("loss", exhaustive_but(["kl"], DISTRIBUTIONS))
 def test_the_contract_of_losses_holds_in_chunks(loss):
     """Each class is a column of the hidden states, so that the gradient is that of the logits."""

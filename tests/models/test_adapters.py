@@ -29,6 +29,8 @@ from jaxbrewer.models import (
 from jaxbrewer.models.int8 import Int8Linear
 from tests.models.conftest import FIXTURES
 
+pytestmark = pytest.mark.slow
+
 LLAMA, GPT2 = FIXTURES / "decoders" / "llama", FIXTURES / "decoders" / "gpt2"
 BERT = FIXTURES / "sequence_gelu"
 IDS = {"input_ids": np.random.default_rng(0).integers(0, 60, (2, 9))}

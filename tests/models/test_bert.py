@@ -20,6 +20,8 @@ from jaxbrewer.models import (
 )
 from tests.models.conftest import CASES, FIXTURES, expected, stacked
 
+pytestmark = pytest.mark.slow
+
 CONFIG = BertConfig(
     vocab_size=50,
     hidden_size=16,
@@ -69,7 +71,6 @@ def test_minilm_answers_as_in_transformers(minilm):
         np.testing.assert_allclose(ours, value, atol=1e-5, rtol=0, err_msg=name)
 
 
-@pytest.mark.slow
 def test_scores_are_the_inputs_of_the_softmax_with_padding_very_negative(model):
     outputs = forward(model, {"input_ids": IDS, "attention_mask": MASK})
     for scores, attention in zip(outputs["attention_scores"], outputs["attentions"], strict=True):
@@ -88,7 +89,6 @@ def test_padding_changes_nothing(model):
     )
 
 
-@pytest.mark.slow
 def test_defaults_are_zero_types_and_counted_positions(model):
     given = {
         "attention_mask": np.ones_like(IDS),
@@ -118,7 +118,6 @@ def test_bad_inputs_are_refused_before_compiling(model, inputs, message):
         jax.eval_shape(lambda: model(**inputs))
 
 
-@pytest.mark.slow
 def test_dropout_is_active_in_training_only():
     model = BertForTokenClassification(SHALLOW, rngs=nnx.Rngs(0))
     model.train()
@@ -130,7 +129,6 @@ def test_dropout_is_active_in_training_only():
     np.testing.assert_array_equal(first, second)
 
 
-@pytest.mark.slow
 def test_every_dropout_rate_of_the_config_is_used():
     for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
         rates = {"hidden_dropout_prob": 0, "attention_probs_dropout_prob": 0} | {name: 0.5}
@@ -141,7 +139,6 @@ def test_every_dropout_rate_of_the_config_is_used():
         assert not np.allclose(dropped, forward(model, {"input_ids": IDS})["logits"]), name
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_compute_follows_the_weights(model, dtype):
     half = nnx.clone(model)
@@ -155,7 +152,6 @@ def test_compute_follows_the_weights(model, dtype):
     np.testing.assert_allclose(np.float32(outputs["logits"]), reference["logits"], atol=0.02)
 
 
-@pytest.mark.slow
 def test_a_model_distils_into_one_cut_out_of_it():
     model = BertForSequenceClassification(
         dataclasses.replace(CONFIG, num_hidden_layers=2), rngs=nnx.Rngs(0)

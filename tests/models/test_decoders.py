@@ -130,6 +130,7 @@ def test_attention_maps_change_nothing_and_are_made_on_request(model_type):
     assert len(full["hidden_states"]) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_type", ["llama", "gemma2", "gpt2"])
 def test_fused_logits_are_the_logits(model_type):
     plain, fused = tiny(model_type), tiny(model_type, fused_logits=True)

@@ -17,6 +17,8 @@ from jaxbrewer.models import FAMILIES, TASKS, cut_layers, load, save
 from jaxbrewer.models.families import family_of
 from tests.models.conftest import FIXTURES, expected, stacked
 
+pytestmark = pytest.mark.slow
+
 FOLDER = FIXTURES / "families"
 CASES = sorted(path.name for path in FOLDER.iterdir())
 DECODER_TASK = "causal-language-modeling"

@@ -13,6 +13,8 @@ from jaxbrewer import UsageError
 from jaxbrewer.models import convert_gguf, load, save
 from jaxbrewer.models.families import family_of
 
+pytestmark = pytest.mark.slow
+
 SIZE = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64,
         "num_attention_heads": 4, "num_key_value_heads": 2,
         "max_position_embeddings": 64}  # fmt: skip

@@ -15,6 +15,8 @@ from jaxbrewer.models.pooling import POOLINGS, Pooling, read_pooling
 from jaxbrewer.text import Tokenizer
 from tests.models.conftest import FIXTURES
 
+pytestmark = pytest.mark.slow
+
 EXPECTED = dict(np.load(FIXTURES / "embeddings.npz"))
 SENTENCES = EXPECTED.pop("sentences").tolist()
 

@@ -13,6 +13,8 @@ from jaxbrewer.models import BertConfig
 from jaxbrewer.models.families import family_of
 from jaxbrewer.models.shared_encoder import SharedEncoder
 
+pytestmark = pytest.mark.slow
+
 CONFIG = BertConfig(
     vocab_size=11, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
     intermediate_size=16, num_labels=3, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,

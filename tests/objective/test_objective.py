@@ -299,6 +299,7 @@ def test_an_objective_keeps_its_loss_when_the_name_is_removed():
     np.testing.assert_allclose(loss, losses.kl_loss(*student.logits, *teacher.logits), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_labels_reach_the_losses_that_take_them():
     labels = np.array([1, 0, -100])
     objective = make(kd_loss_type={"loss": "dkd", "beta": 2.0}, temperature=2)
@@ -365,6 +366,7 @@ def test_the_effective_weight_of_ce_is_that_of_kl():
     np.testing.assert_allclose(ce, kl, rtol=1e-4, atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("who", ["student", "teacher", "both"])
 def test_masks_with_image_axes_are_counted(who):
     student, teacher = RNG.normal(size=(2, 2, 3, 4, C)).astype("f")

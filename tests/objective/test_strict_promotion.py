@@ -33,6 +33,7 @@ def gradient(config, student, teacher):
         return jax.eval_shape(jax.grad(total, has_aux=True, allow_int=True), student)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KD)
 def test_losses_between_logits(kind):
     labels = jnp.zeros((3, 4), jnp.int32)

@@ -13,6 +13,8 @@ from tests.recovery import bits, left_behind, saved
 from tests.recovery.test_resume import SOFT, TEACHER
 from tests.toys import logits_adaptor, mlp, mlp_params, quiet, vector_data
 
+pytestmark = pytest.mark.slow
+
 BATCHES = list(jb.ArrayLoader(vector_data(96), 8, shuffle=False))
 
 

@@ -101,6 +101,7 @@ def test_force_resume_continues_and_replaces_the_saved_settings(tmp_path):
     assert len(resume(tmp_path, loader=other, **changed).history["step"]) == 15
 
 
+@pytest.mark.slow
 def test_settings_that_change_no_number_may_differ(begun, tmp_path):
     shutil.copytree(begun, tmp_path / "copy")
     resume(tmp_path / "copy", keep_last=1, log_dir=tmp_path / "elsewhere", ckpt_frequency=3)

@@ -11,6 +11,8 @@ import jaxbrewer as jb
 from jaxbrewer.run import compiled_programs
 from jaxbrewer.run.compiled_programs import keep_compiled_programs
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
 SHOW = f"import jax, json; print(json.dumps([getattr(jax.config, name) for name in {SETTINGS}]))"
 KEEP = "from jaxbrewer.run.compiled_programs import keep_compiled_programs as keep; "
@@ -58,7 +60,6 @@ def test_programs_that_were_not_used_for_longest_are_removed(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0-cache", "1-cache"]
 
 
-@pytest.mark.slow
 def test_a_second_process_of_a_distillation_compiles_nothing(tmp_path):
     code = """
 import json, jax, optax

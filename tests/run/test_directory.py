@@ -53,6 +53,7 @@ DAMAGED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["manifest.json", "config.json"])
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
 def test_a_damaged_file_is_one_line_whose_remedy_works(content, file, copy):

@@ -15,6 +15,8 @@ from jaxbrewer.step.state import evaluation_params
 from tests.tiers import exhaustive_but
 from tests.toys import CLASSES, NnxMLP, cross_entropy, quiet, vector_data
 
+pytestmark = pytest.mark.slow
+
 DATA = vector_data(12)
 MATCH = {
     "layer_T": 0, "layer_S": 0, "feature": "hidden", "loss": "hidden_mse", "weight": 1,
@@ -327,7 +329,6 @@ def test_schedule_free_students_are_returned_with_their_evaluation_weights():
     assert all(jax.tree.leaves(different))
 
 
-@pytest.mark.slow
 def test_schedule_free_runs_save_evaluation_weights_and_resume(tmp_path):
     optimizer = optax.contrib.schedule_free_sgd(0.5)
 

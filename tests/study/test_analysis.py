@@ -30,6 +30,7 @@ def test_an_arm_that_is_the_baseline_again_shows_no_difference():
     assert found["gap_closed"]["value"] == 0.0
 
 
+@pytest.mark.slow
 def test_where_distillation_cannot_help_a_gain_is_reported_as_rarely_as_the_level_says():
     draw, gains = np.random.default_rng(0), 0
     for _ in range(60):

@@ -37,6 +37,7 @@ def assert_same(one, other):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompts", [False, True])
 def test_packed_rows_padded_rows_and_single_documents_have_one_loss_and_gradient(prompts):
     documents, params = random_documents(LENGTHS, prompts=prompts), causal_params()

@@ -18,6 +18,8 @@ from jaxbrewer.text.import_scores import import_scores
 
 from .toy_language import causal_logits, causal_params, save_tokenizer
 
+pytestmark = pytest.mark.slow
+
 CLASSES, WIDTH, K = 260, 16, 5
 PARAMS = causal_params(vocab=CLASSES)
 TEXTS = ["a cat sees", "it barks", "a fox hides in the wood, naïve", "two", "the end is near"]

@@ -42,6 +42,7 @@ def test_the_loss_is_the_weighted_mean_over_labels(shape, weights, smoothing):
     np.testing.assert_allclose(loss.value(), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_add_up_to_the_whole():
     logits = RNG.normal(size=(6, 3)).astype(np.float32)
     loss = LabelLoss((0.5, 2.0, 0.1), 0.2)
@@ -52,6 +53,7 @@ def test_parts_of_a_batch_add_up_to_the_whole():
     assert (float(nothing.total), float(nothing.count)) == (0, 0)
 
 
+@pytest.mark.slow
 def test_padding_has_no_gradient():
     logits = jnp.asarray(RNG.normal(size=(6, 3)), jnp.float32).at[3].set(jnp.nan)
     gradient = jax.grad(lambda x: LabelLoss((1.0, 2.0, 3.0), 0.1)(x, LABELS).value())(logits)

@@ -15,6 +15,7 @@ from jaxbrewer.text.tasks.classification import accuracy
 TEXTS = ["a red fox", "a grey wolf", "red wine", "grey tea"] * 3
 
 
+@pytest.mark.slow
 def test_the_classifier_reaches_its_known_accuracy():
     parts = wordnet.splits(2_000, 2_000)
     logits = linear_logits(parts.train.texts, parts.train.labels, parts.test.texts, classes=25)

@@ -26,6 +26,7 @@ def sample(draw, count):
     return confidence, draw.random(count) < chance_of_agreement(confidence)
 
 
+@pytest.mark.slow
 def test_the_rate_holds_above_the_threshold_in_95_percent_of_samples():
     draw, holds, kept = np.random.default_rng(0), [], []
     for _ in range(1000):

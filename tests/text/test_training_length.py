@@ -9,6 +9,8 @@ from jaxbrewer.models import BertConfig, BertForSequenceClassification
 from jaxbrewer.text import Encoded, task_of
 from jaxbrewer.text.training import make_fine_tuning
 
+pytestmark = pytest.mark.slow
+
 TEXTS = 20
 SIZES = {
     "vocab_size": 8, "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1,

@@ -74,6 +74,7 @@ FUNCTIONS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_graph_computes_what_jax_computes(name, tmp_path):
     from jaxbrewer.export.onnx import files

@@ -92,6 +92,7 @@ class TestReading:
 
 
 class TestLosses:
+    @pytest.mark.slow
     def test_the_error_of_cosines(self):
         unit = unit_length(VECTORS)
         cosines = np.sum(unit[::2] * unit[1::2], axis=1)
@@ -106,6 +107,7 @@ class TestLosses:
         loss = losses(EQUAL, [1, 1, 1])
         np.testing.assert_allclose(loss.total / loss.count, -np.diag(log_p).mean(), rtol=1e-5)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("task", [SCORED, EQUAL])
     def test_texts_without_a_score_change_no_loss_and_no_gradient(self, task):
         def total(vectors, labels):
@@ -203,6 +205,7 @@ class TestLoader:
 SIZE = {"num_attention_heads": 2, "intermediate_size": 8, "num_hidden_layers": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("own_tokens", [False, True])
 def test_a_student_learns_its_teachers_embeddings_from_texts_alone(own_tokens):
     teacher = BertForFeatureExtraction(

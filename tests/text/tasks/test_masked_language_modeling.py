@@ -107,6 +107,7 @@ class TestMasks:
 
 
 class TestLoss:
+    @pytest.mark.slow
     def test_logits_at_the_masks_give_the_loss_of_all_positions(self):
         batch = texts().batch(range(6), 16)
         outputs = jax.jit(lambda m, b: m(b["input_ids"], b["attention_mask"]))(model(), batch)
@@ -119,6 +120,7 @@ class TestLoss:
         assert int(answer["losses"].count) == len(wanted) == int(answer["logits_mask"].sum())
         np.testing.assert_allclose(answer["losses"].total, wanted.sum(), rtol=1e-5)
 
+    @pytest.mark.slow
     def test_metrics_are_those_of_the_masked_tokens(self):
         rows, student, teacher = texts(), model(seed=0), model(seed=1)
         found, _ = run_model(TASK, student, rows, teacher=teacher)
@@ -159,6 +161,7 @@ def distil(task, **training):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_student_learns_masked_tokens_and_inner_states():
     history = distil(TASK).train().history
     for term in ("kd_loss", "hidden_hidden_mse_0_0"):
@@ -179,6 +182,7 @@ def test_new_masks_in_every_epoch_allow_no_cache(tmp_path):
         )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_static_masks_train_from_a_cache_as_from_the_teacher(tmp_path):
     task, teacher, rows = MaskedLanguageModeling(DataConfig(static_masks=True)), model(2), texts()
     cache_teacher(tmp_path, task, teacher, rows)

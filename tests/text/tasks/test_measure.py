@@ -103,6 +103,7 @@ def test_a_ratio_of_sums_is_resampled_by_example():
     assert low < measure.metrics()["perplexity"] < high
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth_at_their_level():
     """Accuracy 0.8 on 150 examples, of which 95 % of the intervals must hold 0.8."""
     draw, covered = np.random.default_rng(1), []

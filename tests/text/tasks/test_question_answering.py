@@ -134,6 +134,7 @@ def test_long_questions_leave_half_of_the_room_to_the_text(tokenizer):
         task(max_length=9, stride=3).encode(tokenizer, asked("cat"))
 
 
+@pytest.mark.slow
 def test_no_probability_is_outside_of_the_text(tokenizer):
     """Neither loss sees padding, the question or special tokens but the first."""
     found = task(max_length=9, stride=2).encode(tokenizer, asked("cat"))

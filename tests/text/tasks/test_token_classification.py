@@ -130,6 +130,7 @@ def test_a_head_in_another_order_moves_the_labels(encoded):
     assert [tags.tolist() for tags in moved.tags] == [[1, 0], [2, 0, 0, 2]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pieces", ["first", "all"])
 def test_the_teacher_is_compared_at_first_pieces_or_at_all_tokens(encoded, pieces):
     batch = {name: jnp.array(array) for name, array in encoded[1].batch([0, 1], 6).items()}
