@@ -12,6 +12,7 @@ from benchmarks.suite import growth
 from jaxbrewer.losses import _chunk_sizes
 from tests.cli.conftest import write_model
 from tests.pages import form, page_block
+from tests.tiers import exhaustive_but
 
 ROOT = Path(__file__).parent.parent
 AS_USERS = {"JAX_NUMPY_RANK_PROMOTION": "allow", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
@@ -28,14 +29,18 @@ def test_every_section_for_accelerators_runs_on_a_cpu(forks, tmp_path):
     assert {row["section"] for row in report["rows"]} == SECTIONS
 
 
+CHEAP = ("overhead", "peers", "machine", "parts", "checkpoints")
+"""Sections of a few seconds; the others run what tests of caches, inputs and models run."""
+
+
 @pytest.mark.slow
-def test_every_section_of_the_suite_runs(capsys, monkeypatch):
+@pytest.mark.parametrize("section", exhaustive_but(CHEAP, suite.SECTIONS))
+def test_every_section_of_the_suite_runs(section, capsys, monkeypatch):
     before = set((ROOT / "docs").rglob("*"))
-    monkeypatch.setattr(sys, "argv", ["suite", "--toy"])
+    monkeypatch.setattr(sys, "argv", ["suite", "--toy", "--only", section])
     suite.main()
     assert set((ROOT / "docs").rglob("*")) == before  # a toy run records nothing
-    sections = {line.split()[0] for line in capsys.readouterr().out.splitlines()}
-    assert sections == set(suite.SECTIONS)
+    assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} == {section}
 
 
 @pytest.mark.parametrize(

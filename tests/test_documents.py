@@ -14,6 +14,7 @@ import pytest
 import jaxbrewer as jb
 from jaxbrewer.registry import ADAPTOR_KEYS
 from tests.pages import page_block
+from tests.tiers import exhaustive_but
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -250,6 +251,7 @@ def test_multi_task(example):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive  # tests/text and tests/models have its models, losses and metrics
 def test_language_model(example):
     sizes = "--steps 2 --teacher-steps 3 --rows 2 --width 32 --test-texts 2 --losses kl"
     output = example("language_model", *sizes.split())
@@ -262,10 +264,16 @@ def test_language_model(example):
 
 
 RECIPES = [path for path in (ROOT / "examples" / "recipes").glob("*.py") if path.stem != "recipe"]
+ALIKE = ("multi_label", "question_answering", "regression")
+"""Recipes that train as ``classification`` does; other tests have their tasks."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    exhaustive_but([path for path in RECIPES if path.stem not in ALIKE], RECIPES),
+    ids=lambda path: path.stem,
+)
 def test_recipes(path, run):
     output = run(path, "--toy")
     assert re.findall("^(teacher|labels alone|distilled) ", output, re.MULTILINE) == [
