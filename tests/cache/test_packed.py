@@ -42,6 +42,7 @@ def assert_as_live(cache_outputs, batch, **tolerance):
     np.testing.assert_allclose(cache_outputs.logits[0][mask], live[mask], **tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("without_ids", [False, True])
 @pytest.mark.parametrize(("built", "read"), [(padded, packed), (packed, padded), (packed, packed)])
 def test_any_arrangement_of_documents_reads_a_cache_of_any_other(
@@ -59,6 +60,7 @@ def test_any_arrangement_of_documents_reads_a_cache_of_any_other(
         assert_as_live(cache.outputs(batch), batch, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_cache_of_documents_fits_rows_of_any_width_and_epoch(tmp_path):
     build_cache(tmp_path, (model, PARAMS), adaptor, padded(), storage=Storage("top_k", k=32))
     cache = TeacherCache(tmp_path)
@@ -73,6 +75,7 @@ def test_a_cache_of_documents_fits_rows_of_any_width_and_epoch(tmp_path):
             np.testing.assert_allclose(kept.logits[mask], live[mask], atol=0.2)
 
 
+@pytest.mark.slow
 def test_samples_of_the_tail_depend_on_the_example_alone(tmp_path):
     storage = Storage("sampled", k=3, samples=4)
     found = []

@@ -124,6 +124,7 @@ def test_numbers_beyond_the_range_of_float16_are_refused():
         encode(built, layout, CHECKS)
 
 
+@pytest.mark.slow
 def test_a_top_k_survives_with_and_without_a_mask():
     built = outputs(6)
     kept = jax.device_get(tuple(keep_top_k(x, 2, (1, 3)) for x in built.logits))

@@ -142,11 +142,13 @@ def test_unusable_teachers_are_refused_with_a_remedy(job, data, tmp_path, capsys
     assert "holds no model yet: run `jaxbrewer train" in line
 
 
+@pytest.mark.slow
 def test_unknown_frozen_paths_are_refused_with_a_suggestion(job, capsys):
     line = refused(capsys, "train", job, "--teacher.frozen", "[bert.embedings]")
     assert "No weights to freeze under 'bert.embedings': did you mean 'bert.embeddings'?" in line
 
 
+@pytest.mark.slow
 def test_a_student_that_cannot_read_its_tokenizer_is_refused(job, data, tmp_path, capsys):
     teacher = write_model(tmp_path / "teacher", head=True, num_labels=3, labels=tuple("abc"))
     student = tmp_path / "student"

@@ -46,6 +46,7 @@ def test_an_export_is_reported_and_verified_again(model, capsys, tmp_path):
     assert "weights.npz is not the file that was exported" in error
 
 
+@pytest.mark.slow
 def test_the_default_output_is_beside_the_model_of_a_task_and_no_model_of_the_run(
     model, capsys, tmp_path
 ):

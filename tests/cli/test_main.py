@@ -125,6 +125,7 @@ def test_help_shows_the_defaults_of_a_job():
     assert section_defaults() == {name: getattr(job, name) for name in SECTIONS}
 
 
+@pytest.mark.slow
 def test_errors_come_without_jax_as_one_line_with_status_2(job, data):
     for words, says in (
         (["train", "nowhere.yaml"], "nowhere.yaml: No such file or directory"),
@@ -219,6 +220,7 @@ def test_a_terminal_shows_how_many_texts_are_done(monkeypatch, capsys):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_messages_speak_the_dialect_of_flags(tmp_path, capsys, job):
     (tmp_path / "run" / "teacher").mkdir(parents=True)
     (tmp_path / "run" / "teacher" / "manifest.json").write_text("[")

@@ -82,6 +82,7 @@ def plan_of_the_page(monkeypatch):
     return of
 
 
+@pytest.mark.slow
 def test_the_page_shows_the_bytes_of_its_models(plan_of_the_page):
     lines = page_output("scaling.md", "$ jaxbrewer plan")
     shown = {line.split("  ")[0]: line.split("  ")[-1].strip() for line in lines if "  " in line}

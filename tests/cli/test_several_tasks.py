@@ -145,6 +145,7 @@ def test_one_student_learns_every_task(content, place, tmp_path, monkeypatch):
     assert re.search(rf"^model +{re.escape(shown)}$", run("inspect", student), re.MULTILINE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "says"),
     [

@@ -82,6 +82,7 @@ def test_texts_alone_are_enough_without_a_weight_of_labels(places):
     assert " labelled in" not in printed
 
 
+@pytest.mark.slow
 def test_what_tokens_and_labels_forbid_is_one_line(places, capsys):
     job = places / "job.yaml"
     line = refused(

@@ -143,6 +143,7 @@ def test_bad_input_is_one_line(job, words, says, capsys):
     assert error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_metric_that_no_checkpoint_has_is_refused_before_the_training(
     job, data, monkeypatch, capsys
 ):
@@ -187,6 +188,7 @@ def test_ctrl_c_saves_a_checkpoint_from_which_a_training_resumes(job, tmp_path):
     assert read_results(teacher)["training"]["steps"] == 8
 
 
+@pytest.mark.slow
 def test_sigterm_while_the_texts_are_read_ends_with_143(job, tmp_path):
     module = "jaxbrewer.text.tasks.classification"
     done = signalled(module, "read_examples", signal.SIGTERM, "train", job)

@@ -70,6 +70,7 @@ def sums(found):
     return [(g.epoch, g.batch_in_epoch, [checksum(batch) for batch in g.batches]) for g in found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "num_epochs"),
     [*itertools.product(LOADERS, [3, None]), *((name, None) for name in ITERATORS)],

@@ -22,6 +22,7 @@ def glosses():
         yield loaded
 
 
+@pytest.mark.slow
 def test_the_packaged_data_are_complete(glosses):
     assert len(glosses) == len(set(glosses.texts)) == 81_434
     assert len(glosses.label_names) == 25

@@ -30,6 +30,7 @@ def test_a_missing_device_is_one_line_before_anything_is_compiled(device, says):
     assert str(error.value).isprintable()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", "cpu", "cpu:0"])
 def test_the_default_device_exists_everywhere(device):
     trainer = jb.BasicTrainer(quiet(device=device), (mlp, mlp_params(3)), logits_adaptor)

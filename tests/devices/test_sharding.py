@@ -112,6 +112,7 @@ def _flat(specs):
     return {jax.tree_util.keystr(p, simple=True, separator="/"): spec for p, spec in leaves}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimizer", "moments"),
     [

@@ -54,6 +54,7 @@ def test_outputs_in_the_batch_train_as_their_teacher_would(form, kind):
     np.testing.assert_allclose(losses(None, adaptor, batches, kind), expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_outputs_of_several_teachers_are_averaged():
     teachers = [TEACHER, (mlp, mlp_params(6, seed=2))]
     expected = losses(teachers, logits_adaptor, BATCHES, jb.MultiTeacherDistiller)
@@ -72,6 +73,7 @@ def test_a_batch_without_outputs_is_refused():
         losses(None, None, [{**BATCHES[0], "teacher_cache": {"probabilities": LOGITS[0]}}])
 
 
+@pytest.mark.slow
 def test_the_outputs_of_a_teacher_step_are_a_teacher_cache():
     model = jb.as_model(TEACHER)
     outputs = make_teacher_step(model, logits_adaptor)(model.variables, BATCHES[0])

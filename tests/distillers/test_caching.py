@@ -26,6 +26,7 @@ def distiller(config=None, distill=CONFIG, cls=jb.BasicDistiller, student=None):
     return cls(config or quiet(), distill, TEACHER, student, logits_adaptor, logits_adaptor)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cached", [False, True])
 def test_a_cached_teacher_is_run_once_and_changes_nothing(cached):
     calls = []
@@ -46,6 +47,7 @@ def test_a_cached_teacher_is_run_once_and_changes_nothing(cached):
     np.testing.assert_allclose(history["total_loss"], expected["total_loss"], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_cache_is_fresh_in_every_training_and_reshuffled_in_every_epoch():
     """Lesson B.4, 17: a second training doubled the cache."""
     config = jb.DistillationConfig(is_caching_logits=True)

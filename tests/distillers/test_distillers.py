@@ -41,6 +41,7 @@ class Walked:
         return iter(BATCHES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "loader",
     [BATCHES, tuple(BATCHES), Walked(), jb.ArrayLoader(DATA, 8, shuffle=False)],
@@ -58,6 +59,7 @@ def test_a_generator_trains_for_its_length():
     np.testing.assert_array_equal(actual, expected)
 
 
+@pytest.mark.slow
 def test_a_grain_loader_trains_like_an_array_loader():
     import grain
 
@@ -118,6 +120,7 @@ def test_a_second_training_starts_from_the_trained_weights():
     np.testing.assert_allclose(np.concatenate(parts), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_one_config_serves_two_trainings():
     """Lesson B.7, 46: schedules wrote the last weight into the config."""
     config = jb.DistillationConfig(kd_loss_weight_scheduler="linear_decay")
@@ -147,6 +150,7 @@ def test_each_batch_shape_compiles_once_and_many_shapes_warn():
         train(range(1, 11))
 
 
+@pytest.mark.slow
 def test_projections_with_their_own_rate_train_through_the_distiller():
     match = {**HIDDEN_MATCH, "proj": [*HIDDEN_MATCH["proj"], {"lr": 0.02}]}
     config = jb.DistillationConfig(kd_loss_weight=0, intermediate_matches=[match])

@@ -99,6 +99,7 @@ def test_a_training_moves_the_weights_as_whole_logits_do(expected, capsys):
     assert printed.count(f"kd_loss of logits[0] and labels: {IN_CHUNKS}") == 1
 
 
+@pytest.mark.slow
 def test_labels_may_have_chunks_of_their_own(expected):
     one = distiller(separate_adaptor)
     facts = one.check(optax.sgd(0.2), batches(), num_epochs=2).facts
@@ -106,6 +107,7 @@ def test_labels_may_have_chunks_of_their_own(expected):
     assert_equal(weights_after(one), expected)
 
 
+@pytest.mark.slow
 def test_a_training_on_labels_alone():
     def trainer(adaptor):
         return jb.BasicTrainer(quiet(), model(3, seed=2), adaptor)
@@ -137,6 +139,7 @@ def test_accumulation_is_exact():
     assert_equal(*trained)
 
 
+@pytest.mark.slow
 def test_a_cached_teacher_is_kept_without_its_head(expected):
     assert_equal(weights_after(distiller(fused_adaptor, is_caching_logits=True)), expected)
 

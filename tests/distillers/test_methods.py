@@ -86,6 +86,7 @@ def test_every_public_method_of_every_distiller_works(kind, tmp_path):
     assert ("hidden_mse" in called.get("table", "")) == has_match
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [jb.BasicTrainer, jb.MultiTeacherDistiller])
 def test_a_further_training_under_equal_settings_compiles_nothing(kind):
     distiller, scale = DISTILLERS[kind](quiet()), {"max_grad_norm": 1.0}
@@ -101,6 +102,7 @@ def test_a_further_training_under_equal_settings_compiles_nothing(kind):
         TRACED.clear()
 
 
+@pytest.mark.slow
 def test_an_optimizers_closures_are_walked_for_a_run_directory_alone(monkeypatch, tmp_path):
     walked = []
     monkeypatch.setattr(

@@ -67,6 +67,7 @@ def test_a_head_without_a_batch_keeps_its_weights(monkeypatch):
     assert not any(name.startswith("b/") for name in history)
 
 
+@pytest.mark.slow
 def test_each_task_compiles_once_per_shape_and_names_its_metrics():
     traced = []
 
@@ -101,6 +102,7 @@ def test_effective_weights_of_all_tasks_are_printed_before_the_first_step(capsys
     )
 
 
+@pytest.mark.slow
 def test_each_task_has_its_own_config_and_teachers():
     match = {"layer_T": 0, "layer_S": 0, "feature": "hidden", "loss": "hidden_mse", "weight": 1,
              "proj": ["linear", 6, 8]}  # fmt: skip
@@ -132,6 +134,7 @@ def test_an_estimate_is_of_the_step_of_its_task():
         one.estimate(optax.sgd(0.1), data, num_steps=9, task="c")
 
 
+@pytest.mark.slow
 def test_tasks_without_a_teacher_learn_from_their_labels():
     labels_alone = jb.DistillationConfig(hard_label_weight=1)
     one = distiller(distill=labels_alone, teachers=dict.fromkeys(TASKS))
@@ -187,12 +190,14 @@ def test_mismatched_tasks_are_refused_in_one_line():
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_loaders_of_unknown_size_are_warned_of():
     streams = {task: (batch for batch in [DATA[task]] * 5) for task in TASKS}
     with pytest.warns(UserWarning, match=r"\['a', 'b'\] are unknown"):
         distiller().train(optax.sgd(0.1), streams, num_steps=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_tasks_under_one_config_share_their_projections(task, monkeypatch):
     """Lesson: TextBrewer's tasks train one projection, whichever is drawn."""
@@ -227,6 +232,7 @@ def test_masks_of_the_students_parameters_train_tasks_with_projections():
         assert float(jnp.abs(one.projections["a"]["0"]["bias"]).max()) > 0
 
 
+@pytest.mark.slow
 def test_patience_and_the_best_checkpoint_follow_the_metric_of_one_task(tmp_path):
     scores = {"a/score": (1, 2, 3, 4, 5), "b/score": (3, 4, 4, 2, 5)}
     config = quiet(

@@ -62,6 +62,7 @@ def test_each_tasks_postprocessor_sees_the_student():
     assert len(seen) == 3
 
 
+@pytest.mark.slow
 def test_a_postprocessor_that_holds_the_student_is_warned_of():
     student = NnxMLP(3, 4)
 

@@ -50,6 +50,7 @@ def test_bad_training_arguments_are_refused(arguments, says):
         distiller().train(SGD, **{"dataloader": BATCHES, **arguments})
 
 
+@pytest.mark.slow
 def test_an_epoch_shorter_than_a_group_is_refused_and_a_remainder_is_reported():
     """Lesson B.6, 33: TextBrewer silently trains nothing."""
     with pytest.raises(jb.UsageError, match="3 batches has no group of .*=4"):
@@ -177,6 +178,7 @@ def test_teacher_variables_of_another_number_of_teachers_are_refused(teachers, v
         step(state, variables(model.variables), BATCHES[0])
 
 
+@pytest.mark.slow
 def test_half_precision_weights_are_warned_of_unless_it_is_chosen():
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), mlp_params(3))
     with pytest.warns(UserWarning, match="weights are bfloat16.*0.004 of a weight"):
@@ -185,6 +187,7 @@ def test_half_precision_weights_are_warned_of_unless_it_is_chosen():
     distiller(chosen, student=(mlp, params)).train(SGD, BATCHES, num_steps=1)
 
 
+@pytest.mark.slow
 def test_open_matches_may_have_all_the_weight():
     """Whether a match has a weight is known when it is resolved."""
     config = jb.DistillationConfig(kd_loss_weight=0, intermediate_matches="emd")

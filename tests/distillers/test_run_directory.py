@@ -35,6 +35,7 @@ def distiller(config=None, distill=CONFIG, cls=jb.BasicDistiller, student=None):
     return cls(config or quiet(), distill, TEACHER, student, logits_adaptor, logits_adaptor)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "arguments", "expected"),
     [
@@ -56,6 +57,7 @@ def test_checkpoints_and_callbacks_come_at_textbrewers_steps(tmp_path, fields, a
     assert saved == expected
 
 
+@pytest.mark.slow
 def test_a_callback_gets_a_student_that_it_may_keep():
     kept = {}
 
@@ -149,6 +151,7 @@ def test_every_scalar_of_every_step_reaches_tensorboard(tmp_path):
     assert "scalar/unweighted_kd_loss" in found
 
 
+@pytest.mark.slow
 def test_a_run_is_overwritten_only_on_request(tmp_path):
     config = quiet(output_dir=tmp_path / "run")
     distiller(config).train(SGD, BATCHES, num_epochs=1)

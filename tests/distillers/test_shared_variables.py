@@ -36,6 +36,7 @@ def test_a_layer_that_would_move_in_the_teacher_is_refused(layer):
         )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_shared_layer_may_be_frozen_and_a_clone_may_be_the_teacher():
     teacher, student = pair()
     before = np.array(teacher.first.kernel[...])

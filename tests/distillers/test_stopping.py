@@ -57,6 +57,7 @@ def assert_equal(one, other):
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
+@pytest.mark.slow
 def test_a_callback_ends_a_training_in_order(tmp_path):
     config = {
         "output_dir": tmp_path / "run",
@@ -86,6 +87,7 @@ def scores_of(*scores):
     return lambda model, step: {"score": scores[step - 1]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "scores", "steps"),
     [
@@ -129,6 +131,7 @@ def test_patience_watches_a_metric_of_the_step(tmp_path):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [KeyboardInterrupt, StopIteration, ZeroDivisionError])
 def test_an_error_in_a_callback_keeps_the_trained_weights(error):
     ended = trainer(ckpt_steps=1)
@@ -171,6 +174,7 @@ def test_ctrl_c_and_failing_loaders_keep_the_trained_weights():
     assert len(ended.history["step"]) == 1
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_a_checkpoint_from_which_the_run_resumes(tmp_path, capsys):
     batches = [{**DATA, "x": DATA["x"] + number} for number in range(4)]
 
@@ -183,6 +187,7 @@ def test_ctrl_c_saves_a_checkpoint_from_which_the_run_resumes(tmp_path, capsys):
     assert_equal(rest.student, weights_of(batches))
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_callback_keeps_the_checkpoint_before_it(tmp_path, capsys):
     config = {"output_dir": tmp_path / "run", "ckpt_steps": 1}
     with pytest.raises(KeyboardInterrupt):
@@ -232,6 +237,7 @@ def nnx_mlp():
     return NnxMLP(3, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make", [nnx_mlp, lambda: jb.freeze(nnx_mlp(), "first"), lambda: (mlp, mlp_params(3))]
 )
@@ -256,6 +262,7 @@ def test_a_checkpoint_is_restored_into_the_student(make, tmp_path):
         trainer(make()).restore(1)
 
 
+@pytest.mark.slow
 def test_resuming_a_longer_run_is_refused(tmp_path):
     trainer(output_dir=tmp_path / "run").train(SGD, [DATA], num_epochs=3)
     again = trainer(output_dir=tmp_path / "run", resume=True, force_resume=True)
@@ -276,6 +283,7 @@ def test_callbacks_that_cannot_be_called_are_refused_before_the_first_step(callb
         trainer().train(SGD, [DATA], num_steps=1, callback=callback)
 
 
+@pytest.mark.slow
 def test_a_forced_resume_takes_the_hyperparameters_of_its_own_optimizer(tmp_path):
     """``optax.inject_hyperparams`` keeps them in the state, which is restored."""
     make = optax.inject_hyperparams(optax.sgd)

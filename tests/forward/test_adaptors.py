@@ -149,6 +149,7 @@ def test_a_model_that_needs_values_is_named_in_one_line():
     assert "on_values" in message
 
 
+@pytest.mark.slow
 def test_outputs_take_single_arrays_and_lists_for_tuples():
     single = Outputs(logits=LOGITS, logits_mask=MASK, labels=[DATA["y"]], losses=jnp.ones(BATCH))
     assert [len(x) for x in (single.logits, single.logits_mask, single.labels)] == [1, 1, 1]

@@ -84,6 +84,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
 def test_frozen_weights_of_any_pytree_stay_and_the_rest_moves(kind):
     (function, params), (prefix, kernel, bias) = MODELS[kind]
@@ -108,6 +109,7 @@ def test_frozen_weights_of_a_linen_module_stay():
     assert moved(variables, result.student) == {"params.first.bias", "params.second.bias"}
 
 
+@pytest.mark.slow
 def test_a_class_of_variables_is_frozen_or_trained_alone():
     def weights(module):
         return nnx.to_pure_dict(nnx.state(module, nnx.Param))
@@ -174,6 +176,7 @@ def test_a_function_has_no_classes_of_weights():
         jb.train_only((mlp, mlp_params(3)), nnx.LoRAParam)
 
 
+@pytest.mark.slow
 def test_frozen_weights_cost_no_gradient_and_count_in_no_norm():
     params = mlp_params(3)
     free, frozen = (

@@ -65,6 +65,7 @@ def distiller(teacher, student, **config):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", [Sowing(), Noise()])
 def test_every_kind_of_module_is_a_teacher_and_a_student(module):
     history = distiller(pair(module), pair(module, 1)).train(optax.sgd(0.1), [BATCH], num_steps=2)[
@@ -112,6 +113,7 @@ def test_streams_of_any_name_have_keys_of_their_own():
     assert not np.allclose(two, noise("dropout"))
 
 
+@pytest.mark.slow
 def test_a_mode_that_is_fixed_in_the_module_is_kept():
     teacher, student = pair(Fixed(True)), pair(Fixed(False), 1)
     match = [{"module_T": "Dense_0", "module_S": "Dense_0"}]
@@ -120,6 +122,7 @@ def test_a_mode_that_is_fixed_in_the_module_is_kept():
     assert np.isfinite(history["total_loss"]).all()
 
 
+@pytest.mark.slow
 def test_a_module_fixed_in_training_mode_is_refused_as_a_teacher():
     with pytest.raises(jb.UsageError, match=r"^Teacher: Fixed draws random .* \(Dropout_0 needs"):
         distiller(pair(Fixed(False)), pair(Fixed(True))).check(optax.sgd(0.1), [BATCH], num_steps=1)

@@ -51,6 +51,7 @@ def train(student, **settings):
     return distiller.train(optax.adam(1e-2), BATCHES, num_epochs=2)
 
 
+@pytest.mark.slow
 def test_all_kinds_of_models_train_alike():
     params = mlp_params(3)
     results = {kind: train(student) for kind, student in students(params).items()}
@@ -68,6 +69,7 @@ def test_all_kinds_of_models_train_alike():
     assert reference.history["total_loss"][-1] < reference.history["total_loss"][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["nnx", "linen"])
 def test_dropout_and_batch_statistics_move_in_the_student_only(kind):
     def build(seed):

@@ -116,6 +116,7 @@ def losses(distiller, **args):
     return distiller.train(optax.sgd(0.1), batches, num_steps=1, **args).history["total_loss"]
 
 
+@pytest.mark.slow
 def test_an_argument_reaches_the_models_that_take_it():
     plain = losses(distiller())
     np.testing.assert_array_equal(losses(distiller(teacher=scaled), scale=1.0), plain)
@@ -123,6 +124,7 @@ def test_an_argument_reaches_the_models_that_take_it():
     assert losses(distiller(teacher=scaled), scale=2.0) != plain
 
 
+@pytest.mark.slow
 def test_args_T_and_args_S_reach_one_model():
     def run(**args):
         return losses(distiller(teacher=scaled, student=scaled), **args)

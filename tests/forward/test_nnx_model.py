@@ -99,6 +99,7 @@ def train_mode(model, seed):
     return model.apply(model.params, model.state, {"x": X}, train=True, rng=key)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", RANDOM)
 def test_dropout_follows_the_key_in_training_and_is_off_in_evaluation(kind):
     module = kind(0)
@@ -110,6 +111,7 @@ def test_dropout_follows_the_key_in_training_and_is_off_in_evaluation(kind):
     np.testing.assert_allclose(evaluate(model), module(X, **streams), rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [*RANDOM, Sowing])
 def test_every_kind_of_module_is_a_teacher_and_a_student(kind):
     config = jb.DistillationConfig(hard_label_weight=1)
@@ -133,6 +135,7 @@ def test_the_layers_of_a_scan_draw_different_dropout():
     assert not np.array_equal(masks[1], masks[2])
 
 
+@pytest.mark.slow
 def test_sown_values_are_dropped_or_reach_the_adaptor():
     module = Sowing(0)
     plain = jb.as_model(module)
@@ -247,6 +250,7 @@ def test_an_attribute_named_after_the_mode_follows_it(value):
     assert not np.allclose(train_mode(model, 1), train_mode(model, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [UnknownFlag, Rematerialized])
 def test_an_evaluation_that_draws_random_numbers_is_reported_once(kind):
     model = jb.as_model(kind(dropout=0.5))

@@ -77,6 +77,7 @@ def dtypes(tree):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("half", HALVES)
 @pytest.mark.parametrize("level", ["O0", "O1", "O2", "O3"])
 def test_every_leaf_is_kept_in_the_dtype_of_the_level_before_and_after_a_step(level, half):

@@ -60,6 +60,7 @@ def cached():
     return {"config": config, "histories": histories, "calls": len(calls), "held": held}
 
 
+@pytest.mark.slow
 def test_b14_b21_split_batches_are_cached_in_a_training_by_steps(cached):
     assert cached["calls"] == 2 * BATCHES
     for history in cached["histories"]:
@@ -93,6 +94,7 @@ def test_b20_the_users_config_is_not_changed(cached):
     assert cached["config"] == jb.DistillationConfig(is_caching_logits=True, temperature=2)
 
 
+@pytest.mark.slow
 def test_b19_the_cache_keeps_the_teachers_mask():
     masks = {"mask_S": np.array([[1, 1, 0]] * 2), "mask_T": np.array([[0, 1, 1]] * 2)}
     x = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)

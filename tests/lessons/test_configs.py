@@ -28,6 +28,7 @@ def test_b45_schedules_start_at_step_0_and_replace_the_constant():
     assert [float(decay(step)) for step in range(4)] == [1, 0.75, 0.5, 0.25]
 
 
+@pytest.mark.slow
 def test_b46_schedules_leave_the_config_alone():
     config = jb.DistillationConfig(kd_loss_weight_scheduler="linear_decay")
     objective = jb.make_objective(config, total_steps=2)
@@ -36,6 +37,7 @@ def test_b46_schedules_leave_the_config_alone():
     assert config.kd_loss_weight == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", [["cwsm", 10], ["flsw", 10, 1]])
 def test_b47_temperatures_are_positive_and_ignore_padding(spec):
     S, T = RNG.normal(size=(2, 4, 6, 50)).astype(np.float32) * 5
@@ -73,6 +75,7 @@ def test_b51_match_losses_can_be_registered():
     del jb.MATCH_LOSS_MAP["lesson_51"]
 
 
+@pytest.mark.slow
 def test_b52_a_projection_takes_a_users_activation():
     jb.register_new("projection", "lesson_52", jax.nn.gelu)
     config = jb.DistillationConfig(

@@ -35,6 +35,7 @@ def test_b1_a_mask_of_ones_does_not_change_nst():
     np.testing.assert_allclose(masked, losses.mmd_loss(*pairs), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_b10_probability_shift_works_under_a_mask():
     labels = RNG.integers(0, CLASSES, (BATCH, LENGTH))
     student = {"logits": LOGITS_S, "logits_mask": MASK, "labels": labels}
@@ -46,6 +47,7 @@ def test_b10_probability_shift_works_under_a_mask():
     np.testing.assert_allclose(actual, losses.kd_ce_loss(LOGITS_S[rows], shifted), rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ignored", [-1, -100])
 def test_b11_ignored_labels_of_rank_2_shift_nothing(ignored):
     labels = np.array([ignored, 0, 4])
@@ -82,6 +84,7 @@ def test_b40_a_layer_out_of_range_names_its_match():
         distil(*answers, intermediate_matches=[HIDDEN, {**HIDDEN, "layer_S": 9}])
 
 
+@pytest.mark.slow
 def test_b43_half_precision_logits_give_a_float32_loss():
     for half in (jnp.float16, jnp.bfloat16):
         assert losses.kd_ce_loss(LOGITS_S.astype(half), LOGITS_T.astype(half)).dtype == jnp.float32
@@ -103,6 +106,7 @@ def test_b54_the_minimum_of_ce_is_the_teachers_entropy():
     np.testing.assert_allclose(floor, -np.mean(np.sum(p * np.log(p), -1)), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [losses.att_ce_loss, losses.att_ce_mean_loss])
 def test_b55_more_padding_does_not_change_the_attention_loss(loss):
     """Scores of -10000, which models give to padded keys, leave the softmax unchanged."""
@@ -165,6 +169,7 @@ def test_b59_one_mask_serves_two_heads():
     np.testing.assert_allclose(kd(*answers), kd(*twice), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_further_masked_attention_of_one_head_equals_the_four_axis_form():
     """TextBrewer is silently wrong where the batch size equals the length."""
     S, T = RNG.normal(size=(2, LENGTH, LENGTH, LENGTH)).astype(np.float32)
@@ -173,6 +178,7 @@ def test_further_masked_attention_of_one_head_equals_the_four_axis_form():
         np.testing.assert_allclose(loss(S, T, mask), loss(S[:, None], T[:, None], mask), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_further_a_temperature_per_example_applies_to_all_its_positions():
     temperatures = jnp.array([1.0, 2.0, 4.0])
     S, T = LOGITS_S[:, :3], LOGITS_T[:, :3]  # as many positions as examples
@@ -182,6 +188,7 @@ def test_further_a_temperature_per_example_applies_to_all_its_positions():
     )
 
 
+@pytest.mark.slow
 def test_further_classes_ruled_out_by_both_keep_loss_and_gradient_finite():
     S, T = LOGITS_S.copy(), LOGITS_T.copy()
     S[..., 0] = T[..., 0] = -np.inf

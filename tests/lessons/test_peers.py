@@ -72,6 +72,7 @@ def test_f4_projections_keep_layers_and_examples_apart():
     np.testing.assert_array_equal(other[0], apply_projection(params, states)[0])
 
 
+@pytest.mark.slow
 def test_f5_mass_outside_the_teachers_top_classes_counts():
     teacher = jnp.log(jnp.array([[0.6, 0.3993, 0.0007]]))
     student = jnp.log(jnp.array([[0.00005, 0.00005, 0.9999]]))
@@ -120,6 +121,7 @@ def test_f10_cache_keys_are_the_same_in_every_process():
 CHECKSUM = 874703019
 
 
+@pytest.mark.slow
 def test_f12_losses_of_half_precision_logits_are_computed_in_float32():
     teacher = RNG.normal(size=(64, 10)).astype(np.float32) * 3
     student = teacher + 0.1 * RNG.normal(size=teacher.shape).astype(np.float32)
@@ -130,6 +132,7 @@ def test_f12_losses_of_half_precision_logits_are_computed_in_float32():
     np.testing.assert_allclose(kl, np.mean(np.sum(np.exp(p) * (p - q), -1)), rtol=0.02)
 
 
+@pytest.mark.slow
 def test_f13_a_mask_of_ones_does_not_change_hidden_mse_at_any_width():
     for width in (8, 64):
         student, teacher = RNG.normal(size=(2, 3, 5, width)).astype(np.float32)
@@ -195,6 +198,7 @@ def test_f19_the_weight_of_a_term_does_not_depend_on_the_number_of_tokens():
         np.testing.assert_allclose(twice[name], times * value, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_f14_generalised_jsd_mixes_as_in_the_paper():
     S, T = RNG.normal(size=(2, 6, 4)) * 2
     p, q = (np.exp(z) / np.exp(z).sum(-1, keepdims=True) for z in (T, S))

@@ -13,6 +13,7 @@ TEACHERS = [(mlp, mlp_params(4, seed=seed)) for seed in (1, 2)]
 STUDENT = (mlp, mlp_params(3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("average", ["logits", "losses"])
 def test_b13_probability_shift_applies_to_the_average_or_to_each_teacher(average):
     """The default shifts the average, as TextBrewer does; averaged losses shift each teacher."""

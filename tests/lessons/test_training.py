@@ -53,6 +53,7 @@ def test_b33_too_few_batches_for_a_group_are_an_error():
         trainer(quiet(gradient_accumulation_steps=3)).check(optax.sgd(0.1), BATCHES, num_epochs=9)
 
 
+@pytest.mark.slow
 def test_b34_unequal_micro_batches_give_the_mean_of_the_whole_batch():
     objective = jb.make_objective(jb.DistillationConfig(kd_loss_type="mse", temperature=1))
     parts = [jb.Outputs(logits=(np.full((size, 2), size, np.float32),)) for size in (1, 3)]

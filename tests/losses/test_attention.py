@@ -41,6 +41,7 @@ def test_fractions_are_weights(loss, heads, formula):
     np.testing.assert_allclose(jax.jit(loss)(STUDENT, TEACHER, WEIGHTS), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 @ALL
 def test_a_single_head_needs_no_axis(loss):
     one_S, one_T = STUDENT[:, 0], TEACHER[:, 0]

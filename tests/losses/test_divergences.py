@@ -95,6 +95,7 @@ CASES = {
 ALL = pytest.mark.parametrize(("loss", "options", "formula"), CASES.values(), ids=CASES)
 
 
+@pytest.mark.slow
 @ALL
 def test_values_follow_the_papers_formula(loss, options, formula):
     """With a mask and a temperature per example, in float32 and in float64."""
@@ -112,6 +113,7 @@ def test_values_follow_the_papers_formula(loss, options, formula):
     np.testing.assert_allclose(exact, expected, rtol=1e-12)
 
 
+@pytest.mark.slow
 @ALL
 def test_the_temperature_is_1_unless_it_is_given(loss, options, formula):
     np.testing.assert_array_equal(
@@ -119,6 +121,7 @@ def test_the_temperature_is_1_unless_it_is_given(loss, options, formula):
     )
 
 
+@pytest.mark.slow
 @ALL
 def test_gradients_do_not_shrink_with_the_temperature(loss, options, formula):
     """Lesson B.8, 53: without the factor, raising T silently lowers the weight of distillation."""
@@ -174,6 +177,7 @@ def test_standardised_logits_forget_their_scale():
     assert not np.any(gradient)
 
 
+@pytest.mark.slow
 @ALL
 def test_a_class_that_both_rule_out_does_not_count(loss, options, formula):
     """As in padded vocabularies; bce counts the class as one on which both agree."""
@@ -231,6 +235,7 @@ def test_dkd_needs_targets(change, message):
         losses.dkd_loss(**jax.tree.map(jnp.asarray, arguments))
 
 
+@pytest.mark.slow
 def test_dkd_of_two_classes_is_the_divergence_of_the_target():
     """The only other class has probability 1 among the others."""
     student, teacher, labels = STUDENT[..., :2], TEACHER[..., :2], jnp.zeros((3, 4), int)

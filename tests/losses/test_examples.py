@@ -50,6 +50,7 @@ def test_rkd_equals_a_loop_over_examples(teacher, weights):
     np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_distances_are_relative_and_those_of_equal_examples_are_0():
     close = STUDENT[[0, 0, 2, 3, 4, 5]] / 100
     expected = rkd(close, TEACHER, 1.0, angle=0.0)
@@ -77,6 +78,7 @@ def test_crd_equals_a_loop_over_examples(options, tau, size):
     np.testing.assert_allclose(actual, crd(STUDENT, TEACHER, tau, size), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"dataset_size": 2}])
 def test_crd_of_two_examples_follows_the_formula(options):
     actual = losses.crd_loss(STUDENT[:2], TEACHER[:2], MASK[:2], **options)
@@ -90,6 +92,7 @@ def test_crd_pulls_to_the_own_teacher_and_away_from_others():
     assert np.all(np.sum(-gradient * (own - other), axis=1) > 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [losses.rkd_loss, losses.crd_loss])
 def test_relations_between_examples_depend_on_the_batch(loss):
     """As docs/losses.md states: a split batch gives another loss, averaged over examples."""

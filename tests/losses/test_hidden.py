@@ -24,6 +24,7 @@ def test_cos_masks_select():
     np.testing.assert_array_equal(cos_loss(STUDENT, TEACHER, weights), expected)
 
 
+@pytest.mark.slow
 @ALL
 def test_states_without_a_length_axis_are_compared(loss):
     pooled = STUDENT[:, 0], TEACHER[:, 0]
@@ -34,6 +35,7 @@ def test_states_without_a_length_axis_are_compared(loss):
     np.testing.assert_allclose(jax.jit(loss)(*pooled, mask), expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_zero_vector_has_cosine_zero_and_no_gradient():
     """TextBrewer's cos has a gradient of 1e6 there, and its pkd is NaN."""
     for loss, value in ((cos_loss, 1.0), (pkd_loss, 1.0)):

@@ -83,6 +83,7 @@ def test_a_temperature_per_example_is_not_one_per_position(loss):
     jax.tree.map(np.testing.assert_array_equal, grads(loss, tau), expected)
 
 
+@pytest.mark.slow
 @KD_LOSSES
 def test_the_temperature_at_padding_is_ignored(loss):
     mask = np.float32(RNG.random((4, 4)) < 0.7)

@@ -37,6 +37,7 @@ def test_half_precision_is_accumulated_in_float32():
     np.testing.assert_array_equal(logits, np.full((1, 2), 4096 * 1.0078125))
 
 
+@pytest.mark.slow
 def test_a_bias_of_minus_infinity_rules_a_class_out_under_a_softcap():
     bias = np.where(np.arange(5) == 3, -np.inf, BIAS).astype(np.float32)
 

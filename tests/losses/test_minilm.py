@@ -53,6 +53,7 @@ def test_the_length_of_the_padding_changes_nothing():
     np.testing.assert_allclose(longer, short, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_default_is_twelve_relation_heads():
     student, teacher = (np.repeat(x[..., :1], 24, axis=-1) for x in (STUDENT, TEACHER))
     np.testing.assert_array_equal(

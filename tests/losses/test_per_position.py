@@ -47,6 +47,7 @@ def test_the_loss_is_the_mean_of_its_values(name, temperature):
     np.testing.assert_allclose(np.asarray(losses.masked_mean(values, MASK).value()), expected, rtol)
 
 
+@pytest.mark.slow
 @ALL
 def test_unread_values_reach_no_gradient(name):
     hidden = np.where(MASK[..., None] != 0, STUDENT, np.nan)

@@ -21,6 +21,7 @@ def test_sums_and_counts_are_added_before_they_are_divided():
     assert add_means(parts[0]) == parts[0]
 
 
+@pytest.mark.slow
 def test_a_mask_that_broadcasts_counts_every_value():
     values = jnp.arange(24.0).reshape(2, 3, 4)
     assert masked_mean(values, jnp.array([1, 0])) == (66, 12)
@@ -34,6 +35,7 @@ def test_the_mean_of_nothing_is_zero():
     assert masked_mean(jnp.zeros((0, 3)), jnp.zeros((0, 3))).value() == 0
 
 
+@pytest.mark.slow
 def test_a_masked_nan_reaches_neither_value_nor_gradient():
     def total(x):
         return masked_mean(x**2, jnp.array([1, 0])).value()

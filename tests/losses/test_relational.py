@@ -10,6 +10,7 @@ STUDENT, TEACHER = np.float32(RNG.normal(size=(2, 2, 2, 4, 3)))
 WEIGHTS = np.float32([[1, 1, 0.5, 0], [1, 0.25, 0, 0]])
 
 
+@pytest.mark.slow
 def test_fsp_follows_the_formula():
     def flow(state):
         x_0, x_1 = np.float64(state) * WEIGHTS[None, :, :, None]
@@ -37,6 +38,7 @@ def test_fsp_takes_layers_of_two_widths():
     np.testing.assert_allclose(fsp_loss(student, teacher), fsp_loss(STUDENT, TEACHER), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_empty_example_keeps_fsp_finite():
     """TextBrewer divides by the length of each example."""
     mask = np.array([[1, 1, 0, 0], [0, 0, 0, 0]])

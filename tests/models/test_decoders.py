@@ -66,6 +66,7 @@ def weights(model):
     return nnx.to_pure_dict(nnx.state(model, nnx.Param))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_decoder_answers_as_in_transformers(case):
     inputs, wanted = expected(FOLDER / case / "expected.npz")
@@ -73,6 +74,7 @@ def test_a_decoder_answers_as_in_transformers(case):
     assert_same_outputs(outputs, wanted, inputs["attention_mask"] != 0, tolerance=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_saved_decoder_has_the_tensors_and_the_config_of_transformers(case, tmp_path):
     save(load(FOLDER / case), tmp_path)
@@ -141,6 +143,7 @@ def test_fused_logits_are_the_logits(model_type):
     np.testing.assert_allclose(logits.logits(), forward(plain, ids)["logits"], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_dropped_attention_is_that_of_training_only():
     model = tiny("llama", attention_dropout=0.5)
     ids = {"input_ids": np.arange(8)[None]}
@@ -166,6 +169,7 @@ def test_a_cut_decoder_is_the_decoder_without_the_layers(model_type, tmp_path):
     np.testing.assert_array_equal(logits_of(again, ids), logits_of(student, ids))
 
 
+@pytest.mark.slow
 def test_a_model_in_bfloat16_keeps_float32_logits():
     model = load(FOLDER / "llama", dtype=jnp.bfloat16)
     assert {leaf.dtype for leaf in jax.tree.leaves(weights(model))} == {jnp.dtype(jnp.bfloat16)}
@@ -177,6 +181,7 @@ def test_a_model_in_bfloat16_keeps_float32_logits():
     np.testing.assert_allclose(outputs["logits"][mask], wanted["logits"][mask], atol=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", json.loads((FIXTURES / "ropes.json").read_text()), ids=str)
 def test_rotary_positions_turn_as_in_transformers(case):
     config = LlamaConfig.from_dict(

@@ -60,6 +60,7 @@ def rewrite(tmp_path):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_saved_model_has_the_tensors_of_transformers(case, tmp_path):
     model = load_bert(FIXTURES / case)
@@ -77,6 +78,7 @@ def test_a_saved_model_has_the_tensors_of_transformers(case, tmp_path):
     assert sorted(os.listdir(tmp_path / "new" / "folder")) == ["config.json", "model.safetensors"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", LARGER)
 def test_save_and_load_is_bitwise(head, tmp_path):
     config = BertConfig(vocab_size=30, max_position_embeddings=9, **SMALL, labels=("a", "b"))
@@ -108,6 +110,7 @@ def test_prefix_or_none_old_norm_names_and_buffers(rewrite, caplog):
     assert not caplog.records
 
 
+@pytest.mark.slow
 def test_missing_weights_are_initialized_with_one_warning(rewrite, caplog):
     def change(tensors):
         return {
@@ -186,6 +189,7 @@ def test_any_head_on_any_encoder(kind):
     )
 
 
+@pytest.mark.slow
 def test_layers_are_cut_while_loading():
     assert_same_weights(load_bert(CASE, layers=[-1]), cut_layers(load_bert(CASE), [1]))
 
@@ -198,6 +202,7 @@ def test_settings_differ_from_the_file():
         load_bert(CASE, hidden_dropout=0.4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stored", ["float16", "bfloat16"])
 def test_half_precision_files_load_as_float32_or_as_asked(rewrite, stored):
     folder = rewrite(
@@ -250,6 +255,7 @@ def test_mismatched_files_are_refused_by_name(rewrite, change, settings, message
         load_bert(rewrite(change), **settings)
 
 
+@pytest.mark.slow
 def test_a_model_keeps_its_problem_type(rewrite, tmp_path):
     assert load_bert(CASE).config.problem_type is None
     model = load_bert(rewrite(config={"problem_type": "multi_label_classification"}))

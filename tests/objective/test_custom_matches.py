@@ -230,6 +230,7 @@ def test_none_in_modules_mask_counts_all_positions():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("heads", [1, 2])
 def test_a_mask_of_tokens_covers_their_attention(heads):
     x_S, x_T = np.float32(RNG.normal(size=(2, 3, heads, 4, 4)))
@@ -252,6 +253,7 @@ def test_tokens_end_to_end_are_compared_with_tokens_in_rows(loss):
             np.testing.assert_allclose(term(*pair, loss, student=entries), expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_captured_arrays_do_not_outlive_the_call():
     net = Net(6, 2)
     model = jb.as_model(net)
@@ -264,6 +266,7 @@ def test_captured_arrays_do_not_outlive_the_call():
     assert alive() is None
 
 
+@pytest.mark.slow
 def test_values_that_an_earlier_call_left_in_a_module_change_nothing():
     class Sowing(Net):
         def __call__(self, x):
@@ -288,6 +291,7 @@ def test_values_that_an_earlier_call_left_in_a_module_change_nothing():
         np.testing.assert_array_equal(out, outputs[0][0][0])
 
 
+@pytest.mark.slow
 def test_modules_under_remat_and_jit_are_seen():
     class Wrapped(nnx.Module):
         def __init__(self):
@@ -354,6 +358,7 @@ ELEMENTS = {
 }
 
 
+@pytest.mark.slow
 def test_a_path_selects_an_element_of_a_modules_return_value():
     teacher, student = Several(0), Several(1)
     matches = [{"module_T": address, "module_S": address} for address in ELEMENTS]
@@ -397,6 +402,7 @@ def test_a_path_that_leads_nowhere_is_refused(address, says):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axes", [{"params": 0}, {"params": 0, "intermediates": 0}])
 def test_a_layer_of_a_linen_scan(axes):
     class Layer(nn.Module):
@@ -440,6 +446,7 @@ def refused(custom, teacher=None, student=None, batch=DATA):
     return str(error.value)
 
 
+@pytest.mark.slow
 def test_mismatches_are_refused_in_one_line():
     match = {"module_T": "blocks.0", "module_S": "blocks.0", "proj": "linear"}
     message = refused({**match, "module_S": "block.0.dens"})

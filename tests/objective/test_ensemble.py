@@ -93,6 +93,7 @@ def test_averages_follow_the_formula(average, own, routed):
     np.testing.assert_allclose(averages(routed)[average, own], expected, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_each_teacher_has_its_own_temperature():
     config = jb.DistillationConfig(teacher_average="losses", teacher_temperatures=[1, 4])
     two = tuple(outputs(z.astype("f")) for z in TEACHERS[:2])
@@ -133,6 +134,7 @@ def test_each_teachers_mask_selects_its_own_positions():
         np.testing.assert_allclose(program(student, teachers), np.mean(each[:3]), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masked", [(0,), (1,), (0, 1)])
 def test_a_mask_of_one_teacher_serves_all(masked):
     rng = np.random.default_rng(3)
@@ -185,6 +187,7 @@ def test_logits_of_an_unselected_teacher_may_be_nan(average):
     jax.tree.map(np.testing.assert_array_equal, loss(student, unasked), (value, gradient))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("average", ["logits", "probabilities", "losses"])
 def test_logits_of_a_teacher_of_weight_0_may_be_nan(average):
     student, teacher = STUDENT.astype("f"), TEACHERS[0].astype("f")

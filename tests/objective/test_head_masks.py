@@ -51,6 +51,7 @@ def padded(x, mask=MASK, fill=np.nan):
     return jnp.asarray(np.where(mask.reshape(mask.shape + (1,) * (x.ndim - 2)), x, fill))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LOSSES)
 def test_padding_of_spans_is_neither_compared_nor_a_class(kind):
     """The loss of each example alone, cut to its own length, whatever the padding holds."""
@@ -145,6 +146,7 @@ def test_a_mask_that_no_head_can_use_is_refused(shape):
         loss(student, {"logits": SPANS_T})
 
 
+@pytest.mark.slow
 def test_classes_of_a_top_k_cannot_be_selected():
     student = {"logits": SPANS_S, "logits_mask": MASK}
     with pytest.raises(jb.UsageError, match="only the largest are cached"):
@@ -158,6 +160,7 @@ def test_heads_that_look_like_spans_without_their_mask_warn():
     loss({"logits": heads_S, "inputs_mask": MASK, "logits_mask": MASK}, {"logits": heads_T})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LOSSES)
 @pytest.mark.parametrize("masked", [True, False])
 def test_weights_of_positions_weigh_the_mean(kind, masked):
@@ -230,6 +233,7 @@ def test_mismatched_weights_are_refused(shape):
         loss(student, {"logits": TOKENS_T})
 
 
+@pytest.mark.slow
 def test_micro_batches_with_weights_give_the_number_of_the_whole_batch():
     def adaptor(batch, outputs):
         return {"logits": outputs, "logits_mask": batch["m"], "logits_weights": batch["w"]}

@@ -119,6 +119,7 @@ def test_rank_pairs_the_kth_selected_positions_of_an_example(length, pairing):
     np.testing.assert_array_equal(paired[mask_S != 0], LOGITS[mask_T != 0])
 
 
+@pytest.mark.slow
 def test_rank_leaves_out_positions_without_a_partner_in_their_example():
     few, many = np.int32(LABELS > 3), np.int32(LABELS > 1)
     for mask_S, mask_T in ((few, many), (many, few), (many, np.zeros_like(many))):

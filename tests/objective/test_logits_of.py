@@ -122,6 +122,7 @@ CASES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_chunks_give_the_numbers_of_whole_logits(case):
     facts = agrees(*CASES[case])
@@ -140,6 +141,7 @@ def test_examples_without_positions_are_positions():
     assert fact.endswith("logits of 6 positions x 7 classes in 2 chunks of 3 positions")
 
 
+@pytest.mark.slow
 def test_weights_of_routed_examples():
     objective = jb.make_objective(
         jb.DistillationConfig(kd_loss_type="kl", teacher_average="losses")

@@ -84,6 +84,7 @@ def test_errors_of_a_loss_on_equal_shapes_are_its_own(registered):
         matched(registered(broken), 3, 3)
 
 
+@pytest.mark.slow
 def test_a_partial_loss_keeps_its_sums_and_counts():
     jb.register_new("kd_loss", "own", functools.partial(jsd_loss, beta=0.2))
     try:

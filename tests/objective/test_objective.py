@@ -274,6 +274,7 @@ def test_two_masks_for_two_heads_or_one_for_both():
     np.testing.assert_allclose(make()(one, teacher, {})[0], make()(one, only, {})[0], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_parameters_reach_the_loss():
     metrics = make(
         kd_loss_type={"loss": "jsd", "beta": 0.2}, temperature=2,
@@ -314,6 +315,7 @@ def test_labels_reach_the_losses_that_take_them():
         objective(STUDENT, TEACHER, {})
 
 
+@pytest.mark.slow
 def test_labels_follow_each_example_where_teachers_are_weighed_by_example():
     labels, weights = np.array([1, 0, 3]), jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
     objective = make(kd_loss_type="dkd", teacher_average="losses", temperature=2)

@@ -59,6 +59,7 @@ def test_the_plan_is_nearly_that_of_the_linear_program(kind):
     assert abs((plan * cost).sum() - least) < 0.01 * cost.mean() * np.log(cost.size)
 
 
+@pytest.mark.slow
 def test_a_plan_far_from_converged_is_made_feasible():
     """Altschuler et al., algorithm 2, by hand."""
     plan, (_, u, v) = RNG.uniform(0, 0.2, (4, 13)), problem("random")
@@ -76,6 +77,7 @@ def test_a_plan_far_from_converged_is_made_feasible():
         np.testing.assert_allclose(plan.sum(0), v, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_layers_that_match_exactly_cost_nothing():
     u, v = jnp.full(2, 0.5), jnp.full(3, 1 / 3)
     plan = transport.sinkhorn(jnp.zeros((2, 3)), u, v)
@@ -175,6 +177,7 @@ def test_the_weights_are_trained_exact_over_micro_batches_and_checkpointed(tmp_p
     jax.tree.map(np.testing.assert_array_equal, loaded.objective_state, state.objective_state)
 
 
+@pytest.mark.slow
 def test_a_transport_is_one_term_among_others():
     """The costs of single layers are not losses; they only update the weights."""
     rng = np.random.default_rng(1)

@@ -29,6 +29,7 @@ def test_the_result_has_the_dtype_of_the_states(dtype):
     assert apply_projection(PARAMS, X.astype(dtype), relu).dtype == dtype
 
 
+@pytest.mark.slow
 def test_gradients_reach_the_parameters_in_their_own_dtype():
     grads = jax.grad(lambda p: apply_projection(p, X.astype(jnp.bfloat16)).sum())(PARAMS)
     assert all(grad.dtype == np.float32 and np.all(grad != 0) for grad in grads.values())

@@ -28,6 +28,7 @@ def loss(name, logits_S, logits_T, temperature=1.0):
     return objective(jb.Outputs(logits=logits_S), jb.Outputs(logits=(logits_T,)), {})[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "temperature"), [("ce", 1.0), ("kl", 2.0)])
 def test_the_gradient_over_a_million_draws_is_the_exact_one(name, temperature):
     positions = 10**6 // SAMPLES
@@ -48,6 +49,7 @@ def test_the_gradient_over_a_million_draws_is_the_exact_one(name, temperature):
     assert np.abs(top_alone - exact).max() > 50 * deviation
 
 
+@pytest.mark.slow
 def test_the_estimate_has_the_kept_classes_exactly_and_the_sum_one():
     kept = estimates(500)
     p = np.exp(kept.logits - jax.nn.logsumexp(LOGITS_T))
@@ -63,6 +65,7 @@ def test_the_estimate_has_the_kept_classes_exactly_and_the_sum_one():
     assert np.isneginf(kept.log_tail).all()
 
 
+@pytest.mark.slow
 def test_strata_give_each_class_its_share_up_to_one_draw():
     counts = np.zeros(CLASSES)
     kept = estimates(200, samples=64)
@@ -77,6 +80,7 @@ def test_strata_give_each_class_its_share_up_to_one_draw():
         assert (np.abs(counts - share)[inside] < 2 / 64 + 1e-6).all()
 
 
+@pytest.mark.slow
 def test_draws_depend_on_the_seed_and_the_position_alone():
     same = [estimates(50).indices for _ in range(2)]
     np.testing.assert_array_equal(*same)
@@ -85,6 +89,7 @@ def test_draws_depend_on_the_seed_and_the_position_alone():
     assert (same[0] != same[0][0]).any()
 
 
+@pytest.mark.slow
 def test_a_tail_without_probability_is_left_empty():
     ruled_out = jnp.where(jnp.arange(CLASSES) < K, LOGITS_T, -jnp.inf)
     kept = estimates(5, logits=ruled_out)
@@ -93,6 +98,7 @@ def test_a_tail_without_probability_is_left_empty():
     assert np.isfinite(loss("kl", jnp.zeros((5, CLASSES)), kept))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -50,6 +50,7 @@ def test_losses_between_logits(kind):
         gradient(config, Outputs(logits=logits[0, :, 0], **span), Outputs(logits=logits[1, :, 0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", MASKS, ids=str)
 def test_pairing_teachers_top_k_and_shift(dtype):
     mask, wide = jnp.ones((3, 4), dtype), jnp.ones((3, 6), dtype)
@@ -64,6 +65,7 @@ def test_pairing_teachers_top_k_and_shift(dtype):
         gradient({"teacher_average": average}, student, teachers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", MATCHES)
 def test_losses_between_states(loss):
     row = jb.MATCH_LOSS_MAP.row(loss)

@@ -22,6 +22,7 @@ def rule_with_mask(spec):
     return jax.jit(lambda s, t, mask: temperature_rule(spec)(s, t, 4.0, mask))
 
 
+@pytest.mark.slow
 @RULES
 def test_the_mean_is_over_the_valid_positions(spec):
     """TextBrewer's mean counts padding; here the values at padding must not matter."""
@@ -51,6 +52,7 @@ def test_temperatures_are_float32(spec, dtype):
     assert (tau.dtype, tau.shape) == (np.float32, (3, 4))
 
 
+@pytest.mark.slow
 @RULES
 def test_ruled_out_classes_keep_temperatures_finite(spec):
     s, t = (np.where(np.arange(5) == 2, -np.inf, x) for x in (STUDENT, TEACHER))

@@ -70,6 +70,7 @@ def test_the_gap_to_the_full_loss_is_the_divergence_of_the_rest(bucket_loss, tau
     assert np.all(np.abs(gradient - exact).sum(-1) <= 2 * mass[:, 0] / tau + 1e-12)
 
 
+@pytest.mark.slow
 def test_all_classes_kept_is_the_full_loss():
     student, teacher = (jnp.float32(logits(seed)) for seed in (0, 1))
     buckets = to_buckets(student, keep_top_k(teacher, CLASSES), 2.0)
@@ -98,6 +99,7 @@ def test_student_mass_outside_the_top_k_is_penalised():
     assert gradient[0, 9] > 0.9
 
 
+@pytest.mark.slow
 def test_the_rest_is_exact_where_stored_and_bounded_between():
     teacher = logits(2)
     kept = keep_top_k(jnp.float32(teacher), K, TEMPERATURES)
@@ -140,6 +142,7 @@ def test_padding_filled_with_nan_changes_nothing():
     jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
+@pytest.mark.slow
 def test_kept_logits_are_paired_as_all_logits_are():
     rng = np.random.default_rng(2)
     student, teacher = (
@@ -181,6 +184,7 @@ def test_only_student_temperature_rules_accept_top_k_logits():
         suffice(["flsw", 1, 1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tau", [2.0, 8.0, np.float32([1.5, 3.0, 9.0])])
 def test_positions_are_independent_rows(tau):
     kept = keep_top_k(jnp.float32(logits(1)), K, TEMPERATURES)
@@ -190,6 +194,7 @@ def test_positions_are_independent_rows(tau):
     assert (in_rows.ndim, in_rows.shape) == (3, (3, 4, CLASSES))
 
 
+@pytest.mark.slow
 def test_a_temperature_per_position_applies_to_its_row():
     student, kept = jnp.float32(logits(0)), keep_top_k(jnp.float32(logits(1)), K, TEMPERATURES)
     taus = jnp.linspace(0.7, 6, len(student))

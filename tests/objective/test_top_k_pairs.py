@@ -39,6 +39,7 @@ def from_pairs(ids, log_probabilities, classes=CLASSES):
     return TopK.from_log_probabilities(ids, log_probabilities, classes=classes)
 
 
+@pytest.mark.slow
 def test_pairs_give_the_loss_of_the_logits_they_come_from():
     expected = keep_top_k(jnp.asarray(LOG_P), 2)
     same(from_pairs(*pairs(2, 2, 2)), expected)
@@ -60,6 +61,7 @@ def test_pairs_of_probability_0_are_padding_whatever_their_id():
     same(from_pairs(*padded), keep_top_k(jnp.asarray(LOG_P), 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kd_loss_type", ["ce", "kl", "reverse_kl", "jsd", "skew_kl", "tvd"])
 def test_positions_may_have_different_numbers_of_pairs(kd_loss_type):
     counts = (1, 3, CLASSES)
@@ -70,6 +72,7 @@ def test_positions_may_have_different_numbers_of_pairs(kd_loss_type):
         np.testing.assert_allclose(gradient[row], own.logits[0][row], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_rest_of_ragged_pairs_is_bounded_at_other_temperatures():
     kept = from_pairs(*pairs(1, 3, 0))
     for temperature in (0.5, 1.0, 4.0):

@@ -44,6 +44,7 @@ def batch_of(mask_S, mask_T=MASK_T):
     }
 
 
+@pytest.mark.slow
 def test_unequal_counts_of_an_example_name_it():
     says = r"logits\[0\]: the student's and .* select 1 and 2 positions of example 2\."
     with pytest.raises(jb.UsageError, match=says):
@@ -51,6 +52,7 @@ def test_unequal_counts_of_an_example_name_it():
     compared(MASK_S[[0, 1, 0]], MASK_T)
 
 
+@pytest.mark.slow
 def test_a_training_stops_at_unequal_counts_and_names_step_and_example():
     equal = MASK_T[:, :5].copy()
     equal[1, 2] = 1
@@ -152,6 +154,7 @@ def attention_loss(loss, attention_S, attention_T, mask=None, kind="layers"):
     return objective(student, teacher, {}, 0, state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ATTENTION_LOSSES)
 def test_probabilities_in_place_of_attention_scores_warn(loss):
     probabilities = jax.nn.softmax(SCORES.astype(jnp.bfloat16))
@@ -173,6 +176,7 @@ def test_rows_of_padding_may_be_zeros():
         attention_loss("attention_mse", SCORES[0], probabilities)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["emd", "modules"])
 def test_probabilities_are_noticed_in_every_kind_of_match(kind):
     with pytest.warns(UserWarning, match="of the teacher looks like probabilities"):

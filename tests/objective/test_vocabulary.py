@@ -26,6 +26,7 @@ def loss(student, teacher, **fields):
     return objective(**fields)(outputs(student), outputs(teacher), {})[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("places", [(4,), (2, 2)])
 def test_the_teachers_padding_is_cut_off_with_a_notice(places):
     student, teacher = LOGITS[NARROW].reshape(*places, -1), LOGITS[WIDE].reshape(*places, -1).copy()
@@ -38,6 +39,7 @@ def test_the_teachers_padding_is_cut_off_with_a_notice(places):
     np.testing.assert_allclose(actual, losses.kd_ce_loss(student, teacher[..., :NARROW], 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ce", "kl", "mse", "reverse_kl"])
 def test_the_students_padded_classes_are_ruled_out(kind):
     """Lesson C: Liger fills with 0, which counts as a logit."""

@@ -94,6 +94,7 @@ training = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(
     st.tuples(st.just(jb.DistillationConfig), distillation)

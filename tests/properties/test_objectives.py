@@ -4,6 +4,7 @@ import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import assume, given, settings
 
 import jaxbrewer as jb
@@ -66,6 +67,7 @@ def total_by_hand(config, student, teacher):
     return config["kd_loss_weight"] * kd + config["hard_label_weight"] * hard
 
 
+@pytest.mark.slow
 @settings(max_examples=10)
 @given(cases())
 def test_the_total_is_the_weighted_sum_over_heads_and_selected_positions(case):

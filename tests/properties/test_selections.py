@@ -32,6 +32,7 @@ pair = jax.jit(pair_selected)
 pair_by_rank = jax.jit(functools.partial(pair_selected, pairing="rank"))
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(logits, labels, masks, dtypes, mask_dtypes)
 def test_shift_swaps_two_logits_of_each_row(values, label, mask, dtype, mask_dtype):
@@ -98,6 +99,7 @@ def test_temperatures_are_positive_and_ignore_padding(name, student, teacher, ma
         np.testing.assert_allclose(tau[valid].mean(), base, rtol=1e-4)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(st.sampled_from(["linear_decay", "linear_growth"]), st.integers(1, 40), st.integers(0, 60))
 def test_weights_run_from_one_end_to_the_other(name, total, step):

@@ -108,6 +108,7 @@ def test_settings_that_change_no_number_may_differ(begun, tmp_path):
     assert left_behind(tmp_path / "copy" / "run")["checkpoints"] == [12]
 
 
+@pytest.mark.slow
 def test_resume_needs_a_directory_and_starts_a_run_in_an_empty_one(tmp_path):
     with pytest.raises(jb.UsageError, match="needs the output_dir"):
         resume(tmp_path, output_dir=None)
@@ -120,6 +121,7 @@ def test_resume_needs_a_directory_and_starts_a_run_in_an_empty_one(tmp_path):
     resume(tmp_path, epochs=1, resume=False, overwrite=True)
 
 
+@pytest.mark.slow
 def test_another_version_of_a_package_is_a_warning(begun, tmp_path, monkeypatch):
     shutil.copytree(begun, tmp_path / "copy")
     manifest = tmp_path / "copy" / "run" / "manifest.json"

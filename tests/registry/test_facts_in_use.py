@@ -73,6 +73,7 @@ FEATURES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @packaged(KD_LOSS_MAP)
 @pytest.mark.parametrize("feature", FEATURES)
 def test_a_kd_loss_under_a_second_name(alias, feature):
@@ -121,6 +122,7 @@ def resolved(name):
     return [match.layer_T for match in config.intermediate_matches], len(projections), total
 
 
+@pytest.mark.slow
 @packaged(MATCH_LOSS_MAP)
 def test_a_match_loss_under_a_second_name(alias):
     layers, projections, _ = same_under_both_names(alias, resolved)

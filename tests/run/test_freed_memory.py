@@ -33,6 +33,7 @@ def faults_of_an_allocation(**variables):
     return int(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="sets glibc's allocator")
 def test_freed_memory_stays_in_the_process_unless_the_user_chose_otherwise():
     assert faults_of_an_allocation() < 10

@@ -57,6 +57,7 @@ def test_gradients_of_half_precision_weights_are_summed_in_float32():
     ]
 
 
+@pytest.mark.slow
 def test_groups_of_all_epochs_share_one_program():
     traces = []
 

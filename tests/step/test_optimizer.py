@@ -24,6 +24,7 @@ def train_projection(optimizer, settings):
     return jax.tree.map(lambda a, b: np.abs(a - b).max(), after.trainable, state.trainable)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [{"lr": 0.0}, {"optimizer": "sgd", "learning_rate": 0.0}, {"optimizer": "set_to_zero"}],
@@ -34,6 +35,7 @@ def test_a_projection_may_have_its_own_optimizer_settings(settings):
     assert max(jax.tree.leaves(moved["student"])) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimizer", "settings"),
     [
@@ -77,6 +79,7 @@ def test_bad_projection_settings_are_refused(optimizer, settings, says):
         train_projection(optimizer, settings)
 
 
+@pytest.mark.slow
 def test_clipping_uses_the_norm_of_student_and_projections():
     """Lesson B.6, 36: a projection moved by 124 under a norm of 1e-6."""
     objective = jb.make_objective(CONFIG)

@@ -51,6 +51,7 @@ def step_of(config, teachers=NETS, student=NARROW, adaptor=logits_adaptor, accum
 VARIABLES = tuple(model.variables for model in NETS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("average", ["logits", "probabilities", "losses"])
 def test_teacher_id_selects_one_teacher_and_minus_one_selects_none(average):
     ids = np.array([0, 1, 1, -1, 0, 0, 1, -1, 1, 0, 0, 1], np.int32)
@@ -120,6 +121,7 @@ def test_only_the_layers_that_matches_need_are_kept():
     assert only_needed(teacher_outputs, config, teacher=1).features == {}
 
 
+@pytest.mark.slow
 def test_memory_of_averaged_logits_does_not_grow_with_teachers():
     """Logits are added up; averaged losses keep them all."""
 

@@ -43,6 +43,7 @@ def rows(*bounds):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "bounds",
     [
@@ -63,6 +64,7 @@ def test_any_split_into_micro_batches_gives_the_step_of_the_whole_batch(bounds):
     jax.tree.map(close, split_metrics, metrics)
 
 
+@pytest.mark.slow
 def test_counting_a_group_adds_no_forward_pass():
     """The pass that adds up counts must vanish from the compiled program."""
 
@@ -78,6 +80,7 @@ def test_counting_a_group_adds_no_forward_pass():
     assert flops(4, four) < 1.3 * alone
 
 
+@pytest.mark.slow
 def test_the_teacher_is_an_argument_and_gets_no_gradient():
     step, state = setup(optimizer=optax.sgd(0.1))
 
@@ -93,6 +96,7 @@ def test_the_teacher_is_an_argument_and_gets_no_gradient():
     assert len(text) < 200_000
 
 
+@pytest.mark.slow
 def test_student_and_projections_move_and_the_step_counts():
     step, state = setup(optimizer=optax.adam(1e-2))
     after, metrics = step(state, TEACHER.variables, DATA)
@@ -191,6 +195,7 @@ def test_a_group_of_the_wrong_size_is_refused():
         step(state, TEACHER.variables, DATA)
 
 
+@pytest.mark.slow
 def test_one_compilation_per_batch_shape():
     traces = []
 

@@ -141,12 +141,14 @@ def test_scalars_are_checked_without_their_parts():
         check_loss(empty_divides, "hidden", only=["empty mask", "micro-batches"])
 
 
+@pytest.mark.slow
 def test_a_correct_users_loss_passes():
     report = check_loss(sound, "hidden")
     assert report.startswith("sound keeps 15 properties: gradient, equality, padding length, ")
     assert "not checked: temperature (it takes no temperature)" in report
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("loss", "expected"), BROKEN, ids=lambda x: getattr(x, "__name__", ""))
 def test_each_fault_is_named(loss, expected):
     assert broken_properties(loss, "hidden", only=CHEAP) == expected
@@ -203,6 +205,7 @@ def test_faults_of_losses_between_logits(loss, claims, expected):
     assert broken_properties(loss, "logits", only=only, **claims) == expected
 
 
+@pytest.mark.slow
 def test_claims_are_checked_too():
     assert broken_properties(cos_loss, "hidden", floor=0.5, only=["equality"]) == {"equality"}
     assert broken_properties(jb.losses.rkd_loss, "hidden", only=["micro-batches"]) == {
@@ -224,6 +227,7 @@ def mean_loss(state_S, state_T, mask):  # docs/losses.md quotes it
     return abs((state_S - state_T) * mask[..., None]).sum() / mask.sum()
 
 
+@pytest.mark.slow
 def test_the_report_in_the_page_is_the_report():
     with pytest.raises(AssertionError) as error:
         check_loss(mean_loss, "hidden")

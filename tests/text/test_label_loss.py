@@ -69,6 +69,7 @@ def test_balanced_weights_give_each_class_the_same_sum():
     assert make_label_loss(data, ("a", "b"), np.int32([0, 0])).weights == (1.0, 1.0)
 
 
+@pytest.mark.slow
 def test_a_task_learns_with_the_weights_of_its_training_examples():
     examples = Examples(["x"] * 6, None, LABELS, ("a", "b", "c"))
     data = DataConfig(class_weights={"b": 4}, label_smoothing=0.1)

@@ -100,6 +100,7 @@ class TestLosses:
         loss = losses(SCORED, [0.5, np.nan, 1.0])
         np.testing.assert_allclose(loss.total / loss.count, wanted, rtol=1e-5)
 
+    @pytest.mark.slow
     def test_pairs_that_mean_the_same_are_told_from_the_others_of_the_batch(self):
         unit = unit_length(VECTORS)
         logits = 20 * unit[::2] @ unit[1::2].T

@@ -104,6 +104,7 @@ def test_the_labels_loss_is_a_mean_over_labelled_examples():
     assert loss == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_distillation_between_sigmoids_has_its_least_value_where_they_are_equal():
     """A softmax is blind to a shift of all logits, which changes every probability of a sigmoid."""
     teacher = jnp.array([[2.0, -1.0, 0.5]])
