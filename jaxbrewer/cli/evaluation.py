@@ -92,6 +92,9 @@ def evaluate(
         if name:
             print_line(f"{name}:")
         print_evaluation(evaluation, file=files[name])
+        rows = evaluation["rows"].values()
+        if not any(row["metrics"] or row.get("agreement") for row in rows):
+            print_line(sets[name].task.unscored)
 
 
 class ToScore(NamedTuple):

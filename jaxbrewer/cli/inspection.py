@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from ..errors import UsageError, abbreviate, reason_of
-from ..json_files import conform, parse_json, read_json
+from ..json_files import conform, is_there, parse_json, read_json
 from ..models.model_directory import ModelDirectory, read_model_directory
 from ..models.weight_files import Tensor, is_model_directory
+from ..run.results import RESULTS, SHOWN_ROLES
 from .config import Job, read_job
 from .output import format_bytes, print_line, print_table
 from .overrides import flatten
@@ -24,7 +25,6 @@ _SIZES = (
     "vocab_size",
     "max_position_embeddings",
 )
-_ROLES = {"student": "trained"}  # a trainer without a teacher calls its model the student
 
 
 def inspect(path: Path, overrides: Sequence[str] = ()) -> None:
@@ -123,6 +123,16 @@ class _Manifest(TypedDict, total=False):
     jax: str
 
 
+class _Training(TypedDict, total=False):
+    best_step: int | None
+
+
+class _Chosen(TypedDict, total=False):
+    """The entries of a run's ``results.json`` that are shown."""
+
+    training: _Training
+
+
 def _show_run(run: RunPaths) -> None:
     manifest = read_json(run.directory / "manifest.json", _Manifest)
     program, *words = manifest.get("command") or ["?"]
@@ -140,12 +150,15 @@ def _show_run(run: RunPaths) -> None:
                 f"{manifest.get('distiller', '?')}, started {manifest.get('started', '?')}",
             ),
             ("command", " ".join([Path(program).name, *words])),
-            *((_ROLES.get(who, who), f"{count:,} parameters") for who, count in parameters.items()),
+            *(
+                (SHOWN_ROLES.get(who, who), f"{count:,} parameters")
+                for who, count in parameters.items()
+            ),
             ("seed", manifest.get("seed")),
             ("devices", abbreviate(manifest.get("devices", []))),
             ("steps", f"{step:,} of {manifest.get('total_steps', 0):,}"),
             ("checkpoints", f"after steps {abbreviate(steps)}" if steps else "none"),
-            ("model", abbreviate(run.models) if run.models else "not saved yet"),
+            ("model", abbreviate(run.models) + _best(run) if run.models else "not saved yet"),
             (
                 "versions",
                 f"jaxbrewer {manifest.get('jaxbrewer', '?')}, jax {manifest.get('jax', '?')}",
@@ -160,6 +173,15 @@ def _show_run(run: RunPaths) -> None:
             numbers=(1,),
         )
         print_line("")
+
+
+def _best(run: RunPaths) -> str:
+    """Which step the saved model is of, if the best checkpoint was kept."""
+    if not is_there(run.directory / RESULTS):
+        return ""
+    results = read_json(run.directory / RESULTS, _Chosen)
+    step = results.get("training", {}).get("best_step")
+    return "" if step is None else f", of step {step:,}, the best checkpoint"
 
 
 def _last_metrics(path: Path) -> dict[str, float]:

@@ -10,11 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
+
 from ..errors import UsageError, reason_of
 from ..models.model_directory import read_text_model
 from ..text import Task
 from ..text.model import load_source, make_task
-from ..text.rows import NumberedRows, Rows, read_rows, read_stream
+from ..text.rows import NumberedRows, Rows, UnknownFormat, read_rows, read_stream
 from .config import read_data_fields
 from .messages import report_progress, report_wait
 
@@ -54,7 +56,12 @@ def predict(
     rows = read_rows(file) if is_file else read_stream(sys.stdin.buffer, name, text=task.data.text)
     size = batch_size * _BATCHES_PER_CHUNK if is_file else batch_size
     chunks = _chunks(task, rows, name, size)
-    first = next(chunks, None)
+    try:
+        first = next(chunks, None)
+    except UnknownFormat as error:
+        raise UsageError(
+            f"{error} For one text per line: jaxbrewer predict {path} - < {file}"
+        ) from None
     if first is None and is_file:
         raise UsageError(f"{file} is empty: it has no examples.")
     report_wait("loading JAX and the model")
@@ -96,9 +103,17 @@ def _writer(output: Path | None) -> Iterator[TextIO]:
 
 
 def _plain(value: Any) -> Any:
-    """A value that JSON can hold: numbers that are not finite are ``None``."""
+    """A value that JSON can hold.
+
+    Numbers have the shortest form that is the same in float32; those that are not finite are
+    ``None``.
+
+    Examples:
+        >>> _plain({"cat": 0.9700000286102295, "dog": float("nan")})
+        {'cat': 0.97, 'dog': None}
+    """
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        return float(str(np.float32(value))) if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

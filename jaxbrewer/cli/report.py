@@ -33,4 +33,15 @@ def report(paths: Sequence[Path], output: Path, *, title: str | None = None) -> 
     except OSError as error:
         raise UsageError(f"{output} cannot be written: {reason_of(error)}.") from None
     replace_file(output, page)
-    print_line(f"{output}: {len(runs)} runs, {len(studies)} studies, {format_bytes(len(page))}.")
+    found = _counted(len(runs), "run", "runs"), _counted(len(studies), "study", "studies")
+    print_line(f"{output}: {', '.join(filter(None, found))}, {format_bytes(len(page))}.")
+
+
+def _counted(number: int, one: str, several: str) -> str:
+    """A number of things; empty for none.
+
+    Examples:
+        >>> _counted(1, "study", "studies"), _counted(2, "run", "runs")
+        ('1 study', '2 runs')
+    """
+    return "" if number == 0 else f"{number:,} {one if number == 1 else several}"

@@ -123,7 +123,9 @@ def read_model_directory(directory: str | Path) -> ModelDirectory:
     if not is_model_directory(directory):
         inside = directory / "model"
         hint = f" Did you mean {inside}?" if is_model_directory(inside) else ""
-        raise UsageError(f"{directory} is not a model directory: it has no config.json.{hint}")
+        is_run = os.path.isfile(directory / "manifest.json")
+        why = "it is the directory of a run" if is_run else "it has no config.json"
+        raise UsageError(f"{directory} is not a model directory: {why}.{hint}")
     fields = read_config(directory)
     with open_weights(directory, fields) as files:
         weights = {

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from ..run.results import SHOWN_ROLES
 from ..study.results import StudyResults
 from .html import STYLE, charts, table
 from .records import RunRecord, differing_settings, is_term
@@ -65,7 +66,10 @@ def _summary(runs: Sequence[RunRecord]) -> str:
         program, *words = manifest.get("command") or ["?"]
         command = " ".join([program.rsplit("/", 1)[-1], *words])
         steps = f"{run.last_step:,} of {manifest.get('total_steps', 0):,}"
-        sizes = ", ".join(f"{who} {n:,}" for who, n in manifest.get("parameters", {}).items())
+        sizes = ", ".join(
+            f"{SHOWN_ROLES.get(who, who)} {n:,}"
+            for who, n in manifest.get("parameters", {}).items()
+        )
         rows.append(
             [
                 run.name,

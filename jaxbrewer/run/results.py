@@ -11,6 +11,9 @@ RESULTS = "results.json"
 
 FORMAT = 1
 
+SHOWN_ROLES = {"student": "trained"}
+"""What readers see in place of names in a manifest, which calls every trained model a student."""
+
 
 class Confusion(TypedDict):
     """A confusion matrix.

@@ -49,6 +49,10 @@ Source: TypeAlias = str | Path | Rows
 """Where rows come from: a file, a directory, or memory."""
 
 
+class UnknownFormat(UsageError):
+    """The suffix of a file is not that of a format with named columns."""
+
+
 def read_rows(path: Source) -> NumberedRows:
     r"""Yields the rows of a file or a directory, each with its number.
 
@@ -93,7 +97,7 @@ def read_rows(path: Source) -> NumberedRows:
         read = _text_file
     else:
         compressible = [f"{kind}{end}" for kind in _TEXT_READERS for end in _COMPRESSION]
-        raise UsageError(
+        raise UnknownFormat(
             f"{path} has a format that cannot be read: "
             + suggest(kind, [*_TEXT_READERS, ".parquet", *compressible[3:6]])
         )

@@ -175,6 +175,11 @@ def test_cut_texts_are_counted(place):
     assert "were cut" not in run("evaluate", place / "student", long, "--max-length", 7)
 
 
+def test_a_table_without_metrics_says_why(place):
+    printed = run("evaluate", place / "student", place / "test.jsonl", "--task", "embeddings")
+    assert "No metrics: data.task embeddings reads no labels. Train a head" in printed
+
+
 def test_a_teacher_with_other_classes_is_refused(place, tmp_path, capsys):
     labels = ("cat", "dog", "owl", "fox")
     other = write_model(tmp_path / "other", head=True, num_labels=4, labels=labels)

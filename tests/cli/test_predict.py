@@ -177,7 +177,7 @@ def test_a_closed_pipe_ends_the_command(model, tmp_path):
         ("other.csv", "txt\nit purrs\n", "other.csv:2: no column 'text' for text"),
         ("blank.csv", 'text\nit\n"  "\n', "blank.csv:3: the text 'text' is empty."),
         ("bad.jsonl", '{"text": "it"}\n{"text"\n', "bad.jsonl:2 is not valid JSON"),
-        ("texts.txt", "it purrs\n", "texts.txt has a format that cannot be read"),
+        ("texts.txt", "it purrs\n", "/model - < "),
         ("none.csv", None, "none.csv does not exist"),
     ],
 )

@@ -216,7 +216,8 @@ def test_the_command_writes_the_page_and_replaces_an_earlier_one(runs, tmp_path,
     for _ in range(2):
         assert main(["report", str(runs), "--output", str(output), "--title", "Two & two"]) == 0
     assert "<h1>Two &amp; two</h1>" in output.read_text()
-    assert capsys.readouterr().out.startswith(f"{output}: 2 runs, 0 studies, ")
+    assert capsys.readouterr().out.startswith(f"{output}: 2 runs, ")
+    assert re.search(r"<td[^>]*>(teacher [\d,]+, )?trained [\d,]+", output.read_text())
 
 
 def test_bad_runs_are_refused_in_one_line(runs, tmp_path, capsys):

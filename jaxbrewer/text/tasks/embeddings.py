@@ -38,6 +38,10 @@ class Embeddings(Task[Examples]):
     reads_same_tokens = False
     learns_from_text = True
     distillation_defaults = needs_of_task(name)
+    unscored = (
+        "No metrics: data.task embeddings reads no labels. Train a head with `jaxbrewer train`, or "
+        "give pairs of texts (--text-pair) or a model to compare with (--teacher)."
+    )
 
     def __init__(self, data: DataConfig):
         super().__init__(data)

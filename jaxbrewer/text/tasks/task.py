@@ -124,6 +124,7 @@ class Task(abc.ABC, Generic[Data]):
         learns_from_text: Whether a model can be trained on texts without labels.
         keeps_both: Whether :meth:`keep` compares with ``"teacher_outputs"`` in the batch, because
             what :meth:`agreement` needs is too large to be kept.
+        unscored: Why a table has no metrics, where :meth:`score` finds none.
     """
 
     name: ClassVar[str]
@@ -138,6 +139,7 @@ class Task(abc.ABC, Generic[Data]):
     reads_same_tokens: ClassVar[bool] = True
     learns_from_text: ClassVar[bool] = False
     keeps_both: ClassVar[bool] = False
+    unscored: ClassVar[str] = "The examples have nothing to be scored by."
 
     def __init__(self, data: DataConfig):
         self.data = data
