@@ -15,10 +15,10 @@ _COMPILED_QUICKLY = ("cli", "export", "generation", "models", "text")
 """Folders whose tests compile whole jobs and many models, which are then hardly run."""
 
 LONGEST = (
-    "test_documents.py", "text/tasks/test_matrix.py", "cli/test_tasks.py", "demo/test_run.py",
-    "recovery/test_checkpoints.py", "devices/test_processes.py", "losses/test_contract.py",
-    "test_benchmarks.py", "step/test_budget.py", "recovery/test_devices.py",
-    "golden/test_trajectories.py",
+    "test_documents.py", "text/tasks/test_matrix.py", "test_benchmarks.py", "cli/test_tasks.py",
+    "cli/test_job.py", "devices/test_processes.py", "cli/test_validation.py", "step/test_budget.py",
+    "cli/test_teachers.py", "losses/test_contract.py", "golden/test_trajectories.py",
+    "demo/test_run.py", "cli/test_study.py", "models/test_families.py", "recovery/test_devices.py",
 )  # fmt: skip
 """Files that take longest, longest first."""
 
