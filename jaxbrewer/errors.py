@@ -130,12 +130,19 @@ def abbreviate(items: Sequence[object], most: int = 6) -> str:
     return ", ".join(shown)
 
 
-def suggest(name: object, allowed: Iterable[object]) -> str:
+def suggest(name: object, allowed: Iterable[object], *, not_listed: Iterable[object] = ()) -> str:
     """Says what is allowed where ``name`` is not, the nearest first.
+
+    Args:
+        name: What was given.
+        allowed: What is allowed.
+        not_listed: What is allowed too, and is proposed if it is the nearest.
 
     Examples:
         >>> suggest("lineer", ["linear", "relu"])
         "did you mean 'linear'? Allowed: 'linear', 'relu'."
+        >>> suggest("layers.0", ["embed", "layer"], not_listed=["layer.0", "layer.1"])
+        "did you mean 'layer.0'? Allowed: 'embed', 'layer'."
         >>> suggest(7, ["linear", "relu"])
         "Allowed: 'linear', 'relu'."
     """
@@ -143,7 +150,8 @@ def suggest(name: object, allowed: Iterable[object]) -> str:
 
     names = [str(option) for option in allowed]
     listed = "Allowed: " + ", ".join(repr(option) for option in names) + "."
-    nearest = difflib.get_close_matches(name, names, n=1) if isinstance(name, str) else []
+    every = [*names, *map(str, not_listed)]
+    nearest = difflib.get_close_matches(name, every, n=1) if isinstance(name, str) else []
     return f"did you mean {nearest[0]!r}? {listed}" if nearest else listed
 
 

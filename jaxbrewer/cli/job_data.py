@@ -29,6 +29,7 @@ class DistillationTexts(NamedTuple):
         head: The teacher's head, or the student's where the teacher's outputs are in the files.
         tokenizer: The tokenizer.
         texts: All of them, labelled ones first, with their tokens.
+        untrained: Why the teacher must be trained first; empty if it has the head of the task.
     """
 
     labelled: Any | None
@@ -36,6 +37,7 @@ class DistillationTexts(NamedTuple):
     head: Head
     tokenizer: Tokenizer
     texts: Texts
+    untrained: str = ""
 
     @property
     def described(self) -> Any:
@@ -43,18 +45,23 @@ class DistillationTexts(NamedTuple):
         return self.unlabelled if self.labelled is None else self.labelled
 
 
-def read_distillation_texts(job: Job, task: Task[Any], source: ModelDirectory) -> DistillationTexts:
+def read_distillation_texts(
+    job: Job, task: Task[Any], source: ModelDirectory, *, needs_head: bool = True
+) -> DistillationTexts:
     """The training texts of a job's distillation.
 
     Args:
         job: The job.
         task: Its task.
         source: The teacher, or the student that learns from ``data.probabilities``.
+        needs_head: Whether the teacher must have the head of the task; otherwise it may be the
+            model from which ``train`` starts.
 
     Raises:
         UsageError: They cannot be read, or the head does not fit them.
     """
     data, outside = job.config.data, outside_columns(job.config.data)
+    untrained = ""
     if outside is None:
         task.require_problem(source)
         labelled, unlabelled = _read_texts(job, task, None)
@@ -63,10 +70,13 @@ def read_distillation_texts(job: Job, task: Task[Any], source: ModelDirectory) -
         except UsageError as error:
             if job.task:  # `train` trains the teacher of one task
                 raise
-            raise UsageError(
+            untrained = (
                 f"{error} Run `jaxbrewer train {job.path}` first, which trains a teacher on "
                 "data.train."
-            ) from None
+            )
+            if needs_head or labelled is None or len(job.config.teachers):
+                raise UsageError(untrained) from None
+            head = task.head_to_train(source, labelled)
     else:
         path = data.train if data.unlabelled is None else data.unlabelled
         names = task.label_names or (None if path is None else outside.names_in(path))
@@ -91,7 +101,8 @@ def read_distillation_texts(job: Job, task: Task[Any], source: ModelDirectory) -
         logits = [read_probabilities(path, outside, head.names) for path in paths]
         columns = {**encoded.columns, TEACHER_OUTPUTS: np.concatenate(logits)}
         encoded = dataclasses.replace(encoded, columns=columns)
-    return DistillationTexts(labelled, unlabelled, head, tokenizer, Texts(examples, encoded))
+    texts = Texts(examples, encoded)
+    return DistillationTexts(labelled, unlabelled, head, tokenizer, texts, untrained)
 
 
 TEACHER_OUTPUTS = "teacher_cache"

@@ -15,9 +15,10 @@ from flax import nnx
 from .. import models
 from ..configs import DataConfig, IntermediateMatch
 from ..data.batch_parts import student_part, teacher_part
-from ..errors import UsageError, suggest
+from ..errors import UsageError, suggest, without_log_warnings
 from ..export.card import directory_card, write_card
 from ..forward.as_model import as_model
+from ..forward.freezing import freeze
 from ..models import TransformerModel, cut_layers
 from ..models.config import TransformerConfig
 from ..models.families import family_of
@@ -89,6 +90,57 @@ def make_student(
     make: Any = family_of(made.model_type).by_task[task.head]
     student: TransformerModel = make(made, rngs=nnx.Rngs(seed))
     return student
+
+
+def check_student(
+    task: Task[Any],
+    config: StudentConfig,
+    teacher: TransformerModel,
+    head: Head,
+    tokenizer: Tokenizer,
+) -> TransformerModel | None:
+    """Checks the student that a teacher will have once it is trained.
+
+    Args:
+        task: The task.
+        config: The job's student.
+        teacher: The model that is going to be trained.
+        head: Its head.
+        tokenizer: The student's tokenizer.
+
+    Returns:
+        The student, without arrays unless it has a directory; ``None`` if the job has no student.
+
+    Raises:
+        UsageError: It cannot be made of this teacher.
+    """
+    if (config.path, config.layers, config.size) == (None, None, None):
+        return None
+
+    def make() -> TransformerModel:
+        return make_student(task, config, teacher, head, tokenizer, seed=0)
+
+    with without_log_warnings():
+        student: TransformerModel = nnx.eval_shape(make) if config.path is None else make()
+    freeze_parts(student, config.frozen, "student.frozen")
+    return student
+
+
+def freeze_parts(model: TransformerModel, paths: Sequence[str], field: str) -> Any:
+    """The model with the weights under some paths frozen.
+
+    Args:
+        model: The model.
+        paths: The paths.
+        field: The field of the job that holds them, for messages.
+
+    Raises:
+        UsageError: There are no weights under a path.
+    """
+    try:
+        return freeze(model, *paths)
+    except UsageError as error:
+        raise UsageError(f"{field}: {error}") from None
 
 
 def _config_of_size(

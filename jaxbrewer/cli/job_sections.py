@@ -34,10 +34,7 @@ class TeacherConfig(Config):
         """Checks each field."""
         self.require("path", self.path is None or isinstance(self.path, str), "a directory")
         self.require("settings", isinstance(self.settings, Mapping), "a mapping")
-        is_list = isinstance(self.frozen, (list, tuple))
-        holds = is_list and all(isinstance(path, str) for path in self.frozen)
-        self.require("frozen", holds, "a list of paths")
-        object.__setattr__(self, "frozen", tuple(self.frozen))
+        _take_paths(self, "frozen")
         fill(self, "optimization", learning_rate=5e-5)
         self.nest("optimization", OptimizationConfig)
 
@@ -53,6 +50,7 @@ class StudentConfig(Config):
             ``{"num_hidden_layers": 2, "hidden_size": 128}``; the student starts from random
             weights. With the ``model_type`` of another family, all other fields are the family's.
         tokenizer: The directory of its tokenizer; by default that of ``path``, or the teacher's.
+        frozen: Parts that stay as they start, as prefixes of their paths, also in the baseline.
         optimization: The optimizer of ``distill``.
     """
 
@@ -60,6 +58,7 @@ class StudentConfig(Config):
     layers: Sequence[int] | None = None
     size: Mapping[str, Any] | None = None
     tokenizer: str | None = None
+    frozen: Sequence[str] = ()
     optimization: OptimizationConfig = dataclasses.field(default_factory=OptimizationConfig)
 
     def __post_init__(self) -> None:
@@ -83,7 +82,17 @@ class StudentConfig(Config):
                 "StudentConfig takes no tokenizer with layers: the teacher's layers read the "
                 "teacher's tokens."
             )
+        _take_paths(self, "frozen")
         self.nest("optimization", OptimizationConfig)
+
+
+def _take_paths(config: Config, field: str) -> None:
+    """Checks a list of paths and makes it a tuple."""
+    paths = getattr(config, field)
+    is_list = isinstance(paths, (list, tuple))
+    holds = is_list and all(isinstance(path, str) for path in paths)
+    config.require(field, holds, "a list of paths")
+    object.__setattr__(config, field, tuple(paths))
 
 
 @dataclasses.dataclass(frozen=True)

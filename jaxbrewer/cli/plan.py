@@ -10,7 +10,7 @@ from ..text import Encoded, Task
 from .config import Job
 from .messages import report_wait
 from .output import format_bytes, print_line, print_table
-from .preparation import prepare_distillation
+from .preparation import PreparedDistillation, prepare_distillation, print_untrained
 from .task_preparation import prepare_tasks
 
 if TYPE_CHECKING:
@@ -46,18 +46,22 @@ def plan(job: Job, *, fake_devices: bool) -> None:
             f"compile for {needed} fake CPU devices."
         )
     kind = "fake CPU devices" if fake_devices else jax.devices()[0].device_kind
-    for name, (estimate, width) in _estimates(job).items():
+    prepared = None if job.config.tasks else prepare_distillation(job, needs_teacher=False)
+    for name, (estimate, width) in _estimates(job, prepared).items():
         _print_estimate(job, name, estimate, width, kind)
     print_line(
         "Activations are the temporary memory of the compiled step, including gradients; other"
     )
     print_line("devices and compilers need other amounts. Nothing was run.")
+    if prepared is not None:
+        print_untrained(job, prepared)
 
 
-def _estimates(job: Job) -> "dict[str, tuple[Estimate, int]]":
+def _estimates(
+    job: Job, prepared: PreparedDistillation | None
+) -> "dict[str, tuple[Estimate, int]]":
     """The estimate of a step, and the width of its batches, by task; one without a name."""
-    if not job.config.tasks:
-        prepared = prepare_distillation(job)
+    if prepared is not None:
         training = prepared.training
         loader = _widest(prepared.task, prepared.texts.encoded, training.optimization)
         report_wait("compiling the step")

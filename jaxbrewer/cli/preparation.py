@@ -23,6 +23,7 @@ from .job_data import (
     require_matching_cache,
 )
 from .messages import report_wait
+from .output import print_line
 from .run_paths import (
     RunPaths,
     baseline_run,
@@ -97,8 +98,13 @@ class PreparedDistillation(NamedTuple):
         return Texts(test.examples, self.task.encode(self.data.tokenizer, test.examples))
 
 
-def prepare_distillation(job: Job) -> PreparedDistillation:
+def prepare_distillation(job: Job, *, needs_teacher: bool = True) -> PreparedDistillation:
     """Reads the texts of a job and loads all models.
+
+    Args:
+        job: The job.
+        needs_teacher: Whether the teacher must be trained; otherwise, a teacher that is not trained
+            yet is the model from which ``train`` starts, with a new head.
 
     Raises:
         UsageError: The job is incomplete, or its parts do not fit each other.
@@ -107,12 +113,14 @@ def prepare_distillation(job: Job) -> PreparedDistillation:
     refuse_tasks(job)
     task = task_of(config.data)
     is_outside = outside_columns(config.data) is not None
-    sources: tuple[ModelDirectory, ...] = () if is_outside else find_teachers(job)
+    sources: tuple[ModelDirectory, ...] = (
+        () if is_outside else find_teachers(job, is_trained=needs_teacher)
+    )
     start = _student_without_teacher(job) if is_outside else sources[0]
     _require_student(job)
     task.require_losses(config.distillation)
     report_wait("reading the texts")
-    data = read_distillation_texts(job, task, start)
+    data = read_distillation_texts(job, task, start, needs_head=needs_teacher)
     task = task.for_training(data.described, data.head)
     tokens = StudentTokens(data.tokenizer, None)
     if not is_outside:
@@ -127,9 +135,10 @@ def prepare_distillation(job: Job) -> PreparedDistillation:
     from ..text.training import make_distillation
     from . import job_models
 
+    settings = config.teacher.settings if data.untrained else {}
     with on_device(config.training):
         teachers = tuple(
-            Teacher(name, source, job_models.load(task, source, data.head))
+            Teacher(name, source, job_models.load(task, source, data.head, settings=settings))
             for name, source in named_teachers(sources).items()
         )
         for name, _, model in teachers:
@@ -141,7 +150,7 @@ def prepare_distillation(job: Job) -> PreparedDistillation:
         training = make_distillation(
             task,
             models[0] if len(models) == 1 else models or None,
-            student,
+            job_models.freeze_parts(student, config.student.frozen, "student.frozen"),
             data.texts.encoded,
             _distillation_of(job),
             config.student.optimization,
@@ -149,6 +158,15 @@ def prepare_distillation(job: Job) -> PreparedDistillation:
             student_encoded=tokens.encoded,
         )
     return PreparedDistillation(task, training, teachers, student, data, held_out, tokens)
+
+
+def print_untrained(job: Job, prepared: PreparedDistillation) -> None:
+    """Prints a line if checks ran on a teacher that is not trained yet."""
+    if prepared.data.untrained:
+        print_line(
+            f"The teacher is not trained yet: these checks gave it a new head. "
+            f"{prepared.data.untrained}"
+        )
 
 
 class Baseline(NamedTuple, Generic[Training, Student]):
@@ -191,6 +209,7 @@ def prepare_baseline(
         validation: The callback of both.
     """
     from ..text.training import make_fine_tuning
+    from . import job_models
 
     config, data, task = job.config, prepared.data, prepared.task
     tokenizer = prepared.student_tokens.tokenizer
@@ -201,7 +220,8 @@ def prepare_baseline(
     first = first_checkpoint(prepared.training, plan)
     training = dataclasses.replace(training, ckpt_steps=first, cache_dir=None)
     steps = dataclasses.replace(config.student.optimization, num_steps=plan.total_steps)
-    fine_tuning = make_fine_tuning(task, student, encoded, steps, training)
+    frozen = job_models.freeze_parts(student, config.student.frozen, "student.frozen")
+    fine_tuning = make_fine_tuning(task, frozen, encoded, steps, training)
     return Baseline(fine_tuning, student, run, fine_tuning.check(validation))
 
 

@@ -137,15 +137,19 @@ def refuse_tasks(job: Job) -> None:
         )
 
 
-def find_teachers(job: Job) -> tuple[ModelDirectory, ...]:
+def find_teachers(job: Job, *, is_trained: bool = True) -> tuple[ModelDirectory, ...]:
     """The teachers of a job: those of ``teachers``, or else the one of :func:`find_teacher`.
+
+    Args:
+        job: The job.
+        is_trained: As for :func:`find_teacher`.
 
     Raises:
         UsageError: A directory is missing or holds no model.
     """
     several = job.config.teachers
     if not several:
-        return (find_teacher(job),)
+        return (find_teacher(job, is_trained=is_trained),)
     if job.config.teacher.path is not None:
         raise UsageError(f"{job.path} has both teacher.path and teachers: give one of them.")
     return tuple(read_text_model(str(teacher.path)) for teacher in several)
@@ -158,8 +162,12 @@ def named_teachers(sources: Sequence[ModelDirectory]) -> dict[str, ModelDirector
     return {f"teacher {number}": source for number, source in enumerate(sources)}
 
 
-def find_teacher(job: Job) -> ModelDirectory:
+def find_teacher(job: Job, *, is_trained: bool = True) -> ModelDirectory:
     """The teacher that ``train`` has saved, or else ``teacher.path``.
+
+    Args:
+        job: The job.
+        is_trained: Whether a training that was begun must have finished.
 
     Raises:
         UsageError: There is neither, or the training of the teacher has not finished.
@@ -170,7 +178,7 @@ def find_teacher(job: Job) -> ModelDirectory:
     run = teacher_run(job.config.training)
     if run.has_model:
         return read_text_model(run.model)
-    if run.exists:
+    if run.exists and is_trained:
         raise UsageError(
             f"The training of the teacher in {run.directory} has not finished: resume it with "
             f"`jaxbrewer train {job.path} --resume`."

@@ -52,6 +52,7 @@ FIELDS: dict[str, dict[str, dict[str, tuple[str, str]]]] = {
             "student.layers": ("LIST", "start from these layers of the teacher: '[0, 2, 4]'"),
             "student.size": ("MAPPING", "start from random weights: '{num_hidden_layers: 2}'"),
             "student.path": ("DIR", "start from a Hugging Face directory"),
+            "student.frozen": ("LIST", "parts that stay unchanged, such as '[bert.embeddings]'"),
             **_optimization_fields("student"),
         },
         "distillation": {

@@ -177,8 +177,9 @@ def require_only_tasks(job: Job, *, baseline: bool = False) -> None:
             "Several tasks have no teacher cache: leave out training.cache_dir and "
             "distillation.is_caching_logits."
         )
-    if config.student.tokenizer is not None:
-        raise UsageError("student.tokenizer is not used with several tasks.")
+    for field in ("tokenizer", "frozen"):
+        if getattr(config.student, field):
+            raise UsageError(f"student.{field} is not used with several tasks.")
 
 
 @contextmanager

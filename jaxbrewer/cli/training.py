@@ -11,11 +11,11 @@ from ..models.model_directory import read_text_model
 from ..run.results import LinearBaseline, Scores
 from ..text import Task, Tokenizer, task_of
 from ..text.model import check_fits
-from ..text.tasks import Predictions, Texts
+from ..text.tasks import Head, Predictions, Texts
 from ..text.tasks.label_loss import describe_label_loss
 from .config import Job
 from .fitting import fit, validation_of
-from .job_data import outside_predictions, read_held_out
+from .job_data import outside_predictions, read_held_out, read_student_tokens
 from .job_facts import (
     Facts,
     auto_facts,
@@ -34,6 +34,7 @@ from .preparation import (
     PreparedDistillation,
     prepare_baseline,
     prepare_distillation,
+    print_untrained,
     require_baseline,
 )
 from .results import save_results
@@ -85,13 +86,13 @@ def train(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
         settings, seed = config.teacher.settings, config.training.seed
         teacher = job_models.load(task, source, head, settings=settings, seed=seed)
         check_fits("teacher", teacher.config, tokenizer, data, [texts.encoded])
+        _check_student(job, task, teacher, head, tokenizer, texts)
         training = make_fine_tuning(
             task,
-            teacher,
+            job_models.freeze_parts(teacher, config.teacher.frozen, "teacher.frozen"),
             texts.encoded,
             config.teacher.optimization,
             run.with_directories(config.training),
-            frozen=tuple(config.teacher.frozen),
         )
         report_wait("tracing the first step")
         validation = validation_of(task, held_out)
@@ -132,6 +133,25 @@ def train(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
     return print_line(f"The teacher is saved in {run.model}.")
 
 
+def _check_student(
+    job: Job,
+    task: Task[Any],
+    teacher: "TransformerModel",
+    head: Head,
+    tokenizer: Tokenizer,
+    texts: Texts,
+) -> None:
+    """Raises the errors of the job's student before its teacher is trained."""
+    from . import job_models
+
+    config = job.config
+    tokens = read_student_tokens(job, task, tokenizer, texts)
+    student = job_models.check_student(task, config.student, teacher, head, tokens.tokenizer)
+    if student is not None:
+        encoded = texts.encoded if tokens.encoded is None else tokens.encoded
+        check_fits("student", student.config, tokens.tokenizer, config.data, [encoded])
+
+
 def distill(
     job: Job, *, dry_run: bool = False, is_first: bool = True, baseline: bool = False
 ) -> None:
@@ -150,7 +170,7 @@ def distill(
         require_baseline(job)
     if is_first:  # the others may find the run that it has started
         require_writable_students(job, baseline=baseline)
-    prepared = prepare_distillation(job)
+    prepared = prepare_distillation(job, needs_teacher=not dry_run)
 
     from ..devices.mesh import on_device
     from . import job_models
@@ -163,7 +183,8 @@ def distill(
         beside = prepare_baseline(job, prepared, plan, validation) if baseline else None
         print_facts(_facts_of(job, prepared, plan, beside), is_result=dry_run)
         if dry_run:
-            return print_line("All checks passed. Nothing was trained or written.")
+            print_line("All checks passed. Nothing was trained or written.")
+            return print_untrained(job, prepared)
         if is_first:
             run.remove_model(config.training)
         linear = _check_teachers(job, prepared) if is_first else None
@@ -236,6 +257,7 @@ def _facts_of(
     return [
         *describe_teachers(job, prepared.teachers, job_models.describe),
         ("student", f"{describe_origin(job)}: {job_models.describe(student)}"),
+        *([("frozen", abbreviate(frozen))] if (frozen := config.student.frozen) else []),
         ("texts", describe_texts(config.data, data.labelled, data.unlabelled, test)),
         *task.describe(data.described),
         *describe_label_loss(task.label_loss, prepared.head.names),

@@ -141,10 +141,12 @@ def _matching(model: Model, filters: Sequence[Filter], verb: str) -> set[_Path]:
     for each in filters:
         found = {path for path in paths if _matches(each, path, model.variable_types)}
         if not found and isinstance(each, str):
-            known = dict.fromkeys(
-                ".".join(path[:depth]) for path in paths for depth in (1, 2) if len(path) >= depth
+            parts = dict.fromkeys(
+                path[:depth] for path in paths for depth in range(1, len(path) + 1)
             )
-            raise UsageError(f"No weights to {verb} under {each!r}: {suggest(each, known)}")
+            short = [".".join(part) for part in parts if len(part) <= 2]
+            every = suggest(each, short, not_listed=map(".".join, parts))
+            raise UsageError(f"No weights to {verb} under {each!r}: {every}")
         if not found:
             kinds = dict.fromkeys(kind.__name__ for kind in model.variable_types.values())
             raise UsageError(
