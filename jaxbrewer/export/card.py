@@ -111,6 +111,8 @@ def model_card(facts: CardFacts) -> str:
         <BLANKLINE>
         Classes: no, yes
         <BLANKLINE>
+        ## Usage
+        ...
         ## Results
         <BLANKLINE>
         | model | accuracy |

@@ -92,9 +92,10 @@ def truncation_of(directory: str | Path, head: str, longest: int | None) -> Trun
 def _saved_fields(directory: str | Path, longest: int | None) -> dict[str, Any]:
     """The settings of ``data`` that a directory keeps."""
     trained_on = saved_max_length(directory) or DataConfig.max_length
-    fields = {"max_length": min(trained_on, longest or trained_on)}
-    stride = saved_stride(directory)
-    return fields if stride is None else {**fields, "stride": stride}
+    max_length, stride = min(trained_on, longest or trained_on), saved_stride(directory)
+    if stride is None:  # what short windows have room for
+        stride = min(DataConfig.stride, max(0, max_length - 6) // 2)
+    return {"max_length": max_length, "stride": stride}
 
 
 def find_task(source: ModelDirectory) -> str:

@@ -52,6 +52,8 @@ def test_the_best_checkpoint_is_the_saved_model(job, data, tmp_path, monkeypatch
     assert sorted(path.name for path in (teacher / "checkpoints").iterdir()) == ["4", "8"]
     training = read_results(teacher)["training"]
     assert training["best_step"] == 4
+    inspected = run("inspect", tmp_path / "run" / "teacher")
+    assert "model, of step 4, the best checkpoint" in inspected
     assert [row["step"] for row in training["validation"]] == [2, 4, 6, 8]
     assert training["validation"][1] == {"step": 4, "accuracy": 0.75, "loss": 0.4}
     whole = load_file(teacher / "model" / "model.safetensors")
