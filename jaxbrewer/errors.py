@@ -143,6 +143,8 @@ def suggest(name: object, allowed: Iterable[object], *, not_listed: Iterable[obj
         "did you mean 'linear'? Allowed: 'linear', 'relu'."
         >>> suggest("layers.0", ["embed", "layer"], not_listed=["layer.0", "layer.1"])
         "did you mean 'layer.0'? Allowed: 'embed', 'layer'."
+        >>> suggest("lr", ["batch_size", "learning_rate"])
+        "did you mean 'learning_rate'? Allowed: 'batch_size', 'learning_rate'."
         >>> suggest(7, ["linear", "relu"])
         "Allowed: 'linear', 'relu'."
     """
@@ -152,6 +154,8 @@ def suggest(name: object, allowed: Iterable[object], *, not_listed: Iterable[obj
     listed = "Allowed: " + ", ".join(repr(option) for option in names) + "."
     every = [*names, *map(str, not_listed)]
     nearest = difflib.get_close_matches(name, every, n=1) if isinstance(name, str) else []
+    if not nearest and isinstance(name, str) and len(name) > 1:
+        nearest = [full for full in every if name == "".join(w[:1] for w in full.split("_"))]
     return f"did you mean {nearest[0]!r}? {listed}" if nearest else listed
 
 

@@ -12,6 +12,9 @@ from ..json_files import DEEPEST, parse_json
 LARGEST_FILE = 10_000_000
 """Bytes beyond which a file is refused; no job comes near it."""
 
+_TABLES = frozenset({".csv", ".tsv", ".jsonl", ".parquet", ".txt", ".conll"})
+"""Ends of the names of files with texts."""
+
 _MOST_VALUES = 100_000
 """Number of values, aliases written out, beyond which a file is refused."""
 
@@ -22,6 +25,11 @@ def read_job_file(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: The file cannot be read or parsed, or does not hold a mapping.
     """
+    if path.suffix in _TABLES:
+        raise UsageError(
+            f"{path} is a file of texts, not a job: a job is a YAML or JSON file that names it, as "
+            "data.train for example (docs/command-line.md)."
+        )
     try:
         with path.open("rb") as file:
             content = file.read(LARGEST_FILE + 1)

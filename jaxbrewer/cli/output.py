@@ -52,6 +52,17 @@ def print_facts(rows: Iterable[Sequence[Any]], *, is_result: bool = False) -> No
         print_table(rows)
 
 
+def print_checked(refusals: Iterable[str]) -> None:
+    """Prints the end of a dry run.
+
+    Args:
+        refusals: Why the command is refused without ``--dry-run``; empty ones are left out.
+    """
+    print_line("All checks passed. Nothing was trained or written.")
+    for refusal in filter(None, refusals):
+        print_line(f"Without --dry-run the command is refused: {refusal}")
+
+
 def print_note(text: str) -> None:
     """Prints a line about what happens, unless the command is quiet."""
     if not is_quiet():

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, Self
 
-from ..errors import UsageError
+from ..errors import UsageError, suggest
 from .messages import Verbosity
 
 Run = Callable[[argparse.Namespace, Sequence[str]], None]
@@ -35,6 +35,12 @@ class Parser(argparse.ArgumentParser):
         """The whole help."""
         self.with_help()
         return super().format_help()
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Raises an error that proposes the nearest choice."""
+        if action.choices is not None and value not in action.choices:
+            message = f"invalid choice: {value!r}: {suggest(value, action.choices)}"
+            raise argparse.ArgumentError(action, message)
 
     def error(self, message: str) -> NoReturn:
         """Raises the error."""

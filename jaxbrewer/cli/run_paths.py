@@ -60,18 +60,27 @@ class RunPaths:
         log_dir = config.log_dir and str(Path(config.log_dir) / self.directory.name)
         return dataclasses.replace(config, output_dir=str(self.directory), log_dir=log_dir)
 
-    def require_writable(self, config: TrainingConfig, *, used: Path | None = None) -> None:
+    def refusal(self, config: TrainingConfig) -> str:
+        """Why a training is refused because of a run that is here; empty if it is not."""
+        if not self.exists or config.overwrite or config.resume:
+            return ""
+        return (
+            f"{self.directory} already holds a run: choose another --training.output_dir, "
+            "resume it with --resume, or replace it with --training.overwrite true."
+        )
+
+    def require_writable(
+        self, config: TrainingConfig, *, used: Path | None = None, dry_run: bool = False
+    ) -> None:
         """Raises :class:`UsageError` if a run cannot be written here.
 
         Args:
             config: Whether an existing run is resumed or overwritten.
             used: A model that the run reads and must not overwrite.
+            dry_run: Whether a run that is here is no reason, because nothing is written.
         """
-        if self.exists and not config.overwrite and not config.resume:
-            raise UsageError(
-                f"{self.directory} already holds a run: choose another --training.output_dir, "
-                "resume it with --resume, or replace it with --training.overwrite true."
-            )
+        if not dry_run and (refusal := self.refusal(config)):
+            raise UsageError(refusal)
         if used is not None and _real(used).is_relative_to(_real(self.directory)):
             raise UsageError(
                 f"{used} is in {self.directory}, which would be overwritten: choose another "
@@ -115,17 +124,24 @@ def baseline_run(config: TrainingConfig) -> RunPaths:
     return RunPaths(Path(str(config.output_dir)) / "baseline")
 
 
-def require_writable_students(job: Job, *, baseline: bool) -> None:
+def student_runs(job: Job, *, baseline: bool) -> tuple[RunPaths, ...]:
+    """The runs that ``jaxbrewer distill`` writes."""
+    config = job.config.training
+    return (student_run(config), baseline_run(config)) if baseline else (student_run(config),)
+
+
+def require_writable_students(job: Job, *, baseline: bool, dry_run: bool = False) -> None:
     """Raises :class:`UsageError` if the runs of ``jaxbrewer distill`` cannot be written.
 
     Args:
         job: The job.
         baseline: Whether the student that learns from labels alone is one of them.
+        dry_run: Whether nothing is written.
     """
     config, path = job.config.training, job.config.student.path
-    runs = (student_run(config), baseline_run(config)) if baseline else (student_run(config),)
-    for run in runs:
-        run.require_writable(config, used=None if path is None else Path(path))
+    used = None if path is None else Path(path)
+    for run in student_runs(job, baseline=baseline):
+        run.require_writable(config, used=used, dry_run=dry_run)
 
 
 def refuse_tasks(job: Job) -> None:

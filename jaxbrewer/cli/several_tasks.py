@@ -17,9 +17,9 @@ from .job_facts import (
     optimizer_fact,
 )
 from .messages import report_wait
-from .output import print_facts, print_line, print_note
+from .output import print_checked, print_facts, print_line, print_note
 from .results import save_results
-from .run_paths import RunPaths, require_writable_students, student_run
+from .run_paths import RunPaths, require_writable_students, student_run, student_runs
 from .scoring import score_and_print
 from .task_preparation import (
     PreparedTasks,
@@ -52,7 +52,7 @@ def distill_tasks(
     config, run = job.config, student_run(job.config.training)
     require_only_tasks(job, baseline=baseline)
     if is_first:
-        require_writable_students(job, baseline=baseline)
+        require_writable_students(job, baseline=baseline, dry_run=dry_run)
     prepared = prepare_tasks(job)
 
     from ..devices.mesh import on_device
@@ -66,7 +66,8 @@ def distill_tasks(
         beside = prepare_tasks_baseline(job, prepared, plan, validation) if baseline else None
         print_facts(_facts_of(job, prepared, plan, beside), is_result=dry_run)
         if dry_run:
-            return print_line("All checks passed. Nothing was trained or written.")
+            runs = student_runs(job, baseline=baseline)
+            return print_checked(own.refusal(config.training) for own in runs)
         if is_first:
             run.remove_model(config.training)
         outcome = fit(job, prepared.training, plan, validation)

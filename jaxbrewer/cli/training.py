@@ -28,7 +28,7 @@ from .job_facts import (
     validation_facts,
 )
 from .messages import report_wait
-from .output import print_facts, print_line, print_note
+from .output import print_checked, print_facts, print_line, print_note
 from .preparation import (
     Baseline,
     PreparedDistillation,
@@ -38,7 +38,13 @@ from .preparation import (
     require_baseline,
 )
 from .results import save_results
-from .run_paths import refuse_tasks, require_writable_students, student_run, teacher_run
+from .run_paths import (
+    refuse_tasks,
+    require_writable_students,
+    student_run,
+    student_runs,
+    teacher_run,
+)
 from .scoring import score_and_print
 from .several_tasks import distill_tasks
 from .teacher_check import check_teacher
@@ -68,7 +74,7 @@ def train(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
     task, run = task_of(data), teacher_run(config.training)
     source = read_text_model(job.need("teacher.path", "the directory of the model to train"))
     if is_first:  # the others may find the run that it has started
-        run.require_writable(config.training, used=source.directory)
+        run.require_writable(config.training, used=source.directory, dry_run=dry_run)
     report_wait("reading the texts")
     examples = task.read(str(job.need("data.train", "the file with the labelled texts")))
     head = task.head_to_train(source, examples)
@@ -115,7 +121,7 @@ def train(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
         ]
         print_facts(facts, is_result=dry_run)
         if dry_run:
-            return print_line("All checks passed. Nothing was trained or written.")
+            return print_checked([run.refusal(config.training)])
         if is_first:
             run.remove_model(config.training)
         outcome = fit(job, training, plan, validation)
@@ -169,7 +175,7 @@ def distill(
     if baseline:
         require_baseline(job)
     if is_first:  # the others may find the run that it has started
-        require_writable_students(job, baseline=baseline)
+        require_writable_students(job, baseline=baseline, dry_run=dry_run)
     prepared = prepare_distillation(job, needs_teacher=not dry_run)
 
     from ..devices.mesh import on_device
@@ -183,7 +189,8 @@ def distill(
         beside = prepare_baseline(job, prepared, plan, validation) if baseline else None
         print_facts(_facts_of(job, prepared, plan, beside), is_result=dry_run)
         if dry_run:
-            print_line("All checks passed. Nothing was trained or written.")
+            runs = student_runs(job, baseline=baseline)
+            print_checked(own.refusal(config.training) for own in runs)
             return print_untrained(job, prepared)
         if is_first:
             run.remove_model(config.training)

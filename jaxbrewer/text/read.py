@@ -181,5 +181,8 @@ def value_of(row: Mapping[str, Any], column: str, field: str, place: str) -> Any
         UsageError: There is no such column.
     """
     if column not in row:
-        raise UsageError(f"{place}: no column {column!r} for {field}: {suggest(column, row)}")
+        hint = ""
+        if len(row) == 1 and (found := [mark for mark in ";|\t," if mark in next(iter(row))]):
+            hint = f" The file is separated by {found[0]!r}: CSV needs ',', TSV needs tabs."
+        raise UsageError(f"{place}: no column {column!r} for {field}: {suggest(column, row)}{hint}")
     return row[column]
