@@ -4,9 +4,12 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..configs import DataConfig, DistillationConfig, OptimizationConfig, TrainingConfig
 from ..errors import abbreviate
 from ..registry import loss_and_parameters
+from ..text import Encoded
 from ..text.tasks import Texts
 from .config import Job
 from .job_data import StudentTokens
@@ -60,6 +63,27 @@ def describe_texts(
         parts.append(f"{len(unlabelled):,} unlabelled in {data.unlabelled}")
     parts.append("no test" if test is None else f"{len(test.examples):,} to test on in {data.test}")
     return "; ".join(parts)
+
+
+def cut_facts(encoded: Encoded, max_length: int) -> Facts:
+    """The row about the training texts that are cut, if there are any.
+
+    Args:
+        encoded: The texts.
+        max_length: The length at which they are cut.
+
+    Examples:
+        >>> ids = np.zeros(7, np.int32)
+        >>> encoded = Encoded(ids, ids, np.array([0, 4, 7]), facts={"is_cut": np.array([1, 0])})
+        >>> cut_facts(encoded, 4)
+        [('cut', '1 of 2 texts, at data.max_length 4; 95 % have at most 4 tokens')]
+    """
+    cut = int(encoded.facts["is_cut"].sum()) if "is_cut" in encoded.facts else 0
+    if not cut:
+        return []
+    longest = int(np.ceil(np.quantile(encoded.lengths, 0.95)))
+    shown = f"{cut:,} of {len(encoded):,} texts, at data.max_length {max_length}"
+    return [("cut", f"{shown}; 95 % have at most {longest} tokens")]
 
 
 def tokenizer_facts(own: StudentTokens) -> Facts:

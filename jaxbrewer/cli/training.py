@@ -19,6 +19,7 @@ from .job_data import outside_predictions, read_held_out, read_student_tokens
 from .job_facts import (
     Facts,
     auto_facts,
+    cut_facts,
     describe_losses,
     describe_origin,
     describe_teachers,
@@ -112,6 +113,7 @@ def train(job: Job, *, dry_run: bool = False, is_first: bool = True) -> None:
             *([("settings", json.dumps(settings))] if settings else []),
             ("frozen", abbreviate(config.teacher.frozen) or "nothing"),
             ("texts", describe_texts(data, examples, None, held_out.test)),
+            *cut_facts(texts.encoded, data.max_length),
             *task.describe(examples),
             *describe_label_loss(task.label_loss, head.names),
             *validation_facts(job, held_out.validation),
@@ -266,6 +268,7 @@ def _facts_of(
         ("student", f"{describe_origin(job)}: {job_models.describe(student)}"),
         *([("frozen", abbreviate(frozen))] if (frozen := config.student.frozen) else []),
         ("texts", describe_texts(config.data, data.labelled, data.unlabelled, test)),
+        *cut_facts(data.texts.encoded, config.data.max_length),
         *task.describe(data.described),
         *describe_label_loss(task.label_loss, prepared.head.names),
         *tokenizer_facts(prepared.student_tokens),

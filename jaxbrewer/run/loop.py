@@ -150,6 +150,8 @@ def fit(
         checkpointer = None if run is None else stack.enter_context(Checkpointer(run, config))
         saved = checkpointer and checkpointer.restore(state)
         begun, position = (saved.step, saved.position) if saved else (0, None)
+        if saved and config.progress:
+            announce(f"resuming from step {saved.step:,}")
         if begun > plan.total_steps:
             raise UsageError(
                 f"The run has made {begun} steps, more than the {plan.total_steps} asked for: ask "

@@ -27,6 +27,13 @@ def test_a_wrong_separator_is_named(job, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_the_number_of_cut_texts_is_shown_before_the_training(job):
+    assert "\ncut " not in run("train", job, "--dry-run")
+    printed = run("train", job, "--dry-run", "--data.max_length", 5)
+    assert re.search("^cut +[0-9]+ of 144 texts, at data.max_length 5; 95 % ", printed, re.M)
+
+
+@pytest.mark.slow
 def test_a_dry_run_works_beside_a_run(job, tmp_path, capsys):
     (tmp_path / "run" / "teacher").mkdir(parents=True)
     (tmp_path / "run" / "teacher" / "manifest.json").write_text("{}")
