@@ -9,6 +9,7 @@ from jaxbrewer import UsageError
 from jaxbrewer.export import export, load_artifact, program_of, sentence_encoder
 from jaxbrewer.models import load
 from jaxbrewer.models.pooling import Pooling
+from jaxbrewer.text import Tokenizer, Truncation
 from tests.export.conftest import CASES, needs_onnx
 from tests.models.conftest import expected
 
@@ -32,7 +33,11 @@ def test_an_embedding_is_the_pooled_and_normalized_hidden_state(case, pooling):
 
 def test_the_directory_is_one_of_sentence_transformers(classifier, tokenizer, tmp_path):
     out = tmp_path / "out"
-    export(classifier, out, "sentence-transformers", tokenizer=tokenizer, pooling="cls")
+    tokenizer.save(tmp_path / "words", Truncation(6))
+    short = Tokenizer(tmp_path / "words")
+    export(classifier, out, "sentence-transformers", tokenizer=short, pooling="cls")
+    lengths = json.loads((out / "sentence_bert_config.json").read_text())
+    assert lengths["max_seq_length"] == 6
     assert json.loads((out / "config.json").read_text())["architectures"] == ["BertModel"]
     modules = json.loads((out / "modules.json").read_text())
     assert [module["type"].rsplit(".", 1)[1] for module in modules] == [
