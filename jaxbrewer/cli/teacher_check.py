@@ -12,7 +12,7 @@ from ..text.tasks import Texts
 from .config import Job
 from .job_data import HeldOut
 from .messages import report_wait
-from .output import print_line
+from .output import print_line, print_note
 
 if TYPE_CHECKING:
     from ..models import TransformerModel
@@ -78,6 +78,11 @@ def check_teacher(
             f"{other:.4f} on {len(examples):,} texts of {path}. Before you distil it, train it for "
             "more steps (--teacher.optimization.min_steps), at another learning rate or on more "
             "labels."
+        )
+    else:
+        print_note(
+            f"The teacher is not worse than a linear model on words: {metric} {one:.4f} against "
+            f"{other:.4f} on {len(examples):,} texts of {path}."
         )
     return LinearBaseline(
         path=path,

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ import yaml
 from jaxbrewer.cli.job_data import HeldOut
 from jaxbrewer.cli.teacher_check import check_teacher
 from jaxbrewer.configs import DataConfig
-from jaxbrewer.text import Examples, task_of
-from jaxbrewer.text.tasks import Texts
+from jaxbrewer.text import Encoded, Examples, inference, task_of
+from jaxbrewer.text.tasks import Predictions, Texts
 from tests.cli.conftest import run
 from tests.pages import form, page_block
 
@@ -54,6 +55,21 @@ def test_a_teacher_worse_than_a_linear_model_is_reported(untrained, capsys):
         assert found["examples"] == 32
         assert found["teacher"]["accuracy"] < found["linear"]["accuracy"] == 1
         assert found["teacher"]["accuracy"] == results["rows"]["teacher"]["metrics"]["accuracy"]
+
+
+def test_both_scores_are_printed_where_the_teacher_is_better(monkeypatch, capsys):
+    logits = Predictions({"logits": np.eye(2)})
+    examples = Examples(["a fox", "some tea"], None, np.int32([0, 1]), ("animal", "drink"))
+    task = task_of(DataConfig())
+    monkeypatch.setattr(inference, "run_model", lambda *_: SimpleNamespace(predictions=logits))
+    job = SimpleNamespace(config=SimpleNamespace(data=DataConfig(validation="dev.csv")))
+    held_out = HeldOut(Texts(examples, Encoded(*[np.zeros(2, np.int32)] * 2, np.arange(3))), None)
+    monkeypatch.setattr(task, "encode", lambda tokenizer, examples: held_out.validation.encoded)
+    found = check_teacher(job, task, None, examples, held_out, None)
+    assert not found["is_teacher_worse"]
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.startswith("The teacher is not worse than a linear model on words: accuracy 1.0000")
+    assert line.endswith(" on 2 texts of dev.csv.")
 
 
 def test_without_scikit_learn_a_line_says_what_is_not_checked(capsys, monkeypatch):
