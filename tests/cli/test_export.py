@@ -103,3 +103,15 @@ def test_a_directory_that_is_no_model_is_one_line(capsys, tmp_path):
     status, _, error = run(capsys, tmp_path, "--format", "hf")
     assert (status, error.count("\n")) == (2, 1)
     assert "is not a model directory" in error
+    for name in ("config.json", "manifest.json"):
+        (tmp_path / name).write_text("{}")
+    _, _, error = run(capsys, tmp_path, "--format", "hf")
+    assert "is not a model directory: it is the directory of a run" in error
+
+
+def test_a_model_that_transformers_refuses_is_one_line(capsys, tmp_path):
+    mean = {"num_labels": 2, "labels": ("a", "b"), "classifier_pooling": "mean"}
+    directory = write_model(tmp_path / "mean", head=True, **mean)
+    status, _, error = run(capsys, directory, "--format", "hf")
+    assert (status, error.count("\n")) == (2, 1)
+    assert "transformers cannot load this model" in error
