@@ -133,7 +133,7 @@ def test_an_evaluation_cuts_texts_as_the_training_did(job, data, tmp_path):
         (["--data.validation", "nowhere.tsv"], "nowhere.tsv does not exist"),
         (["--training.patience", "0"], "patience must be an int >= 1"),
         (["--training.patience", "2"], "best_metric must be the name of a metric, as patience"),
-        (["--data.validation", "x.tsv", "--training.ckpt_frequency", "0"], "needs checkpoints"),
+        (["--data.validation", __file__, "--training.ckpt_frequency", "0"], "needs checkpoints"),
         (["--data.validation", "[1]"], "validation must be a name or null"),
         (["--data.validation", "x.tsv", "--data.task", "embeddings"], "no metrics of single texts"),
     ],
