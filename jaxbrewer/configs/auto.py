@@ -27,7 +27,7 @@ class AutoSettings:
 
     distillation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     teacher: Mapping[str, Any] = dataclasses.field(
-        default_factory=lambda: {"learning_rate": 2e-4, "min_steps": 300}
+        default_factory=lambda: {"learning_rate": 2e-4, "min_steps": 600}
     )
     student: Mapping[str, Any] = dataclasses.field(
         default_factory=lambda: {"learning_rate": 2e-4, "min_steps": 600}
