@@ -320,6 +320,7 @@ def as_targets(
     *,
     step: Array | int,
     temperature: float | Array,
+    routing: Float[Array, "batch teachers"] | None = None,
 ) -> Targets | None:
     """:class:`Targets` from one teacher's outputs or a sequence of them; targets pass through."""
     if teachers is None or isinstance(teachers, Targets):
@@ -329,5 +330,7 @@ def as_targets(
     ensemble.require(len(teachers))
     running = RunningTargets()
     for outputs in teachers:
-        running = add_outputs(ensemble, running, outputs, step=step, temperature=temperature)
-    return finish_targets(ensemble, running, temperature=temperature)
+        running = add_outputs(
+            ensemble, running, outputs, step=step, temperature=temperature, routing=routing
+        )
+    return finish_targets(ensemble, running, temperature=temperature, routing=routing)

@@ -83,11 +83,7 @@ def make_teacher_forward(
     def of_several(variables: PyTree, batch: Batch, step: jax.Array | int) -> Targets:
         _require_variables_of_each(variables, len(forwards))
         ensemble, temperature = objective.ensemble, objective.base_temperature(step)
-        routing = routing_weights(
-            objective_entry(batch, "teacher_id"),
-            objective_entry(batch, "teacher_weights"),
-            len(forwards),
-        )
+        routing = _routing_of(batch, len(forwards))
         running = RunningTargets()
         for forward, own, part, cached in zip(
             forwards, variables, *parts_of_teachers(batch, len(forwards)), strict=True
@@ -144,14 +140,25 @@ def _targets_from_cache(
     cached = objective_entry(batch, "teacher_cache")
     if cached is None:
         return None
+    routing = None
     if isinstance(cached, (tuple, list)) and not hasattr(cached, "_fields"):
         adaptors = _one_each(adaptor, len(cached))
         parts, _ = parts_of_teachers(batch, len(cached))
         outputs: Any = tuple(map(_read_cached, cached, adaptors, parts))
+        routing = _routing_of(batch, len(cached))
     else:
         outputs = _read_cached(cached, _one_each(adaptor, 1)[0], teacher_part(batch))
     temperature = objective.base_temperature(step)
-    return as_targets(objective.ensemble, outputs, step=step, temperature=temperature)
+    return as_targets(
+        objective.ensemble, outputs, step=step, temperature=temperature, routing=routing
+    )
+
+
+def _routing_of(batch: Batch, teachers: int) -> jax.Array | None:
+    """The weights of the teachers for each example that a batch brings."""
+    return routing_weights(
+        objective_entry(batch, "teacher_id"), objective_entry(batch, "teacher_weights"), teachers
+    )
 
 
 def _read_cached(cached: Any, adaptor: Adaptor | None, batch: Batch) -> Outputs:

@@ -67,6 +67,28 @@ def test_teacher_id_selects_one_teacher_and_minus_one_selects_none(average):
     assert np.isfinite(metrics["grad_norm"])
 
 
+ROUTES = {
+    "teacher_id": np.array([0, 1, 1, -1, 0, 0, 1, -1, 1, 0, 0, 1], np.int32),
+    "teacher_weights": np.random.default_rng(1).random((12, 2)).astype(np.float32),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("average", "route"), [("logits", "teacher_id"), ("losses", "teacher_id"),
+                                                ("probabilities", "teacher_weights")])  # fmt: skip
+def test_cached_teachers_are_routed_and_weighted_as_live_ones(average, route):
+    config = jb.DistillationConfig(temperature=2, teacher_average=average)
+    batch = {**DATA, route: ROUTES[route]}
+    step, state = step_of(config)
+    expected = step(state, VARIABLES, batch)[1]["total_loss"]
+    cached = jax.jit(make_teacher_step(NETS, logits_adaptor))(VARIABLES, DATA)
+    of_cache, _ = step_of(config, teachers=None)
+    actual = of_cache(state, None, {**batch, "teacher_cache": cached})[1]["total_loss"]
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
+    unrouted = of_cache(state, None, {**DATA, "teacher_cache": cached})[1]["total_loss"]
+    assert abs(unrouted - expected) > 1e-4
+
+
 @pytest.mark.slow
 def test_each_teacher_may_have_its_own_batch_and_cache():
     """Teachers with different inputs; cached ones are not run."""
