@@ -11,6 +11,7 @@ from jaxbrewer.text.evaluation import ModelToScore, evaluation_of
 from jaxbrewer.text.gain import describe_gain
 from jaxbrewer.text.tasks import Predictions, Texts
 from jaxbrewer.text.tasks.classification import Classification
+from tests.pages import page_block
 
 COUNT, TASK = 400, Classification(DataConfig())
 LABELS = np.random.default_rng(0).integers(0, 2, COUNT)
@@ -46,6 +47,17 @@ def test_the_gain_is_a_paired_difference_from_labels_alone(student, verdict, sen
     low, high = gain["difference_intervals"]["accuracy"]
     assert high - low == pytest.approx(width, rel=0.1)
     assert re.search(sentence, describe_gain(gain, TASK.main_metric))
+
+
+def test_the_sentence_of_the_page_is_what_is_printed():
+    gain = {
+        "difference": {"accuracy": 0.089},
+        "difference_intervals": {"accuracy": [0.061, 0.117]},
+        "verdict": "gain",
+        "gap_closed": 0.72,
+    }
+    shown = page_block("evaluation.md", "Distillation improved accuracy")
+    assert describe_gain(gain, "accuracy") == shown
 
 
 def test_no_share_of_a_gap_that_does_not_exist():
