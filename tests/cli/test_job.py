@@ -73,8 +73,8 @@ METRICS = ("accuracy", "macro_f1", "loss", "calibration_error", "parameters")
 
 def cells_of(printed):
     """The cells of a table of scores: by the name of the model, then of the row."""
-    _, _, table = printed.rpartition(" texts of ")
-    header, *lines = table.splitlines()[1:]
+    *_, table = re.split(r"^[\d,]+ texts of .*, on .*\n", printed, flags=re.MULTILINE)
+    header, *lines = table.splitlines()
     starts = [match.start() for match in re.finditer(r"\S+( - \S+)?", header)]
     columns = [slice(*bounds) for bounds in itertools.pairwise([*starts, None])]
     lines = [line for line in lines if line[: starts[0]].endswith("  ")]

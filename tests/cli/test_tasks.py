@@ -73,7 +73,7 @@ def write_job(place, base, task, **fields):
 def scores(printed):
     """The metrics of each model in the table of scores."""
     lines = [re.split(r" {2,}", line.strip()) for line in printed.splitlines()]
-    (at,) = (number for number, line in enumerate(lines) if " texts of " in line[0])
+    (at,) = (number for number, line in enumerate(lines) if re.match(r"[\d,]+ texts of ", line[0]))
     names = [name for name in lines[at + 1] if name in ("teacher", "student")]
     rows = {row[0]: row[1 : 1 + len(names)] for row in lines[at + 2 :] if len(row) > len(names)}
     return {

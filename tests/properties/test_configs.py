@@ -64,6 +64,7 @@ distillation = st.fixed_dictionaries(
         "teacher_temperatures": st.none() | st.lists(st.floats(0.1, 9), min_size=1),
     },
 )
+PATHS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
 training = st.fixed_dictionaries(
     {},
     optional={
@@ -71,8 +72,8 @@ training = st.fixed_dictionaries(
         "ckpt_frequency": st.integers(0, 9),
         "ckpt_epoch_frequency": st.integers(1, 9),
         "ckpt_steps": st.none() | st.integers(1, 9),
-        "log_dir": st.none() | st.text(min_size=1),
-        "output_dir": st.none() | st.text(min_size=1),
+        "log_dir": st.none() | PATHS,
+        "output_dir": st.none() | PATHS,
         "device": st.sampled_from(["cpu", "cuda", "cuda:1", "gpu", "tpu"]),
         "fp16": st.booleans(),
         "fp16_opt_level": st.sampled_from(["O0", "O1", "O2", "O3"]),
