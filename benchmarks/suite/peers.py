@@ -16,6 +16,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxbrewer.run.freed_memory import VARIABLES
+
 from ..common import TEMPERATURE, Clock, Row, ratio
 from .overhead import MINILM, RATE, TOTAL, Pair
 from .overhead import TOY as TINY
@@ -41,7 +43,7 @@ class Side:
 
 
 OURS = "jaxbrewer"
-KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "2147483647", "MALLOC_ARENA_MAX": "1"}
+KEPT = {name: str(value) for name, (_, value) in VARIABLES.items()}
 """Variables of glibc that do for any process what jaxbrewer's commands do for theirs."""
 PYTORCH = [
     Side(f"{name}, {kind}", needs, ("pytorch_worker.py", trainer, kind))

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .rewriting import evaluate
+from .rewriting import call_rewritten
 
 PRODUCTS = ("dot_general", "conv_general_dilated")
 
@@ -43,10 +43,7 @@ def autocast(function: Callable[..., Any], dtype: Any) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def call(*args: Any) -> Any:
-        closed, shape = jax.make_jaxpr(function, return_shape=True)(*args)
-        leaves = jax.tree.leaves(args)
-        outputs = evaluate(closed.jaxpr, closed.consts, leaves, _is_castable, in_half)
-        return jax.tree.unflatten(jax.tree.structure(shape), outputs)
+        return call_rewritten(function, args, _is_castable, in_half)
 
     return call
 

@@ -12,9 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
-from jax.extend import core
 
-from .rewriting import evaluate, has_products
+from .rewriting import call_rewritten
 
 
 def fast_on_cpu(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -35,16 +34,10 @@ def fast_on_cpu(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def call(*args: Any) -> Any:
-        leaves = jax.tree.leaves(args)
-        is_traced = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+        is_traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(args))
         if not is_traced or jax.default_backend() != "cpu" or jax.device_count() > 1:
             return function(*args)
-        closed, shape = jax.make_jaxpr(function, return_shape=True)(*args)
-        if has_products(closed.jaxpr, _is_bfloat16):
-            outputs = evaluate(closed.jaxpr, closed.consts, leaves, _is_bfloat16, _product)
-        else:
-            outputs = core.jaxpr_as_fun(closed)(*leaves)
-        return jax.tree.unflatten(jax.tree.structure(shape), outputs)
+        return call_rewritten(function, args, _is_bfloat16, _product)
 
     return call
 

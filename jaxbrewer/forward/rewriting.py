@@ -16,18 +16,30 @@ _LOOPS = ("scan", "while", "cond")
 """Primitives whose inner jaxprs are rewritten; those of ``custom_jvp`` are not."""
 
 
-def evaluate(
-    jaxpr: Any, consts: Sequence[Any], args: Sequence[Any], chooses: Choice, product: Product
-) -> list[Any]:
-    """Evaluates a jaxpr with its chosen products replaced.
+def call_rewritten(
+    function: Callable[..., Any], args: Sequence[Any], chooses: Choice, product: Product
+) -> Any:
+    """Calls a function with its chosen products replaced.
 
     Args:
-        jaxpr: An open jaxpr.
-        consts: The values of its constants.
-        args: The values of its inputs.
+        function: Takes and returns pytrees of arrays.
+        args: Its arguments.
         chooses: Whether to replace an equation.
         product: What replaces it.
     """
+    closed, shape = jax.make_jaxpr(function, return_shape=True)(*args)
+    leaves = jax.tree.leaves(args)
+    if _has_products(closed.jaxpr, chooses):
+        outputs = _evaluate(closed.jaxpr, closed.consts, leaves, chooses, product)
+    else:
+        outputs = core.jaxpr_as_fun(closed)(*leaves)
+    return jax.tree.unflatten(jax.tree.structure(shape), outputs)
+
+
+def _evaluate(
+    jaxpr: Any, consts: Sequence[Any], args: Sequence[Any], chooses: Choice, product: Product
+) -> list[Any]:
+    """Evaluates an open jaxpr with its chosen products replaced."""
     values: dict[Any, Any] = {}
 
     def read(atom: Any) -> Any:
@@ -43,14 +55,14 @@ def evaluate(
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def has_products(jaxpr: Any, chooses: Choice) -> bool:
+def _has_products(jaxpr: Any, chooses: Choice) -> bool:
     """Whether a jaxpr, or one inside it, contains a chosen product."""
     return any(
         chooses(equation)
         or (
             equation.primitive.name in _CALLS + _LOOPS
             and any(
-                has_products(inner, chooses) for inner in core.jaxprs_in_params(equation.params)
+                _has_products(inner, chooses) for inner in core.jaxprs_in_params(equation.params)
             )
         )
         for equation in jaxpr.eqns
@@ -71,7 +83,7 @@ def _rewritten(value: Any, chooses: Choice, product: Product) -> Any:
     """A parameter of a call or a loop, with its jaxprs that contain chosen products rewritten."""
     if isinstance(value, tuple):
         return tuple(_rewritten(item, chooses, product) for item in value)
-    if not hasattr(value, "eqns") or not has_products(value, chooses):
+    if not hasattr(value, "eqns") or not _has_products(value, chooses):
         return value
     if not hasattr(value, "consts"):  # a jaxpr without constants, in JAX before 0.12
         return _rewritten(core.ClosedJaxpr(value, ()), chooses, product).jaxpr
@@ -81,6 +93,6 @@ def _rewritten(value: Any, chooses: Choice, product: Product) -> Any:
     ]
 
     def run(*args: Any) -> list[Any]:
-        return evaluate(value.jaxpr, value.consts, args, chooses, product)
+        return _evaluate(value.jaxpr, value.consts, args, chooses, product)
 
     return jax.make_jaxpr(run)(*args)

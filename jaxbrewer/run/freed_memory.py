@@ -6,8 +6,12 @@ import os
 import platform
 from importlib.metadata import entry_points
 
-_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
-"""Parameters of glibc's ``mallopt``."""
+VARIABLES = {
+    "MALLOC_MMAP_MAX_": (-4, 0),
+    "MALLOC_TRIM_THRESHOLD_": (-1, 2**31 - 1),
+    "MALLOC_ARENA_MAX": (-8, 1),
+}
+"""Variables of glibc: the parameter of ``mallopt`` that each sets, and the value."""
 
 
 def keep_freed_memory() -> None:
@@ -24,7 +28,7 @@ def keep_freed_memory() -> None:
     if is_chosen or platform.libc_ver()[0] != "glibc" or not _is_cpu_only():
         return
     mallopt = ctypes.CDLL(None).mallopt
-    for parameter, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_ARENA_MAX, 1)):
+    for parameter, value in VARIABLES.values():
         mallopt(parameter, value)
 
 
