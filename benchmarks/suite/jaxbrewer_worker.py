@@ -10,13 +10,14 @@ import tempfile
 
 import optax
 
-from benchmarks.suite.overhead import RATE, TOTAL, Pair, make_distiller
+from benchmarks.suite.overhead import RATE, TOTAL, Pair, make_distiller, wait_for_device
+from benchmarks.suite.passes import Passes
 from benchmarks.suite.turns import turns
 from benchmarks.suite.variants import VARIANTS
 
 
 def main(settings: str, *arguments: str) -> None:
-    """Trains a turn at a time: the distiller calls back after the steps of each."""
+    """Trains a turn at a time."""
     pair = Pair(**json.loads(settings)["pair"])
     student = pair.bert(pair.student_layers, 1)
     training = {}
@@ -26,14 +27,13 @@ def main(settings: str, *arguments: str) -> None:
         if "cached" in arguments:
             training["cache_dir"] = f"{folder}/cache"
         distiller = make_distiller(pair, pair.bert(pair.teacher_layers, 0), student, training)
-        turn = turns()
+        turn = turns(wait_for_device)
         next(turn)
         distiller.train(
             optax.adamw(optax.linear_schedule(RATE, 0.0, TOTAL)),
-            pair.batches(),
+            Passes(pair.batches(), lambda: next(turn), passes_before="cached" in arguments),
             num_steps=TOTAL,
             max_grad_norm=1.0,
-            callback=lambda model, step: next(turn),
         )
 
 

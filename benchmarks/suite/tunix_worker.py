@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from passes import Passes
 from tunix.distillation import distillation_trainer, strategies
 from tunix.models.qwen3.model import ModelConfig, Qwen3
 from turns import steps, turns
@@ -84,7 +85,7 @@ def with_jaxbrewer(teacher, student):
 
     distiller = jb.GeneralDistiller(
         jb.TrainingConfig(
-            output_dir=None, ckpt_steps=settings["steps"], progress=False,
+            output_dir=None, progress=False,
             **{field: value for name in arguments for field, value in VARIANTS[name].items()},
         ),
         jb.DistillationConfig(
@@ -97,11 +98,11 @@ def with_jaxbrewer(teacher, student):
     batches = [
         dict(zip(("ids", "mask"), ids_and_mask(rng), strict=True)) for _ in range(settings["steps"])
     ]
-    turn = turns()
+    turn = turns(lambda: jax.block_until_ready(jax.live_arrays()))
     next(turn)
     distiller.train(
-        optax.adamw(settings["rate"]), batches, num_steps=settings["total"],
-        callback=lambda model, step: next(turn),
+        optax.adamw(settings["rate"]), Passes(batches, lambda: next(turn)),
+        num_steps=settings["total"],
     )  # fmt: skip
 
 
