@@ -68,12 +68,12 @@ class ReadBatch(NamedTuple):
 
     Attributes:
         arrays: From :func:`as_batch`.
-        signature: Its structure, shapes and dtypes.
+        shape: A number for its structure, shapes and dtypes, from 0 in the order of arrival.
         size: Number of examples.
     """
 
     arrays: Batch
-    signature: Any
+    shape: int
     size: int
 
 
@@ -93,7 +93,7 @@ class BatchReader:
     """
 
     def __init__(self) -> None:
-        self._sizes: dict[Any, int] = {}
+        self._known: dict[Any, tuple[int, int]] = {}
 
     def __call__(self, batch: Any) -> ReadBatch:
         """Reads a batch.
@@ -101,12 +101,12 @@ class BatchReader:
         Raises:
             UsageError: It is not a batch.
         """
-        found = _signature_if_arrays(batch)
-        if found not in self._sizes:
+        known = self._known.get(_signature_if_arrays(batch))
+        if known is None:
             batch = as_batch(batch)
-            found = signature(batch)
-            self._sizes[found] = batch_size(batch)
-        return ReadBatch(batch, found, self._sizes[found])
+            known = len(self._known), batch_size(batch)
+            known = self._known.setdefault(signature(batch), known)
+        return ReadBatch(batch, *known)
 
 
 def _signature_of(leaves: Sequence[Any], structure: Any) -> Any:

@@ -52,6 +52,8 @@ class DeviceScalars(Generic[Scalars]):
     @functools.cached_property
     def _on_host(self) -> Scalars:
         vectors = [np.asarray(vector).astype(float).tolist() for vector in self.vectors]
+        if len(vectors) == 1:
+            return self._tree(vectors[0])
         return self._tree([vectors[number][place] for number, place in self.places])
 
     @property
@@ -60,12 +62,12 @@ class DeviceScalars(Generic[Scalars]):
         return self._tree(self.places)
 
     def _tree(self, leaves: Sequence[Any]) -> Scalars:
-        tree: Scalars = jax.tree.unflatten(self.structure, leaves)
+        tree: Scalars = self.structure.unflatten(leaves)
         return tree
 
     def is_ready(self) -> bool:
         """Whether the step that computes them has finished, without waiting for it."""
-        return all(vector.is_ready() for vector in self.vectors)
+        return bool(self.vectors[-1].is_ready())
 
 
 class StepScalars(NamedTuple):

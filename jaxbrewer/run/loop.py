@@ -137,7 +137,7 @@ def fit(
         UsageError: The run cannot be resumed.
     """
     exit_all_on_error()
-    shapes: set[Any] = set()
+    shapes: set[tuple[int, ...]] = set()
     read = BatchReader()
 
     def prepare(batches: tuple[Any, ...]) -> Any:
@@ -214,7 +214,8 @@ def fit(
                 if number == begun and run is not None and not has_scores:
                     _, (scalars, _) = jax.eval_shape(jitted, state, teacher_variables, placed)
                     require_best_metric(config, scalars.tree.metrics)
-                with interrupts.delayed(), collect_facts() as facts:
+                collected = collect_facts() if is_new else contextlib.nullcontext(())
+                with interrupts.delayed(), collected as facts:
                     state, (scalars, gradients) = jitted(state, teacher_variables, placed)
                     number, last = number + 1, group
                     examples = sum(batch.size for batch in found) * layout.loaders
@@ -281,10 +282,10 @@ def _announce_new(facts: Iterable[str], announced: frozenset[str]) -> frozenset[
     return announced.union(facts)
 
 
-def _watch_shapes(shapes: set[Any], batches: Sequence[ReadBatch]) -> bool:
+def _watch_shapes(shapes: set[tuple[int, ...]], batches: Sequence[ReadBatch]) -> bool:
     """Whether these are the first batches of their shapes, which are compiled for."""
     before = len(shapes)
-    shapes.add(tuple(batch.signature for batch in batches))
+    shapes.add(tuple(batch.shape for batch in batches))
     if before == MANY_SHAPES and len(shapes) > before:
         warnings.warn(
             f"This is the {len(shapes)}th different batch shape, and each one is compiled anew: "

@@ -17,7 +17,7 @@ from ..checksums import leaves_by_path
 from ..errors import NonFiniteError, setting
 from ..forward.model import PyTree
 from ..objective.value_checks import FailedCheck, is_check, report
-from ..step.optimizer import global_norm
+from ..step.optimizer import squared_norm
 from ..step.state import TrainState
 from ..step.train_step import TrainStep
 from .device_scalars import DeviceScalars, StepScalars
@@ -29,10 +29,10 @@ _GRADIENTS = "finite_gradients"
 def finite_gradients(gradient: PyTree) -> dict[str, jax.Array]:
     """Whether each array of a gradient is finite, as an extra metric of the step.
 
-    It looks at their norms, which the norm of the whole gradient needs anyway.
+    It looks at their squared norms, which the norm of the whole gradient needs anyway.
     """
-    finite = [jnp.isfinite(global_norm(leaf)) for leaf in jax.tree.leaves(gradient)]
-    return {_GRADIENTS: jnp.array(finite, bool)}
+    squares = [squared_norm(leaf) for leaf in jax.tree.leaves(gradient)]
+    return {_GRADIENTS: jnp.isfinite(jnp.array(squares))}
 
 
 FlaggedStep = Callable[

@@ -105,10 +105,15 @@ def make_optimizer(
     return reporting_failures(optax.with_extra_args_support(grouped))
 
 
-def global_norm(tree: PyTree) -> jax.Array:
-    """The norm of all arrays together, in float32 at least: squares overflow in float16."""
+def squared_norm(tree: PyTree) -> jax.Array:
+    """The squared norm of all arrays, in float32 at least: squares overflow in float16."""
     wide = jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree)
-    return optax.tree.norm(wide)
+    return optax.tree.norm(wide, squared=True)
+
+
+def global_norm(tree: PyTree) -> jax.Array:
+    """The norm of all arrays together, in float32 at least."""
+    return jnp.sqrt(squared_norm(tree))
 
 
 def _clip(max_norm: float) -> optax.GradientTransformation:
