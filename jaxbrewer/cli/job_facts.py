@@ -150,6 +150,8 @@ def training_facts(
     )
     if config.teacher_products is not None:
         precision += f" (the teacher's products {config.teacher_products})"
+    if training.trainer.train_config.teacher_device is not None:
+        precision += f", the teacher on {config.teacher_device}"
     return [
         (
             "batches",

@@ -116,6 +116,11 @@ class TrainingConfig(Config):
     """``"cpu"``, or an accelerator (``"cuda"``, ``"gpu"``, ``"tpu"``), which means JAX's default
     device: the accelerator where there is one, else the CPU."""
 
+    teacher_device: str | Sequence[str] | None = field(default=None, kw_only=True)
+    """Other devices of this process for the teacher, ``"cuda:1"`` or ``["cuda:1", "cuda:2"]``. It
+    computes its outputs for the next batches there while the student's device computes a step;
+    several devices are a mesh ``{"fsdp": n}``. ``None`` runs the teacher in the student's step."""
+
     fp16: bool = False
     """Computes in half precision, as ``fp16_opt_level`` says."""
 
@@ -197,8 +202,10 @@ class TrainingConfig(Config):
         check_mesh("TrainingConfig.mesh", self.mesh)
         self.freeze("mesh")
         axes = tuple(self.mesh) or (("data",) if self.data_parallel else ())
-        for name in ("student_rules", "teacher_rules"):
-            check_rules(f"TrainingConfig.{name}", getattr(self, name), axes)
+        self._check_teacher_device()
+        axes_of_teacher = axes if self.teacher_device is None else ("fsdp",)
+        for name, own in (("student_rules", axes), ("teacher_rules", axes_of_teacher)):
+            check_rules(f"TrainingConfig.{name}", getattr(self, name), own)
             self.freeze(name)
         self._check_profile()
         self._check_trackers()
@@ -219,6 +226,27 @@ class TrainingConfig(Config):
         self.require("cache_dir", holds, "a path, a list of paths, or None")
         paths = tuple(None if path is None else str(path) for path in paths)
         object.__setattr__(self, "cache_dir", paths if several else paths[0])
+
+    def _check_teacher_device(self) -> None:
+        given = self.teacher_device
+        if given is None:
+            return
+        names = (given,) if isinstance(given, str) else given
+        is_list = isinstance(names, (list, tuple)) and len(names) > 0
+        allowed = "a device such as 'cuda:1', a list of these, or None"
+        self.require("teacher_device", is_list and all(map(_is_device, names)), allowed)
+        if not isinstance(given, str):
+            self.freeze("teacher_device")
+        if self.cache_dir is not None:
+            raise UsageError(
+                f"TrainingConfig.teacher_device is {given!r}, but the teacher's outputs come from "
+                "cache_dir: leave out one of them."
+            )
+        if self.teacher_rules and len(names) == 1:
+            raise UsageError(
+                f"TrainingConfig.teacher_rules split the teacher, but teacher_device is {given!r}: "
+                "name several devices, or leave out the rules."
+            )
 
     def _check_profile(self) -> None:
         self.freeze("profile_steps")
@@ -251,6 +279,13 @@ class TrainingConfig(Config):
 TRACKER_NAMES = ("tensorboard", "mlflow", "trackio", "wandb")
 
 DEVICES = ("cpu", "cuda", "gpu", "tpu")
+
+
+def _is_device(name: object) -> bool:
+    """Whether this is the name of a kind of devices, with the number of one or without."""
+    kind, colon, number = name.partition(":") if isinstance(name, str) else ("", "", "")
+    is_numbered = number.isascii() and number.isdecimal()
+    return kind in DEVICES and is_numbered == bool(colon)
 
 
 def is_path(value: object) -> bool:

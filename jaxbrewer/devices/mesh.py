@@ -25,12 +25,15 @@ class DeviceLayout:
         student_rules: See :class:`~jaxbrewer.TrainingConfig`.
         teacher_rules: The same for the teacher.
         local_batches: Whether each process's loader yields only its own rows of a batch.
+        device: Without a mesh, the device to which arrays are committed; ``None`` leaves the
+            choice to JAX.
     """
 
     mesh: Mesh | None = None
     student_rules: Rules = ()
     teacher_rules: Rules = ()
     local_batches: bool = False
+    device: jax.Device | None = None
 
     @property
     def loaders(self) -> int:
@@ -53,7 +56,40 @@ def make_layout(config: TrainingConfig) -> DeviceLayout:
                 f"{jax.process_count()} processes cannot share: the mesh's data x fsdp must be a "
                 "multiple of the processes."
             )
-    return DeviceLayout(mesh, config.student_rules, config.teacher_rules, config.local_batches)
+    device = None
+    if mesh is None and config.teacher_device is not None:  # one of several devices in use
+        device = _student_device(config)
+    return DeviceLayout(
+        mesh, config.student_rules, config.teacher_rules, config.local_batches, device
+    )
+
+
+def make_teacher_layout(config: TrainingConfig) -> DeviceLayout | None:
+    """The layout of a teacher on the config's ``teacher_device``; ``None`` if there is none.
+
+    Several devices are a mesh with the axis ``fsdp``.
+
+    Raises:
+        UsageError: A device is missing here or is the student's, or there are several processes.
+
+    Examples:
+        >>> make_teacher_layout(TrainingConfig(device="cpu", teacher_device="cpu:0"))
+        Traceback (most recent call last):
+        ...
+        jaxbrewer.errors.UsageError: TrainingConfig.teacher_device is 'cpu:0', the student's ...
+    """
+    devices = _teacher_devices(config)
+    if not devices:
+        return None
+    if make_layout(config).device in devices:
+        raise UsageError(
+            f"TrainingConfig.teacher_device is {config.teacher_device!r}, the student's device: "
+            "name another one, or leave it out to run the teacher in the student's step."
+        )
+    if len(devices) == 1:
+        return DeviceLayout(device=devices[0])
+    mesh = jax.make_mesh((len(devices),), ("fsdp",), axis_types=(AxisType.Auto,), devices=devices)
+    return DeviceLayout(mesh, teacher_rules=config.teacher_rules)
 
 
 def make_mesh(config: TrainingConfig) -> Mesh | None:
@@ -62,10 +98,13 @@ def make_mesh(config: TrainingConfig) -> Mesh | None:
     Raises:
         UsageError: It does not fit the number of devices, or ``device`` is missing here.
     """
-    devices = devices_of(config)
+    of_teacher = _teacher_devices(config)
+    devices = [device for device in devices_of(config) if device not in of_teacher]
     sizes = dict(config.mesh)
     if not sizes and (config.data_parallel or jax.process_count() > 1):
         sizes = {"data": -1}
+    if not sizes:
+        return None
     axes = tuple(axis for axis in MESH_AXES if axis in sizes)
     known = math.prod(size for size in sizes.values() if size > 0)
     for axis in axes:
@@ -99,17 +138,20 @@ def on_device(config: TrainingConfig) -> contextlib.AbstractContextManager[Any]:
         UsageError: It is missing here.
     """
     kind, _, index = config.device.partition(":")
-    devices_of(config)
+    devices = devices_of(config)
     if kind != "cpu" and not index:
         return contextlib.nullcontext()
-    local = jax.local_devices(backend="cpu" if kind == "cpu" else None)
-    number = int(index or 0)
-    if number >= len(local):
-        raise UsageError(
-            f"TrainingConfig.device is {config.device!r}, but there are {len(local)} such devices, "
-            "counted from 0."
-        )
-    return jax.default_device(local[number])
+    return jax.default_device(_numbered("device", config.device, devices))
+
+
+def on_teacher_device(config: TrainingConfig) -> contextlib.AbstractContextManager[Any]:
+    """Makes the first ``teacher_device`` JAX's default device, if the config names one.
+
+    Raises:
+        UsageError: It is missing here, or there are several processes.
+    """
+    devices = _teacher_devices(config)
+    return jax.default_device(devices[0]) if devices else contextlib.nullcontext()
 
 
 def devices_of(config: TrainingConfig) -> list[jax.Device]:
@@ -124,19 +166,66 @@ def devices_of(config: TrainingConfig) -> list[jax.Device]:
         >>> len(devices_of(TrainingConfig(device="cpu"))) > 0
         True
     """
-    kind, _, index = config.device.partition(":")
+    is_any = config.device.partition(":")[0] == "cuda"
+    return _devices_named("device", config.device, is_any=is_any)
+
+
+def _teacher_devices(config: TrainingConfig) -> list[jax.Device]:
+    """The devices of the config's ``teacher_device``."""
+    given = config.teacher_device
+    if given is None:
+        return []
+    if jax.process_count() > 1:
+        raise UsageError(
+            f"TrainingConfig.teacher_device is {given!r}, but {jax.process_count()} processes "
+            "share the training: leave it out, or start one process."
+        )
+    names = (given,) if isinstance(given, str) else given
+    devices = [
+        _numbered("teacher_device", name, _devices_named("teacher_device", name)) for name in names
+    ]
+    kinds = {device.platform for device in devices}
+    if len(kinds) > 1 or len(set(devices)) < len(devices):
+        raise UsageError(
+            f"TrainingConfig.teacher_device must be different devices of one kind, got {given!r}."
+        )
+    return devices
+
+
+def _student_device(config: TrainingConfig) -> jax.Device:
+    """The device of a student without a mesh."""
+    with on_device(config):
+        (device,) = jax.device_put(0).devices()
+    return device
+
+
+def _numbered(field: str, name: str, devices: list[jax.Device]) -> jax.Device:
+    """The device of a name such as ``"cpu:1"`` among those of its kind in this process."""
+    local = [device for device in devices if device.process_index == jax.process_index()]
+    number = int(name.partition(":")[2] or 0)
+    if number >= len(local):
+        raise UsageError(
+            f"TrainingConfig.{field} is {name!r}, but there are {len(local)} such devices, "
+            "counted from 0."
+        )
+    return local[number]
+
+
+def _devices_named(field: str, name: str, *, is_any: bool = False) -> list[jax.Device]:
+    """All devices of the kind of a name; with ``is_any``, JAX's default devices."""
+    kind, _, index = name.partition(":")
     if index and not index.isdecimal():
-        raise UsageError(f"TrainingConfig.device must end in a number, got {config.device!r}.")
+        raise UsageError(f"TrainingConfig.{field} must end in a number, got {name!r}.")
     try:
         devices = jax.devices("cpu") if kind == "cpu" else jax.devices()
     except (RuntimeError, AssertionError) as error:
         wanted = jax.config.jax_platforms or "any platform"  # type: ignore[attr-defined]
         reason = " ".join(str(error).split()) or "none is installed"
         raise UsageError(f"JAX finds no devices of {wanted}: {reason}.") from None
-    found = devices[0].platform
-    if kind in ("gpu", "tpu") and found != kind:
+    found, asked = devices[0].platform, "gpu" if kind == "cuda" else kind
+    if not is_any and found != asked:
         raise UsageError(
-            f"TrainingConfig.device is {config.device!r}, but JAX finds only {found} devices: "
-            f"install JAX for {kind.upper()}s, or choose the device {found!r}."
+            f"TrainingConfig.{field} is {name!r}, but JAX finds only {found} devices: "
+            f"install JAX for {asked.upper()}s, or choose the device {found!r}."
         )
     return list(devices)

@@ -35,6 +35,14 @@ from .partitioning import fsdp_spec, names_of, partition
 Teachers: TypeAlias = Model | Sequence[Model] | Mapping[str, Any] | None
 """A teacher, several, or none; or one of these by task."""
 
+
+def variables_of(teacher: Teachers) -> PyTree:
+    """The variables of a teacher, of several, or by task, as a step takes them."""
+    return jax.tree.map(
+        lambda model: model.variables, teacher, is_leaf=lambda node: isinstance(node, Model)
+    )
+
+
 # -- the state and the teacher --------------------------------------------------------------------
 
 
@@ -101,7 +109,7 @@ def init_state(
         layout: The layout.
     """
     if layout.mesh is None:
-        return start(weights)
+        return start(_on_device(weights, layout))
     shardings = state_shardings(jax.eval_shape(start, weights), student, layout)
     own = {"params": shardings.params, "state": shardings.model_state}
     if weights["projections"] is not None:
@@ -144,8 +152,32 @@ def teacher_shardings(variables: PyTree, teacher: Teachers, layout: DeviceLayout
 def place_teacher(variables: PyTree, teacher: Teachers, layout: DeviceLayout) -> PyTree:
     """Places the variables of a teacher, or of several, by :func:`teacher_shardings`."""
     if layout.mesh is None or teacher is None:
-        return jax.tree.map(jnp.asarray, variables)
+        return jax.tree.map(jnp.asarray, _on_device(variables, layout))
     return place(variables, teacher_shardings(variables, teacher, layout))
+
+
+def place_models(teacher: Any, layout: DeviceLayout) -> Any:
+    """A teacher, or several, with their variables placed by :func:`place_teacher`."""
+
+    def placed(model: Model, variables: PyTree) -> Model:
+        return dataclasses.replace(model, params=variables["params"], state=variables["state"])
+
+    variables = place_teacher(variables_of(teacher), teacher, layout)
+    if isinstance(teacher, Model):
+        return placed(teacher, variables)
+    return tuple(map(placed, teacher, variables))
+
+
+def place_whole(tree: PyTree, layout: DeviceLayout) -> PyTree:
+    """Places arrays whole on each of the layout's devices."""
+    if layout.mesh is None:
+        return _on_device(tree, layout)
+    return jax.device_put(tree, NamedSharding(layout.mesh, PartitionSpec()))
+
+
+def _on_device(tree: PyTree, layout: DeviceLayout) -> PyTree:
+    """The arrays on the device of a layout without a mesh, if it has one."""
+    return tree if layout.device is None else jax.device_put(tree, layout.device)
 
 
 def models_for_use(student: Model, teachers: Teachers, layout: DeviceLayout) -> tuple[Model, Any]:
@@ -156,12 +188,16 @@ def models_for_use(student: Model, teachers: Teachers, layout: DeviceLayout) -> 
         teachers: A model, or ``None``, or a tuple or a dict of these.
         layout: The mesh and the rules.
     """
-    taught = jax.tree.map(
+    return gather_for_use(student, layout, layout.student_rules), teachers_for_use(teachers, layout)
+
+
+def teachers_for_use(teachers: Any, layout: DeviceLayout) -> Any:
+    """The teachers as a step calls them; see :func:`gather_for_use`."""
+    return jax.tree.map(
         lambda model: gather_for_use(model, layout, layout.teacher_rules),
         teachers,
         is_leaf=lambda node: isinstance(node, Model),
     )
-    return gather_for_use(student, layout, layout.student_rules), taught
 
 
 def gather_for_use(model: Model, layout: DeviceLayout, rules: Rules) -> Model:
@@ -245,7 +281,7 @@ def place_batch(batch: Batch, layout: DeviceLayout) -> Batch:
     :class:`~jaxbrewer.TrainingConfig`.
     """
     if layout.mesh is None:
-        return batch
+        return _on_device(batch, layout)
 
     def put(leaf: Any) -> jax.Array:
         sharding = batch_sharding(np.shape(leaf), layout)

@@ -11,7 +11,7 @@ from ..configs import DistillationConfig, TrainingConfig
 from ..data.batches import as_batch
 from ..devices.estimate import Estimate
 from ..devices.mesh import make_layout
-from ..devices.sharding import models_for_use, trace_for
+from ..devices.sharding import models_for_use, trace_for, variables_of
 from ..errors import UsageError, suggest
 from ..forward.adaptors import Adaptor
 from ..forward.as_model import as_model
@@ -38,7 +38,6 @@ from .prepared import (
     RunRecord,
     check,
     estimate,
-    variables_of,
 )
 from .task_models import TaskModels
 from .task_sampling import Draw, loader_probabilities, make_draw, task_groups
@@ -116,6 +115,11 @@ class MultiTaskDistiller(Distiller):
             raise UsageError(
                 "TrainingConfig.cache_dir: MultiTaskDistiller does not read a cache; give each "
                 "task's batches their 'teacher_cache' instead, with jaxbrewer.cache.with_outputs."
+            )
+        if train_config.teacher_device is not None:
+            raise UsageError(
+                f"TrainingConfig.teacher_device is {train_config.teacher_device!r}, but "
+                "MultiTaskDistiller runs its teachers in the student's step: leave it out."
             )
         for task in model_T:
             if not isinstance(task, str) or not task or "/" in task:
@@ -336,6 +340,7 @@ class MultiTaskDistiller(Distiller):
             plan=plan,
             student=self._student,
             teacher=self._teachers,
+            separate_teacher=None,
             projections=self.projections,
             objective=objective,
             optimizer=grouped,

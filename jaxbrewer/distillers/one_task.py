@@ -14,11 +14,13 @@ from ..data.batch_parts import objective_entry
 from ..data.batches import as_batch
 from ..data.groups import groups
 from ..devices.estimate import Estimate
-from ..devices.mesh import make_layout
-from ..devices.sharding import models_for_use, trace_for
+from ..devices.mesh import make_layout, make_teacher_layout
+from ..devices.separate_teacher import SeparateTeacher
+from ..devices.sharding import models_for_use, place_models, trace_for, variables_of
 from ..errors import UsageError
 from ..forward.adaptors import Adaptor
 from ..forward.as_model import as_model
+from ..forward.call_arguments import arguments_of, check_arguments
 from ..forward.model import Model
 from ..forward.precision import policy_of
 from ..objective.objective import Objective, make_objective
@@ -27,7 +29,7 @@ from ..run.nonfinite import FlaggedStep, finite_gradients, with_finite_flags
 from ..run.plan import Plan
 from ..step.optimizer import make_optimizer
 from ..step.resolve_matches import resolve_matches
-from ..step.teachers import Adaptors, Teacher
+from ..step.teachers import Adaptors, Teacher, models_of
 from ..step.train_step import make_train_step
 from .base import (
     Distiller,
@@ -48,7 +50,6 @@ from .prepared import (
     estimate,
     named_models,
     require_config,
-    variables_of,
 )
 
 
@@ -58,6 +59,7 @@ class _Built(NamedTuple):
     objective: Objective
     optimizer: optax.GradientTransformationExtraArgs
     make_step: Callable[[int], FlaggedStep]
+    separate_teacher: SeparateTeacher | None
 
 
 class OneTaskDistiller(Distiller):
@@ -98,6 +100,8 @@ class OneTaskDistiller(Distiller):
         check_config(self._objective_config)
         if distill_config is not None:
             self._cache_policy(distill_config).check()
+        if train_config.teacher_device is not None:
+            self._place_teacher()
 
     @staticmethod
     def _as_teacher(model_T: Any) -> Model | tuple[Model, ...] | None:
@@ -305,7 +309,8 @@ class OneTaskDistiller(Distiller):
             config=config,
             plan=plan,
             student=self._student,
-            teacher=teacher,
+            teacher=None if built.separate_teacher else teacher,
+            separate_teacher=built.separate_teacher,
             projections=self.projections,
             objective=built.objective,
             optimizer=built.optimizer,
@@ -342,22 +347,39 @@ class OneTaskDistiller(Distiller):
                 optimizer, objective, max_grad_norm=max_grad_norm, student=self._student
             )
 
+            layout, separate, in_step, args_in_step = make_layout(config), None, teacher, args
+            teacher_layout = make_teacher_layout(config)
+            if teacher_layout is not None:
+                assert teacher is not None
+                check_arguments(args, (self._student, *models_of(teacher)))
+                separate = SeparateTeacher(
+                    teacher,
+                    self.adaptor_T,
+                    objective,
+                    teacher_layout,
+                    layout,
+                    precision=policy_of(config),
+                    args=args,
+                )
+                in_step = None
+                args_in_step = {"args_S": arguments_of(self._student, "student", args)}
+
             def make_step(micro_batches: int) -> FlaggedStep:
                 step = make_train_step(
-                    *models_for_use(self._student, teacher, make_layout(config)),
+                    *models_for_use(self._student, in_step, layout),
                     objective,
                     grouped,
                     adaptor_S=self.adaptor_S,
                     adaptor_T=self.adaptor_T,
                     gradient_accumulation_steps=micro_batches,
                     precision=policy_of(config),
-                    args=args,
+                    args=args_in_step,
                     extra_metrics=finite_gradients,
                 )
-                step = trace_for(step, make_layout(config))
+                step = trace_for(step, layout)
                 return with_finite_flags(step, skips=config.on_nonfinite == "skip")
 
-            return _Built(objective, grouped, functools.cache(make_step))
+            return _Built(objective, grouped, functools.cache(make_step), separate)
 
         settings = (
             optimizer, max_grad_norm, distill_config, config, plan.total_steps, dict(args),
@@ -378,6 +400,24 @@ class OneTaskDistiller(Distiller):
             adaptor_T=self.adaptor_T,
             args=args,
         )
+
+    def _place_teacher(self) -> None:
+        """Places the teacher on the config's ``teacher_device``.
+
+        Raises:
+            UsageError: There is no teacher, it runs before the training, or the device is missing.
+        """
+        excludes = f"TrainingConfig.teacher_device is {self.train_config.teacher_device!r}, but "
+        if self._teacher is None:
+            raise UsageError(f"{excludes}there is no teacher: leave it out.")
+        if self._objective_config.is_caching_logits:
+            raise UsageError(
+                f"{excludes}is_caching_logits runs the teacher before the training: leave out one "
+                "of them."
+            )
+        layout = make_teacher_layout(self.train_config)
+        assert layout is not None
+        self._teacher = place_models(self._teacher, layout)
 
     def _teacher_fingerprint(self) -> str | None:
         """The digest by which a resumed run knows its teacher."""

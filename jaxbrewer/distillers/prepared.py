@@ -20,7 +20,15 @@ from ..data.groups import GroupSource
 from ..devices.estimate import Estimate, estimate_step
 from ..devices.mesh import make_layout, on_device
 from ..devices.processes import broadcast_json
-from ..devices.sharding import Teachers, gather, init_state, place_teacher, readable
+from ..devices.separate_teacher import SeparateTeacher
+from ..devices.sharding import (
+    Teachers,
+    gather,
+    init_state,
+    place_teacher,
+    readable,
+    variables_of,
+)
 from ..errors import StopTraining, UsageError
 from ..forward.model import Model, PyTree
 from ..forward.precision import policy_of
@@ -83,6 +91,7 @@ class Prepared:
         plan: Number of steps, and of steps in an epoch.
         student: The student, with the weights that the training starts from.
         teacher: The teacher or teachers that the step runs, or these by task.
+        separate_teacher: The teacher or teachers on devices of their own, which it does not run.
         projections: The projections that the training starts from; ``None`` draws new ones.
         objective: The total loss, of one task or of several.
         optimizer: The optimizer of student and projections.
@@ -98,6 +107,7 @@ class Prepared:
     plan: Plan
     student: Model
     teacher: Teachers
+    separate_teacher: SeparateTeacher | None
     projections: PyTree | None
     objective: HasProjections
     optimizer: optax.GradientTransformationExtraArgs
@@ -135,11 +145,13 @@ class Prepared:
 
     def first_batches(self) -> tuple[Any, ...]:
         """The batches of the first step; an iterator loses them."""
-        batches = next(self.source(start=None)).batches
-        return tuple(
+        batches = tuple(
             as_batch(self.postprocess(batch, lambda: (self.student.params, self.student.state)))
-            for batch in batches
+            for batch in next(self.source(start=None)).batches
         )
+        if self.separate_teacher is not None:
+            batches = tuple(map(self.separate_teacher.shapes, batches))
+        return batches
 
 
 class Fitted(NamedTuple):
@@ -250,6 +262,7 @@ def fit(
             config=config,
             plan=prepared.plan,
             layout=layout,
+            separate_teacher=prepared.separate_teacher,
             weights_at_0=prepared.weights_at_0,
             settings=configs_as_json(config, prepared.record.distill_configs),
             run_directory=open_run(config, prepared.record.distill_configs, _facts(prepared)),
@@ -345,13 +358,6 @@ def named_models(teacher: Teacher, name: str = "teacher{}") -> dict[str, Model]:
     if teacher is None or isinstance(teacher, Model):
         return {} if teacher is None else {name.format(""): teacher}
     return {name.format(f" {index}"): model for index, model in enumerate(teacher)}
-
-
-def variables_of(teacher: Teachers) -> PyTree:
-    """The variables of a teacher, of several, or by task, as a step takes them."""
-    return jax.tree.map(
-        lambda model: model.variables, teacher, is_leaf=lambda node: isinstance(node, Model)
-    )
 
 
 def require_config(field: str, value: Any, kind: type) -> None:

@@ -8,6 +8,7 @@ import jax
 import optax
 
 from ..configs import DistillationConfig, TrainingConfig
+from ..devices.sharding import variables_of
 from ..forward.adaptors import Adaptor
 from ..forward.model import Model, PyTree
 from ..forward.precision import policy_of
@@ -16,7 +17,7 @@ from ..step.resolve_matches import resolve_matches
 from ..step.state import init_train_state
 from ..step.tasks import TaskBatch, TaskObjective, present_in
 from ..step.teachers import Adaptors, Teacher
-from .prepared import named_models, variables_of
+from .prepared import named_models
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,7 +37,7 @@ MAY_DIFFER = frozenset(
     {
         "log_dir", "trackers", "output_dir", "cache_dir", "compilation_cache", "progress",
         "overwrite", "resume", "force_resume",
-        "device", "data_parallel", "local_rank",
+        "device", "teacher_device", "data_parallel", "local_rank",
         "mesh", "student_rules", "teacher_rules", "local_batches", "profile_steps",
         "ckpt_frequency", "ckpt_epoch_frequency", "ckpt_steps",
         "keep_last", "keep_every", "keep_best", "best_metric", "best_mode", "patience",

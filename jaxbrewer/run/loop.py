@@ -17,6 +17,7 @@ from ..data.batches import BatchReader, ReadBatch
 from ..data.groups import GroupSource, count_batches
 from ..devices.mesh import DeviceLayout, on_device
 from ..devices.processes import exit_all_on_error
+from ..devices.separate_teacher import SeparateTeacher
 from ..devices.sharding import jit_step, place_batch
 from ..errors import NonFiniteError, UsageError
 from ..forward.model import PyTree
@@ -96,6 +97,7 @@ def fit(
     run_directory: RunDirectory | None,
     keep: Callable[[TrainState, History], None],
     layout: DeviceLayout = DeviceLayout(),  # noqa: B008  # frozen
+    separate_teacher: SeparateTeacher | None = None,
     weights_at_0: Mapping[str, TermWeight] = {},
     settings: Mapping[str, Any] = {},
     postprocess: Callable[[Any, TrainState], Any] = lambda batch, state: batch,
@@ -121,6 +123,7 @@ def fit(
             also if an error or Ctrl-C ends the training, but not if a step was not finite. After
             Ctrl-C the state is saved as well.
         layout: The devices of batches.
+        separate_teacher: A teacher that ``step`` does not run and whose outputs it needs.
         weights_at_0: The weights of the loss's terms before the first step, which are logged.
         settings: The configs as nested dicts, for trackers.
         postprocess: Applied to every batch and the state before anything else.
@@ -139,9 +142,13 @@ def fit(
     exit_all_on_error()
     shapes: set[tuple[int, ...]] = set()
     read = BatchReader()
+    teachers = teacher_variables if separate_teacher is None else separate_teacher.variables
 
     def prepare(batches: tuple[Any, ...]) -> Any:
-        placed = place_batch(batches, layout)
+        if separate_teacher is None:
+            placed = place_batch(batches, layout)
+        else:
+            placed = separate_teacher.place(batches)
         return placed if len(placed) > 1 else placed[0]
 
     with contextlib.ExitStack() as stack:
@@ -207,10 +214,10 @@ def fit(
                 batches = tuple(batch.arrays for batch in found)
                 is_new = _watch_shapes(shapes, found)
                 profiler.before(number + 1, state)
-                placed = prepare(batches)
-                log.has_data()
                 if is_new:
                     log.waits_for(number + 1, "compiling for this shape of batches")
+                placed = prepare(batches)
+                log.has_data()
                 if number == begun and run is not None and not has_scores:
                     _, (scalars, _) = jax.eval_shape(jitted, state, teacher_variables, placed)
                     require_best_metric(config, scalars.tree.metrics)
@@ -232,7 +239,7 @@ def fit(
                         guard.count_skipped(bad)
                         continue
                     log.read(bad.number)
-                    arrays = {"teacher's arrays": teacher_variables, "batch": bad.batch}
+                    arrays = {"teacher's arrays": teachers, "batch": bad.batch}
                     if bad.number == begun + 1:
                         arrays = {"weights": initial, **arrays}
                     kept = checkpointer.last_kept() if checkpointer else "Nothing was saved."

@@ -178,13 +178,14 @@ def make_teacher_step(
     *,
     precision: Policy = AS_GIVEN,
     args: Mapping[str, Any] = {},
+    custom_matches: Sequence[CustomMatch] = (),
 ) -> Callable[[PyTree, Batch], Outputs | tuple[Outputs, ...]]:
     """Builds ``teacher_step(teacher_variables, batch) -> Outputs``, in evaluation mode.
 
     Its result, for several teachers a tuple, may stand in a batch as ``"teacher_cache"``; they are
-    then not run.
+    then not run. It holds the outputs of the modules that ``custom_matches`` name.
     """
-    forwards = _forwards(teacher, adaptor, precision, args, ())
+    forwards = _forwards(teacher, adaptor, precision, args, custom_matches)
 
     @fast_on_cpu
     def of_one(variables: PyTree, batch: Batch) -> Outputs:

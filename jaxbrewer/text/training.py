@@ -116,6 +116,7 @@ def make_fine_tuning(
     """
     loader = make_loader(task, encoded, optimization, training, num_widths=num_widths)
     training = _with_checkpoints(training, optimization, loader)
+    training = dataclasses.replace(training, teacher_device=None)  # there is no teacher
     trainer = BasicTrainer(training, freeze(model, *frozen), task.adaptor)
     trainer.run_facts = lambda: {"data": data_facts(task, encoded)}
     return TextTraining(trainer, loader, optimization)
