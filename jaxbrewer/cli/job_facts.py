@@ -150,8 +150,9 @@ def training_facts(
     )
     if config.teacher_products is not None:
         precision += f" (the teacher's products {config.teacher_products})"
-    if training.trainer.train_config.teacher_device is not None:
-        precision += f", the teacher on {config.teacher_device}"
+    where = training.trainer.train_config.teacher_device
+    if where is not None:
+        precision += f", the teacher on {where if isinstance(where, str) else abbreviate(where)}"
     return [
         (
             "batches",

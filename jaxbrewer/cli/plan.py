@@ -35,16 +35,20 @@ def plan(job: Job, *, fake_devices: bool) -> None:
     from ..devices.mesh import devices_of
 
     config = job.config.training
-    if fake_devices:
-        config = dataclasses.replace(config, device="cpu")
-        job = job._replace(config=dataclasses.replace(job.config, training=config))
-    needed = math.prod(n for n in config.mesh.values() if n > 0)
-    found = len(devices_of(config))
+    given = config.teacher_device or ()
+    of_teacher = 1 if isinstance(given, str) else len(given)
+    needed = math.prod(n for n in config.mesh.values() if n > 0) + of_teacher
+    found = len(devices_of(dataclasses.replace(config, device="cpu") if fake_devices else config))
     if needed > found:
+        what = "The student's mesh and the teacher need" if of_teacher else "The mesh needs"
         raise UsageError(
-            f"The mesh needs {needed} devices, and {found} are here: add --devices {needed} to "
+            f"{what} {needed} devices, and {found} are here: add --devices {needed} to "
             f"compile for {needed} fake CPU devices."
         )
+    if fake_devices:  # the last ones are the teacher's
+        names = [f"cpu:{found - 1 - n}" for n in range(of_teacher)] or None
+        config = dataclasses.replace(config, device="cpu", teacher_device=names)
+        job = job._replace(config=dataclasses.replace(job.config, training=config))
     kind = "fake CPU devices" if fake_devices else jax.devices()[0].device_kind
     prepared = None if job.config.tasks else prepare_distillation(job, needs_teacher=False)
     for name, (estimate, width) in _estimates(job, prepared).items():
@@ -109,6 +113,9 @@ def _print_estimate(job: Job, task: str, estimate: "Estimate", width: int, kind:
         ["on each device", ""],
         numbers=(1,),
     )
+    if job.config.training.teacher_device is not None:
+        print_line("")
+        print_line("The teacher is on devices of its own, which are not counted.")
     communication = ", ".join(f"{n} {name}" for name, n in estimate.collectives.items())
     print_line("")
     print_line(f"Communication: {communication or 'none'}.")

@@ -131,16 +131,17 @@ def prepare_distillation(job: Job, *, needs_teacher: bool = True) -> PreparedDis
         require_matching_cache(job, sources[0].directory, data.texts.encoded)
 
     report_wait("loading JAX and the models")
-    from ..devices.mesh import on_device
+    from ..devices.mesh import on_device, on_teacher_device
     from ..text.training import make_distillation
     from . import job_models
 
     settings = config.teacher.settings if data.untrained else {}
     with on_device(config.training):
-        teachers = tuple(
-            Teacher(name, source, job_models.load(task, source, data.head, settings=settings))
-            for name, source in named_teachers(sources).items()
-        )
+        with on_teacher_device(config.training):
+            teachers = tuple(
+                Teacher(name, source, job_models.load(task, source, data.head, settings=settings))
+                for name, source in named_teachers(sources).items()
+            )
         for name, _, model in teachers:
             check_fits(name, model.config, data.tokenizer, config.data, [data.texts.encoded])
         student = _make_student(job, task, teachers, data.head, tokens.tokenizer)

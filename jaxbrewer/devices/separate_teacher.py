@@ -85,11 +85,15 @@ class SeparateTeacher:
                 for index, one in enumerate(several)
             )
 
+        def teacher_without_heads(variables: PyTree, batch: Batch) -> tuple[Outputs, ...]:
+            stripped: tuple[Outputs, ...] = _with_heads(needed(variables, batch))
+            return stripped
+
         self.variables: PyTree = place_teacher(variables_of(teacher), teacher, layout)
         self._is_one = isinstance(teacher, Model)
         self._layout, self._student_layout = layout, student_layout
         self._outputs = needed
-        self._without_heads = jax.jit(lambda *args: _with_heads(needed(*args)))
+        self._without_heads = jax.jit(teacher_without_heads)
         self._heads: PyTree = None
 
     def place(self, batches: tuple[Batch, ...]) -> tuple[Batch, ...]:

@@ -108,8 +108,13 @@ def init_state(
         student: The student, whose sharding metadata count.
         layout: The layout.
     """
+    if layout.device is not None:
+        # Drawn projections are not committed, and neither are given ones: one program copies both.
+        projections = jax.device_put(jax.device_get(weights["projections"]))
+        weights = {**jax.device_put(weights, layout.device), "projections": projections}
+        return jax.device_put(start(weights), layout.device)
     if layout.mesh is None:
-        return start(_on_device(weights, layout))
+        return start(weights)
     shardings = state_shardings(jax.eval_shape(start, weights), student, layout)
     own = {"params": shardings.params, "state": shardings.model_state}
     if weights["projections"] is not None:

@@ -4,6 +4,8 @@ Run by ``test_separate_teacher.py`` in a process of its own, since the number of
 once JAX has started.
 """
 
+import collections
+import itertools
 import json
 import sys
 import tempfile
@@ -86,62 +88,77 @@ def is_exact_after_a_crash(folder):
     return False
 
 
-def compilations(call):
-    found = []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda name, *_, **__: found.append(name) if "backend_compile" in name else None
-    )
+def compiled(call):
+    """How often each program is compiled during a call."""
+    found = collections.Counter()
+
+    def listen(name, duration, *, fun_name="", **_):
+        if "backend_compile" in name:
+            found[fun_name] += 1
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
     call()
     jax.monitoring.clear_event_listeners()
-    return len(found)
+    return found
 
 
-def order_of_events(steps):
-    """The dispatches of the teacher, and the waits for arrays: those for the scalars of a step."""
-    events = []
+def order_of_events(train):
+    """Dispatches of the teacher, and waits for the scalars of a step or for other arrays."""
+    events, number, array = [], itertools.count(1), type(jnp.zeros(()))
+    place, read, value = SeparateTeacher.place, DeviceScalars.read, array._value.fget
 
-    def recorded(kind, name, what, original):
-        def call(*args, **kwargs):
-            result = original(*args, **kwargs)
-            events.append(what)
-            return result
+    def place_recorded(self, batches):
+        placed = place(self, batches)
+        events.append("teacher")
+        return placed
 
-        setattr(kind, name, call)
+    def read_recorded(self):
+        if "_on_host" not in vars(self):
+            events.append(f"step {next(number)}")
+        return read(self)
 
-    array = type(jnp.zeros(()))
-    recorded(SeparateTeacher, "place", "teacher", SeparateTeacher.place)
-    recorded(DeviceScalars, "read", "scalars", DeviceScalars.read)
-    recorded(array, "block_until_ready", "array", array.block_until_ready)
-    recorded(array, "__array__", "array", array.__array__)
-    value = array._value.fget
+    def waits(function):
+        return lambda *args: events.append("array") or function(*args)
 
-    def fetch(self):
-        events.append("array")
-        return value(self)
+    SeparateTeacher.place, DeviceScalars.read = place_recorded, read_recorded
+    array.block_until_ready, array.__array__ = map(
+        waits, (array.block_until_ready, array.__array__)
+    )
+    array._value, jax.block_until_ready = property(waits(value)), waits(jax.block_until_ready)
+    train()
+    return events[events.index("teacher") :]
 
-    array._value = property(fetch)
-    distiller, loader = general()
-    events.clear()
-    distiller.train(OPTIMIZER, loader, num_steps=steps)
-    return events
+
+def of_two_widths():
+    """Micro-batches of 7 and of 5 tokens."""
+    batches = list(jb.ArrayLoader(text_data(16), 8, shuffle=False))
+    cut = {name: x[:, :5] if x.ndim > 1 else x for name, x in batches[1].items()}
+    return [batches[0], cut]
+
+
+def main():
+    (distiller, _), loader = general(), of_two_widths()
+    counts = [compiled(lambda: distiller.train(OPTIMIZER, loader, num_steps=5)) for _ in range(2)]
+    alone = {make: weights_after(make, teacher_device=None) for make in (general, routed)}
+    gaps = {
+        make.__name__: largest_gap(weights, weights_after(make)) for make, weights in alone.items()
+    }
+    on_meshes = weights_after(routed, teacher_device=["cpu:0", "cpu:3"], mesh={"data": 2})
+    with tempfile.TemporaryDirectory() as place:
+        is_exact = is_exact_after_a_crash(Path(place))
+    seen = {
+        "compiled": counts,
+        "devices": {
+            "teacher": devices_of(distiller._teacher.variables),
+            "student": devices_of(distiller._student.variables),
+        },
+        "gaps": gaps,
+        "gap on meshes": largest_gap(alone[routed], on_meshes),
+        "exact": is_exact,
+        "events": order_of_events(lambda: distiller.train(OPTIMIZER, loader, num_steps=5)),
+    }
+    json.dump(seen, sys.stdout)
 
 
 if __name__ == "__main__":
-    distiller, loader = general()
-    student = distiller.train(OPTIMIZER, loader, num_steps=2).student
-    seen = {
-        "devices": [devices_of(distiller._teacher.variables), devices_of(params_of(student))],
-        "compilations": compilations(lambda: distiller.train(OPTIMIZER, loader, num_steps=2)),
-        "gaps": {
-            make.__name__: largest_gap(weights_after(make, teacher_device=None), weights_after(make))
-            for make in (general, routed)
-        },
-        "gap on meshes": largest_gap(
-            weights_after(routed),
-            weights_after(routed, teacher_device=["cpu:0", "cpu:3"], mesh={"data": 2}),
-        ),
-    }
-    with tempfile.TemporaryDirectory() as place:
-        seen["exact"] = is_exact_after_a_crash(Path(place))
-    seen["events"] = order_of_events(5)
-    json.dump(seen, sys.stdout)
+    main()
