@@ -34,6 +34,30 @@ def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return (wide * 0.5 * (1 + jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
 
 
+@jax.custom_jvp
+def softmax(scores: Float[Array, "... keys"]) -> Float[Array, "... keys"]:
+    r"""The softmax over the last axis, whose derivative is computed from the result alone.
+
+    With :math:`p` the result, :math:`dp = p (dx - \sum p\, dx)`. What ``jax.nn.softmax`` keeps for
+    its derivative by default, the exponentials and their sums, is neither kept nor read again.
+
+    Examples:
+        >>> print(softmax(jnp.array([0.0, 0.0])))
+        [0.5 0.5]
+    """
+    exponentials = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
+    return exponentials / jnp.sum(exponentials, axis=-1, keepdims=True)
+
+
+@softmax.defjvp
+def _softmax_jvp(
+    primals: tuple[Float[Array, "... keys"]], tangents: tuple[Float[Array, "... keys"]]
+) -> tuple[Array, Array]:
+    (scores,), (tangent,) = primals, tangents
+    result = softmax(scores)
+    return result, result * (tangent - jnp.sum(result * tangent, axis=-1, keepdims=True))
+
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": gelu,
     "gelu_new": functools.partial(nnx.gelu, approximate=True),
@@ -102,6 +126,14 @@ def split_heads(x: Tokens, batch: int, length: int, heads: int) -> Float[Array, 
     return x.reshape(batch, length, heads, x.shape[-1] // heads)
 
 
+def heads_first(x: Float[Array, "b l h d"]) -> Float[Array, "b h l d"]:
+    """The heads before the positions, or after them again.
+
+    XLA's CPU backend computes products whose batch axes come first up to a quarter faster.
+    """
+    return x.swapaxes(1, 2)
+
+
 def attend(
     query: Float[Array, "batch length heads size"],
     key: Float[Array, "batch length heads size"],
@@ -127,11 +159,12 @@ def attend(
     """
     batch, length, heads, size = query.shape
     wide = jnp.promote_types(query.dtype, jnp.float32)
-    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=wide)
+    query, key, value = (heads_first(x) for x in (query, key, value))
+    scores = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=wide)
     scores = scores / (size**0.5 if scale is None else scale) + bias.astype(wide)
-    probabilities = jax.nn.softmax(scores)
+    probabilities = softmax(scores)
     weights = dropout(probabilities).astype(query.dtype)
-    context = jnp.einsum("bhqk,bkhd->bqhd", weights, value)
+    context = heads_first(jnp.einsum("bhqk,bhkd->bhqd", weights, value))
     return context.reshape(batch * length, heads * size), scores, probabilities
 
 

@@ -8,7 +8,7 @@ from flax import nnx
 
 from jaxbrewer.models import BertConfig, BertForTokenClassification
 from jaxbrewer.models.config import ACTIVATION_NAMES
-from jaxbrewer.models.layers import ACTIVATIONS, LayerNorm, gelu
+from jaxbrewer.models.layers import ACTIVATIONS, LayerNorm, gelu, softmax
 
 
 def test_gelu_has_the_value_and_gradient_of_the_definition():
@@ -26,6 +26,35 @@ def test_gelu_of_half_precision_is_computed_in_float32():
     x = jnp.linspace(-4, 4, 65, dtype=jnp.bfloat16)
     wide = gelu(x.astype(jnp.float32))
     np.testing.assert_array_equal(gelu(x), wide.astype(jnp.bfloat16))
+
+
+def test_softmax_has_the_value_and_both_derivatives_of_the_definition():
+    scores = np.random.default_rng(0).normal(0, 5, (3, 7))
+    scores[1, 4:] = -1e30  # padding
+    scores[2] += 300
+    direction = np.random.default_rng(1).normal(size=(3, 7))
+    exponentials = np.exp(scores - scores.max(-1, keepdims=True))
+    p = exponentials / exponentials.sum(-1, keepdims=True)
+    slope = p * (direction - (p * direction).sum(-1, keepdims=True))
+
+    def along(x):
+        return jax.jvp(softmax, (x,), (jnp.float32(direction),))[1]
+
+    x = jnp.float32(scores)
+    backward = jax.vjp(softmax, x)[1](jnp.float32(direction))[0]  # the Jacobian is symmetric
+    np.testing.assert_allclose(softmax(x), p, atol=2e-6)
+    np.testing.assert_allclose(along(x), slope, atol=3e-6)
+    np.testing.assert_allclose(backward, slope, atol=3e-6)
+    curvature = slope * (direction - (p * direction).sum(-1, keepdims=True)) - p * (
+        slope * direction
+    ).sum(-1, keepdims=True)
+    found = jax.jvp(along, (x,), (jnp.float32(direction),))[1]
+    np.testing.assert_allclose(found, curvature, atol=1e-5)
+
+
+def test_softmax_keeps_its_result_alone_for_the_derivative():
+    _, backward = jax.vjp(softmax, jnp.ones((3, 7)))
+    assert [leaf.shape for leaf in jax.tree.leaves(backward)] == [(3, 7)]
 
 
 def test_layer_norm_is_exact_far_from_zero():
