@@ -262,15 +262,14 @@ def attend(
     if mask is None:
         mask = visible(jnp.arange(length), jnp.arange(slots), view.window)
     wide = jnp.promote_types(query.dtype, jnp.float32)
-    query, key, value = (heads_first(x) for x in (query, key, value))
-    grouped = query.reshape(batch, groups, heads // groups, length, size)
-    scores = jnp.einsum("bgrqd,bgkd->bgrqk", grouped, key, preferred_element_type=wide) * scale
+    grouped = query.reshape(batch, length, groups, heads // groups, size)
+    scores = jnp.einsum("bqgrd,bkgd->bgrqk", grouped, key, preferred_element_type=wide) * scale
     if softcap:
         scores = softcap * jnp.tanh(scores / softcap)
     scores = jnp.where(mask[:, :, None], scores, PADDING_SCORE)
     probabilities = softmax(scores)
     weights = dropout(probabilities).astype(query.dtype)
-    context = jnp.einsum("bgrqk,bgkd->bgrqd", weights, value)
+    context = jnp.einsum("bgrqk,bgkd->bgrqd", weights, heads_first(value))
     context = heads_first(context.reshape(batch, heads, length, size))
     maps = (x.reshape(batch, heads, length, slots) for x in (scores, probabilities))
     return (context.reshape(batch * length, heads * size), *(maps if with_maps else (None, None)))

@@ -129,7 +129,8 @@ def split_heads(x: Tokens, batch: int, length: int, heads: int) -> Float[Array, 
 def heads_first(x: Float[Array, "b l h d"]) -> Float[Array, "b h l d"]:
     """The heads before the positions, or after them again.
 
-    XLA's CPU backend computes products whose batch axes come first up to a quarter faster.
+    The product of probabilities and values is computed in this form: XLA's CPU backend takes up to
+    a third longer for a forward pass in which it transposes by itself.
     """
     return x.swapaxes(1, 2)
 
@@ -159,12 +160,11 @@ def attend(
     """
     batch, length, heads, size = query.shape
     wide = jnp.promote_types(query.dtype, jnp.float32)
-    query, key, value = (heads_first(x) for x in (query, key, value))
-    scores = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=wide)
+    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=wide)
     scores = scores / (size**0.5 if scale is None else scale) + bias.astype(wide)
     probabilities = softmax(scores)
     weights = dropout(probabilities).astype(query.dtype)
-    context = heads_first(jnp.einsum("bhqk,bhkd->bhqd", weights, value))
+    context = heads_first(jnp.einsum("bhqk,bhkd->bhqd", weights, heads_first(value)))
     return context.reshape(batch * length, heads * size), scores, probabilities
 
 
