@@ -10,10 +10,13 @@ from ..errors import UsageError
 from ..objective.top_k import require_kept_logits_suffice
 from .database import RecordDatabase
 from .keys import show_key
-from .lookup import OutputLookup
+from .lookup import KeptRecords, OutputLookup
 from .manifest import Manifest
 from .records import is_sound
 from .writer import RECORDS
+
+KEPT_BYTES = 1 << 28
+"""The most bytes of records that an open cache keeps in memory."""
 
 
 class TeacherCache(OutputLookup):
@@ -53,7 +56,8 @@ class TeacherCache(OutputLookup):
         self.layout = self.manifest.record_layout(directory)
         self._all = RecordDatabase(Path(directory) / RECORDS)
         name = f"the teacher cache {directory}"
-        super().__init__(self.manifest, self.layout, self._all, name, number)
+        kept = KeptRecords(self._all, KEPT_BYTES)
+        super().__init__(self.manifest, self.layout, kept, name, number)
 
     def require_holds(self, config: DistillationConfig) -> None:
         """Refuses a config that needs layers or logits that the cache does not hold.

@@ -1,5 +1,6 @@
 """Identifies examples by number or content, and digests of content that show a change."""
 
+import functools
 import hashlib
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -61,20 +62,33 @@ def content_digests(
         )
     mask = None if mask is None or np.ndim(mask) != 2 else np.asarray(mask) != 0
     total = np.zeros((*sizes.pop(), 2), np.uint64)
+    places = _places(mask) if mask is not None else np.zeros(0, np.uint64)
     for name, leaf in leaves:
-        salt = np.frombuffer(hashlib.blake2b(name.encode(), digest_size=16).digest(), np.uint64)
         if mask is not None and leaf.shape == mask.shape and leaf.itemsize <= 8:
-            total += _mixed(_of_positions(leaf, mask) ^ salt)
+            total += _mixed(_of_positions(leaf, mask, places) ^ _salt(name))
         else:
-            total += _mixed(_of_rows(leaf) ^ salt)
+            total += _mixed(_of_rows(leaf) ^ _salt(name))
     return total
 
 
-def _of_positions(leaf: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """A sum over the valid positions, counted from the first of them."""
-    places = np.arange(mask.shape[1]) - np.argmax(mask, axis=1)[:, None]
-    numbers = _bits(leaf)[..., None] + _LANES * (places[..., None].astype(np.uint64) + np.uint64(1))
-    return np.sum(_mixed(numbers), axis=1, where=mask[..., None])
+@functools.lru_cache(maxsize=256)
+def _salt(name: str) -> np.ndarray:
+    return np.frombuffer(hashlib.blake2b(name.encode(), digest_size=16).digest(), np.uint64)
+
+
+def _places(mask: np.ndarray) -> np.ndarray:
+    """What is added to a number at each position, counted from the first valid one.
+
+    Returns:
+        uint64, ``[lanes, batch, positions]``.
+    """
+    places = np.arange(1, mask.shape[1] + 1) - np.argmax(mask, axis=1)[:, None]
+    return _LANES[:, None, None] * places.astype(np.uint64)
+
+
+def _of_positions(leaf: np.ndarray, mask: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """A sum over the valid positions, uint64, ``[batch, lanes]``."""
+    return np.where(mask, _mixed(_bits(leaf) + places), np.uint64(0)).sum(axis=-1).T
 
 
 def _of_rows(leaf: np.ndarray) -> np.ndarray:
@@ -94,9 +108,12 @@ def _bits(leaf: np.ndarray) -> np.ndarray:
 
 def _mixed(x: np.ndarray) -> np.ndarray:
     """The finalizer of splitmix64: every output bit depends on every input bit."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    x = x ^ (x >> np.uint64(30))
+    x *= np.uint64(0xBF58476D1CE4E5B9)
+    x ^= x >> np.uint64(27)
+    x *= np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    return x
 
 
 def keys_of(numbers: np.ndarray) -> list[bytes]:

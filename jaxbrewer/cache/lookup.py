@@ -21,6 +21,31 @@ class RecordReader(Protocol):
         ...
 
 
+class KeptRecords:
+    """Keeps the first records that a source returns, so that later epochs read them from memory.
+
+    Args:
+        source: The source of records.
+        max_bytes: The most bytes to keep. Records beyond them are read from the source each time.
+    """
+
+    def __init__(self, source: RecordReader, max_bytes: int):
+        self._source, self._room = source, max_bytes
+        self._kept: dict[bytes, bytes] = {}
+
+    def read(self, keys: Iterable[bytes]) -> list[bytes | None]:
+        """The record of each key, ``None`` where there is none."""
+        keys = list(keys)
+        absent = [key for key in keys if key not in self._kept]
+        found = dict(zip(absent, self._source.read(absent), strict=True)) if absent else {}
+        records = [found[key] if key in found else self._kept[key] for key in keys]
+        for key, record in found.items():
+            if record is not None and len(record) <= self._room:
+                self._kept[key] = record
+                self._room -= len(record)
+        return records
+
+
 class OutputSource(Protocol):
     """A source of a teacher's outputs by example."""
 
