@@ -1,5 +1,9 @@
-"""Work that is not done twice: one pass of a teacher, fewer padded tokens, larger batches of it."""
+"""Work that is saved, or done beside a step: of the teacher, of padding, of small batches."""
 
+import json
+import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +42,7 @@ def run(is_toy: bool, pythons: dict[str, str]) -> Iterator[Row]:
     yield from _one_pass(teacher, student, loader, rounds)
     yield from _widths(student, loader, encoded, rounds)
     yield from _teacher_batches(teacher, 16 if is_toy else 256, rounds)
+    yield from _separate_teacher(*((1, 2, 3) if is_toy else (9, 40, 1000)))
 
 
 def _one_pass(teacher: Any, student: Any, loader: Any, rounds: int) -> Iterator[Row]:
@@ -101,3 +106,24 @@ def _teacher_batches(teacher: Any, most: int, rounds: int) -> Iterator[Row]:
     for count in counts[1:]:
         yield ratio("less", f"the teacher in batches of {count} / of {counts[0]}", clocks[count],
                     clocks[counts[0]], "32 tokens each")  # fmt: skip
+
+
+def _separate_teacher(rounds: int, steps: int, products: int) -> Iterator[Row]:
+    """A teacher on a device of its own, in a process with two."""
+    words = "-m", "benchmarks.suite.two_devices", *map(str, (rounds, steps, products))
+    done = subprocess.run(
+        [sys.executable, *words], env={**os.environ, "JAX_NUM_CPU_DEVICES": "2"},
+        stdout=subprocess.PIPE, text=True, check=True,
+    )  # fmt: skip
+    seconds = {name: np.array(values) for name, values in json.loads(done.stdout).items()}
+
+    def hidden(name: str) -> np.ndarray:
+        """The quartiles of the share of the teacher's time that does not lengthen a step."""
+        added = seconds[name] - seconds["student"]
+        return np.quantile(100 * (1 - added / seconds["teacher"]), [0.25, 0.5, 0.75])
+
+    low, middle, high = hidden("two devices")
+    times = ", ".join(f"{name} {1e3 * np.median(x):.3g}" for name, x in seconds.items())
+    yield Row("less", "a teacher on its own device: hidden of its time", float(middle), "%",
+              f"quartiles {low:.1f} to {high:.1f}; aim 90; without exchange "
+              f"{hidden('without exchange')[1]:.1f}; ms/step: {times}")  # fmt: skip
