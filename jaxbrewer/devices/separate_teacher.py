@@ -85,9 +85,8 @@ class SeparateTeacher:
                 for index, one in enumerate(several)
             )
 
-        def teacher_without_heads(variables: PyTree, batch: Batch) -> tuple[Outputs, ...]:
-            stripped: tuple[Outputs, ...] = _with_heads(needed(variables, batch))
-            return stripped
+        def teacher_without_heads(variables: PyTree, batch: Batch) -> PyTree:
+            return _with_heads(needed(variables, batch))
 
         self.variables: PyTree = place_teacher(variables_of(teacher), teacher, layout)
         self._is_one = isinstance(teacher, Model)

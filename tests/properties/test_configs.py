@@ -81,7 +81,7 @@ training = st.fixed_dictionaries(
         "local_rank": st.integers(-1, 3),
         "seed": st.integers(0, 2**31),
         "half_dtype": st.sampled_from(["float16", "bfloat16"]),
-        "teacher_device": st.none(),
+        "teacher_device": st.sampled_from([None, "cpu", "cuda:1", ("cuda:1", "cuda:2")]),
         "teacher_products": st.none() | st.sampled_from(["float16", "bfloat16"]),
         "overwrite": st.booleans(),
         "progress": st.booleans(),
