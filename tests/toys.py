@@ -1,7 +1,6 @@
 """Models of a few hundred parameters, and data for them."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -22,16 +21,29 @@ def text_data(examples=40, seed=0):
     }
 
 
+def array(values):
+    return jnp.asarray(np.asarray(values, np.float32))
+
+
+def drawn(seed):
+    """Initializers for NNX that draw with NumPy: JAX compiles a program for each shape."""
+    rng = np.random.default_rng(seed)
+    return {
+        "kernel_init": lambda key, shape, dtype: array(rng.normal(0, shape[0] ** -0.5, shape)),
+        "bias_init": lambda key, shape, dtype: array(np.zeros(shape)),
+    }
+
+
 class Encoder(nnx.Module):
     """Embeddings, tanh layers, a mean over the tokens, a head; hidden states are returned."""
 
     def __init__(self, width, layers, *, dropout=0.0, norm=False, seed=0):
-        rngs = nnx.Rngs(seed)
+        rngs, init = nnx.Rngs(seed), drawn(seed)
         self.embed = nnx.Embed(VOCABULARY, width, rngs=rngs)
-        self.layers = nnx.List([nnx.Linear(width, width, rngs=rngs) for _ in range(layers)])
+        self.layers = nnx.List([nnx.Linear(width, width, rngs=rngs, **init) for _ in range(layers)])
         self.norm = nnx.BatchNorm(width, rngs=rngs) if norm else None
         self.dropout = nnx.Dropout(dropout, rngs=rngs)
-        self.head = nnx.Linear(width, CLASSES, rngs=rngs)
+        self.head = nnx.Linear(width, CLASSES, rngs=rngs, **init)
 
     def __call__(self, input_ids, attention_mask):
         hidden = [self.embed(input_ids)]
@@ -60,11 +72,11 @@ class LinenMLP(nn.Module):
 
 class NnxMLP(nnx.Module):
     def __init__(self, width, features, *, dropout=0.0, norm=False, seed=0):
-        rngs = nnx.Rngs(seed)
-        self.first = nnx.Linear(features, width, rngs=rngs)
+        rngs, init = nnx.Rngs(seed), drawn(seed)
+        self.first = nnx.Linear(features, width, rngs=rngs, **init)
         self.norm = nnx.BatchNorm(width, rngs=rngs) if norm else None
         self.dropout = nnx.Dropout(dropout, rngs=rngs)
-        self.second = nnx.Linear(width, CLASSES, rngs=rngs)
+        self.second = nnx.Linear(width, CLASSES, rngs=rngs, **init)
 
     def __call__(self, x):
         hidden = jnp.tanh(self.first(x))
@@ -83,17 +95,12 @@ def mlp(params, x):
 
 
 def mlp_params(width, features=4, seed=0):
-    first, second = jax.random.split(jax.random.key(seed))
-    return {
-        "first": {
-            "kernel": jax.random.normal(first, (features, width)) / 2,
-            "bias": jnp.zeros(width),
-        },
-        "second": {
-            "kernel": jax.random.normal(second, (width, CLASSES)) / 2,
-            "bias": jnp.zeros(CLASSES),
-        },
-    }
+    rng = np.random.default_rng(seed)
+
+    def layer(*shape):
+        return {"kernel": array(rng.normal(0, 0.5, shape)), "bias": array(np.zeros(shape[1]))}
+
+    return {"first": layer(features, width), "second": layer(width, CLASSES)}
 
 
 def vector_data(examples=24, features=4, seed=0):

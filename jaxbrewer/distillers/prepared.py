@@ -32,7 +32,6 @@ from ..devices.sharding import (
 from ..errors import StopTraining, UsageError
 from ..forward.model import Model, PyTree
 from ..forward.precision import policy_of
-from ..losses import collect_facts
 from ..objective.term_weights import TermWeight
 from ..run import loop
 from ..run.directory import DistillConfigs, configs_as_json, open_run
@@ -180,17 +179,15 @@ def check(prepared: Prepared, callback: Callable[..., Any] | None = None) -> Pla
     """
     _require_callback(callback)
     batches = prepared.first_batches()
-    with collect_facts() as facts:
-        _, (scalars, _) = jax.eval_shape(
-            lambda initial, teacher, batch: prepared.step(prepared.start(initial), teacher, batch),
-            prepared.initial,
-            prepared.teacher_variables,
-            batches if len(batches) > 1 else batches[0],
-        )
+    _, (scalars, _) = jax.jit(prepared.step).eval_shape(  # the training reuses its trace
+        jax.eval_shape(prepared.start, prepared.initial),
+        prepared.teacher_variables,
+        batches if len(batches) > 1 else batches[0],
+    )
     scores = () if callback is None else getattr(callback, "metrics", None)
     if scores is not None:  # otherwise known once the callback has returned
         require_best_metric(prepared.config, {*scalars.tree.metrics, *scores})
-    return dataclasses.replace(prepared.plan, facts=tuple(facts))
+    return dataclasses.replace(prepared.plan, facts=scalars.facts)
 
 
 def estimate(prepared: Prepared) -> Estimate:

@@ -3,10 +3,9 @@
 import dataclasses
 from typing import Any
 
-from flax import nnx
-
 from ..errors import UsageError
 from ..models import TransformerModel
+from ..models.building import without_arrays
 from ..models.families import family_of
 from ..models.model_types import BARE
 from ..models.pooling import Pooling
@@ -27,6 +26,7 @@ def sentence_encoder(model: TransformerModel, mode: str | None = None) -> Transf
         UsageError: The family has no encoder without a head.
 
     Examples:
+        >>> from flax import nnx
         >>> from jaxbrewer.models import BertConfig, BertForSequenceClassification
         >>> config = BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=1,
         ...     num_attention_heads=2, intermediate_size=16)
@@ -41,7 +41,6 @@ def sentence_encoder(model: TransformerModel, mode: str | None = None) -> Transf
     if mode is None and getattr(config, "pooling", None) is not None:
         return model
     pooled = dataclasses.replace(config, pooling=Pooling(mode=mode or "mean", normalize=True))
-    make: Any = family.by_task[BARE]
-    encoder: TransformerModel = nnx.eval_shape(lambda: make(pooled, rngs=nnx.Rngs(0)))
+    encoder: TransformerModel = without_arrays(family.by_task[BARE], pooled)
     setattr(encoder, family.body, getattr(model, family.body))
     return encoder

@@ -104,11 +104,11 @@ def build(
             sharding rule does not fit.
     """
     make: Any = head
-    abstract = nnx.eval_shape(lambda: make(config, rngs=nnx.Rngs(seed)))
+    abstract = without_arrays(make, config)
     weights = nnx.state(abstract, nnx.Param)
     shapes, shardings = flat_weights(weights), placement.shardings(weights)
     if placement.int8:
-        abstract = nnx.eval_shape(lambda: quantize_int8(make(config, rngs=nnx.Rngs(seed))))
+        abstract = without_arrays(lambda *args, **rngs: quantize_int8(make(*args, **rngs)), config)
     graph, *parts = nnx.split(abstract, nnx.Param, ...)
     kinds, rest = flat_weights(parts[0]), parts[1]
     names = canonical_names(files, family)
@@ -143,6 +143,23 @@ def build(
     model: TransformerModel = nnx.merge(graph, nnx.traversals.unflatten_mapping(leaves), streams)
     model.eval()
     return model
+
+
+def without_arrays(make: Callable[..., Any], config: TransformerConfig) -> Any:
+    """The model ``make(config, rngs=...)`` with shapes in place of arrays.
+
+    Draws are counted in a NumPy array. A traced counter would take most of the time: Flax asks it
+    for its sharding at each draw, and JAX writes an error message for which it searches all
+    equations.
+    """
+
+    def traced() -> Any:
+        rngs = nnx.Rngs(0)
+        count: Any = np.zeros((), np.uint32)
+        rngs.default.count = nnx.RngCount(count, tag=rngs.default.tag)
+        return make(config, rngs=rngs)
+
+    return nnx.eval_shape(traced)
 
 
 def _reader(

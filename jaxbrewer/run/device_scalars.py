@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 import jax
@@ -22,6 +22,7 @@ class DeviceScalars(Generic[Scalars]):
         vectors: One vector ``[scalars]`` for each dtype.
         places: For each scalar, the number of its vector and its place there.
         structure: The structure of the pytree.
+        facts: What was decided while the step was traced, a line each.
 
     Examples:
         >>> scalars = DeviceScalars.of({"loss": jnp.float32(0.5), "count": jnp.int32(3)})
@@ -32,9 +33,10 @@ class DeviceScalars(Generic[Scalars]):
     vectors: tuple[Any, ...]
     places: tuple[tuple[int, int], ...] = dataclasses.field(metadata={"static": True})
     structure: Any = dataclasses.field(metadata={"static": True})
+    facts: tuple[str, ...] = dataclasses.field(metadata={"static": True})
 
     @classmethod
-    def of(cls, scalars: Scalars) -> Self:
+    def of(cls, scalars: Scalars, facts: Iterable[str] = ()) -> Self:
         """Packs the leaves of a pytree, each a scalar."""
         leaves, structure = jax.tree.flatten(jax.tree.map(jnp.asarray, scalars))
         groups: dict[Any, list[jax.Array]] = {}
@@ -43,7 +45,7 @@ class DeviceScalars(Generic[Scalars]):
         numbers = {dtype: number for number, dtype in enumerate(groups)}
         counters = {dtype: itertools.count() for dtype in groups}
         places = tuple((numbers[leaf.dtype], next(counters[leaf.dtype])) for leaf in leaves)
-        return cls(tuple(map(jnp.stack, groups.values())), places, structure)
+        return cls(tuple(map(jnp.stack, groups.values())), places, structure, tuple(facts))
 
     def read(self) -> Scalars:
         """The pytree with floats; waits for the step that computes them, and reads them once."""

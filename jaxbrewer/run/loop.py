@@ -21,7 +21,6 @@ from ..devices.separate_teacher import SeparateTeacher
 from ..devices.sharding import jit_step, place_batch
 from ..errors import NonFiniteError, UsageError
 from ..forward.model import PyTree
-from ..losses import collect_facts
 from ..objective.term_weights import TermWeight
 from ..objective.value_checks import FailedCheck
 from ..step.state import TrainState, with_hyperparameters_of
@@ -221,15 +220,14 @@ def fit(
                 if number == begun and run is not None and not has_scores:
                     _, (scalars, _) = jax.eval_shape(jitted, state, teacher_variables, placed)
                     require_best_metric(config, scalars.tree.metrics)
-                collected = collect_facts() if is_new else contextlib.nullcontext(())
-                with interrupts.delayed(), collected as facts:
+                with interrupts.delayed():
                     state, (scalars, gradients) = jitted(state, teacher_variables, placed)
                     number, last = number + 1, group
                     examples = sum(batch.size for batch in found) * layout.loaders
                     log.add(number, examples, scalars, compiled=is_new)
                     guard.add(number, batches, scalars, gradients)
-                if config.progress:
-                    announced = _announce_new(facts, announced)
+                if config.progress and is_new:
+                    announced = _announce_new(scalars.facts, announced)
                 profiler.after(number, state)
                 is_planned = plan.saves_at(number, config)
                 is_last_call = is_preempted(number)

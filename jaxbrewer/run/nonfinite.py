@@ -16,6 +16,7 @@ import numpy as np
 from ..checksums import leaves_by_path
 from ..errors import NonFiniteError, setting
 from ..forward.model import PyTree
+from ..losses import collect_facts
 from ..objective.value_checks import FailedCheck, is_check, report
 from ..step.optimizer import squared_norm
 from ..step.state import TrainState
@@ -45,7 +46,7 @@ The second is bool, ``[arrays]``.
 
 
 def with_finite_flags(step: TrainStep, *, skips: bool) -> FlaggedStep:
-    """Wraps a train step so that it also returns whether it was finite.
+    """Wraps a train step so that it also returns whether it was finite, and its facts.
 
     With a loss scale, overflows are normal and the step skips them itself; its flag is then true.
 
@@ -61,7 +62,8 @@ def with_finite_flags(step: TrainStep, *, skips: bool) -> FlaggedStep:
     def step_with_flags(
         state: TrainState, teacher_variables: PyTree, batch: Any
     ) -> tuple[TrainState, tuple[DeviceScalars[StepScalars], jax.Array]]:
-        moved, metrics = step(state, teacher_variables, batch)
+        with collect_facts() as facts:
+            moved, metrics = step(state, teacher_variables, batch)
         checks = {name: metrics.pop(name) for name in list(metrics) if is_check(name)}
         gradients = metrics.pop(_GRADIENTS)
         finite = jnp.isfinite(metrics["total_loss"]) & jnp.isfinite(metrics["grad_norm"])
@@ -71,7 +73,7 @@ def with_finite_flags(step: TrainStep, *, skips: bool) -> FlaggedStep:
             moved = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)
         # The flag is a float, as metrics are, so that one vector holds all.
         scalars = StepScalars(metrics, finite.astype(jnp.float32), checks)
-        return moved, (DeviceScalars.of(scalars), gradients)
+        return moved, (DeviceScalars.of(scalars, facts), gradients)
 
     return step_with_flags
 

@@ -1,6 +1,7 @@
 """Trains a model for a task on text: fine-tuning, distillation, and a cached teacher."""
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -75,11 +76,16 @@ class TextTraining:
         """Estimates what a step needs of each device, without running it."""
         return self._call(self.trainer.estimate)
 
+    @functools.cached_property
+    def _optimizer(self) -> optax.GradientTransformation:
+        """One object for all calls, so that what one has traced or compiled serves the next."""
+        return make_adamw(self.optimization, self.optimization.total_steps(self.steps_per_epoch))
+
     def _call(self, method: Callable[..., Any], **options: Any) -> Any:
-        optimization, per_epoch = self.optimization, self.steps_per_epoch
-        num_epochs, num_steps = optimization.length(per_epoch)
+        optimization = self.optimization
+        num_epochs, num_steps = optimization.length(self.steps_per_epoch)
         return method(
-            make_adamw(optimization, optimization.total_steps(per_epoch)),
+            self._optimizer,
             self.loader,
             num_epochs=num_epochs,
             num_steps=num_steps,

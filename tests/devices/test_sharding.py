@@ -6,6 +6,7 @@ import json
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from flax import nnx
@@ -24,9 +25,9 @@ from tests.toys import (
 
 MESH = AbstractMesh((2, 4, 2), ("data", "fsdp", "tensor"))
 WEIGHTS = {
-    "dense": {"kernel": jnp.ones((64, 128)), "bias": jnp.ones(128)},
-    "table": jnp.ones((50, 64)),
-    "odd": jnp.ones((31, 33)),
+    "dense": {"kernel": np.ones((64, 128)), "bias": np.ones(128)},
+    "table": np.ones((50, 64)),
+    "odd": np.ones((31, 33)),
 }
 
 

@@ -1,5 +1,6 @@
 """A teacher that is not in memory: its outputs come with the batches, as from PyTorch or an API."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -11,7 +12,7 @@ from tests.toys import logits_adaptor, mlp, mlp_params, quiet, vector_data
 
 TEACHER = mlp, mlp_params(8, seed=1)
 BATCHES = list(jb.ArrayLoader(vector_data(16), 8, shuffle=False))
-LOGITS = [mlp(TEACHER[1], batch["x"]) for batch in BATCHES]
+outputs_of = jax.jit(mlp)
 
 
 def losses(teacher, adaptor_T, batches, kind=jb.BasicDistiller):
@@ -47,8 +48,7 @@ FORMS = {
 def test_outputs_in_the_batch_train_as_their_teacher_would(form, kind):
     make, adaptor = FORMS[form]
     batches = [
-        {**batch, "teacher_cache": make(logits)}
-        for batch, logits in zip(BATCHES, LOGITS, strict=True)
+        {**batch, "teacher_cache": make(outputs_of(TEACHER[1], batch["x"]))} for batch in BATCHES
     ]
     expected = losses(TEACHER, logits_adaptor, BATCHES)
     np.testing.assert_allclose(losses(None, adaptor, batches, kind), expected, rtol=1e-6)
@@ -59,7 +59,7 @@ def test_outputs_of_several_teachers_are_averaged():
     teachers = [TEACHER, (mlp, mlp_params(6, seed=2))]
     expected = losses(teachers, logits_adaptor, BATCHES, jb.MultiTeacherDistiller)
     batches = [
-        {**batch, "teacher_cache": tuple(mlp(params, batch["x"]) for _, params in teachers)}
+        {**batch, "teacher_cache": tuple(outputs_of(params, batch["x"]) for _, params in teachers)}
         for batch in BATCHES
     ]
     np.testing.assert_allclose(losses(None, logits_adaptor, batches), expected, rtol=1e-6)
@@ -70,7 +70,7 @@ def test_a_batch_without_outputs_is_refused():
     with pytest.raises(jb.UsageError, match="model_T is None, and a batch has no 'teacher_cache'"):
         losses(None, None, BATCHES)
     with pytest.raises(jb.UsageError, match="unknown key 'probabilities'"):
-        losses(None, None, [{**BATCHES[0], "teacher_cache": {"probabilities": LOGITS[0]}}])
+        losses(None, None, [{**BATCHES[0], "teacher_cache": {"probabilities": np.ones((8, 5))}}])
 
 
 @pytest.mark.slow

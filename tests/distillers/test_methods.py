@@ -2,7 +2,6 @@
 
 import inspect
 
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -14,7 +13,8 @@ from tests.toys import quiet
 LABELS = np.arange(4) % 2
 BATCHES = [{"x": np.eye(4, dtype="f"), "labels": LABELS}] * 2
 MATCH = {"layer_S": 0, "layer_T": 0, "feature": "hidden", "loss": "hidden_mse", "weight": 1}
-PARAMS = {"hidden": jnp.eye(4), "up": jnp.eye(4)[:, :2], "down": jnp.ones((4, 2))}
+EYE = np.eye(4, dtype="f")
+PARAMS = {"hidden": EYE, "up": EYE[:, :2], "down": np.ones((4, 2), "f")}
 OPTIMIZER = optax.sgd(0.1)
 TRACED = []
 
@@ -37,7 +37,7 @@ def by_task(value):
     return {"up": value, "down": value}
 
 
-TEACHER, STUDENT = (model, PARAMS), (model, {**PARAMS, "up": jnp.zeros((4, 2))})
+TEACHER, STUDENT = (model, PARAMS), (model, {**PARAMS, "up": np.zeros((4, 2), "f")})
 LOGITS, HIDDEN = jb.DistillationConfig(), jb.DistillationConfig(intermediate_matches=[MATCH])
 UP, HEADS = head("up"), {"up": head("up"), "down": head("down")}
 DISTILLERS = {

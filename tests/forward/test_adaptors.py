@@ -16,9 +16,9 @@ from tests.toys import HIDDEN_MATCH, quiet
 
 BATCH, LENGTH = 8, 3
 DATA = {"x": np.ones((BATCH, 4), np.float32), "y": np.zeros(BATCH, int)}
-LOGITS = jnp.zeros((BATCH, 5))
-HIDDEN = [jnp.ones((BATCH, LENGTH, 6))] * 2
-MASK = jnp.ones((BATCH, LENGTH))
+LOGITS = np.zeros((BATCH, 5), np.float32)
+HIDDEN = [np.ones((BATCH, LENGTH, 6), np.float32)] * 2
+MASK = np.ones((BATCH, LENGTH), np.float32)
 
 
 def linear(params, x):
@@ -42,13 +42,13 @@ def refused(adaptor_S=None, adaptor_T=None, config=None, model=linear):
 @pytest.mark.parametrize(
     "answer",
     [
-        {"logits": [LOGITS, jnp.zeros((3, 5))]},
+        {"logits": [LOGITS, np.zeros((3, 5))]},
         {"hidden": [HIDDEN[0], HIDDEN[1][:5]]},
-        {"hidden": jnp.stack(HIDDEN)},
+        {"hidden": np.stack(HIDDEN)},
         {"hidden": [HIDDEN[0].swapaxes(0, 1)]},
-        {"attention": jnp.ones((2, LENGTH, LENGTH))},
-        {"labels": jnp.zeros(3, int)},
-        {"labels": jnp.zeros((), int)},
+        {"attention": np.ones((2, LENGTH, LENGTH))},
+        {"labels": np.zeros(3, int)},
+        {"labels": np.zeros((), int)},
         {"inputs_mask": MASK[:4]},
         {"logits_mask": MASK[:4]},
         {"logits_weights": MASK[:4]},

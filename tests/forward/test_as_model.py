@@ -13,11 +13,11 @@ from flax import nnx
 from flax.training.train_state import TrainState
 
 import jaxbrewer as jb
-from tests.toys import LinenMLP, NnxMLP, vector_data
+from tests.toys import LinenMLP, NnxMLP, mlp_params, vector_data
 
 X = vector_data(4)["x"]
 MODULE = LinenMLP(3)
-VARIABLES = MODULE.init(jax.random.key(0), X)
+VARIABLES = {"params": mlp_params(3)}
 
 
 class Transformed(NamedTuple):

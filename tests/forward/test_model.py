@@ -66,7 +66,8 @@ def test_all_kinds_of_models_train_alike():
             "function": lambda params: mlp(params, X),
         }[kind](student)
         np.testing.assert_allclose(logits, mlp(reference.student, X), rtol=1e-4, atol=1e-6)
-    assert reference.history["total_loss"][-1] < reference.history["total_loss"][0]
+    first, second = np.split(reference.history["total_loss"], 2)
+    assert second.sum() < first.sum()  # of the same batches
 
 
 @pytest.mark.slow

@@ -35,15 +35,19 @@ def teacher(params, input_ids):
     return {"logits": hidden.mean(1)[:, :4], "hidden_states": (hidden,)}
 
 
-draw = jax.random.normal(jax.random.key(1), (64, 24)) / 5
+rng = np.random.default_rng(0)
+draw = rng.normal(scale=0.2, size=(64, 24)).astype(np.float32)
 TEACHER = jb.as_model((teacher, {"table": draw[:40], "kernel": draw[40:]}))
 CONFIG = BertConfig(num_hidden_layers=1, hidden_size=16, **SIZES)
-STUDENT = jb.as_model(BertForSequenceClassification(CONFIG, rngs=nnx.Rngs(0)))
-rng = np.random.default_rng(0)
 DATA = {
     "input_ids": rng.integers(0, 40, (16, 6)).astype(np.int32),
     "labels": rng.integers(0, 4, 16).astype(np.int32),
 }
+
+
+@functools.cache
+def student():
+    return jb.as_model(BertForSequenceClassification(CONFIG, rngs=nnx.Rngs(0)))
 
 
 def adaptor(batch, outputs):
@@ -60,11 +64,11 @@ def setup(level, half, optimizer):
     objective = jb.make_objective(DISTIL)
     rule = jb.make_optimizer(optimizer, objective)
     step = jb.make_train_step(
-        STUDENT, TEACHER, objective, rule, adaptor_S=adaptor, adaptor_T=adaptor, precision=policy
+        student(), TEACHER, objective, rule, adaptor_S=adaptor, adaptor_T=adaptor, precision=policy
     )
 
     def start():
-        return jb.init_train_state(STUDENT, objective, rule, precision=policy)
+        return jb.init_train_state(student(), objective, rule, precision=policy)
 
     return policy, start, step
 
@@ -106,12 +110,12 @@ def operations(level, half):
 
     def forward(params, batch):
         return policy.run(
-            lambda params, batch: STUDENT.apply(params, {}, batch, train=True),
+            lambda params, batch: student().apply(params, {}, batch, train=True),
             policy.cast_weights(params),
             batch,
         )
 
-    text = str(jax.make_jaxpr(forward)(STUDENT.params, DATA))
+    text = str(jax.make_jaxpr(forward)(student().params, DATA))
     found = {}
     for dtype, name in re.findall(r":(b?f\d+)\[[\d,]*\] = (\w+)", text):
         found.setdefault(name, set()).add(dtype)

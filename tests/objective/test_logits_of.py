@@ -1,6 +1,7 @@
 """LogitsOf in the objective: the numbers of whole logits, and what is held."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +41,7 @@ def whole(outputs):
 def agrees(config, student, teachers):
     """Compares value and gradient of an objective with those on whole logits; returns facts."""
     objective = jb.make_objective(jb.DistillationConfig(**config))
+    teachers = teachers() if callable(teachers) else teachers
     given = teachers if isinstance(teachers, jb.Outputs) else tuple(teachers)
 
     def loss(logits, form):
@@ -59,6 +61,11 @@ def agrees(config, student, teachers):
 
 def outputs(*logits, **keys):
     return jb.Outputs(logits=logits, **keys)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def largest(logits, temperatures=(1.0,)):
+    return keep_top_k(logits.logits(), 3, temperatures)
 
 
 STUDENT, TEACHER = head(0, 4), head(1, 3)
@@ -103,11 +110,15 @@ CASES = {
         outputs(STUDENT),
         outputs(head(1, 3, classes=5)),
     ),
-    "a dense teacher": ({"kd_loss_type": "tvd"}, outputs(STUDENT), outputs(TEACHER.logits())),
+    "a dense teacher": (
+        {"kd_loss_type": "tvd"},
+        outputs(STUDENT),
+        lambda: outputs(jax.jit(LogitsOf.logits)(TEACHER)),
+    ),
     "the largest logits": (
         {"kd_loss_type": "kl", "temperature": 2},
         outputs(STUDENT, logits_mask=MASK),
-        outputs(keep_top_k(TEACHER.logits(), 3, (2.0,))),
+        lambda: outputs(largest(TEACHER, (2.0,))),
     ),
     "labels": (
         {"kd_loss_type": "dkd"},
@@ -225,19 +236,20 @@ def test_a_student_without_a_head_holds_the_teachers_logits():
         (
             {"kd_loss_type": "mse"},
             outputs(STUDENT),
-            outputs(keep_top_k(TEACHER.logits(), 3)),
+            lambda: outputs(largest(TEACHER)),
             ["largest", "mse"],
         ),
         (
             {},
             outputs(STUDENT),
-            outputs(keep_top_k(head(1, 3, classes=8).logits(), 3)),
+            lambda: outputs(largest(head(1, 3, classes=8))),
             ["(2, 6, 7)", "(2, 6, 8)"],
         ),
     ],
 )
 def test_what_does_not_fit_is_one_line(config, student, teacher, words):
     objective = jb.make_objective(jb.DistillationConfig(**{"kd_loss_type": "kl", **config}))
+    teacher = teacher() if callable(teacher) else teacher
     with pytest.raises(jb.UsageError) as caught:
         objective(student, teacher, {})
     assert "\n" not in str(caught.value)

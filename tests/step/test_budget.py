@@ -1,4 +1,8 @@
-"""Compiled steps stay within the recorded budget: a guard that needs no clock."""
+"""Compiled steps stay within the recorded budget: a guard that needs no clock.
+
+XLA counts operations and memory before LLVM makes machine code. So the numbers are those of the
+programs that users compile, however little LLVM optimizes.
+"""
 
 import jax
 import pytest
@@ -7,15 +11,6 @@ from benchmarks import budget
 from tests.tiers import exhaustive_but
 
 BUDGETS = budget.budgets()
-
-
-@pytest.fixture(autouse=True)
-def all_optimizations():
-    """The budget is of programs as users compile them."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.mark.slow
