@@ -97,6 +97,7 @@ def test_a_training_moves_the_weights_as_whole_logits_do(expected, capsys):
     assert_equal(weights_after(one), expected)
     printed = capsys.readouterr().err
     assert printed.count(f"kd_loss of logits[0] and labels: {IN_CHUNKS}") == 1
+    assert one.check(optax.sgd(0.2), batches(), num_epochs=2).facts == plan.facts
 
 
 @pytest.mark.slow
