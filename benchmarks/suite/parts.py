@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +10,12 @@ import numpy as np
 import optax
 from flax import nnx
 
+import jaxbrewer as jb
+from jaxbrewer import models
 from jaxbrewer.models import flat_dot_general
 from jaxbrewer.models.layers import LayerNorm, attend, gelu, padding_bias
 
-from ..common import Row, Sizes, alternate, bert
+from ..common import TOY, Row, Sizes, alternate, batch_of, bert, ratio
 
 BATCH, LENGTH, HEAD = 16, 64, 32
 PRODUCT = 2048
@@ -50,6 +53,39 @@ def run(is_toy: bool, pythons: dict[str, str]) -> Iterator[Row]:
         )
     for label in parts:
         yield Row("parts", label, 1e3 * clocks[label].median, "ms", clocks[label].quartiles())
+    yield from _forms_of_attention(is_toy)
+
+
+def _forms_of_attention(is_toy: bool) -> Iterator[Row]:
+    """The forward pass of a teacher by another form of the same attention, over ours."""
+    sizes = TOY if is_toy else Sizes(
+        teacher_layers=6, width=384, vocabulary=8192, batches=((16, 128), (8, 256)), rounds=15,
+        steps=1,
+    )  # fmt: skip
+    teacher = jb.as_model(bert(sizes.teacher_layers, sizes, 0))
+    for batch, length in sizes.batches:
+        data = jax.device_put(batch_of(sizes, batch, length))
+
+        def logits(variables: Any, data: Any = data) -> Any:
+            return teacher.apply(variables["params"], variables["state"], data, train=False)[0][
+                "logits"
+            ]
+
+        ours = _repeated(logits, teacher.variables)
+        other = _repeated(lambda *arguments: logits(*arguments), teacher.variables)
+        with mock.patch.object(models.bert, "attend", attend_with_positions_first):
+            jax.block_until_ready(other(1))
+        clocks = alternate({"ours": ours, "other": other}, sizes)
+        yield ratio("parts", f"forward pass of {batch} x {length}, positions first / heads first",
+                    clocks["other"], clocks["ours"])  # fmt: skip
+
+
+def attend_with_positions_first(query: Any, key: Any, value: Any, bias: Any, dropout: Any) -> Any:
+    """``attend`` without transposed values, and with the softmax of JAX."""
+    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key) / query.shape[-1] ** 0.5 + bias
+    probabilities = jax.nn.softmax(scores)
+    context = jnp.einsum("bhqk,bkhd->bqhd", probabilities, value)
+    return context.reshape(query.shape[0] * query.shape[1], -1), scores, probabilities
 
 
 def _rows(x: jax.Array) -> jax.Array:
