@@ -41,6 +41,7 @@ def build(job: Job, *, kind: str, k: int, bits: int, samples: int, batch_size: i
     from ..cache import Storage
     from ..devices.mesh import on_device
     from ..forward.precision import policy_of
+    from ..run.progress import PassProgress
     from ..text.training import cache_teacher
     from . import job_models
 
@@ -48,7 +49,9 @@ def build(job: Job, *, kind: str, k: int, bits: int, samples: int, batch_size: i
     with on_device(config.training):
         teacher = job_models.load(task, source, data.head)
         check_fits("teacher", teacher.config, data.tokenizer, config.data, [data.texts.encoded])
-        print_note(f"The teacher reads {len(data.texts.encoded):,} texts once.")
+        texts = len(data.texts.encoded)
+        print_note(f"The teacher reads {texts:,} texts once.")
+        progress = PassProgress("teacher cache", -(-texts // batch_size))
         cache_teacher(
             directory,
             task,
@@ -59,6 +62,7 @@ def build(job: Job, *, kind: str, k: int, bits: int, samples: int, batch_size: i
             config=config.distillation,
             precision=policy_of(config.training),
             fingerprints=fingerprints(source.directory, data.texts.encoded),
+            batch_postprocessor=progress.counting(lambda batch: batch),
         )
     stat(directory)
 

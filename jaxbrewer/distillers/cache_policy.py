@@ -21,11 +21,12 @@ from ..checksums import fingerprint
 from ..configs import DistillationConfig, TrainingConfig
 from ..data.batches import as_batch
 from ..data.groups import set_epoch
+from ..data.loader_checks import length_of
 from ..errors import UsageError
 from ..forward.adaptors import Outputs
 from ..forward.model import Model, PyTree
 from ..forward.precision import policy_of
-from ..run.progress import announce
+from ..run.progress import PassProgress, announce
 from ..step.teachers import Adaptors, make_teacher_step, only_needed, with_whole_logits
 
 Teacher: TypeAlias = Model | tuple[Model, ...] | None
@@ -96,9 +97,12 @@ class CachePolicy:
         named = getattr(dataloader, "with_example_ids", lambda: dataloader)()
         # Attention is as wide as its batch, so it is cached by batch, not by example.
         is_by_example = all(m.feature == "hidden" for m in self.distill_config.intermediate_matches)
-        teacher_step = functools.partial(jax.jit(self._make_teacher_step(args)), self._variables)
+        teacher_step: Callable[[Any], Any] = functools.partial(
+            jax.jit(self._make_teacher_step(args)), self._variables
+        )
         if self.train_config.progress:
             announce("teacher cache: the teacher runs over the data, into memory")
+            teacher_step = _progress_over(dataloader).counting(teacher_step)
         set_epoch(named, 0)
         first = next(iter(named), None)
         if first is None or not is_by_example or examples_of(first).ids is None:
@@ -180,10 +184,12 @@ class CachePolicy:
             if cache is None:
                 adaptors = self.adaptor
                 several = isinstance(adaptors, (list, tuple))
+                prepare = batch_postprocessor
                 if self.train_config.progress:
                     announce(
                         f"teacher cache: the teacher runs once over the data, into {directory}"
                     )
+                    prepare = _progress_over(named).counting(prepare or (lambda batch: batch))
                 build_cache(
                     directory,
                     self._model(index),
@@ -193,7 +199,7 @@ class CachePolicy:
                     number=index,
                     precision=policy_of(self.train_config),
                     args=args,
-                    batch_postprocessor=batch_postprocessor,
+                    batch_postprocessor=prepare,
                 )
                 cache = self._open(index, args)
                 assert cache is not None
@@ -229,3 +235,7 @@ class CachePolicy:
             )
 
         return needed
+
+
+def _progress_over(dataloader: Any) -> PassProgress:
+    return PassProgress("teacher cache", length_of(dataloader))

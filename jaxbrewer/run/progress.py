@@ -2,16 +2,55 @@
 
 import sys
 import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+
+T = TypeVar("T")
 
 
 def announce(line: str) -> None:
     """Prints what takes time before the first step, in the first of several processes."""
     if jax.process_index() == 0:
         print(line, file=sys.stderr, flush=True)
+
+
+class PassProgress:
+    """Lines about one pass over the data, every ten seconds, in the first of several processes.
+
+    Args:
+        what: What takes the time; it begins each line.
+        batches: Number of batches of the pass; ``None`` if it is not known.
+    """
+
+    _SECONDS = 10.0
+
+    def __init__(self, what: str, batches: int | None):
+        self._what, self._batches, self._done = what, batches, 0
+        self._start = self._last_line = time.monotonic()
+
+    def counting(self, function: Callable[[Any], T]) -> Callable[[Any], T]:
+        """``function`` of a batch, each call of which counts as a batch that begins."""
+
+        def counted(batch: Any) -> T:
+            now = time.monotonic()
+            if self._done and now - self._last_line >= self._SECONDS:
+                self._line(now)
+            self._done += 1
+            return function(batch)
+
+        return counted
+
+    def _line(self, now: float) -> None:
+        self._last_line = now
+        total, left = "", ""
+        if self._batches is not None:
+            seconds = (now - self._start) / self._done * max(self._batches - self._done, 0)
+            total, left = f" of {self._batches:,}", f", {duration(seconds)} left"
+        announce(f"{self._what}: {self._done:,}{total} batches{left}")
 
 
 class ProgressDisplay:

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 import jaxbrewer as jb
-from jaxbrewer.run.progress import ProgressDisplay
+from jaxbrewer.run.progress import PassProgress, ProgressDisplay
 from jaxbrewer.run.step_log import StepLog
 from tests.toys import logits_adaptor, mlp, mlp_params, quiet, vector_data
 
@@ -123,3 +123,18 @@ def test_data_are_awaited_only_while_the_devices_are_idle():
 def slow_batches():
     time.sleep(0.03)
     yield jnp.zeros(1)
+
+
+@pytest.mark.parametrize(
+    ("batches", "says"),
+    [(40, ["pass: 5 of 40 batches, 84 s left", "pass: 10 of 40 batches, 72 s left"]),
+     (None, ["pass: 5 batches", "pass: 10 batches"])],
+)  # fmt: skip
+def test_a_pass_over_the_data_reports_every_ten_seconds(batches, says, monkeypatch, capsys):
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    step = PassProgress("pass", batches).counting(lambda batch: 2 * batch)
+    for batch in range(11):  # 2.4 s each
+        assert step(batch) == 2 * batch
+        now += 2.4
+    assert lines(capsys) == says
