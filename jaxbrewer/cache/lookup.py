@@ -17,12 +17,12 @@ class RecordReader(Protocol):
     """A source of records."""
 
     def read(self, keys: Iterable[bytes]) -> list[bytes | None]:
-        """The record of each key, ``None`` where there is none."""
+        """The record of each key, ``None`` where there is none, empty where it is damaged."""
         ...
 
 
 class KeptRecords:
-    """Keeps the first records that a source returns, so that later epochs read them from memory.
+    """Checks records that a source returns, and keeps the first of them for later epochs.
 
     Args:
         source: The source of records.
@@ -34,13 +34,15 @@ class KeptRecords:
         self._kept: dict[bytes, bytes] = {}
 
     def read(self, keys: Iterable[bytes]) -> list[bytes | None]:
-        """The record of each key, ``None`` where there is none."""
+        """The record of each key, ``None`` where there is none, empty where it is damaged."""
         keys = list(keys)
         absent = [key for key in keys if key not in self._kept]
-        found = dict(zip(absent, self._source.read(absent), strict=True)) if absent else {}
+        found: dict[bytes, bytes | None] = {}
+        for key, record in zip(absent, self._source.read(absent) if absent else (), strict=True):
+            found[key] = b"" if record is not None and not is_sound(record) else record
         records = [found[key] if key in found else self._kept[key] for key in keys]
         for key, record in found.items():
-            if record is not None and len(record) <= self._room:
+            if record and len(record) <= self._room:
                 self._kept[key] = record
                 self._room -= len(record)
         return records
@@ -108,7 +110,7 @@ class OutputLookup:
                 f"{show_key(key)} is not in {self._name}: "
                 f"{'build it on these data' if by_id else by_content}."
             )
-        if not is_sound(record):
+        if not record:
             raise UsageError(
                 f"{show_key(key)} is damaged in {self._name}: `jaxbrewer cache verify` lists all "
                 "damage; remove the cache and build it again."

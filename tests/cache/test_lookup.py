@@ -1,6 +1,7 @@
 """How examples are identified, and records that stay in memory."""
 
 import hashlib
+import zlib
 
 import numpy as np
 
@@ -42,23 +43,37 @@ def test_digests_are_those_of_their_definition():
 
 
 class Source:
-    """Records of ten bytes for the keys that begin with ``k``; it notes what it is asked for."""
+    """Records of 14 bytes for the keys that begin with ``k``; it notes what it is asked for."""
 
     def __init__(self) -> None:
         self.asked: list[bytes] = []
 
     def read(self, keys):
         self.asked.extend(keys)
-        return [key.ljust(10) if key.startswith(b"k") else None for key in keys]
+        return [record(key) if key.startswith(b"k") else None for key in keys]
+
+
+def record(key: bytes) -> bytes:
+    """A sound record."""
+    return key.ljust(10) + zlib.crc32(key.ljust(10)).to_bytes(4, "little")
 
 
 def test_records_are_read_once_until_the_memory_for_them_is_full():
     source = Source()
-    records = KeptRecords(source, 25)
+    records = KeptRecords(source, 40)
     keys = [b"k1", b"k2", b"absent", b"k3", b"k1"]
-    wanted = [b"k1        ", b"k2        ", None, b"k3        ", b"k1        "]
+    wanted = [record(b"k1"), record(b"k2"), None, record(b"k3"), record(b"k1")]
     assert records.read(keys) == wanted
     assert source.asked == [b"k1", b"k2", b"absent", b"k3", b"k1"]
     source.asked.clear()
     assert records.read(keys) == wanted
     assert source.asked == [b"absent", b"k3"]
+
+
+def test_a_damaged_record_is_empty_and_is_read_again():
+    source = Source()
+    damaged = KeptRecords(source, 10**6)
+    source.read = lambda keys: [b"x" + record(key)[1:] for key in keys]
+    assert damaged.read([b"k1"]) == [b""]
+    source.read = lambda keys: [record(key) for key in keys]
+    assert damaged.read([b"k1"]) == [record(b"k1")]
