@@ -31,9 +31,9 @@ for name, model in {"teacher": teacher_model, "student": student_model}.items():
 # Data: any iterable of batches.
 rng = np.random.default_rng(0)
 data = {
-    "input_ids": rng.integers(0, 1000, (256, 32)).astype(np.int32),
-    "attention_mask": np.ones((256, 32), np.int32),
-    "labels": rng.integers(0, 2, 256).astype(np.int32),
+    "input_ids": rng.integers(0, 1000, (128, 16)).astype(np.int32),
+    "attention_mask": np.ones((128, 16), np.int32),
+    "labels": rng.integers(0, 2, 128).astype(np.int32),
 }
 dataloader = ArrayLoader(data, batch_size=32)
 
