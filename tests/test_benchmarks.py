@@ -30,7 +30,7 @@ def test_every_section_for_accelerators_runs_on_a_cpu(forks, tmp_path):
 
 
 SIDES = (peers.OURS, f"{peers.OURS}, bfloat16, from the cache", "Keras Distiller")
-"""Of the section of peers, each in a process of its own: a plain one, one with settings, another."""
+"""Of the section of peers, each in its own process: without settings, with settings, another."""
 
 CHEAP = ("overhead", "peers", "machine", "parts", "checkpoints")
 """Sections of a few seconds; the others run what tests of caches, inputs and models run."""

@@ -3,9 +3,9 @@
 BERT with every task, and every family with one task, train in earnest. BERT's teachers are
 fine-tuned first; the other families' are distilled as they are, since a student's step contains
 that of a fine-tuning. BERT with a task whose whole job ``tests/cli/test_tasks.py`` runs is
-exhaustive. So are the other pairs, which only trace a step, which finds wrong shapes, heads, masks
-and columns. A new family or task joins by its row in ``FAMILIES`` or ``TASKS``, and a new task gives
-its rows here.
+exhaustive. The other pairs are exhaustive and only trace a step, which finds wrong shapes, heads,
+masks and columns. A new family or task joins by its row in ``FAMILIES`` or ``TASKS``; a new task
+gives its rows here.
 """
 
 import jax
