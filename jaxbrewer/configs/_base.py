@@ -1,6 +1,7 @@
 """Reading, writing and checking: what all configs share."""
 
 import dataclasses
+import math
 import numbers
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -188,16 +189,27 @@ class Config:
 
 def _is_too_large(value: Any) -> bool:
     """Whether containers are nested or hold more than any config: cycles, lists of one list."""
-    left, open_ = MOST_ITEMS, [(value, 0)]
-    while open_:
-        container, depth = open_.pop()
-        items = container.values() if isinstance(container, Mapping) else container
-        inner = [item for item in items if isinstance(item, (Mapping, list, tuple))]
-        left -= len(items)
-        if left < 0 or (inner and depth >= DEEPEST):
-            return True
-        open_ += [(item, depth + 1) for item in inner]
-    return False
+    known: dict[int, tuple[float, float]] = {}
+
+    def measure(container: Any, depth: int) -> tuple[float, float]:
+        """Values inside a container and levels of nesting, measured once for each object."""
+        if depth > DEEPEST:
+            return math.inf, math.inf
+        if id(container) not in known:
+            known[id(container)] = math.inf, math.inf  # until it is known: a cycle has no end
+            is_list = isinstance(container, (list, tuple))
+            items = container if is_list else list(container.values())
+            inner = [
+                measure(item, depth + 1)
+                for item in items
+                if isinstance(item, (list, tuple, Mapping))
+            ]
+            number = len(items) + sum(number for number, _ in inner)
+            known[id(container)] = number, 1 + max((levels for _, levels in inner), default=0)
+        return known[id(container)]
+
+    number, levels = measure(value, 0)
+    return number > MOST_ITEMS or levels > DEEPEST + 1
 
 
 def plain(value: Any) -> Any:
