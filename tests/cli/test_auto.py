@@ -133,7 +133,7 @@ def test_the_settings_are_printed(job):
     text = job.read_text()
     start, end = text.index("distillation:"), text.index("student:")
     job.write_text(text[:start] + text[end:])
-    words = ["--teacher.optimization.num_steps", 1]
+    words = ["--teacher.optimization.num_steps", 1, "--data.test="]
     run("train", job, *words)
     printed = run("distill", job, "--dry-run")
     fields = settings_of_task("classification").distillation

@@ -388,7 +388,7 @@ def test_a_run_is_replaced_only_on_request(again, tmp_path, capsys):
     assert main(["train", *words, "--teacher.path", str(model)]) == 2
     assert "would be overwritten" in capsys.readouterr().err
     (model / "config.json").write_text("old")
-    run("train", *words)
+    run("train", *words, "--teacher.optimization.num_steps", "2", "--data.test=")
     assert read_model_directory(model).has_head("sequence-classification")
 
 

@@ -101,7 +101,7 @@ def test_every_command_takes_every_task(task, data, tmp_path):
     job = write_job(tmp_path, data / "base", task)
     few = ["--teacher.optimization={num_steps: 2}", "--student.optimization={num_steps: 2}"]
     assert "All checks passed" in run("train", job, "--dry-run", *few)
-    run("train", job, *few)
+    run("train", job, *few, "--data.test=")
     cache = ["--training.cache_dir", tmp_path / "cache", *few]
     run("cache", "build", job, *cache)
     distilled = scores(run("distill", job, *cache))
@@ -171,7 +171,7 @@ def test_bad_lines_of_every_task_are_refused(task, part, data, tmp_path, capsys)
 def test_a_teacher_with_names_reads_data_with_numbers(job, data, tmp_path, capsys):
     rows = [f"{text},{float(list(KINDS).index(label))}" for text, label in texts(24, 0)]
     (tmp_path / "numbers.csv").write_text("\n".join(["text,label", *rows]))
-    run("train", job, "--teacher.optimization.num_steps=1", "--teacher.optimization.num_epochs=3")
+    run("train", job, "--teacher.optimization.num_steps=1", "--data.test=")
     capsys.readouterr()  # the teacher is hardly trained
     words = ["--data.train", tmp_path / "numbers.csv", "--data.test", tmp_path / "numbers.csv"]
     line = refused(capsys, "distill", job, *words)

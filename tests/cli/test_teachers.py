@@ -108,7 +108,7 @@ def test_the_baseline_learns_from_labels_alone(job, place, tmp_path):
 def test_texts_without_labels_suffice(job, place, tmp_path):
     words = [job, "--teacher.path", place / "one", "--student.layers", "[0]", "--data.train="]
     words += ["--data.unlabelled", place / "train.jsonl"]
-    printed = run("distill", *words)
+    printed = run("distill", *words, "--data.test=")
     assert re.search("^texts +48 unlabelled in", printed, re.MULTILINE)
     model = tmp_path / "run" / "student" / "model"
     assert read_model_directory(model).labels == NAMES

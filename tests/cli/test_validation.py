@@ -43,7 +43,7 @@ def lowering(monkeypatch, *accuracies):
 @pytest.mark.slow
 def test_the_best_checkpoint_is_the_saved_model(job, data, tmp_path, monkeypatch):
     lowering(monkeypatch, 0.5, 0.75, 0.75, 0.25)
-    words = ["--data.validation", data / "test.jsonl", "--training.keep_last", 1]
+    words = ["--data.validation", data / "test.jsonl", "--training.keep_last", 1, "--data.test="]
     printed = run("train", *short(job, *words))
     assert "validation   32 texts of" in printed
     assert "the best accuracy (max) is kept" in printed
@@ -58,7 +58,7 @@ def test_the_best_checkpoint_is_the_saved_model(job, data, tmp_path, monkeypatch
     assert training["validation"][1] == {"step": 4, "accuracy": 0.75, "loss": 0.4}
     whole = load_file(teacher / "model" / "model.safetensors")
     lowering(monkeypatch, 0.25, 0.75, 0.75, 0.25)
-    words += ["--training.overwrite", "true", "--training.patience", 1, "--data.test="]
+    words += ["--training.overwrite", "true", "--training.patience", 1]
     printed = run("train", *short(job, *words))
     assert "ends once 1 in a row are no better" in printed
     assert "The training stopped after step 6 of 8" in printed
@@ -117,7 +117,7 @@ def test_the_length_of_the_training_is_saved_with_the_tokenizer(data, tmp_path):
 
 @pytest.mark.slow
 def test_an_evaluation_cuts_texts_as_the_training_did(job, data, tmp_path):
-    words = ["--data.max_length", 4, "--teacher.optimization.num_steps", 1]
+    words = ["--data.max_length", 4, "--teacher.optimization.num_steps", 1, "--data.test="]
     run("train", job, *words)
     model = tmp_path / "run" / "teacher" / "model"
     default, whole = (
@@ -179,7 +179,7 @@ def signalled(module, function, number, *words):
 
 @pytest.mark.slow
 def test_ctrl_c_saves_a_checkpoint_from_which_a_training_resumes(job, tmp_path):
-    words = short(job, "--training.ckpt_steps", 8)
+    words = short(job, "--training.ckpt_steps", 8, "--data.test=")
     done = signalled("jaxbrewer.run.step_log", "StepLog.add", signal.SIGINT, "train", *words)
     assert done.returncode == 130, done.stderr
     teacher = tmp_path / "run" / "teacher"
@@ -200,7 +200,7 @@ def test_sigterm_while_the_texts_are_read_ends_with_143(job, tmp_path):
 
 @pytest.mark.slow
 def test_sigterm_while_a_cache_is_built_leaves_one_that_resumes(job, tmp_path):
-    run("train", job, "--teacher.optimization.num_steps", 1)
+    run("train", job, "--teacher.optimization.num_steps", 1, "--data.test=")
     words = ["cache", "build", job, "--training.cache_dir", tmp_path / "cache"]
     done = signalled("jaxbrewer.cache.writer", "CacheWriter.add", signal.SIGTERM, *words)
     assert (done.returncode, done.stderr) == (143, "jaxbrewer: terminated\n")

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -95,10 +96,17 @@ def test_int8_is_written_in_place_of_the_float_model(classifier, tokenizer, tmp_
     ]
 
 
+@pytest.fixture(scope="module")
+def exported_once(classifier, tokenizer, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("exported") / "out"
+    export(classifier, directory, "stablehlo", tokenizer=tokenizer)
+    return directory
+
+
 @pytest.fixture
-def exported(classifier, tokenizer, tmp_path):
-    export(classifier, tmp_path / "out", "stablehlo", tokenizer=tokenizer)
-    return tmp_path / "out"
+def exported(exported_once, tmp_path):
+    """A copy of the export, which a test may change."""
+    return shutil.copytree(exported_once, tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["weights.npz", "model.stablehlo", "vocab.txt", "config.json"])
