@@ -1,4 +1,4 @@
-"""The fewest steps of a training: they lengthen short trainings, with as many checkpoints."""
+"""The fewest steps of a training, with as many checkpoints; its check, whose trace it reuses."""
 
 import numpy as np
 import pytest
@@ -18,6 +18,20 @@ SIZES = {
 }  # fmt: skip
 
 
+def fine_tuning(length, **training):
+    tokens = np.full(3 * TEXTS, 5, np.int32)
+    encoded = Encoded(
+        tokens, 0 * tokens, np.arange(0, 3 * TEXTS + 1, 3), columns={"labels": tokens[:TEXTS] % 2}
+    )
+    return make_fine_tuning(
+        task_of(DataConfig()),
+        BertForSequenceClassification(BertConfig(**SIZES), rngs=nnx.Rngs(0)),
+        encoded,
+        OptimizationConfig(batch_size=4, **length),
+        TrainingConfig(output_dir=None, progress=False, **training),
+    )
+
+
 @pytest.mark.parametrize(
     ("length", "training", "steps", "saved"),
     [
@@ -30,17 +44,18 @@ SIZES = {
     ],
 )
 def test_min_steps_lengthens_a_training(length, training, steps, saved):
-    tokens = np.full(3 * TEXTS, 5, np.int32)
-    encoded = Encoded(
-        tokens, 0 * tokens, np.arange(0, 3 * TEXTS + 1, 3), columns={"labels": tokens[:TEXTS] % 2}
-    )
-    made = make_fine_tuning(
-        task_of(DataConfig()),
-        BertForSequenceClassification(BertConfig(**SIZES), rngs=nnx.Rngs(0)),
-        encoded,
-        OptimizationConfig(batch_size=4, **length),
-        TrainingConfig(output_dir=None, progress=False, **training),
-    )
+    made = fine_tuning(length, **training)
     plan = made.check()
     assert plan.total_steps == steps
     assert list(plan.saved_steps(made.trainer.train_config)) == saved
+
+
+def test_a_training_reuses_the_trace_of_its_check():
+    made, traced = fine_tuning({"num_steps": 1}), []
+    adaptor = made.trainer.adaptor_S
+    made.trainer.adaptor_S = lambda *given: traced.append(1) or adaptor(*given)
+    made.check()
+    assert traced
+    traced.clear()
+    made.train()
+    assert not traced
