@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from .capture import Select, call_nnx
@@ -172,15 +171,12 @@ def _reseed(streams: PyTree, rng: jax.Array) -> PyTree:
     """The RNG state with every key derived from ``rng`` and every counter at 0.
 
     A stream that was split, for layers made by ``nnx.vmap``, stays an array of as many keys.
-    Counters are NumPy arrays. A traced counter would take most of the time of a trace: Flax asks it
-    for its sharding at each draw, and JAX writes an error message for which it searches all
-    equations.
     """
     leaves, treedef = jax.tree.flatten(streams)
     fresh = [
         _keys(jax.random.fold_in(rng, index), leaf.shape)
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        else np.zeros(leaf.shape, leaf.dtype)
+        else jnp.zeros_like(leaf)
         for index, leaf in enumerate(leaves)
     ]
     return jax.tree.unflatten(treedef, fresh)

@@ -120,6 +120,22 @@ def test_every_kind_of_module_is_a_teacher_and_a_student(kind):
     assert np.isfinite(history["total_loss"]).all()
 
 
+def test_a_dropout_that_is_called_twice_draws_twice_as_the_module_does():
+    class Twice(nnx.Module):
+        def __init__(self, rngs):
+            self.drop = nnx.Dropout(0.5, rngs=rngs)
+
+        def __call__(self, x):
+            return self.drop(jnp.ones(64)), self.drop(jnp.ones(64))
+
+    model, key = jb.as_model(Twice(nnx.Rngs(0))), jax.random.key(1)
+    masks = jax.jit(lambda key: model.apply({}, {}, BATCH, train=True, rng=key)[0])(key)
+    assert not np.array_equal(*masks)
+    module = Twice(nnx.Rngs(0))
+    module.drop.rngs.key[...], module.drop.rngs.count[...] = jax.random.fold_in(key, 1), 0
+    np.testing.assert_array_equal(masks, module(X))
+
+
 def test_the_layers_of_a_scan_draw_different_dropout():
     class Plain(Scanned):
         def __call__(self, x):
