@@ -161,7 +161,7 @@ def test_the_weights_are_trained_exact_over_micro_batches_and_checkpointed(tmp_p
     )  # fmt: skip
     jitted, values = jax.jit(step), []
     halves = tuple(jax.tree.map(lambda x, s=s: x[s], data) for s in (slice(6), slice(6, 12)))
-    for _ in range(20):
+    for _ in range(40):
         state, metrics = jitted(state, teacher.variables, halves)
         values.append(metrics["unweighted_hidden_emd_hidden_mse"])
     assert values[-1] < 0.7 * values[0]
@@ -171,7 +171,7 @@ def test_the_weights_are_trained_exact_over_micro_batches_and_checkpointed(tmp_p
         np.testing.assert_allclose(np.sum(weights[who]), 1, rtol=1e-5)
         assert np.ptp(weights[who]) > 1e-3  # they have moved
     store = CheckpointStore(tmp_path)
-    store.save(20, state, {"epoch": 0, "batch": 20})
+    store.save(40, state, {"epoch": 0, "batch": 40})
     loaded = store.load(store.steps()[-1], like=state).state
     store.close()
     jax.tree.map(np.testing.assert_array_equal, loaded.objective_state, state.objective_state)
