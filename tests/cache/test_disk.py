@@ -372,6 +372,7 @@ def test_other_directories_are_refused(tmp_path):
         TeacherCache(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_custom_loop_gets_the_live_teachers_loss_without_a_teacher(full):
     cache, batch = TeacherCache(full), batches()[1]
     objective = jb.make_objective(jb.DistillationConfig(temperature=3))

@@ -102,6 +102,7 @@ def test_a_sampled_cache_takes_about_90_bytes_per_token_at_the_vocabulary_of_smo
     assert entry.packed == 89
 
 
+@pytest.mark.slow
 def test_the_cache_in_memory_holds_documents_too():
     outputs = jax.jit(lambda batch: jb.Outputs(**adaptor(batch, model(PARAMS, **parts(batch)))))
 

@@ -35,9 +35,8 @@ def test_train_checks_the_student_that_it_trains_for(job, tmp_path, capsys, word
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    "command", [["distill", "--dry-run"], pytest.param(["plan"], marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [["distill", "--dry-run"], ["plan"]])
 def test_a_distillation_is_checked_before_its_teacher_is_trained(job, capsys, command):
     *_, line = run(command[0], job, *command[1:]).splitlines()
     assert re.search(r"^The teacher is not trained yet: .* no sequence .* `jaxbrewer train", line)

@@ -5,6 +5,7 @@ import io
 import json
 import re
 
+import pytest
 import yaml
 
 from jaxbrewer.export import CardFacts, model_card, run_facts
@@ -119,6 +120,7 @@ def run_programs(card, directory):
     return printed.getvalue()
 
 
+@pytest.mark.slow
 def test_the_programs_of_a_card_run(classifier_directory):
     card = model_card(directory_card(classifier_directory))
     assert "probabilities" in run_programs(card, classifier_directory)

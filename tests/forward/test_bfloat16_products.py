@@ -118,6 +118,7 @@ def dtypes_of_products(config):
     return found
 
 
+@pytest.mark.slow
 def test_teacher_products_are_in_half_precision_and_the_students_are_not():
     config = jb.TrainingConfig(output_dir=None, teacher_products="bfloat16")
     assert dtypes_of_products(config) == {4: {"float32"}, 8: {"bfloat16"}}

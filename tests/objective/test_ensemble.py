@@ -112,6 +112,7 @@ def test_a_scheduled_weight_follows_the_step():
         np.testing.assert_allclose(loss, np.mean(ce(softmax(mean), STUDENT, 1)), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_each_teachers_mask_selects_its_own_positions():
     """Lesson B.5, 22: teacher 0's mask was used for all."""
     rng = np.random.default_rng(1)

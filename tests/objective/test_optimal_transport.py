@@ -93,6 +93,7 @@ def test_default_epsilon_iterations_and_weights():
     np.testing.assert_array_equal(weights["teacher"], [0.25] * 4)
 
 
+@pytest.mark.slow
 def test_the_loss_and_its_gradient_follow_the_plan():
     states_S = [RNG.normal(size=(2, 3, 4)).astype("f") for _ in range(3)]
     states_T = [RNG.normal(size=(2, 3, 4)).astype("f") for _ in range(5)]

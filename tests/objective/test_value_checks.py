@@ -88,6 +88,7 @@ def test_fractional_masks_warn_once_in_a_training():
     ]
 
 
+@pytest.mark.slow
 def test_of_several_batches_the_one_that_failed_is_named():
     equal = MASK_S[[0, 1, 0]]
     step = trainer(gradient_accumulation_steps=2)
@@ -113,6 +114,7 @@ def test_evaluations_and_tasks_report_their_checks():
         report(named)
 
 
+@pytest.mark.slow
 def test_the_intersection_is_the_loss_over_positions_that_both_masks_select():
     mask_S, mask_T = RNG.integers(0, 2, (2, 3, 5))
     loss, metrics = jax.jit(lambda: compared(mask_S, mask_T, LOGITS_T[:, :5]))()

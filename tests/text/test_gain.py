@@ -60,6 +60,7 @@ def test_the_sentence_of_the_page_is_what_is_printed():
     assert describe_gain(gain, "accuracy") == shown
 
 
+@pytest.mark.slow
 def test_no_share_of_a_gap_that_does_not_exist():
     for others in ({"teacher": 0.5}, {"teacher": 0.6}, {"teacher 0": 0.9, "teacher 1": 0.9}):
         gain = gain_of(**others, baseline=0.6, student=0.7)

@@ -94,6 +94,7 @@ def test_one_step_of_equal_scores_counts_once():
     assert average_precision(scores, is_true[::-1]) == 0.5
 
 
+@pytest.mark.slow
 def test_the_labels_loss_is_a_mean_over_labelled_examples():
     logits = jnp.array([[2.0, -1.0], [0.5, 0.5], [9.0, 9.0]])
     labels = jnp.array([[1, 0], [0, 1], [UNLABELLED, UNLABELLED]])
