@@ -107,11 +107,8 @@ class _Formatter(string.Formatter):
 _FORMATTER = _Formatter()
 
 
-def main() -> None:
-    """Rewrites the pages, or checks them."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; status 1 if stale")
-    check = parser.parse_args().check
+def update(*, check: bool = False) -> list[str]:
+    """Rewrites the pages whose records have changed, unless ``check``; returns their names."""
     stale = []
     for page in pages():
         old = page.read_text(encoding="utf-8")
@@ -120,6 +117,15 @@ def main() -> None:
             stale.append(str(page.relative_to(ROOT)))
             if not check:
                 page.write_text(new, encoding="utf-8")
+    return stale
+
+
+def main() -> None:
+    """Rewrites the pages, or checks them."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; status 1 if stale")
+    check = parser.parse_args().check
+    stale = update(check=check)
     print(*(f"{'out of date' if check else 'updated'}: {page}" for page in stale), sep="\n")
     sys.exit(1 if check and stale else 0)
 

@@ -10,7 +10,7 @@ Sections: ``overhead`` (a hand-written step), ``peers`` (the same work in other 
 ``input`` (loaders, tokenization, caches), ``starting`` (the time to a first step), ``growth`` (with
 batches, lengths, matches, teachers, data) and ``checkpoints`` (the share of time that they take).
 What is compared takes turns in one run. Each section is printed and written to
-``docs/results/benchmarks/SECTION.json``, which ``docs/benchmarks.md`` shows;
+``docs/results/benchmarks/SECTION.json``, which pages of ``docs`` show;
 ``--toy`` writes nothing. A peer without an interpreter is skipped; Tunix's also needs jaxbrewer's
 dependencies.
 """
@@ -26,7 +26,7 @@ from importlib import metadata
 from pathlib import Path
 
 from jaxbrewer.run.freed_memory import keep_freed_memory
-from tools.update_results import updated
+from tools.update_results import update
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -95,8 +95,7 @@ def main() -> None:
             path = ROOT / "docs" / "results" / "benchmarks" / f"{section}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps({**facts(section, peers), "rows": rows}, indent=1) + "\n")
-            page = ROOT / "docs" / "benchmarks.md"
-            page.write_text(updated(page.read_text(encoding="utf-8")), encoding="utf-8")
+            update()
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def run(is_toy: bool, pythons: dict[str, str]) -> Iterator[Row]:
     yield from _one_pass(teacher, student, loader, rounds)
     yield from _widths(student, loader, encoded, rounds)
     yield from _teacher_batches(teacher, 16 if is_toy else 256, rounds)
-    yield from _separate_teacher(*((1, 2, 3) if is_toy else (7, 40, 1000)))
+    yield from _separate_teacher(*((1, 2, 3) if is_toy else (5, 80, 1000)))
 
 
 def _one_pass(teacher: Any, student: Any, loader: Any, rounds: int) -> Iterator[Row]:
