@@ -38,7 +38,7 @@ NOT_RUN = {
         ("scaling.md", "TrainingConfig("),
     ],
     "needs several hosts": [("scaling.md", "import jax"), ("scaling.md", "# on every host")],
-    "needs two GPUs": [("scaling.md", "--training.teacher_device cuda:1")],
+    "needs two GPUs": [("scaling.md", "$ jaxbrewer distill job.yaml --training.device cuda:0")],
     "needs PyTorch": [
         ("migration.md", "import numpy as np, torch"),
         ("export.md", "1.0000 0.3540"),
