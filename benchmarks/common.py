@@ -183,6 +183,28 @@ class Chain:
         return metrics
 
 
+def forward_program(model: Any, data: Any) -> Any:
+    """A new jitted function from a model's variables to its logits for ``data``."""
+
+    @jax.jit
+    def forward(variables: Any) -> Any:
+        outputs, _ = model.apply(variables["params"], variables["state"], data, train=False)
+        return outputs["logits"]
+
+    return forward
+
+
+def repeated(program: Any, *arguments: Any) -> Any:
+    """A function that runs a program several times without waiting in between."""
+
+    def run(steps: int) -> Any:
+        for _ in range(steps):
+            result = program(*arguments)
+        return result
+
+    return run
+
+
 def alternate(runs: dict[str, Any], sizes: Sizes) -> dict[str, Clock]:
     """Times ``run(steps)`` of each in turn, after one turn that compiles and warms up."""
     clocks = {name: Clock() for name in runs}

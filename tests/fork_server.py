@@ -97,6 +97,12 @@ class ForkServer:
             texts = {name: file.read_text(encoding="utf-8") for name, file in files.items()}
             return subprocess.CompletedProcess(arguments, status, **texts)
 
+    def results(self, module, devices):
+        """What a module prints last on this number of fake devices, JSON."""
+        done = self.run("-m", module, JAX_NUM_CPU_DEVICES=str(devices))
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads(done.stdout.splitlines()[-1])
+
     def close(self):
         self._process.stdin.close()
         self._process.wait(timeout=30)

@@ -10,8 +10,8 @@ import tempfile
 
 import optax
 
-from benchmarks.suite.overhead import RATE, TOTAL, Pair, make_distiller, wait_for_device
-from benchmarks.suite.passes import Passes
+from benchmarks.suite.overhead import RATE, TOTAL, Pair, make_distiller
+from benchmarks.suite.passes import Passes, wait_for_device
 from benchmarks.suite.turns import turns
 from benchmarks.suite.variants import VARIANTS
 

@@ -19,8 +19,10 @@ from ..common import (
     batch_of,
     bert_pair,
     encoder_flops,
+    forward_program,
     make_step,
     ratio,
+    repeated,
     training,
 )
 
@@ -43,7 +45,7 @@ def run(is_toy: bool, pythons: dict[str, str]) -> Iterator[Row]:
     for batch, length in sizes.batches:
         data = jax.device_put(batch_of(sizes, batch, length))
         step, state = make_step(pair, training())
-        forward_T, forward_S = (_forward(model, data) for model in pair)
+        forward_T, forward_S = (forward_program(model, data) for model in pair)
         gradient = _gradient(student, data)
         halves = {
             name: Chain(*make_step(pair, training(**fields)), teacher.variables, data)
@@ -55,9 +57,9 @@ def run(is_toy: bool, pythons: dict[str, str]) -> Iterator[Row]:
                 "product in bfloat16": in_bfloat16,
                 **halves,
                 "step": Chain(step, state, teacher.variables, data),
-                "teacher": _repeated(forward_T, teacher.variables),
-                "student": _repeated(forward_S, student.variables),
-                "gradient": _repeated(gradient, student.params, student.state),
+                "teacher": repeated(forward_T, teacher.variables),
+                "student": repeated(forward_S, student.variables),
+                "gradient": repeated(gradient, student.params, student.state),
             },
             sizes,
         )
@@ -92,16 +94,7 @@ def _product(n: int, dtype: Any) -> tuple[Any, float]:
     """A square product of random numbers, and its FLOPs."""
     keys = jax.random.split(jax.random.key(0))
     a, b = (jax.random.normal(key, (n, n), dtype) for key in keys)
-    return _repeated(jax.jit(fast_on_cpu(jnp.matmul)), a, b), 2.0 * n**3
-
-
-def _forward(model: Any, data: Any) -> Any:
-    @jax.jit
-    def forward(variables: Any) -> Any:
-        outputs, _ = model.apply(variables["params"], variables["state"], data, train=False)
-        return outputs["logits"]
-
-    return forward
+    return repeated(jax.jit(fast_on_cpu(jnp.matmul)), a, b), 2.0 * n**3
 
 
 def _gradient(model: Any, data: Any) -> Any:
@@ -112,12 +105,3 @@ def _gradient(model: Any, data: Any) -> Any:
         return adaptor(data, outputs)["losses"].mean()
 
     return gradient
-
-
-def _repeated(program: Any, *arguments: Any) -> Any:
-    def run(steps: int) -> Any:
-        for _ in range(steps):
-            result = program(*arguments)
-        return result
-
-    return run

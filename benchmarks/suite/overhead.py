@@ -22,7 +22,7 @@ from jaxbrewer.models import BertConfig, BertForSequenceClassification
 from jaxbrewer.run import loop
 
 from ..common import CLASSES, TEMPERATURE, Clock, Row, ratio
-from .passes import Passes
+from .passes import Passes, wait_for_device
 
 RATE, TOTAL = 1e-4, 10_000
 
@@ -139,11 +139,6 @@ class ByHand:
         return [float(value) for value in losses]
 
 
-def wait_for_device() -> None:
-    """Waits for all steps that were dispatched."""
-    jax.block_until_ready(jax.live_arrays())
-
-
 def make_distiller(
     pair: Pair, teacher: Any, student: Any, training: Mapping[str, Any] = {}
 ) -> jb.GeneralDistiller:
@@ -170,32 +165,41 @@ def make_distiller(
     )  # fmt: skip
 
 
+def timed_passes(
+    batches: list[Any], other: Callable[[], object] = lambda: None
+) -> tuple[Passes, Clock]:
+    """A dataloader whose passes are timed until their steps have finished, and their clock.
+
+    Args:
+        batches: The batches of a turn.
+        other: What has its turn after each; it is not timed.
+    """
+    own, start = Clock(), time.perf_counter()
+
+    def end_turn() -> None:
+        nonlocal start
+        wait_for_device()
+        own.seconds.append((time.perf_counter() - start) / len(batches))
+        other()
+        start = time.perf_counter()
+
+    return Passes(batches, end_turn), own
+
+
 def measure(pair: Pair) -> tuple[Clock, Clock]:
     """The clocks of the distiller and of the step by hand."""
     batches, teacher = pair.batches(), pair.bert(pair.teacher_layers, 0)
     student = pair.bert(pair.student_layers, 1)
     by_hand = ByHand(pair, teacher, student)
     losses: list[float] = []
-    own, others = Clock(), Clock()
-    end_of_turn = time.perf_counter()
-
-    def turn_of_the_other() -> None:
-        nonlocal end_of_turn
-        wait_for_device()
-        own.seconds.append((time.perf_counter() - end_of_turn) / pair.steps)
-        others.time(lambda: losses.extend(by_hand.run(batches)), pair.steps)
-        end_of_turn = time.perf_counter()
-
-    history = (
-        make_distiller(pair, teacher, student)
-        .train(
-            optax.adamw(optax.linear_schedule(RATE, 0.0, TOTAL)),
-            Passes(batches, turn_of_the_other),
-            num_steps=pair.steps * (pair.rounds + 1),
-            max_grad_norm=1.0,
-        )
-        .history
+    others = Clock()
+    passes, own = timed_passes(
+        batches, lambda: others.time(lambda: losses.extend(by_hand.run(batches)), pair.steps)
     )
+    optimizer = optax.adamw(optax.linear_schedule(RATE, 0.0, TOTAL))
+    total = pair.steps * (pair.rounds + 1)
+    distiller = make_distiller(pair, teacher, student)
+    history = distiller.train(optimizer, passes, num_steps=total, max_grad_norm=1.0).history
     trained = len(losses)  # the last turn of the distiller ends with its training
     np.testing.assert_allclose(history["total_loss"][:trained], losses, rtol=2e-3)
     for clock in (own, others):
@@ -205,8 +209,7 @@ def measure(pair: Pair) -> tuple[Clock, Clock]:
 
 def loop_alone(pair: Pair) -> Clock:
     """The clock of the training loop around a step that returns at once what it returned first."""
-    own, jit_step = Clock(), loop.jit_step
-    total = pair.steps * (pair.rounds + 1)
+    jit_step, total = loop.jit_step, pair.steps * (pair.rounds + 1)
 
     def jit_no_step(*arguments: Any) -> Callable[..., Any]:
         jitted, results = jit_step(*arguments), list[Any]()
@@ -219,16 +222,11 @@ def loop_alone(pair: Pair) -> Clock:
 
         return no_step
 
-    def end_turn() -> None:
-        nonlocal end_of_turn
-        own.seconds.append((time.perf_counter() - end_of_turn) / pair.steps)
-        end_of_turn = time.perf_counter()
-
     teacher, student = (pair.bert(n, 0) for n in (pair.teacher_layers, pair.student_layers))
     distiller = make_distiller(pair, teacher, student)
-    batches, end_of_turn = pair.batches(), time.perf_counter()
+    passes, own = timed_passes(pair.batches())
     with mock.patch.object(loop, "jit_step", jit_no_step):
-        distiller.train(optax.adamw(RATE), Passes(batches, end_turn), num_steps=total)
+        distiller.train(optax.adamw(RATE), passes, num_steps=total)
     del own.seconds[0]
     return own
 

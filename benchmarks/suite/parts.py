@@ -15,7 +15,7 @@ from jaxbrewer import models
 from jaxbrewer.models import flat_dot_general
 from jaxbrewer.models.layers import LayerNorm, attend, gelu, padding_bias
 
-from ..common import TOY, Row, Sizes, alternate, batch_of, bert, ratio
+from ..common import TOY, Row, Sizes, alternate, batch_of, bert, forward_program, ratio, repeated
 
 BATCH, LENGTH, HEAD = 16, 64, 32
 PRODUCT = 2048
@@ -65,14 +65,9 @@ def _forms_of_attention(is_toy: bool) -> Iterator[Row]:
     teacher = jb.as_model(bert(sizes.teacher_layers, sizes, 0))
     for batch, length in sizes.batches:
         data = jax.device_put(batch_of(sizes, batch, length))
-
-        def logits(variables: Any, data: Any = data) -> Any:
-            return teacher.apply(variables["params"], variables["state"], data, train=False)[0][
-                "logits"
-            ]
-
-        ours = _repeated(logits, teacher.variables)
-        other = _repeated(lambda *arguments: logits(*arguments), teacher.variables)
+        ours, other = (
+            repeated(forward_program(teacher, data), teacher.variables) for _ in range(2)
+        )
         with mock.patch.object(models.bert, "attend", attend_with_positions_first):
             jax.block_until_ready(other(1))
         clocks = alternate({"ours": ours, "other": other}, sizes)
@@ -159,11 +154,4 @@ def _backward(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _repeated(function: Callable[..., Any], *arguments: Any) -> Any:
-    program = jax.jit(function)
-
-    def run(steps: int) -> Any:
-        for _ in range(steps):
-            result = program(*arguments)
-        return result
-
-    return run
+    return repeated(jax.jit(function), *arguments)

@@ -1,7 +1,9 @@
-"""A dataloader that lets another side have its turn after each pass. It imports no JAX."""
+"""A dataloader that lets another side have its turn after each pass."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+import jax
 
 
 class Passes:
@@ -26,3 +28,8 @@ class Passes:
             self.passes_before -= 1
         else:
             self.between()
+
+
+def wait_for_device() -> None:
+    """Waits for all steps that were dispatched."""
+    jax.block_until_ready(jax.live_arrays())

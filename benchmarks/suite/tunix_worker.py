@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from passes import Passes
+from passes import Passes, wait_for_device
 from tunix.distillation import distillation_trainer, strategies
 from tunix.models.qwen3.model import ModelConfig, Qwen3
 from turns import steps, turns
@@ -98,7 +98,7 @@ def with_jaxbrewer(teacher, student):
     batches = [
         dict(zip(("ids", "mask"), ids_and_mask(rng), strict=True)) for _ in range(settings["steps"])
     ]
-    turn = turns(lambda: jax.block_until_ready(jax.live_arrays()))
+    turn = turns(wait_for_device)
     next(turn)
     distiller.train(
         optax.adamw(settings["rate"]), Passes(batches, lambda: next(turn)),

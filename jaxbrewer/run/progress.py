@@ -33,11 +33,15 @@ class PassProgress:
         self._start = self._last_line = time.monotonic()
 
     def counting(self, function: Callable[[Any], T]) -> Callable[[Any], T]:
-        """``function`` of a batch, each call of which counts as a batch that begins."""
+        """``function`` of a batch, each call of which counts as a batch that begins.
+
+        Calls after the pass print nothing.
+        """
 
         def counted(batch: Any) -> T:
             now = time.monotonic()
-            if self._done and now - self._last_line >= self._SECONDS:
+            is_within = self._batches is None or self._done < self._batches
+            if self._done and is_within and now - self._last_line >= self._SECONDS:
                 self._line(now)
             self._done += 1
             return function(batch)

@@ -1,7 +1,5 @@
 """A teacher on devices of its own: the same weights, and outputs ahead of the student's steps."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,9 +17,7 @@ TWO = [logits_adaptor] * 2
 @pytest.fixture(scope="module")
 def seen(forks):
     """The results on 4 fake devices."""
-    done = forks.run("-m", "tests.devices.separate_teacher_on_four", JAX_NUM_CPU_DEVICES="4")
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return forks.results("tests.devices.separate_teacher_on_four", 4)
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """A vocabulary that is split over devices: the numbers of one device, and what is exchanged."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def seen(forks):
     """The results of 8 fake devices."""
-    done = forks.run("-m", "tests.devices.vocabulary_on_eight", JAX_NUM_CPU_DEVICES="8")
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return forks.results("tests.devices.vocabulary_on_eight", 8)
 
 
 @pytest.mark.slow

@@ -138,3 +138,13 @@ def test_a_pass_over_the_data_reports_every_ten_seconds(batches, says, monkeypat
         assert step(batch) == 2 * batch
         now += 2.4
     assert lines(capsys) == says
+
+
+def test_a_pass_that_is_over_reports_nothing(monkeypatch, capsys):
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    step = PassProgress("pass", 2).counting(lambda batch: batch)
+    for batch in range(4):  # a training asks again for what the pass lacked
+        step(batch)
+        now += 20.0
+    assert lines(capsys) == ["pass: 1 of 2 batches, 20 s left"]
